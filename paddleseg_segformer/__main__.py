@@ -1,0 +1,7 @@
+"""`python -m paddleseg_segformer JOB ...`."""
+
+import sys
+
+from paddleseg_segformer.cli import main
+
+sys.exit(main())

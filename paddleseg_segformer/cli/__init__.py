@@ -1,0 +1,49 @@
+"""The command lines: `python -m paddleseg_segformer JOB ...` and the thin scripts in `tools/` that call it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from paddleseg_segformer.errors import UserError
+
+JOBS = {
+    "train": "train a model from a YAML config",
+    "val": "evaluate a trained model on a labelled data set",
+    "predict": "write label maps and overlays for images, folders, lists or videos",
+    "export": "write a static graph and its deploy.yaml for Paddle Inference",
+    "check_dataset": "audit a data set and suggest class weights",
+    "make_dataset": "generate the embedded street-scene data set",
+    "demo": "run the whole job on the embedded data set and print a report",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one job; return its exit status (1 with a one-line message for a user's mistake)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m paddleseg_segformer",
+        description="Train, evaluate, predict and export SegFormer and Segmenter.",
+    )
+    subparsers = parser.add_subparsers(dest="job", metavar="JOB", required=True)
+    for name, summary in JOBS.items():
+        job_parser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        if argv[:1] == [name]:  # import only the chosen job: the others' imports take seconds
+            importlib.import_module(f"{__name__}.{name}").add_arguments(job_parser)
+    args = parser.parse_args(argv)
+    try:
+        importlib.import_module(f"{__name__}.{args.job}").run(args)
+    except (UserError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,22 @@
+"""A user's mistake is a `UserError`: one line with what was found, what was expected and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave (path, image, label, config, weights, number).
+
+    The command lines print its message as one line and exit with status 1.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the known name closest to `name`, else the list of known names."""
+    names = sorted(str(item) for item in known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    if close:
+        return f" Did you mean '{close[0]}'?"
+    return f" Known: {', '.join(names)}." if names else ""

@@ -1,0 +1,11 @@
+"""Thin command line: the same as `python -m paddleseg_segformer export`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from paddleseg_segformer.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["export", *sys.argv[1:]]))
