@@ -1,0 +1,81 @@
+"""Self-attention with spatially reduced keys and values.
+
+Shapes: N batch, L query tokens, S key tokens (L / R^2, floored per side), C channels, M heads, D head width.
+Source: Xie et al., "SegFormer", 2021, section 3.1, "Efficient Self-Attention"; Wang et al., "PVT", 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from paddleseg_segformer.models.layers import map_to_tokens, tokens_to_map
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool = False) -> Tensor:
+    """Return softmax(q k^T / sqrt(D)) v.
+
+    Args:
+        q: (N, L, M, D).
+        k, v: (N, S, M, D).
+        dropout: rate on the attention weights, applied when `training`.
+
+    Returns:
+        (N, L, M, D).
+    """
+    if q.place.is_gpu_place() and q.dtype != paddle.float32:  # the fused kernels are for bf16 and fp16
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training)
+    scale = q.shape[-1] ** -0.5
+    q = (q * scale).transpose([0, 2, 1, 3])  # (N, M, L, D)
+    k = k.transpose([0, 2, 3, 1])  # (N, M, D, S)
+    v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
+    weights = F.softmax(paddle.matmul(q, k), axis=-1)  # (N, M, L, S)
+    if dropout:
+        weights = F.dropout(weights, dropout, training=training)
+    return paddle.matmul(weights, v).transpose([0, 2, 1, 3])
+
+
+class EfficientSelfAttention(nn.Layer):
+    """Multi-head self-attention whose keys and values see the map reduced by `sr_ratio` per side.
+
+    The reduction is a convolution with kernel = stride = `sr_ratio` and no padding: up to
+    `sr_ratio - 1` trailing rows and columns do not reach the keys and values, as published.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        sr_ratio: int,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"embed dim {dim} is not a multiple of num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.sr_ratio = sr_ratio
+        self.attn_drop = attn_drop
+        self.q = nn.Linear(dim, dim, bias_attr=None if qkv_bias else False)
+        self.kv = nn.Linear(dim, 2 * dim, bias_attr=None if qkv_bias else False)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+        if sr_ratio > 1:
+            self.sr = nn.Conv2D(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
+            self.norm = nn.LayerNorm(dim, epsilon=norm_eps)
+
+    def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
+        """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
+        q = self.q(x).reshape([0, 0, self.num_heads, self.head_dim])
+        reduced = x
+        if self.sr_ratio > 1:
+            reduced = self.norm(map_to_tokens(self.sr(tokens_to_map(x, hw))))  # (N, S, C)
+        kv = self.kv(reduced).reshape([0, 0, 2, self.num_heads, self.head_dim])
+        out = attend(q, kv[:, :, 0], kv[:, :, 1], self.attn_drop, self.training)
+        return self.proj_drop(self.proj(out.flatten(2)))

@@ -1,0 +1,192 @@
+"""Mix Vision Transformer (MiT), SegFormer's hierarchical encoder.
+
+Shapes: N batch, C channels, H W input pixels, h w sides of a stage's map, L = h * w tokens.
+Source: Xie et al., "SegFormer", 2021, section 3.1 and table 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models.attention import EfficientSelfAttention
+from paddleseg_segformer.models.init import init_mit_weights
+from paddleseg_segformer.models.layers import DropPath, map_to_tokens, tokens_to_map
+
+PATCH_KERNELS = (7, 3, 3, 3)
+PATCH_STRIDES = (4, 2, 2, 2)
+
+
+class OverlapPatchEmbed(nn.Layer):
+    """Strided convolution whose patches overlap, then LayerNorm: (N, C, H, W) -> tokens."""
+
+    def __init__(self, in_channels: int, dim: int, kernel: int, stride: int, norm_eps: float) -> None:
+        super().__init__()
+        self.proj = nn.Conv2D(in_channels, dim, kernel, stride=stride, padding=kernel // 2)
+        self.norm = nn.LayerNorm(dim, epsilon=norm_eps)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Sequence[int | Tensor]]:
+        x = self.proj(x)  # (N, C, ceil(H / stride), ceil(W / stride))
+        return self.norm(map_to_tokens(x)), x.shape[2:]
+
+
+class MixFFN(nn.Layer):
+    """Feed-forward network with a 3x3 depthwise convolution, which carries the position information.
+
+    The hidden map is kept channel first: both linears are matrix products that read or write it in
+    that layout, so no transpose is needed around the convolution.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.dwconv = nn.Sequential(
+            ("dwconv", nn.Conv2D(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim))
+        )
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
+        """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
+        hidden = paddle.matmul(self.fc1.weight, x, transpose_x=True, transpose_y=True)  # (N, 4C, L)
+        hidden = (hidden + self.fc1.bias.unsqueeze(-1)).reshape([0, 0, hw[0], hw[1]])
+        hidden = self.drop(F.gelu(self.dwconv(hidden))).flatten(2)
+        out = paddle.matmul(hidden, self.fc2.weight, transpose_x=True)  # (N, L, C)
+        return self.drop(out + self.fc2.bias)
+
+
+class Block(nn.Layer):
+    """Pre-norm transformer block: x += attention(norm1(x)); x += mix_ffn(norm2(x))."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        sr_ratio: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop: float,
+        attn_drop: float,
+        drop_path: float,
+        norm_eps: float,
+        embed_norm_eps: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, epsilon=norm_eps)
+        self.attn = EfficientSelfAttention(
+            dim, num_heads, sr_ratio, qkv_bias, attn_drop, drop, norm_eps=embed_norm_eps
+        )
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, epsilon=norm_eps)
+        self.mlp = MixFFN(dim, int(dim * mlp_ratio), drop)
+
+    def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), hw))
+        return x + self.drop_path(self.mlp(self.norm2(x), hw))
+
+
+class MixVisionTransformer(nn.Layer):
+    """Four stages of overlapping patch embedding and transformer blocks.
+
+    Args:
+        in_channels: channels of the input image.
+        embed_dims, depths, num_heads, sr_ratios, mlp_ratios: one number per stage.
+        qkv_bias: whether query, key and value projections have a bias.
+        drop_rate, attn_drop_rate: dropout after projections, and on attention weights.
+        drop_path_rate: stochastic depth, rising linearly from 0 to this rate over all blocks.
+        norm_eps: LayerNorm epsilon of the blocks and the stage outputs.
+        embed_norm_eps: LayerNorm epsilon of patch embeddings and of the reduced keys; the published
+            weights were trained with 1e-6 for the first and 1e-5 for the second group.
+    """
+
+    min_input_px = 29  # below, stage 1's map is smaller than its 8x8 reduction kernel
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        embed_dims: Sequence[int] = (32, 64, 160, 256),
+        depths: Sequence[int] = (2, 2, 2, 2),
+        num_heads: Sequence[int] = (1, 2, 5, 8),
+        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        mlp_ratios: Sequence[float] = (4, 4, 4, 4),
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        norm_eps: float = 1e-6,
+        embed_norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        per_stage = {
+            "embed_dims": embed_dims,
+            "depths": depths,
+            "num_heads": num_heads,
+            "sr_ratios": sr_ratios,
+            "mlp_ratios": mlp_ratios,
+        }
+        for name, values in per_stage.items():
+            if len(values) != 4:
+                raise UserError(f"{name}: found {len(values)} numbers, expected one for each of 4 stages.")
+        self.in_channels = in_channels
+        self.feat_channels = list(embed_dims)
+        self.depths = list(depths)
+        num_blocks = sum(depths)
+        drop_paths = [drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
+        for stage in range(4):
+            dim = embed_dims[stage]
+            previous = in_channels if stage == 0 else embed_dims[stage - 1]
+            patch_embed = OverlapPatchEmbed(
+                previous, dim, PATCH_KERNELS[stage], PATCH_STRIDES[stage], embed_norm_eps
+            )
+            blocks = [
+                Block(
+                    dim,
+                    num_heads[stage],
+                    sr_ratios[stage],
+                    mlp_ratios[stage],
+                    qkv_bias,
+                    drop_rate,
+                    attn_drop_rate,
+                    drop_paths[sum(depths[:stage]) + index],
+                    norm_eps,
+                    embed_norm_eps,
+                )
+                for index in range(depths[stage])
+            ]
+            self.add_sublayer(f"patch_embed{stage + 1}", patch_embed)
+            self.add_sublayer(f"block{stage + 1}", nn.LayerList(blocks))
+            self.add_sublayer(f"norm{stage + 1}", nn.LayerNorm(dim, epsilon=norm_eps))
+        self.apply(init_mit_weights)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, in_channels, H, W) -> four maps (N, C_i, ceil(H / s), ceil(W / s)), s = 4, 8, 16, 32."""
+        features = []
+        for stage in range(1, 5):
+            tokens, hw = getattr(self, f"patch_embed{stage}")(x)
+            for block in getattr(self, f"block{stage}"):
+                tokens = block(tokens, hw)
+            x = tokens_to_map(getattr(self, f"norm{stage}")(tokens), hw)
+            features.append(x)
+        return features
+
+
+_WIDE = {"embed_dims": (64, 128, 320, 512)}
+
+VARIANTS: dict[str, dict[str, Sequence[int]]] = {
+    "B0": {},
+    "B1": _WIDE,
+    "B2": {**_WIDE, "depths": (3, 4, 6, 3)},
+    "B3": {**_WIDE, "depths": (3, 4, 18, 3)},
+    "B4": {**_WIDE, "depths": (3, 8, 27, 3)},
+    "B5": {**_WIDE, "depths": (3, 6, 40, 3)},
+}
+
+BACKBONES = {
+    f"MixVisionTransformer_{name}": partial(MixVisionTransformer, **difference)
+    for name, difference in VARIANTS.items()
+}

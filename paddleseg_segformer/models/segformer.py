@@ -1,0 +1,171 @@
+"""SegFormer: a MiT encoder with an all-MLP head, and mmsegmentation's variant of that head.
+
+Both heads are computed by an exact rewrite. Bilinear upsampling U is linear, acts on each channel
+alone, and its weights sum to 1 at every pixel, so it commutes with 1x1 convolutions:
+F U(W x + b) = U(F W x) + F b. The fuse convolution F = [F4 | F3 | F2 | F1] is therefore applied to
+each stage at the stage's own resolution, merged with that stage's linear W, instead of to a 4D-channel
+concatenation at a quarter of the input's resolution.
+
+Shapes: N batch, C_i channels of stage i, D head width, K classes, h w the sides of stage 1's map.
+Source: Xie et al., "SegFormer", 2021, section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models.init import init_head_weights
+from paddleseg_segformer.models.layers import conv_bn, project, upsample
+from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
+
+
+def upsampled_sum(maps: Sequence[Tensor], align_corners: bool) -> Tensor:
+    """Sum (N, D, h_i, w_i) maps after resizing each to the first one's size."""
+    total = maps[0]
+    hw = total.shape[2:]
+    for smaller in maps[1:]:
+        total = total + upsample(smaller, hw, align_corners)
+    return total
+
+
+class AllMLPHead(nn.Layer):
+    """The head of the paper, NVlabs, PaddleSeg, Hugging Face and smp.
+
+    linear per stage -> upsample -> concatenate (stage 4 first) -> 1x1 convolution without bias, batch
+    norm, ReLU -> channel dropout -> classifier.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        embedding_dim: int = 256,
+        dropout_rate: float = 0.1,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.align_corners = align_corners
+        for stage, channels in enumerate(in_channels, start=1):
+            linear = nn.Sequential(("proj", nn.Linear(channels, embedding_dim)))
+            self.add_sublayer(f"linear_c{stage}", linear)
+        self.linear_fuse = conv_bn(4 * embedding_dim, embedding_dim)
+        self.dropout = nn.Dropout2D(dropout_rate)
+        self.linear_pred = nn.Conv2D(embedding_dim, num_classes, kernel_size=1)
+        self.apply(init_head_weights)
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
+        fuse_slices = self.linear_fuse[0].weight.flatten(1).chunk(4, axis=1)[::-1]  # (D, D), stage 1 first
+        maps, bias = [], 0
+        for stage, (feature, fuse) in enumerate(zip(features, fuse_slices, strict=True), start=1):
+            linear = getattr(self, f"linear_c{stage}").proj
+            merged = paddle.matmul(linear.weight, fuse, transpose_y=True)  # (C_i, D)
+            bias = bias + paddle.mv(fuse, linear.bias)
+            maps.append(project(feature, merged))
+        fused = upsampled_sum(maps, self.align_corners) + bias.reshape([1, -1, 1, 1])
+        return self.linear_pred(self.dropout(F.relu(self.linear_fuse[1](fused))))
+
+
+class MMHead(nn.Layer):
+    """mmsegmentation's head: batch norm and ReLU in every branch, stage 1 first in the concatenation.
+
+    The ReLU stands before the upsampling, so only the fuse convolution moves to the stage's own
+    resolution, and the weights cannot be converted to the canonical head.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        embedding_dim: int = 256,
+        dropout_rate: float = 0.1,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.align_corners = align_corners
+        self.convs = nn.LayerList([conv_bn(channels, embedding_dim) for channels in in_channels])
+        self.fusion_conv = conv_bn(4 * embedding_dim, embedding_dim)
+        self.dropout = nn.Dropout2D(dropout_rate)
+        self.linear_pred = nn.Conv2D(embedding_dim, num_classes, kernel_size=1)
+        self.apply(init_head_weights)
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
+        fuse_slices = self.fusion_conv[0].weight.flatten(1).chunk(4, axis=1)  # (D, D), stage 1 first
+        maps = [
+            project(F.relu(conv(feature)), fuse.transpose([1, 0]))
+            for conv, feature, fuse in zip(self.convs, features, fuse_slices, strict=True)
+        ]
+        fused = self.fusion_conv[1](upsampled_sum(maps, self.align_corners))
+        return self.linear_pred(self.dropout(F.relu(fused)))
+
+
+def _check(num_classes: int, backbone: nn.Layer) -> None:
+    if num_classes < 1:
+        raise UserError(f"num_classes: found {num_classes}, expected 1 or more.")
+    if not hasattr(backbone, "feat_channels") or len(backbone.feat_channels) != 4:
+        raise UserError(
+            f"backbone {type(backbone).__name__}: expected one that gives four maps and lists their "
+            "channels in `feat_channels`, such as MixVisionTransformer_B0."
+        )
+
+
+class SegFormer(AllMLPHead):
+    """SegFormer with the canonical head.
+
+    The head's layers are the model's own attributes, because PaddleSeg's weight files name them so.
+
+    Args:
+        num_classes: K.
+        backbone: gives four maps at strides 4, 8, 16, 32 and lists their channels in `feat_channels`.
+        embedding_dim: D; published: 256 for B0 and B1, 768 for B2 to B5.
+        dropout_rate: channel dropout before the classifier.
+        align_corners: of the upsampling inside the head; published: False.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: MixVisionTransformer,
+        embedding_dim: int = 256,
+        dropout_rate: float = 0.1,
+        align_corners: bool = False,
+    ) -> None:
+        _check(num_classes, backbone)
+        super().__init__(
+            backbone.feat_channels, num_classes, embedding_dim, dropout_rate, align_corners
+        )
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) normalised image -> (N, K, ceil(H / 4), ceil(W / 4)) logits."""
+        return self.decode(self.backbone(x))
+
+
+class SegFormerMM(MMHead):
+    """SegFormer with mmsegmentation's head (published: embedding_dim 256 for every variant)."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: MixVisionTransformer,
+        embedding_dim: int = 256,
+        dropout_rate: float = 0.1,
+        align_corners: bool = False,
+    ) -> None:
+        _check(num_classes, backbone)
+        super().__init__(
+            backbone.feat_channels, num_classes, embedding_dim, dropout_rate, align_corners
+        )
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) normalised image -> (N, K, ceil(H / 4), ceil(W / 4)) logits."""
+        return self.decode(self.backbone(x))
