@@ -1,0 +1,47 @@
+# `make demo` and `make test` do everything from a fresh clone: environment, installation, run.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+IS_SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(INSTALLED)
+	$(BIN)/python -m paddleseg_segformer demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# paddleseg depends on opencv-python, which needs the system's libGL.so.1. Its headless build of the
+# same version offers the same cv2 without it, and takes its place.
+$(INSTALLED): setup.py pyproject.toml
+	@set -e; found=; \
+	for python in "$(PYTHON)" python3.12 python3.11 python3.10; do \
+	    if "$$python" -c '$(IS_SUITABLE)' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "error: Python 3.10, 3.11 or 3.12 with venv is needed (numpy < 2 has no build for others)," \
+	        "found $$("$(PYTHON)" --version 2>&1 | head -n 1). Install one, or: make $(MAKECMDGOALS) PYTHON=PATH" >&2; \
+	    exit 1; \
+	fi; \
+	echo "Installing into $(VENV) with $$("$$found" --version) (once, a few minutes)"; \
+	"$(BIN)/python" -c '$(IS_SUITABLE)' 2>/dev/null || "$$found" -m venv --clear $(VENV); \
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'; \
+	version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))'); \
+	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless; \
+	$(BIN)/python -m pip install --quiet --no-deps "opencv-python-headless==$$version"; \
+	$(BIN)/python -c 'import cv2, paddle, paddleseg'
+	@touch $@

@@ -1,0 +1,61 @@
+"""SegFormer for PaddlePaddle.
+
+Importing the package imports neither paddle nor paddleseg and registers nothing: the public names
+below are loaded when they are first used, and `register()` is called by whoever wants PaddleSeg's
+own tools to build these models.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.config import load_config
+    from paddleseg_segformer.config.building import build_model
+    from paddleseg_segformer.errors import UserError
+    from paddleseg_segformer.inference.predictor import Predictor
+    from paddleseg_segformer.models import MixVisionTransformer, SegFormer, SegFormerMM
+    from paddleseg_segformer.registry import register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MixVisionTransformer",
+    "Predictor",
+    "SegFormer",
+    "SegFormerMM",
+    "UserError",
+    "build_model",
+    "load_config",
+    "register",
+]
+
+_HOMES = {
+    "MixVisionTransformer": "models",
+    "Predictor": "inference.predictor",
+    "SegFormer": "models",
+    "SegFormerMM": "models",
+    "UserError": "errors",
+    "build_model": "config.building",
+    "load_config": "config",
+    "register": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module when the name is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    try:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ImportError as error:
+        from paddleseg_segformer.dependencies import explain
+
+        raise explain(error) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,36 @@
+"""One line for an import that failed in another package: what is missing and what installs it."""
+
+from __future__ import annotations
+
+from paddleseg_segformer.errors import UserError
+
+REMEDIES = {
+    "paddle": "pip install 'paddlepaddle>=3.2,<3.4' (or paddlepaddle-gpu)",
+    "paddleseg": "pip install 'numpy<2' paddleseg==2.8.0",
+    "cv2": "pip install 'numpy<2' opencv-python-headless==4.5.5.64",
+    "visualdl": "pip install visualdl",
+    "yaml": "pip install pyyaml",
+    "numpy": "pip install 'numpy>=1.26,<2'",
+    "tqdm": "pip install tqdm",
+    "PIL": "pip install pillow",
+}
+LOADER_REMEDIES = {
+    "libGL.so.1": "pip uninstall opencv-python && pip install opencv-python-headless==4.5.5.64",
+    "numpy.core.multiarray failed to import": "pip install 'numpy>=1.26,<2'",
+    "compiled using NumPy 1.x": "pip install 'numpy>=1.26,<2'",
+}
+
+
+class MissingDependency(UserError, ImportError):
+    """A package that is not installed, or that does not load on this machine."""
+
+
+def explain(error: ImportError) -> ImportError:
+    """Return `error` as one line with the command that mends it; `error` itself if none is known."""
+    package = (error.name or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package in REMEDIES:
+        return MissingDependency(f"{package} is not installed. Run: {REMEDIES[package]}")
+    for symptom, remedy in LOADER_REMEDIES.items():
+        if symptom in str(error):
+            return MissingDependency(f"{' '.join(str(error).split())}. Run: {remedy}")
+    return error

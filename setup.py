@@ -1,0 +1,59 @@
+"""Metadata, dependencies and extras of `paddleseg_segformer`.
+
+`PADDLE_DISTRIBUTION=paddlepaddle-gpu pip install .` depends on the GPU build of Paddle.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = "paddleseg_segformer"
+CONFIGS = f"{PACKAGE}.configs"  # the top-level folder `configs` is installed inside the package
+
+
+def read_version() -> str:
+    """Return `__version__` without importing the package."""
+    source = (ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    assert match, f"{PACKAGE}/__init__.py has no line `__version__ = ...`"
+    return match[1]
+
+
+setup(
+    name=PACKAGE,
+    version=read_version(),
+    description="SegFormer for PaddlePaddle: models, training, evaluation, export and deployment",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    install_requires=[
+        f"{os.environ.get('PADDLE_DISTRIBUTION', 'paddlepaddle')}>=3.2,<3.4",
+        "paddleseg==2.8.0",
+        "numpy>=1.26,<2",  # paddleseg's opencv-python is built for numpy 1 and fails to import on 2
+        "opencv-python<=4.6.0",  # paddleseg's bound
+        "visualdl>=2.5",
+        "pyyaml>=6",
+        "tqdm",
+        "pillow",
+    ],
+    extras_require={
+        "dev": [
+            "mypy>=1.15",
+            "pre-commit",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff~=0.17.5",  # the formatter's output changes with the minor version
+            "scikit-learn",
+            "types-PyYAML",
+        ],
+    },
+    packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), CONFIGS],
+    package_dir={CONFIGS: "configs"},
+    package_data={CONFIGS: ["*.md", "*.yml", "_base_/*.yml"]},
+    entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.cli:main"]},
+    zip_safe=False,
+)
