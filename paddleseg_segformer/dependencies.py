@@ -26,7 +26,7 @@ class MissingDependency(UserError, ImportError):
 
 
 def explain(error: ImportError) -> ImportError:
-    """Return `error` as one line with the command that mends it; `error` itself if none is known."""
+    """Return `error` as one line with the command that mends it, else `error` itself."""
     package = (error.name or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and package in REMEDIES:
         return MissingDependency(f"{package} is not installed. Run: {REMEDIES[package]}")
