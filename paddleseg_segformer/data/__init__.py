@@ -1,0 +1,1 @@
+"""Data: label sets, data sets, transforms, loading and auditing."""
