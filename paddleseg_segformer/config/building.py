@@ -1,0 +1,168 @@
+"""Components from a config: each is checked against its constructor's signature before it is built."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+from paddle import nn
+
+from paddleseg_segformer.config.schema import Config
+from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.registry import Component, resolve
+
+logger = logging.getLogger(__name__)
+
+NESTED_KINDS = {"backbone": "backbone", "transforms": "transform", "losses": "loss"}
+
+
+def build_component(kind: str, section: dict[str, Any], name: str, **given: Any) -> Any:
+    """Build the component that `section` describes.
+
+    Args:
+        kind: a kind of `registry.KINDS`.
+        section: `type` and constructor arguments; nested sections are built first.
+        name: the section's name in the config, for messages.
+        given: arguments that the program supplies.
+
+    Raises:
+        UserError: an unknown type or key (with a suggestion), or a missing one.
+    """
+    if not isinstance(section, dict) or "type" not in section:
+        raise UserError(f"{name}: found {section!r}, expected keys with a `type`.")
+    try:
+        component = resolve(kind, section["type"])
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    arguments = {key: value for key, value in section.items() if key != "type"}
+    _check_arguments(component, {**arguments, **given}, section["type"], name)
+    for key, nested_kind in NESTED_KINDS.items():
+        if key in arguments:
+            arguments[key] = _build_nested(nested_kind, arguments[key], f"{name}.{key}")
+    try:
+        return component(**arguments, **given)
+    except (TypeError, AssertionError) as error:
+        raise UserError(f"{name} ({section['type']}): {' '.join(str(error).split())}") from error
+
+
+def _build_nested(kind: str, value: Any, name: str) -> Any:
+    if isinstance(value, list):
+        return [build_component(kind, item, f"{name}.{i}") for i, item in enumerate(value)]
+    return build_component(kind, value, name) if isinstance(value, dict) else value
+
+
+def _check_arguments(
+    component: Component, arguments: dict[str, Any], type_name: str, name: str
+) -> None:
+    parameters = inspect.signature(component).parameters
+    if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values()):
+        return
+    for key in arguments:
+        if key not in parameters:
+            raise UserError(
+                f"{name}: {type_name} has no key '{key}'.{did_you_mean(key, parameters)}"
+            )
+    missing = [
+        key
+        for key, item in parameters.items()
+        if item.default is inspect.Parameter.empty
+        and item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)
+        and key not in arguments
+    ]
+    if missing:
+        raise UserError(f"{name}: {type_name} needs {', '.join(missing)}.")
+
+
+def build_model(config: Config, load_pretrained: bool = False) -> nn.Layer:
+    """Build the model; with `load_pretrained`, load the weights that `pretrained` keys name.
+
+    Leave it off where a full checkpoint follows: nothing is then read or fetched in vain.
+    """
+    section = dict(config.model)
+    sources = {"": section.pop("pretrained", None)}
+    if isinstance(section.get("backbone"), dict):
+        section["backbone"] = dict(section["backbone"])
+        sources["backbone"] = section["backbone"].pop("pretrained", None)
+    model = build_component("model", section, "model")
+    _check_num_classes(config, model.num_classes)
+    if load_pretrained:
+        from paddleseg_segformer.checkpoints import load_pretrained as load
+
+        for attribute, source in sources.items():
+            if source:
+                load(getattr(model, attribute) if attribute else model, source)
+    return model
+
+
+def _check_num_classes(config: Config, num_classes: int) -> None:
+    """Compare the model's class count with what the data sets have."""
+    for name in ("train_dataset", "val_dataset"):
+        section = getattr(config, name)
+        if section is None:
+            continue
+        label_set = getattr(resolve("dataset", section["type"]), "label_set", None)
+        expected = section.get("num_classes", len(label_set.classes) if label_set else num_classes)
+        if expected != num_classes:
+            raise UserError(
+                f"model.num_classes is {num_classes}, but {name} ({section['type']}) has {expected} classes. "
+                "Make them equal."
+            )
+
+
+def build_dataset(section: dict[str, Any], name: str = "dataset") -> Any:
+    """Build a data set with its transforms."""
+    section = dict(section)
+    section.setdefault("transforms", [])
+    return build_component("dataset", section, name)
+
+
+def build_transforms(sections: list[dict[str, Any]], name: str = "transforms") -> list[Component]:
+    """Build a list of transforms."""
+    return _build_nested("transform", sections, name)
+
+
+def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Component, float]:
+    """Build the loss of the model's one output and its coefficient.
+
+    Raises:
+        UserError: not exactly one type and one coefficient, or its ignore_index is not the data's.
+    """
+    types, coefficients = section.get("types"), section.get("coef")
+    unknown = set(section) - {"types", "coef"}
+    if unknown or not isinstance(types, list) or not isinstance(coefficients, list):
+        raise UserError(f"loss: found keys {sorted(section)}, expected lists `types` and `coef`.")
+    if len(types) != 1 or len(coefficients) != 1:
+        raise UserError(
+            f"loss: found {len(types)} types and {len(coefficients)} coef, expected one each: these models "
+            "have one output. Combine losses with `type: MixedLoss`."
+        )
+    loss_section = _with_ignore_index(types[0], ignore_index)
+    return build_component("loss", loss_section, "loss.types.0"), float(coefficients[0])
+
+
+def _with_ignore_index(section: dict[str, Any], ignore_index: int) -> dict[str, Any]:
+    section = dict(section)
+    if "losses" in section:
+        section["losses"] = [_with_ignore_index(item, ignore_index) for item in section["losses"]]
+        return section
+    found = section.setdefault("ignore_index", ignore_index)
+    if found != ignore_index:
+        raise UserError(
+            f"loss: ignore_index is {found}, but the data set's is {ignore_index}. Make them equal."
+        )
+    return section
+
+
+def build_optimizer(section: dict[str, Any], model: nn.Layer, learning_rate: Any) -> Any:
+    """Build the optimizer over the model's trainable parameters.
+
+    Args:
+        learning_rate: a number or a `paddle.optimizer.lr.LRScheduler`.
+    """
+    section = dict(section)
+    if section.get("type") in ("sgd", "SGD"):  # PaddleSeg's spellings
+        section["type"] = "Momentum" if "momentum" in section else "SGD"
+    elif section.get("type") == "adam":
+        section["type"] = "Adam"
+    return build_component("optimizer", section, "optimizer")(model, learning_rate)

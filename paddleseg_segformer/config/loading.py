@@ -1,0 +1,163 @@
+"""YAML files: inheritance (`_base_`, `_inherited_`), environment variables, and `--opts` overrides.
+
+The conventions are PaddleSeg's, so its config files are read unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paddleseg_segformer.errors import UserError, did_you_mean
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # installed, checkout
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads `6e-5` as a number, as YAML 1.2 does (PyYAML reads it as text)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def find_config(path_or_name: str | os.PathLike[str]) -> Path:
+    """Return the YAML file of that path, or the packaged config of that name.
+
+    Raises:
+        UserError: neither exists.
+    """
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    name = path.stem if path.suffix in (".yml", ".yaml") else path.name
+    for folder in CONFIG_FOLDERS:
+        packaged = folder / f"{name}.yml"
+        if packaged.is_file() and (str(path.parent) == "." or path.parent.name == "configs"):
+            return packaged
+    known = {file.stem for folder in CONFIG_FOLDERS for file in folder.glob("*.yml")}
+    raise UserError(
+        f"config {path_or_name}: neither a file nor the name of a packaged config."
+        f"{did_you_mean(name, known)}"
+    )
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML file with its bases merged under it and its environment variables replaced."""
+    return _expand(_load_with_bases(path, seen=()))
+
+
+def _load_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: `_base_` leads back to itself. Remove the circle.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, named by `_base_` in {seen[-1]}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found {type(content).__name__}, expected keys and values.")
+    bases = content.pop("_base_", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        base_content = _load_with_bases(path.parent / base, (*seen, path.resolve()))
+        merged = _merge(base_content, merged)
+    return _merge(content, merged)
+
+
+def _merge(child: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `child` on top; a section with `_inherited_: False` replaces its base."""
+    child = dict(child)
+    if not child.pop("_inherited_", True):
+        return child
+    merged = dict(base)
+    for key, value in child.items():
+        if isinstance(value, dict):
+            below = base.get(key)
+            merged[key] = _merge(value, below if isinstance(below, dict) else {})
+        else:
+            merged[key] = value
+    return merged
+
+
+def _expand(value: Any) -> Any:
+    """Replace `${NAME}` and `${NAME:-default}` in every string."""
+    if isinstance(value, dict):
+        return {key: _expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item) for item in value]
+    return _VARIABLE.sub(_variable, value) if isinstance(value, str) else value
+
+
+def _variable(match: re.Match[str]) -> str:
+    name, default = match.groups()
+    found = os.environ.get(name) or default
+    if found is None:
+        raise UserError(
+            f"${{{name}}}: the environment variable is not set. Set it, or write ${{{name}:-default}}."
+        )
+    return found
+
+
+def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return `content` with `a.b=value` overrides; list items are named by their index, values are YAML.
+
+    A last key that does not exist yet is added: the typed checks after loading refuse what is unknown.
+    """
+    for override in overrides:
+        keys, separator, text = override.partition("=")
+        if not separator or not keys:
+            raise UserError(
+                f"--opts {override}: expected KEY=VALUE, such as optimizer.weight_decay=0.05"
+            )
+        try:
+            value = _expand(yaml.load(text, Loader=_Loader))
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"--opts {override}: not a YAML value: {' '.join(str(error).split())}"
+            ) from None
+        _set(content, keys.split("."), value, override)
+    return content
+
+
+def _set(content: Any, keys: list[str], value: Any, override: str) -> None:
+    *parents, last = keys
+    for key in parents:
+        content = _step(content, key, override, parents)
+    if isinstance(content, list):
+        content[_index(content, last, override)] = value
+    elif isinstance(content, dict):
+        content[last] = value
+    else:
+        raise UserError(
+            f"--opts {override}: '{'.'.join(parents)}' is {content!r}, which has no keys."
+        )
+
+
+def _step(content: Any, key: str, override: str, keys: list[str]) -> Any:
+    if isinstance(content, list):
+        return content[_index(content, key, override)]
+    if isinstance(content, dict) and key not in content:
+        raise UserError(f"--opts {override}: no key '{key}'.{did_you_mean(key, content)}")
+    if not isinstance(content, dict):
+        raise UserError(f"--opts {override}: '{'.'.join(keys)}' is not a section.")
+    return content[key]
+
+
+def _index(content: list[Any], key: str, override: str) -> int:
+    if not key.isdigit() or int(key) >= len(content):
+        raise UserError(
+            f"--opts {override}: found '{key}', expected an index from 0 to {len(content) - 1}."
+        )
+    return int(key)

@@ -1,0 +1,165 @@
+"""The top level of a config as typed dataclasses: a wrong key or a wrong kind of value stops here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import yaml
+
+from paddleseg_segformer.config.loading import apply_overrides, find_config, load_yaml
+from paddleseg_segformer.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.inference.settings import InferenceSettings
+
+
+@dataclass(frozen=True)
+class TestConfig:
+    """How to evaluate. Sizes are (width, height), as in PaddleSeg's files."""
+
+    __test__ = False  # not a test class, whatever pytest reads into the name
+
+    is_slide: bool = False
+    crop_size: list[int] | None = None  # sliding window (width, height) in px
+    stride: list[int] | None = None  # (width, height) in px
+    aug_eval: bool = False  # switches scales and flips on
+    scales: list[float] | float = 1.0
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    average: str = (
+        "logits"  # over scales and flips: "logits" (PaddleSeg) or "softmax" (NVlabs, mmseg)
+    )
+    scale_mode: str = (
+        "transformed"  # scale the transformed image (PaddleSeg) or the "source" (NVlabs)
+    )
+    absent_class: str | int = (
+        "nan"  # IoU of a class neither labelled nor predicted: "nan" (left out), 0, 1
+    )
+
+    def inference_settings(self) -> InferenceSettings:
+        """Return the same as the inference pipeline's settings, sizes as (height, width)."""
+        from paddleseg_segformer.inference.settings import InferenceSettings
+
+        scales = self.scales if isinstance(self.scales, list) else [self.scales]
+        return InferenceSettings(
+            is_slide=self.is_slide,
+            crop_size_hw=_hw(self.crop_size, "crop_size"),
+            stride_hw=_hw(self.stride, "stride"),
+            scales=tuple(float(scale) for scale in scales) if self.aug_eval else (1.0,),
+            flip_horizontal=self.aug_eval and self.flip_horizontal,
+            flip_vertical=self.aug_eval and self.flip_vertical,
+            average=self.average,
+            scale_mode=self.scale_mode,
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Components stay dictionaries with a `type`; they are checked where they are built."""
+
+    model: dict[str, Any]
+    train_dataset: dict[str, Any]
+    val_dataset: dict[str, Any] | None = None
+    optimizer: dict[str, Any] = field(default_factory=lambda: {"type": "AdamW"})
+    lr_scheduler: dict[str, Any] = field(
+        default_factory=lambda: {"type": "PolynomialDecay", "learning_rate": 6.0e-5, "power": 1.0}
+    )
+    loss: dict[str, Any] = field(
+        default_factory=lambda: {"types": [{"type": "CrossEntropyLoss"}], "coef": [1]}
+    )
+    batch_size: int = 2  # images per process and step
+    iters: int = 160000  # optimizer steps
+    accumulation_steps: int = 1  # batches per optimizer step
+    ema_decay: float = 0.999  # of the weight average, where it is switched on
+    test_config: TestConfig = field(default_factory=TestConfig)
+    to_static_training: bool = False  # train the compiled static graph instead of dygraph
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "iters", "accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected 1 or more.")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay: found {self.ema_decay}, expected a number in [0, 1).")
+        for name in ("model", "train_dataset", "val_dataset", "optimizer", "lr_scheduler"):
+            section = getattr(self, name)
+            if section is not None and "type" not in section:
+                raise UserError(f"{name}: no `type`, expected the name of a component.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as plain data, readable by `load_config` again."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+    def to_yaml(self) -> str:
+        """Return `to_dict` as YAML text."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path_or_name: str | os.PathLike[str], opts: Iterable[str] | None = None) -> Config:
+    """Read a YAML file, or the packaged config of that name, with `a.b=value` overrides.
+
+    Raises:
+        UserError: no such config, an unknown key (with a suggestion), or a value of the wrong kind.
+    """
+    path = find_config(path_or_name)
+    content = apply_overrides(load_yaml(path), opts or ())
+    try:
+        return _typed(Config, content, "")
+    except UserError as error:
+        raise UserError(f"{Path(path).name}: {error}") from None
+
+
+def _typed(cls: type, content: dict[str, Any], prefix: str) -> Any:
+    """Build dataclass `cls` from plain data, checking names and kinds."""
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in content.items():
+        if key not in hints:
+            raise UserError(f"unknown key '{prefix}{key}'.{did_you_mean(key, hints)}")
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
+            value = _typed(hints[key], value, f"{prefix}{key}.")
+        elif not _fits(value, hints[key]):
+            raise UserError(f"{prefix}{key}: found {value!r}, expected {_spelled(hints[key])}.")
+        values[key] = value
+    for item in dataclasses.fields(cls):
+        no_default = (
+            item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        )
+        if no_default and item.name not in values:
+            raise UserError(f"no key '{prefix}{item.name}', which every config needs.")
+    return cls(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether plain data `value` is of the annotated kind (an int is a float too)."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is bool or isinstance(value, bool):
+        return hint is bool and isinstance(value, bool)
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _spelled(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _hw(size_wh: list[int] | None, name: str) -> tuple[int, int] | None:
+    """Turn a config's (width, height) into (height, width)."""
+    if size_wh is None:
+        return None
+    if len(size_wh) != 2:
+        raise UserError(f"test_config.{name}: found {size_wh}, expected [width, height].")
+    return size_wh[1], size_wh[0]

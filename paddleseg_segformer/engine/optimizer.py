@@ -1,0 +1,214 @@
+"""Optimizers with parameter groups, and learning-rate schedules with warm-up.
+
+Names and arguments are PaddleSeg's. Source of the recipes: NVlabs' and PaddleSeg's configs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddle.optimizer.lr import LinearWarmup, LRScheduler
+
+from paddleseg_segformer.errors import UserError, did_you_mean
+
+
+def parameter_groups(
+    model: nn.Layer, rules: Sequence[dict[str, Any]], weight_decay: float | None
+) -> list[dict[str, Any]]:
+    """Split the trainable parameters; the first rule whose `name` occurs in a parameter's name takes it.
+
+    Args:
+        rules: each with `name`, and optionally `lr_mult` and `weight_decay_mult`.
+        weight_decay: of the optimizer, scaled by `weight_decay_mult`.
+
+    Raises:
+        UserError: a rule has an unknown key or takes no parameter.
+    """
+    groups: list[dict[str, Any]] = []
+    for rule in [*rules, {"name": ""}]:  # the empty name takes the rest
+        unknown = set(rule) - {"name", "lr_mult", "weight_decay_mult"}
+        if unknown or "name" not in rule:
+            raise UserError(f"custom_cfg: found {rule}, expected name, lr_mult, weight_decay_mult.")
+        group: dict[str, Any] = {"params": [], "learning_rate": float(rule.get("lr_mult", 1.0))}
+        if weight_decay is not None:
+            group["weight_decay"] = weight_decay * float(rule.get("weight_decay_mult", 1.0))
+        groups.append(group)
+    names = [rule["name"] for rule in rules] + [""]
+    for parameter_name, parameter in model.named_parameters():
+        if not parameter.stop_gradient:
+            first = next(i for i, name in enumerate(names) if name in parameter_name)
+            groups[first]["params"].append(parameter)
+    for name, group in zip(names[:-1], groups, strict=False):
+        if not group["params"]:
+            raise UserError(f"custom_cfg: no trainable parameter's name contains '{name}' (or an earlier rule took it).")
+    return [group for group in groups if group["params"]]
+
+
+def _build(
+    optimizer_class: type,
+    model: nn.Layer,
+    learning_rate: float | LRScheduler,
+    weight_decay: float | None,
+    grad_clip_cfg: dict[str, Any] | None,
+    custom_cfg: Sequence[dict[str, Any]] | None,
+    **arguments: Any,
+) -> paddle.optimizer.Optimizer:
+    decay = None if weight_decay is None else float(weight_decay)
+    if decay is not None:
+        arguments["weight_decay"] = decay
+    return optimizer_class(
+        learning_rate=learning_rate,
+        parameters=parameter_groups(model, custom_cfg or (), decay),
+        grad_clip=_grad_clip(grad_clip_cfg),
+        **arguments,
+    )
+
+
+def _grad_clip(section: dict[str, Any] | None) -> Any:
+    if not section:
+        return None
+    arguments = dict(section)
+    name = arguments.pop("name", None)
+    known = ("ClipGradByGlobalNorm", "ClipGradByNorm", "ClipGradByValue")
+    if name not in known:
+        raise UserError(f"grad_clip_cfg.name: found {name}.{did_you_mean(str(name), known)}")
+    try:
+        return getattr(nn, name)(**arguments)
+    except TypeError as error:
+        raise UserError(f"grad_clip_cfg ({name}): {error}") from None
+
+
+Decay = float | None
+Clip = dict[str, Any] | None
+Rules = Sequence[dict[str, Any]] | None
+Build = Callable[[nn.Layer, float | LRScheduler], paddle.optimizer.Optimizer]
+
+
+def sgd(weight_decay: Decay = None, grad_clip_cfg: Clip = None, custom_cfg: Rules = None) -> Build:
+    """Stochastic gradient descent."""
+    return partial(
+        _build,
+        paddle.optimizer.SGD,
+        weight_decay=weight_decay,
+        grad_clip_cfg=grad_clip_cfg,
+        custom_cfg=custom_cfg,
+    )
+
+
+def momentum(
+    momentum: float = 0.9,
+    use_nesterov: bool = False,
+    weight_decay: Decay = None,
+    grad_clip_cfg: Clip = None,
+    custom_cfg: Rules = None,
+) -> Build:
+    """SGD with momentum."""
+    return partial(
+        _build,
+        paddle.optimizer.Momentum,
+        weight_decay=weight_decay,
+        grad_clip_cfg=grad_clip_cfg,
+        custom_cfg=custom_cfg,
+        momentum=momentum,
+        use_nesterov=use_nesterov,
+    )
+
+
+def _adam(
+    optimizer_class: type,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: Decay = None,
+    grad_clip_cfg: Clip = None,
+    custom_cfg: Rules = None,
+) -> Build:
+    return partial(
+        _build,
+        optimizer_class,
+        weight_decay=weight_decay,
+        grad_clip_cfg=grad_clip_cfg,
+        custom_cfg=custom_cfg,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., Build]] = {
+    "SGD": sgd,
+    "Momentum": momentum,
+    "Adam": partial(_adam, paddle.optimizer.Adam),
+    "AdamW": partial(_adam, paddle.optimizer.AdamW, weight_decay=0.01),
+}
+
+
+class RatioWarmup(LRScheduler):
+    """A schedule that starts lower: during the warm-up its rate is scaled, rising linearly from `ratio` to 1.
+
+    At iteration t < warmup_iters the rate is r(t) * (1 - (1 - t / warmup_iters) * (1 - ratio)), where r is the
+    wrapped schedule, which runs from iteration 0. Source: mmcv's `warmup="linear"`, used by NVlabs.
+    """
+
+    def __init__(self, schedule: LRScheduler, warmup_iters: int, ratio: float) -> None:
+        self.schedule = schedule
+        self.warmup_iters = warmup_iters
+        self.ratio = ratio
+        super().__init__(schedule.base_lr)
+
+    def get_lr(self) -> float:
+        self.schedule.step(self.last_epoch)
+        missing = max(1 - self.last_epoch / self.warmup_iters, 0.0)
+        return self.schedule.last_lr * (1 - missing * (1 - self.ratio))
+
+
+def build_lr_schedule(section: dict[str, Any], iters: int) -> LRScheduler:
+    """Build a learning-rate schedule over `iters` steps.
+
+    Args:
+        section: `type`, the name of a `paddle.optimizer.lr` class, and its arguments. A warm-up is
+            `warmup_iters` with either `warmup_start_lr` (PaddleSeg: the rate rises linearly from it, and the
+            schedule starts after the warm-up) or `warmup_ratio` (mmcv: see `RatioWarmup`).
+
+    Raises:
+        UserError: an unknown type or key.
+    """
+    arguments = dict(section)
+    name = arguments.pop("type")
+    warmup_iters = arguments.pop("warmup_iters", 0)
+    start_lr = arguments.pop("warmup_start_lr", None)
+    ratio = arguments.pop("warmup_ratio", None)
+    if warmup_iters and (start_lr is None) == (ratio is None):
+        raise UserError("lr_scheduler: warmup_iters needs one of warmup_start_lr and warmup_ratio.")
+    if name == "PolynomialDecay":
+        arguments.setdefault("decay_steps", max(iters - (warmup_iters if ratio is None else 0), 1))
+    schedule = _paddle_schedule(name, arguments)
+    if not warmup_iters:
+        return schedule
+    if ratio is not None:
+        return RatioWarmup(schedule, warmup_iters, ratio)
+    return LinearWarmup(schedule, warmup_iters, start_lr, arguments["learning_rate"])
+
+
+def _paddle_schedule(name: str, arguments: dict[str, Any]) -> LRScheduler:
+    known = {
+        key
+        for key, item in vars(paddle.optimizer.lr).items()
+        if inspect.isclass(item) and issubclass(item, LRScheduler) and item is not LRScheduler
+    }
+    if name not in known:
+        raise UserError(f"lr_scheduler: unknown type '{name}'.{did_you_mean(name, known)}")
+    schedule_class = getattr(paddle.optimizer.lr, name)
+    parameters = inspect.signature(schedule_class).parameters
+    for key in arguments:
+        if key not in parameters:
+            raise UserError(f"lr_scheduler: {name} has no key '{key}'.{did_you_mean(key, parameters)}")
+    try:
+        return schedule_class(**arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"lr_scheduler ({name}): {error}") from None

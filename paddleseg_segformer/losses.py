@@ -1,0 +1,138 @@
+"""Segmentation losses: logits (N, K, H, W) at the label's size and labels (N, H, W) -> a scalar.
+
+Names and arguments are PaddleSeg's. Pixels with `ignore_index` never count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from paddleseg_segformer.errors import UserError
+
+
+class CrossEntropyLoss(nn.Layer):
+    """Softmax cross-entropy.
+
+    Args:
+        weight: one factor per class.
+        ignore_index: label of pixels that do not count.
+        top_k_percent_pixels: in (0, 1]; below 1 only that share of the pixels, the hardest, counts.
+        avg_non_ignore: divide by the number of valid pixels (PaddleSeg), or by all (NVlabs, mmseg).
+    """
+
+    def __init__(
+        self,
+        weight: Sequence[float] | None = None,
+        ignore_index: int = 255,
+        top_k_percent_pixels: float = 1.0,
+        avg_non_ignore: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 < top_k_percent_pixels <= 1:
+            raise UserError(f"top_k_percent_pixels: found {top_k_percent_pixels}, expected in (0, 1].")
+        self.ignore_index = ignore_index
+        self.top_k_percent_pixels = top_k_percent_pixels
+        self.avg_non_ignore = avg_non_ignore
+        self.weight = None if weight is None else paddle.to_tensor(weight, dtype="float32")
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        if self.weight is not None and len(self.weight) != logits.shape[1]:
+            raise UserError(
+                f"CrossEntropyLoss: found {len(self.weight)} weights, expected {logits.shape[1]}, one per class."
+            )
+        losses, valid = pixel_cross_entropy(logits, label, self.ignore_index)
+        if self.weight is not None:
+            losses = losses * F.embedding(_valid_label(label, valid), self.weight.unsqueeze(-1)).squeeze(-1)
+        if self.top_k_percent_pixels < 1:
+            count = max(int(self.top_k_percent_pixels * losses.size), 1)
+            return losses.flatten().topk(count, sorted=False)[0].mean()
+        if self.avg_non_ignore:
+            return losses.sum() / valid.sum().clip(min=1.0)
+        return losses.mean()
+
+
+class OhemCrossEntropyLoss(nn.Layer):
+    """Cross-entropy over hard pixels: those predicted with less than `thresh` probability, and at least `min_kept`.
+
+    Source: Shrivastava et al., "Online Hard Example Mining", 2016, as PaddleSeg and mmsegmentation apply it.
+    """
+
+    def __init__(self, thresh: float = 0.7, min_kept: int = 10000, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.max_easy_loss = -paddle.log(paddle.to_tensor(float(thresh)))
+        self.min_kept = min_kept
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        losses, valid = pixel_cross_entropy(logits, label, self.ignore_index)
+        losses = losses.flatten()
+        hardest = losses.topk(min(self.min_kept, losses.size))[0][-1]
+        kept = (losses >= paddle.minimum(self.max_easy_loss, hardest)).astype(losses.dtype)
+        kept = (kept * valid.flatten()).detach()
+        return (losses * kept).sum() / kept.sum().clip(min=1.0)
+
+
+class DiceLoss(nn.Layer):
+    """One minus the mean soft Dice coefficient over classes.
+
+    Source: Milletari et al., "V-Net", 2016.
+    """
+
+    def __init__(
+        self, weight: Sequence[float] | None = None, ignore_index: int = 255, smooth: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.weight = None if weight is None else paddle.to_tensor(weight, dtype="float32")
+        self.ignore_index = ignore_index
+        self.smooth = smooth
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        valid = label != self.ignore_index
+        mask = valid.astype("float32").unsqueeze(1)  # (N, 1, H, W)
+        target = F.one_hot(_valid_label(label, valid), logits.shape[1]).transpose([0, 3, 1, 2]) * mask
+        probabilities = F.softmax(logits.astype("float32"), axis=1) * mask
+        overlap = (probabilities * target).sum(axis=[0, 2, 3])  # (K,)
+        total = (probabilities + target).sum(axis=[0, 2, 3])
+        losses = 1 - (2 * overlap + self.smooth) / (total + self.smooth)
+        return (losses if self.weight is None else losses * self.weight).mean()
+
+
+class MixedLoss(nn.Layer):
+    """Weighted sum of losses."""
+
+    def __init__(self, losses: Sequence[nn.Layer], coef: Sequence[float]) -> None:
+        super().__init__()
+        if len(losses) != len(coef):
+            raise UserError(f"MixedLoss: found {len(losses)} losses and {len(coef)} coef, expected as many.")
+        self.losses = nn.LayerList(losses)
+        self.coef = list(coef)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        terms = [c * loss(logits, label) for c, loss in zip(self.coef, self.losses, strict=True)]
+        return sum(terms[1:], terms[0])
+
+
+def pixel_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Return the loss of each pixel (0 where ignored) and the 0/1 mask of valid pixels, both (N, H, W).
+
+    Computed in float32, whatever the precision of the logits.
+    """
+    valid = (label != ignore_index).astype("float32")
+    losses = F.cross_entropy(
+        logits.astype("float32"), label.unsqueeze(1), ignore_index=ignore_index, reduction="none", axis=1
+    )
+    return losses.squeeze(1), valid
+
+
+def _valid_label(label: Tensor, valid: Tensor) -> Tensor:
+    """Return int64 labels with 0 in place of the ignored ones, which an embedding could not index."""
+    return label.astype("int64") * valid.astype("int64")
+
+
+LOSSES: dict[str, Callable[..., nn.Layer]] = {
+    loss.__name__: loss for loss in (CrossEntropyLoss, OhemCrossEntropyLoss, DiceLoss, MixedLoss)
+}
