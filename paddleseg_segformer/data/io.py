@@ -1,0 +1,198 @@
+"""Reading images and labels from any path, and writing label maps.
+
+Images are RGB uint8 arrays (H, W, 3), labels are arrays of class ids (H, W).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import atomic_path
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
+
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+
+
+def read_image(path: str | os.PathLike[str], img_channels: int = 3) -> np.ndarray:
+    """Read an image as (H, W, `img_channels`).
+
+    Image files of 1 or 3 channels are converted to that many channels and to 8 bits; three are in
+    the order red, green, blue. Other numbers of channels are read as they are stored: from `.npy`
+    (H, W, C), from TIFF files with a page per band, or from files of four channels.
+
+    Returns:
+        uint8; float32 if the values are stored in any type but 8 bits.
+
+    Raises:
+        UserError: the file is missing, cannot be decoded, is cut off, or has other channels.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        image = _read_array(path)
+    elif img_channels in (1, 3):
+        flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
+        image = _decode(path, flag)
+    else:
+        image = _read_bands(path)
+    image = image[:, :, None] if image.ndim == 2 else image
+    if image.ndim != 3 or image.shape[2] != img_channels:
+        raise UserError(
+            f"{path}: found an image of shape {image.shape}, expected (height, width, "
+            f"{img_channels}). Check the file, or set img_channels of the data set."
+        )
+    return image if image.dtype == np.uint8 else image.astype(np.float32)
+
+
+def read_label(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a label map of class ids (H, W) from a grey or palette image, or from `.npy`.
+
+    Returns:
+        uint8, or int32 if an id is above 255 or below 0.
+
+    Raises:
+        UserError: the file is missing, cannot be decoded, or does not hold one id per pixel.
+    """
+    path = Path(path)
+    label = _read_array(path) if path.suffix.lower() == ".npy" else _read_ids(path)
+    if label.ndim != 2 or label.dtype.kind not in "bui":
+        raise UserError(
+            f"{path}: found a label of shape {label.shape} and type {label.dtype}, "
+            "expected one whole-number class id per pixel, (height, width)."
+        )
+    if label.dtype == np.uint8:
+        return label
+    fits = label.size == 0 or (label.min() >= 0 and label.max() <= 255)
+    return label.astype(np.uint8 if fits else np.int32)
+
+
+def encode_label(label: np.ndarray, colors: np.ndarray | None = None) -> bytes:
+    """Return a PNG of the class ids (H, W): 8 bits, or 16 bits for ids above 255.
+
+    Args:
+        label: Class ids in 0..65535.
+        colors: RGB colours (256, 3) for the palette of an 8-bit PNG; the ids stay what they are.
+    """
+    if label.size and label.max() > 255:
+        image = Image.fromarray(label.astype(np.uint16))
+    else:
+        image = Image.fromarray(label.astype(np.uint8))
+        if colors is not None:
+            image.putpalette(np.asarray(colors, np.uint8).tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def write_label(
+    path: str | os.PathLike[str], label: np.ndarray, colors: np.ndarray | None = None
+) -> None:
+    """Write the class ids (H, W) as a PNG to `path`, atomically; see `encode_label`."""
+    content = encode_label(label, colors)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Return the file's content."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Check the path or the list of samples.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    if not content:
+        raise UserError(f"{path}: the file is empty. Replace it or remove it from the data set.")
+    return content
+
+
+def _decode(path: Path, flag: int) -> np.ndarray:
+    """Return an image decoded by OpenCV with `flag`, colours in the order red, green, blue."""
+    content = _read_bytes(path)
+    if _is_cut_jpeg(content):
+        raise UserError(f"{path}: the JPEG file is cut off. Replace it or remove it.")
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(
+            f"{path}: cannot be decoded as an image. Replace it or remove it; "
+            f"known formats: {', '.join(IMAGE_SUFFIXES)}."
+        )
+    if image.ndim == 3 and image.shape[2] in (3, 4):
+        code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+        return cv2.cvtColor(image, code)
+    return image
+
+
+def _is_cut_jpeg(content: bytes) -> bool:
+    """Tell whether a JPEG lacks its end: the decoder would fill the rest with grey and say nothing.
+
+    Neither marker occurs inside compressed data; a thumbnail's end comes before the scan's start.
+    """
+    if not content.startswith(_JPEG_START):
+        return False
+    end = content.rfind(_JPEG_END)
+    return end < 0 or content.find(_JPEG_SCAN, end) >= 0
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """Return the array in a `.npy` file."""
+    try:
+        return np.load(io.BytesIO(_read_bytes(path)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as a NumPy array ({error}).") from None
+
+
+def _read_bands(path: Path) -> np.ndarray:
+    """Return an image with all its bands (H, W, C): the pages of a TIFF file, or its channels."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return _decode(path, cv2.IMREAD_UNCHANGED)
+    pages = _read_pages(path)
+    if len(pages) < 2:
+        return _decode(path, cv2.IMREAD_UNCHANGED)
+    if len({page.shape for page in pages}) > 1:
+        raise UserError(f"{path}: the pages differ in size; expected one page per band.")
+    return np.dstack(pages)
+
+
+def _read_pages(path: Path) -> list[np.ndarray]:
+    """Return the pages of a TIFF file; none if its bands are not stored as pages."""
+    pages = []
+    try:
+        with Image.open(io.BytesIO(_read_bytes(path))) as file:
+            if getattr(file, "n_frames", 1) < 2:
+                return []
+            for index in range(file.n_frames):
+                file.seek(index)
+                pages.append(np.asarray(file))
+    except (OSError, SyntaxError, ValueError):
+        return []
+    return pages
+
+
+def _read_ids(path: Path) -> np.ndarray:
+    """Return the ids of an image file; a palette's colours are not looked at."""
+    try:
+        with Image.open(io.BytesIO(_read_bytes(path))) as file:
+            mode, ids = file.mode, np.asarray(file)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: {error}. Cut it into tiles.") from None
+    except (OSError, SyntaxError, ValueError):
+        raise UserError(
+            f"{path}: cannot be decoded as a label image. Replace it or remove it."
+        ) from None
+    if ids.ndim != 2:
+        raise UserError(
+            f"{path}: the label is a colour image (mode {mode}), expected one class id per pixel. "
+            "Convert it to a grey or palette PNG whose pixel values are class ids."
+        )
+    return ids
