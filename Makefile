@@ -4,7 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+
 IS_SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
+CANDIDATES := $(PYTHON) python3.12 python3.11 python3.10
+SUITABLE = $(foreach python,$(CANDIDATES),$(shell $(python) -c '$(IS_SUITABLE)' 2>/dev/null && echo $(python)))
+FOUND = $(or $(shell $(PYTHON) --version 2>/dev/null),no $(PYTHON))
+NO_PYTHON = Python 3.10, 3.11 or 3.12 with venv is needed (numpy < 2 has no build for newer ones), \
+    found $(FOUND). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12
 
 .PHONY: demo test test-slow lint clean
 
@@ -25,23 +31,15 @@ lint: $(INSTALLED)
 clean:
 	rm -rf $(VENV) build dist output *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-# paddleseg depends on opencv-python, which needs the system's libGL.so.1. Its headless build of the
+# paddleseg depends on opencv-python, which needs the system's libGL.so.1. The headless build of the
 # same version offers the same cv2 without it, and takes its place.
 $(INSTALLED): setup.py pyproject.toml
-	@set -e; found=; \
-	for python in "$(PYTHON)" python3.12 python3.11 python3.10; do \
-	    if "$$python" -c '$(IS_SUITABLE)' 2>/dev/null; then found=$$python; break; fi; \
-	done; \
-	if [ -z "$$found" ]; then \
-	    echo "error: Python 3.10, 3.11 or 3.12 with venv is needed (numpy < 2 has no build for others)," \
-	        "found $$("$(PYTHON)" --version 2>&1 | head -n 1). Install one, or: make $(MAKECMDGOALS) PYTHON=PATH" >&2; \
-	    exit 1; \
-	fi; \
-	echo "Installing into $(VENV) with $$("$$found" --version) (once, a few minutes)"; \
-	"$(BIN)/python" -c '$(IS_SUITABLE)' 2>/dev/null || "$$found" -m venv --clear $(VENV); \
+	@python=$(or $(firstword $(SUITABLE)),$(error $(NO_PYTHON))); set -e; \
+	echo "Installing into $(VENV) with $$($$python --version) (once, a few minutes)"; \
+	$(BIN)/python -c '$(IS_SUITABLE)' 2>/dev/null || $$python -m venv --clear $(VENV); \
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'; \
-	version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))'); \
-	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless; \
+	version=$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("opencv-python"))'); \
+	$(BIN)/python -m pip uninstall -qq --yes opencv-python opencv-python-headless; \
 	$(BIN)/python -m pip install --quiet --no-deps "opencv-python-headless==$$version"; \
-	$(BIN)/python -c 'import cv2, paddle, paddleseg'
-	@touch $@
+	$(BIN)/python -W ignore -c 'import cv2, paddle, paddleseg'; \
+	touch $@
