@@ -1,0 +1,22 @@
+"""Shared set-up of all tests: one thread per process, the same seeds for every test."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before paddle: threads of xdist's workers contend
+
+import random
+import sys
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Give every test the same random numbers, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    if "paddle" in sys.modules:
+        sys.modules["paddle"].seed(0)
