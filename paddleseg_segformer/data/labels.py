@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 IGNORE_INDEX = 255
+NO_CLASS = 254  # what an id map gives for stored ids that must not occur
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,17 @@ def generic_label_set(num_classes: int, ignore_index: int = IGNORE_INDEX) -> Lab
     """Return a label set with classes named by their ids, for data whose classes have no names."""
     names = tuple(f"class_{index}" for index in range(num_classes))
     return LabelSet("generic", names, distinct_palette(num_classes), ignore_index)
+
+
+def make_id_map(train_ids: Mapping[int, int]) -> np.ndarray:
+    """Return the uint8 table (256,) of a map from stored to training ids.
+
+    `IGNORE_INDEX` stays as it is; what the map does not name becomes `NO_CLASS`.
+    """
+    table = np.full(256, NO_CLASS, np.uint8)
+    table[IGNORE_INDEX] = IGNORE_INDEX
+    table[list(train_ids)] = list(train_ids.values())
+    return table
 
 
 def _names(text: str) -> tuple[str, ...]:

