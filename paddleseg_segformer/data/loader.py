@@ -1,0 +1,236 @@
+"""Batches for training and samples for evaluation.
+
+What a batch holds follows from (seed, iteration, rank) alone: it is the same for any number of
+workers, and a run that starts at iteration t gets what an unbroken run gets there.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+
+from paddleseg_segformer.data.datasets import RawSample, SegmentationDataset
+from paddleseg_segformer.errors import UserError
+
+Key = tuple[int, int]  # (index in the data set, seed of the sample)
+Sample = tuple[np.ndarray, np.ndarray, int]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+PARENT_POLL_S = 1.0
+
+
+class Batch(NamedTuple):
+    """One batch.
+
+    Args:
+        img: (N, C, h, w), uint8 or float32.
+        label: (N, h, w) class ids, uint8 or int32.
+        indices: (N,) positions in the data set.
+    """
+
+    img: np.ndarray
+    label: np.ndarray
+    indices: np.ndarray
+
+
+class TrainSampler:
+    """Endless lists of sample keys, one list for each iteration of one rank.
+
+    The samples are shuffled anew in each epoch. All ranks walk through one common order, so batches
+    may be larger than the data set and no sample is left out at the end of an epoch.
+
+    Args:
+        num_samples: Size of the data set.
+        batch_size: Samples of one rank in one iteration.
+        seed: Of the order and of the samples' own seeds.
+        start_iter: Iterations already done; the first list is that of the next one.
+        rank: Of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        *,
+        start_iter: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if num_samples < 1:
+            raise UserError("the data set is empty; training needs at least one sample.")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; expected 1 or more.")
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_iter = start_iter
+        self.rank = rank
+        self.world_size = world_size
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        iteration = self.start_iter
+        while True:
+            first = (iteration * self.world_size + self.rank) * self.batch_size
+            yield [self._key(position) for position in range(first, first + self.batch_size)]
+            iteration += 1
+
+    def _key(self, position: int) -> Key:
+        """Return the key of the sample at a position in the endless common order."""
+        epoch, offset = divmod(position, self.num_samples)
+        if epoch != self._epoch:
+            generator = np.random.default_rng([self.seed, epoch])
+            self._order, self._epoch = generator.permutation(self.num_samples), epoch
+        sample_seed = np.random.SeedSequence([self.seed, position]).generate_state(1)[0]
+        return int(self._order[offset]), int(sample_seed)
+
+
+def train_loader(
+    dataset: SegmentationDataset,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    *,
+    start_iter: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Return an endless iterator of batches; see `TrainSampler` for the arguments.
+
+    With `num_workers` 0 samples are made in this process, at the moment they are asked for; else
+    by that many processes, ahead of time, but for two batches at most. They end with this process,
+    and when the iterator is closed.
+
+    Raises:
+        UserError: a sample cannot be read, a worker was killed, or the images of a batch differ in
+            size.
+    """
+    sampler = TrainSampler(
+        len(dataset), batch_size, seed, start_iter=start_iter, rank=rank, world_size=world_size
+    )
+    return _batches(dataset, iter(sampler), batch_size, num_workers)
+
+
+def read_ahead(
+    dataset: SegmentationDataset, indices: Iterable[int], num_threads: int
+) -> Iterator[RawSample]:
+    """Yield the samples at `indices` in order, as they are stored, read ahead by threads.
+
+    With `num_threads` 0 each is read when it is asked for.
+    """
+    if num_threads == 0:
+        yield from map(dataset.read, indices)
+        return
+    with ThreadPoolExecutor(num_threads) as executor:
+        yield from _in_order(executor, dataset.read, indices, 2 * num_threads)
+
+
+def _batches(
+    dataset: SegmentationDataset, lists: Iterator[list[Key]], batch_size: int, num_workers: int
+) -> Iterator[Batch]:
+    """Yield batches of the samples in `lists`."""
+    keys = (key for keys in lists for key in keys)
+    if num_workers == 0:
+        samples: Iterator[Sample] = map(dataset.__getitem__, keys)
+    else:
+        samples = _in_processes(dataset, keys, num_workers, max(2 * batch_size, num_workers + 1))
+    while True:
+        yield _collate(dataset, list(islice(samples, batch_size)))
+
+
+def _collate(dataset: SegmentationDataset, samples: list[Sample]) -> Batch:
+    """Return the batch of samples of one size."""
+    images, labels, indices = zip(*samples, strict=True)
+    by_shape = {image.shape: index for image, index in zip(images, indices, strict=True)}
+    if len(by_shape) > 1:
+        found = ", ".join(
+            f"{shape} ({dataset.samples[index][0]})" for shape, index in list(by_shape.items())[:3]
+        )
+        raise UserError(
+            f"images of different shapes (channels, height, width) in one batch: {found}. End the "
+            "transforms in a crop of fixed size, such as RandomPaddingCrop with crop_size."
+        )
+    return Batch(np.stack(images), np.stack(labels), np.asarray(indices))
+
+
+def _in_order(
+    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """Yield the results of `function` over `items` in order, with at most `ahead` under way."""
+    items = iter(items)
+    pending: deque[Future[Result]] = deque(
+        executor.submit(function, item) for item in islice(items, ahead)
+    )
+    try:
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(executor.submit(function, item) for item in islice(items, 1))
+            yield result
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _in_processes(
+    dataset: SegmentationDataset, keys: Iterator[Key], num_workers: int, ahead: int
+) -> Iterator[Sample]:
+    """Yield samples made by worker processes, in the order of their keys."""
+    # fork shares the data set's lists and needs no import; other systems have only spawn
+    method = "fork" if sys.platform == "linux" else "spawn"
+    executor = ProcessPoolExecutor(
+        num_workers,
+        mp_context=multiprocessing.get_context(method),
+        initializer=_start_worker,
+        initargs=(dataset, os.getpid()),
+    )
+    try:
+        yield from _in_order(executor, _make_sample, keys, ahead)
+    except BrokenProcessPool:
+        raise UserError(
+            "a data worker process was killed from outside, most often for lack of memory. "
+            "Lower num_workers or batch_size."
+        ) from None
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+_worker_dataset: SegmentationDataset
+
+
+def _start_worker(dataset: SegmentationDataset, parent: int) -> None:
+    """Prepare a worker process: signals are its parent's business, and it ends with its parent."""
+    global _worker_dataset
+    _worker_dataset = dataset
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process once its parent is gone: a killed parent closes nothing behind it."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os._exit(1)
+
+
+def _make_sample(key: Key) -> Any:
+    """Return one sample of the worker's data set."""
+    return _worker_dataset[key]
