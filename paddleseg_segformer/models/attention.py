@@ -15,8 +15,13 @@ from paddle import Tensor, nn
 from paddleseg_segformer.models.layers import map_to_tokens, tokens_to_map
 
 
+BLOCK_SCORES = 1 << 22  # scores held at once without gradients: 16 MiB in float32
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool = False) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) v.
+
+    Without gradients the queries are taken in blocks, so that the L x S scores are never held at once.
 
     Args:
         q: (N, L, M, D).
@@ -26,13 +31,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
     Returns:
         (N, L, M, D).
     """
-    if q.place.is_gpu_place() and q.dtype != paddle.float32:  # the fused kernels are for bf16 and fp16
+    if (
+        q.place.is_gpu_place() and q.dtype != paddle.float32
+    ):  # the fused kernels are for bf16 and fp16
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training)
     scale = q.shape[-1] ** -0.5
     q = (q * scale).transpose([0, 2, 1, 3])  # (N, M, L, D)
     k = k.transpose([0, 2, 3, 1])  # (N, M, D, S)
     v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
-    weights = F.softmax(paddle.matmul(q, k), axis=-1)  # (N, M, L, S)
+    if paddle.in_dynamic_mode() and not paddle.is_grad_enabled():
+        rows = max(BLOCK_SCORES // (k.shape[0] * k.shape[1] * k.shape[3]), 1)
+        blocks = [
+            paddle.matmul(F.softmax(paddle.matmul(q[:, :, start : start + rows], k)), v)
+            for start in range(0, q.shape[2], rows)
+        ]
+        return paddle.concat(blocks, axis=2).transpose([0, 2, 1, 3])
+    weights = F.softmax(paddle.matmul(q, k))  # (N, M, L, S)
     if dropout:
         weights = F.dropout(weights, dropout, training=training)
     return paddle.matmul(weights, v).transpose([0, 2, 1, 3])

@@ -25,7 +25,9 @@ PATCH_STRIDES = (4, 2, 2, 2)
 class OverlapPatchEmbed(nn.Layer):
     """Strided convolution whose patches overlap, then LayerNorm: (N, C, H, W) -> tokens."""
 
-    def __init__(self, in_channels: int, dim: int, kernel: int, stride: int, norm_eps: float) -> None:
+    def __init__(
+        self, in_channels: int, dim: int, kernel: int, stride: int, norm_eps: float
+    ) -> None:
         super().__init__()
         self.proj = nn.Conv2D(in_channels, dim, kernel, stride=stride, padding=kernel // 2)
         self.norm = nn.LayerNorm(dim, epsilon=norm_eps)
@@ -131,7 +133,9 @@ class MixVisionTransformer(nn.Layer):
         }
         for name, values in per_stage.items():
             if len(values) != 4:
-                raise UserError(f"{name}: found {len(values)} numbers, expected one for each of 4 stages.")
+                raise UserError(
+                    f"{name}: found {len(values)} numbers, expected one for each of 4 stages."
+                )
         self.in_channels = in_channels
         self.feat_channels = list(embed_dims)
         self.depths = list(depths)
@@ -164,7 +168,16 @@ class MixVisionTransformer(nn.Layer):
         self.apply(init_mit_weights)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, in_channels, H, W) -> four maps (N, C_i, ceil(H / s), ceil(W / s)), s = 4, 8, 16, 32."""
+        """(N, in_channels, H, W) -> four maps (N, C_i, ceil(H / s), ceil(W / s)), s = 4, 8, 16, 32.
+
+        Raises:
+            UserError: a side below 29 px.
+        """
+        if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.min_input_px:
+            raise UserError(
+                f"image of {x.shape[2]}x{x.shape[3]} px: MiT needs {self.min_input_px} px or more per side. "
+                "Resize it, or pad it."
+            )
         features = []
         for stage in range(1, 5):
             tokens, hw = getattr(self, f"patch_embed{stage}")(x)

@@ -61,7 +61,9 @@ class AllMLPHead(nn.Layer):
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
-        fuse_slices = self.linear_fuse[0].weight.flatten(1).chunk(4, axis=1)[::-1]  # (D, D), stage 1 first
+        fuse_slices = (
+            self.linear_fuse[0].weight.flatten(1).chunk(4, axis=1)[::-1]
+        )  # (D, D), stage 1 first
         maps, bias = [], 0
         for stage, (feature, fuse) in enumerate(zip(features, fuse_slices, strict=True), start=1):
             linear = getattr(self, f"linear_c{stage}").proj
@@ -98,7 +100,9 @@ class MMHead(nn.Layer):
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
-        fuse_slices = self.fusion_conv[0].weight.flatten(1).chunk(4, axis=1)  # (D, D), stage 1 first
+        fuse_slices = (
+            self.fusion_conv[0].weight.flatten(1).chunk(4, axis=1)
+        )  # (D, D), stage 1 first
         maps = [
             project(F.relu(conv(feature)), fuse.transpose([1, 0]))
             for conv, feature, fuse in zip(self.convs, features, fuse_slices, strict=True)

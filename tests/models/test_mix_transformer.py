@@ -1,0 +1,100 @@
+"""The MiT encoder: strides, sizes, epsilons, options."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models import BACKBONES, MixVisionTransformer
+from paddleseg_segformer.models.attention import EfficientSelfAttention, attend
+from paddleseg_segformer.models.layers import DropPath
+
+
+@pytest.mark.parametrize(
+    ("hw", "sizes"),
+    [
+        ((97, 131), [(25, 33), (13, 17), (7, 9), (4, 5)]),
+        ((64, 96), [(16, 24), (8, 12), (4, 6), (2, 3)]),
+        ((29, 29), [(8, 8), (4, 4), (2, 2), (1, 1)]),
+    ],
+)
+def test_odd_input_keeps_ceil_strides(hw, sizes):
+    features = BACKBONES["MixVisionTransformer_B0"]()(paddle.rand([1, 3, *hw]))
+    assert [tuple(f.shape[2:]) for f in features] == sizes
+    assert [f.shape[1] for f in features] == [32, 64, 160, 256]
+
+
+def test_smaller_than_29_px_is_refused_by_name():
+    with pytest.raises(UserError, match="29"):
+        BACKBONES["MixVisionTransformer_B0"]()(paddle.rand([1, 3, 28, 64]))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_layer_norm_epsilons_are_the_published_two(name):
+    for layer_name, layer in BACKBONES[name]().named_sublayers():
+        if isinstance(layer, paddle.nn.LayerNorm):
+            published = 1e-5 if "patch_embed" in layer_name or ".attn." in layer_name else 1e-6
+            assert layer._epsilon == published, layer_name
+
+
+def test_in_channels_and_every_hyper_parameter_are_free():
+    encoder = MixVisionTransformer(
+        in_channels=5,
+        embed_dims=(8, 16, 24, 32),
+        depths=(1, 1, 2, 1),
+        num_heads=(1, 2, 3, 4),
+        sr_ratios=(4, 2, 1, 1),
+        mlp_ratios=(2, 2, 3, 4),
+        drop_path_rate=0.3,
+    )
+    assert [f.shape[1] for f in encoder(paddle.rand([2, 5, 33, 40]))] == [8, 16, 24, 32]
+    rates = [layer.rate for layer in encoder.sublayers() if isinstance(layer, DropPath)]
+    np.testing.assert_allclose(rates, np.linspace(0, 0.3, 5))
+
+
+def test_wrong_number_of_stages_is_named():
+    with pytest.raises(UserError, match="depths: found 3 numbers"):
+        MixVisionTransformer(depths=(1, 1, 1))
+
+
+def test_attention_equals_its_definition_and_ignores_trailing_rows():
+    paddle.seed(0)
+    layer = EfficientSelfAttention(dim=8, num_heads=2, sr_ratio=2)
+    h, w = 5, 7  # the reduction floors to 2 x 3
+    x = paddle.randn([2, h * w, 8])
+    found = layer(x, (h, w)).numpy()
+    grid = x.reshape([2, h, w, 8])[:, :4, :6].transpose([0, 3, 1, 2])
+    reduced = layer.norm(layer.sr(grid).flatten(2).transpose([0, 2, 1]))
+    q, kv = layer.q(x).numpy(), layer.kv(reduced).numpy()
+    expected = np.empty_like(q)
+    for n in range(2):
+        for head in range(2):
+            part = slice(head * 4, head * 4 + 4)
+            scores = q[n, :, part] @ kv[n, :, part].T / 2.0
+            weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+            expected[n, :, part] = weights @ kv[n, :, 8:][:, part]
+    expected = layer.proj(paddle.to_tensor(expected)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_attend_without_gradient_equals_attend_with():
+    paddle.seed(0)
+    q, k, v = (paddle.randn([1, length, 2, 8]) for length in (3000, 50, 50))
+    q.stop_gradient = False
+    with_gradient = attend(q, k, v)
+    with paddle.no_grad():
+        without = attend(q, k, v)
+    np.testing.assert_allclose(with_gradient.numpy(), without.numpy(), atol=1e-6)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    paddle.seed(0)
+    layer = DropPath(0.25)
+    kept = layer(paddle.ones([4000, 2, 3])).numpy()
+    np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.75], rtol=1e-6)
+    assert (kept.min(axis=(1, 2)) == kept.max(axis=(1, 2))).all()
+    assert kept.mean() == pytest.approx(1.0, abs=0.05)
+    layer.eval()
+    assert layer(paddle.ones([2, 2])).numpy().tolist() == [[1, 1], [1, 1]]
