@@ -1,0 +1,141 @@
+"""Evaluation of a network on a labelled data set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from paddleseg_segformer.data.loader import read_ahead
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.evaluation.confusion import ConfusionMatrix
+from paddleseg_segformer.evaluation.metrics import Metrics, image_row
+from paddleseg_segformer.files import write_text
+from paddleseg_segformer.inference.pipeline import ImageLogits, Network, Pipeline
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.data.datasets import RawSample, SegmentationDataset
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    network: Network,
+    dataset: SegmentationDataset,
+    preprocess: Preprocess,
+    settings: InferenceSettings,
+    *,
+    absent_class: str | int = "nan",
+    num_workers: int = 2,
+    batch_size: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    all_reduce: Callable[[np.ndarray], np.ndarray] | None = None,
+    per_image_csv: str | os.PathLike[str] | None = None,
+) -> Metrics:
+    """Compare predictions with labels at the labels' own size.
+
+    Args:
+        network: See `Pipeline`; a layer is put into evaluation mode and back.
+        dataset: Labelled images.
+        preprocess: What happens to an image before the network; labels keep their size.
+        settings: Windows, scales, flips and averaging.
+        absent_class: See `Metrics`.
+        num_workers: Threads that read images ahead.
+        batch_size: Images whose windows go through the network together.
+        rank: This process takes the images rank, rank + world_size, ...: each is counted once.
+        world_size: Number of processes.
+        all_reduce: Gives the sum of every process's integer array; needed for several processes.
+        per_image_csv: Also write accuracy, mIoU and IoU of each image to this file; several
+            processes add `.rank0` and so on to its stem.
+
+    Raises:
+        UserError: no images, a missing or wrong label, or class counts that do not agree.
+    """
+    if not len(dataset):
+        raise UserError("evaluation: the data set has no images. Check dataset_root and val_path.")
+    if rank == 0:
+        logger.info("evaluating %d images: %s", len(dataset), settings.describe())
+    matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+    pipeline = Pipeline(network, preprocess, settings)
+    indices = range(rank, len(dataset), world_size)
+    rows: list[dict[str, Any]] = []
+    with _evaluation_mode(network), _progress(len(indices), rank) as bar:
+        samples = read_ahead(dataset, indices, num_workers)
+        while batch := list(islice(samples, batch_size)):
+            for sample, logits in zip(batch, _logits(pipeline, batch), strict=True):
+                counts = _count(sample, logits, matrix)
+                if per_image_csv:
+                    rows.append({"image": sample.image_path, **image_row(counts)})
+            bar.update(len(batch))
+    if per_image_csv:
+        _write_csv(Path(per_image_csv), rows, dataset.label_set.classes, rank, world_size)
+    confusion, num_images = matrix.counts, len(indices)
+    if all_reduce:
+        confusion, num_images = all_reduce(confusion), int(all_reduce(np.array([num_images]))[0])
+    return Metrics(confusion, tuple(dataset.label_set.classes), num_images, absent_class)
+
+
+def _logits(pipeline: Pipeline, batch: list[RawSample]) -> list[ImageLogits]:
+    try:
+        return pipeline.batch([sample.image for sample in batch])
+    except UserError as error:
+        raise UserError(f"{', '.join(sample.image_path for sample in batch)}: {error}") from None
+
+
+def _count(sample: RawSample, logits: ImageLogits, matrix: ConfusionMatrix) -> np.ndarray:
+    """Add one image to the matrix and return its own counts."""
+    if sample.label is None:
+        raise UserError(f"{sample.image_path}: has no label; evaluation needs one for every image.")
+    if logits.num_classes != matrix.num_classes:
+        raise UserError(
+            f"the network tells {logits.num_classes} classes apart, the data set has "
+            f"{matrix.num_classes}. Make num_classes of both equal."
+        )
+    return matrix.add(sample.label, logits.labels(), sample.label_path or sample.image_path)
+
+
+@contextmanager
+def _evaluation_mode(network: Network) -> Iterator[None]:
+    """Put a layer into evaluation mode and back into the mode it was in."""
+    was_training = getattr(network, "training", False)
+    if was_training:
+        network.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if was_training:
+            network.train()  # type: ignore[attr-defined]
+
+
+def _progress(total: int, rank: int) -> tqdm:
+    """Return a progress bar, silent where nobody watches."""
+    return tqdm(total=total, unit="img", desc="evaluate", disable=None if rank == 0 else True)
+
+
+def _write_csv(
+    path: Path, rows: list[dict[str, Any]], classes: tuple[str, ...], rank: int, world_size: int
+) -> None:
+    """Write one line per image, classes by name; a class absent from an image stays empty."""
+    if world_size > 1:
+        path = path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
+    names = {str(index): name for index, name in enumerate(classes)}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "accuracy", "mIoU", *names.values()])
+    for row in rows:
+        figures = [row[key] for key in ("accuracy", "mIoU", *names)]
+        cells = ["" if value is None else f"{value:.6f}" for value in figures]
+        writer.writerow([row["image"], *cells])
+    write_text(path, text.getvalue())

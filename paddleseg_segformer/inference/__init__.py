@@ -1,0 +1,1 @@
+"""Inference: one pipeline for evaluation, prediction and deployment."""

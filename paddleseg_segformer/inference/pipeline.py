@@ -1,0 +1,277 @@
+"""The one inference pipeline: image -> views -> windows -> network -> maps at the original size.
+
+Windows are computed when the part of the output that they reach is asked for, several at a time,
+and only their logits at the network's output resolution are kept. At most `CACHE_MIB` of them
+outlive the part of the output they belong to; the rest are dropped, and computed again if asked for
+again. So the memory needed beyond the image and the network's own is `CACHE_MIB` or the logits of
+the windows that cross one row of tiles in every view, whichever is more, plus one tile.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.augmentation import View, scaled_size, views_of
+from paddleseg_segformer.inference.geometry import Axis, back_steps, window_axis
+from paddleseg_segformer.inference.interpolation import bilinear
+from paddleseg_segformer.inference.preprocess import Preprocess, SizeStep
+from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.inference.upsample_argmax import (
+    Arrays,
+    NumpyArrays,
+    Piece,
+    Tile,
+    arrays_for,
+    tile_labels,
+    tile_probabilities,
+)
+
+CACHE_MIB = 512
+
+Network = Callable[[Tensor], Tensor]
+Key = tuple[int, int, int]  # view, window row, window column
+
+
+class Pipeline:
+    """Whole-image and sliding-window inference with scales and flips.
+
+    Args:
+        network: (N, C, h, w) float32, normalised -> logits (N, K, about h/4, about w/4). A layer
+            has to be in evaluation mode.
+        preprocess: Size rules and normalisation.
+        settings: Windows, scales, flips and averaging.
+    """
+
+    def __init__(
+        self, network: Network, preprocess: Preprocess, settings: InferenceSettings | None = None
+    ) -> None:
+        self.network = network
+        self.preprocess = preprocess
+        self.settings = settings or InferenceSettings()
+
+    def __call__(self, image: np.ndarray) -> ImageLogits:
+        """Return the logits of an image (H, W, C), RGB, 0..255; computed as far as asked for."""
+        return ImageLogits(self, image)
+
+    def batch(self, images: Iterable[np.ndarray]) -> list[ImageLogits]:
+        """Return the logits of several images; windows of equal size go through together."""
+        logits = [self(image) for image in images]
+        self.compute([(item, key) for item in logits for key in item.missing(0, item.tile_hw[0])])
+        return logits
+
+    def compute(self, wanted: Sequence[tuple[ImageLogits, Key]]) -> None:
+        """Put windows through the network, `window_batch` of equal size at a time."""
+        groups: dict[tuple[int, int], list[tuple[ImageLogits, Key]]] = defaultdict(list)
+        for item, key in wanted:
+            groups[item.window_hw(key)].append((item, key))
+        for group in groups.values():
+            for start in range(0, len(group), self.settings.window_batch):
+                self._compute_batch(group[start : start + self.settings.window_batch])
+
+    def _compute_batch(self, group: Sequence[tuple[ImageLogits, Key]]) -> None:
+        with paddle.no_grad():
+            batch = paddle.concat([item.read(key) for item, key in group])
+            logits = self.network(batch)
+            if not bool(paddle.isfinite(logits).all()):
+                raise UserError(
+                    "the network's logits are not finite (NaN or infinite): its weights are broken,"
+                    " or the image holds such values. Check both."
+                )
+            for (item, key), window_logits in zip(group, logits, strict=True):
+                item.keep(key, window_logits)
+
+
+class _ViewOfImage:
+    """One view of one image: its windows, their pixels and the way back."""
+
+    def __init__(
+        self, pipeline: Pipeline, image: np.ndarray, steps: Sequence[SizeStep], view: View
+    ) -> None:
+        settings = pipeline.settings
+        self.normalize = pipeline.preprocess.normalize
+        self.image = image  # after the size rules
+        size_hw = image.shape[0], image.shape[1]
+        is_scaled_here = settings.scale_mode == "transformed"
+        view_hw = scaled_size(size_hw, view.scale) if is_scaled_here else size_hw
+        self.axes: list[Axis] = []
+        for axis, back in enumerate(back_steps(steps, size_hw, view_hw)):
+            window = None
+            if settings.is_slide and settings.crop_size_hw and settings.stride_hw:
+                window = (settings.crop_size_hw[axis], settings.stride_hw[axis])
+            is_flipped = (view.flip_vertical, view.flip_horizontal)[axis]
+            self.axes.append(
+                window_axis(view_hw[axis], window, is_flipped, back, settings.is_one_step)
+            )
+
+    def read(self, row: int, column: int) -> Tensor:
+        """Return the normalised pixels of a window, (1, C, h, w) float32."""
+        spans, maps, flipped = [], [], []
+        for axis, (window, length) in enumerate(zip((row, column), self.image.shape, strict=False)):
+            start, stop = self.axes[axis].windows[window]
+            if self.axes[axis].is_flipped:  # the window's place in the unflipped view
+                start, stop = self.axes[axis].length - stop, self.axes[axis].length - start
+                flipped.append(axis + 2)
+            maps.append(bilinear(length, self.axes[axis].length).part(start, stop))
+            spans.append(maps[-1].input_range)
+        (top, bottom), (left, right) = spans
+        pixels = np.ascontiguousarray(self.image[top:bottom, left:right].transpose(2, 0, 1))
+        x = paddle.to_tensor(pixels).unsqueeze(0)
+        x = self.normalize.on_device(x) if self.normalize else x.astype("float32")
+        for axis, resample in enumerate(maps):
+            x = resample.gather(x, axis + 2, offset=spans[axis][0])
+        return paddle.flip(x, flipped) if flipped else x
+
+
+class ImageLogits:
+    """The averaged logits of one image at its original size, never held as a whole.
+
+    Each map is made tile by tile when it is asked for.
+    """
+
+    def __init__(self, pipeline: Pipeline, image: np.ndarray) -> None:
+        if image.ndim != 3 or 0 in image.shape:
+            raise UserError(f"found an image of shape {image.shape}, expected (height, width, 3).")
+        self._pipeline = pipeline
+        self._average = pipeline.settings.average
+        self._views = _views_of_image(pipeline, image)
+        self._pieces: dict[Key, Piece] = {}
+        self._cached_bytes = 0
+        self._num_classes = 0
+        self._arrays: Arrays = NumpyArrays
+        self.size_hw = image.shape[0], image.shape[1]
+
+    @property
+    def tile_hw(self) -> tuple[int, int]:
+        """Return the size of the tiles in which the output is made."""
+        return self._arrays.tile_hw
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes K that the network tells apart."""
+        if not self._num_classes:
+            self._pipeline.compute([(self, key) for key in self.missing(0, self.tile_hw[0])])
+        return self._num_classes
+
+    def labels(self) -> np.ndarray:
+        """Return the class ids (H, W): uint8, or int32 for more than 256 classes.
+
+        Of classes with equal logits the lowest id is taken.
+        """
+        label = np.empty(self.size_hw, np.uint8 if self.num_classes <= 256 else np.int32)
+        for tile, views in self._tiles():
+            label[tile.top : tile.bottom, tile.left : tile.right] = tile_labels(
+                views, tile, self._average, self._arrays
+            )
+        return label
+
+    def probabilities(self) -> np.ndarray:
+        """Return the class probabilities (K, H, W) float32: all classes at full size."""
+        full = np.empty((self.num_classes, *self.size_hw), np.float32)
+        for tile, probabilities in self._probability_tiles():
+            full[:, tile.top : tile.bottom, tile.left : tile.right] = probabilities.transpose(
+                1, 0, 2
+            )
+        return full
+
+    def confidence(self) -> np.ndarray:
+        """Return the probability of the most probable class, (H, W) float32."""
+        full = np.empty(self.size_hw, np.float32)
+        for tile, probabilities in self._probability_tiles():
+            full[tile.top : tile.bottom, tile.left : tile.right] = probabilities.max(axis=1)
+        return full
+
+    def entropy(self) -> np.ndarray:
+        """Return the entropy of the class probabilities in nats, (H, W) float32."""
+        full = np.empty(self.size_hw, np.float32)
+        for tile, probabilities in self._probability_tiles():
+            information = -np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+            full[tile.top : tile.bottom, tile.left : tile.right] = np.einsum(
+                "rkc,rkc->rc", probabilities, information
+            )
+        return full
+
+    def _probability_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
+        for tile, views in self._tiles():
+            yield tile, tile_probabilities(views, tile, self._average, self._arrays)
+
+    def _tiles(self) -> Iterator[tuple[Tile, list[list[Piece]]]]:
+        """Yield the tiles row by row, each with every view's pieces that reach into its row."""
+        height, width = self.size_hw
+        for top in range(0, height, self.tile_hw[0]):
+            bottom = min(top + self.tile_hw[0], height)
+            self._pipeline.compute([(self, key) for key in self.missing(top, bottom)])
+            views: list[list[Piece]] = [[] for _ in self._views]
+            for key in self._reaching(top, bottom):
+                views[key[0]].append(self._pieces[key])
+            for left in range(0, width, self.tile_hw[1]):
+                yield Tile(top, bottom, left, min(left + self.tile_hw[1], width)), views
+            self._drop_above(bottom)
+
+    def missing(self, top: int, bottom: int) -> list[Key]:
+        """Return the windows that rows top .. bottom - 1 need and that are not at hand."""
+        return [key for key in self._reaching(top, bottom) if key not in self._pieces]
+
+    def _reaching(self, top: int, bottom: int) -> Iterator[Key]:
+        for index, view in enumerate(self._views):
+            rows, columns = view.axes
+            for row in range(len(rows.windows)):
+                first, last = rows.reach(row)
+                if first < bottom and last > top:
+                    yield from ((index, row, column) for column in range(len(columns.windows)))
+
+    def _drop_above(self, bottom: int) -> None:
+        """Forget windows that only reach rows above `bottom`, if more is held than agreed."""
+        if self._cached_bytes <= CACHE_MIB * 2**20:
+            return
+        for key in list(self._pieces):
+            if self._views[key[0]].axes[0].reach(key[1])[1] <= bottom:
+                self._cached_bytes -= 4 * int(np.prod(self._pieces.pop(key).logits.shape))
+
+    def window_hw(self, key: Key) -> tuple[int, int]:
+        """Return the size of a window in the network's input."""
+        view, row, column = key
+        rows, columns = self._views[view].axes
+        (top, bottom), (left, right) = rows.windows[row], columns.windows[column]
+        return bottom - top, right - left
+
+    def read(self, key: Key) -> Tensor:
+        """Return a window's normalised pixels, (1, C, h, w) float32."""
+        return self._views[key[0]].read(key[1], key[2])
+
+    def keep(self, key: Key, logits: Tensor) -> None:
+        """Take a window's logits (K, h, w) from the network."""
+        view, row, column = key
+        rows, columns = self._views[view].axes
+        self._arrays = arrays_for(logits)
+        self._num_classes = logits.shape[0]
+        self._pieces[key] = Piece(
+            self._arrays.from_tensor(logits),
+            rows.to_original(row, logits.shape[1]),
+            columns.to_original(column, logits.shape[2]),
+        )
+        self._cached_bytes += 4 * int(np.prod(logits.shape))
+
+
+def _views_of_image(pipeline: Pipeline, image: np.ndarray) -> list[_ViewOfImage]:
+    """Return the views of an image; those of one size share the pixels."""
+    views = views_of(pipeline.settings)
+    is_source_scale = pipeline.settings.scale_mode == "source"
+    ratios = [view.scale if is_source_scale else 1.0 for view in views]
+    resized = {ratio: pipeline.preprocess.resize(image, ratio) for ratio in dict.fromkeys(ratios)}
+    return [
+        _ViewOfImage(pipeline, *resized[ratio], view)
+        for ratio, view in zip(ratios, views, strict=True)
+    ]
+
+
+def predict_label(
+    network: Network, image: np.ndarray, preprocess: Preprocess, settings: InferenceSettings
+) -> np.ndarray:
+    """Return the class ids (H, W) of one image (H, W, C), RGB, 0..255."""
+    return Pipeline(network, preprocess, settings)(image).labels()

@@ -1,0 +1,110 @@
+"""An image on its way to the network: size rules on the host, normalisation on the device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from paddleseg_segformer.data.normalize import Normalize
+from paddleseg_segformer.data.resize import SIZE_RULES, SizeRule
+from paddleseg_segformer.errors import UserError, did_you_mean
+
+
+class SizeStep(NamedTuple):
+    """One size rule as it was applied to an image."""
+
+    pads: bool
+    before_hw: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Size rules in order, then normalisation.
+
+    Args:
+        size_rules: Each changes the image's size, on the host.
+        normalize: Constants applied on the device, or None where the network takes 0..255.
+        sections: The transforms as plain data, as they stand in a config.
+    """
+
+    size_rules: tuple[SizeRule, ...] = ()
+    normalize: Normalize | None = None
+    sections: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def from_transforms(cls, sections: Sequence[Mapping[str, Any]] | None) -> Preprocess:
+        """Build from the `transforms` of a config's `val_dataset`.
+
+        Raises:
+            UserError: a transform that is neither a size rule nor `Normalize`, a wrong argument,
+                or `Normalize` anywhere but last.
+        """
+        sections = tuple(sections or ())
+        built = [_build(section) for section in sections]
+        last = built[-1] if built else None
+        normalize = last if isinstance(last, Normalize) else None
+        size_rules = tuple(item for item in built if isinstance(item, SizeRule))
+        if len(size_rules) + (normalize is not None) < len(built):
+            raise UserError("transforms: Normalize comes before a size rule; put it last.")
+        return cls(size_rules, normalize, sections)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """Return the preprocessing of `to_dict`'s plain data."""
+        unknown = set(values) - {"transforms"}
+        if unknown:
+            raise UserError(f"preprocess: unknown keys {sorted(unknown)}, expected `transforms`.")
+        return cls.from_transforms(values.get("transforms"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the transforms as plain data; `from_dict` reads them back."""
+        return {"transforms": [dict(section) for section in self.sections]}
+
+    def resize(self, image: np.ndarray, ratio: float = 1.0) -> tuple[np.ndarray, list[SizeStep]]:
+        """Apply the size rules.
+
+        Args:
+            image: (H, W, C), RGB, 0..255.
+            ratio: Factor on the rules' targets, in multi-scale testing of the source image.
+
+        Returns:
+            The image at the network's input size, and what was done to get there.
+        """
+        if not self.size_rules and ratio != 1.0:
+            raise UserError(
+                "scale_mode: source scales the targets of size rules, but the transforms have "
+                "none. Add one, such as ResizeKeepRatio, or use scale_mode: transformed."
+            )
+        steps = []
+        for rule in self.size_rules:
+            steps.append(SizeStep(rule.pads, (image.shape[0], image.shape[1])))
+            image = rule.apply(image, ratio)
+        return image, steps
+
+
+def _build(section: Mapping[str, Any]) -> SizeRule | Normalize:
+    """Build one transform from plain data."""
+    known: dict[str, type] = {**SIZE_RULES, "Normalize": Normalize}
+    if not isinstance(section, Mapping) or "type" not in section:
+        raise UserError(f"transforms: found {section!r}, expected keys with a `type`.")
+    name = section["type"]
+    if name not in known:
+        raise UserError(
+            f"transforms: '{name}' cannot be undone on predictions; evaluation and prediction take "
+            f"size rules and Normalize.{did_you_mean(name, known)}"
+        )
+    arguments = {key: value for key, value in section.items() if key != "type"}
+    parameters = inspect.signature(known[name]).parameters
+    for key in arguments:
+        if key not in parameters:
+            raise UserError(
+                f"transforms: {name} has no key '{key}'.{did_you_mean(key, parameters)}"
+            )
+    try:
+        return known[name](**arguments)
+    except TypeError as error:
+        raise UserError(f"transforms: {name}: {error}") from None
