@@ -1,0 +1,76 @@
+"""Flags and set-up that several jobs share."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from paddleseg_segformer.errors import UserError
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.config import Config
+
+
+def add_config_arguments(parser: ArgumentParser, required: bool = True) -> None:
+    """Add `--config`, `--opts` and `--device`."""
+    parser.add_argument(
+        "--config",
+        required=required,
+        default=None,
+        help="YAML file, or the name of a packaged config such as segformer_b2_cityscapes_1024x1024_160k",
+    )
+    parser.add_argument(
+        "--opts",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override config values: train_dataset.dataset_root=DIR train_dataset.transforms.0.prob=0.3",
+    )
+    add_device_argument(parser)
+
+
+def add_device_argument(parser: ArgumentParser) -> None:
+    """Add `--device`."""
+    parser.add_argument(
+        "--device",
+        default=None,
+        help="cpu, gpu, gpu:1, xpu ...; without it: the GPU where Paddle has one, else the CPU",
+    )
+
+
+def load_config_from(args: Namespace) -> Config:
+    """Load the config that `--config` and `--opts` describe."""
+    from paddleseg_segformer.config import load_config
+
+    return load_config(args.config, args.opts)
+
+
+def set_device(device: str | None) -> str:
+    """Choose Paddle's device; return its name.
+
+    Raises:
+        UserError: this Paddle has no such device.
+    """
+    import paddle
+
+    if device is None:
+        return paddle.get_device()
+    try:
+        return paddle.set_device(device)
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"--device {device}: not available ({reason}). This Paddle offers {paddle.get_device()}.") from None
+
+
+def set_up_logging() -> None:
+    """Log to standard output, one time-stamped line per message, for this package only."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    package = logging.getLogger("paddleseg_segformer")
+    package.handlers = [handler]
+    package.setLevel(logging.INFO if os.environ.get("PADDLE_TRAINER_ID", "0") == "0" else logging.WARNING)
+    package.propagate = False

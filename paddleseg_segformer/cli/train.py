@@ -1,0 +1,75 @@
+"""`train`: build everything that a config names and run the training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+from argparse import ArgumentParser, Namespace
+
+from paddleseg_segformer.cli.common import (
+    add_config_arguments,
+    load_config_from,
+    set_device,
+    set_up_logging,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the job's flags: PaddleSeg's, where it has them."""
+    add_config_arguments(parser)
+    add = parser.add_argument
+    add("--save_dir", default="output", help="folder of checkpoints and logs")
+    add("--iters", type=int, default=None, help="optimizer steps; overrides the config")
+    add("--batch_size", type=int, default=None, help="images per process and step; overrides the config")
+    add("--learning_rate", type=float, default=None, help="base learning rate; overrides the config")
+    add("--num_workers", type=int, default=0, help="processes that load data; 0: the training process does")
+    add("--do_eval", action="store_true", help="evaluate at every save_interval and keep the best model")
+    add("--use_vdl", action="store_true", help="write a VisualDL log into save_dir")
+    add("--use_ema", action="store_true", help="average the weights, and evaluate the average")
+    add("--resume_model", default=None, help="checkpoint folder to go on from (output/iter_1000)")
+    add("--save_interval", type=int, default=1000, help="steps between checkpoints and evaluations")
+    add("--keep_checkpoint_max", type=int, default=5, help="checkpoints kept; older ones are deleted")
+    add("--log_iters", type=int, default=10, help="steps per line of the log")
+    add("--seed", type=int, default=None, help="seed of all randomness; without it: a random one, logged")
+    add("--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the forward pass, on GPU")
+    add("--amp_level", choices=("O1", "O2"), default="O1", help="mixed precision: O1 by operator, O2 nearly all")
+    add("--accumulation_steps", type=int, default=None, help="batches per step; overrides the config")
+    add("--early_stop_intervals", type=int, default=None, help="evaluations without a better one before stopping")
+
+
+def run(args: Namespace) -> None:
+    """Train."""
+    set_up_logging()
+    config = load_config_from(args)
+    overrides = {
+        name: getattr(args, name)
+        for name in ("iters", "batch_size", "accumulation_steps")
+        if getattr(args, name) is not None
+    }
+    if args.learning_rate is not None:
+        overrides["lr_scheduler"] = {**config.lr_scheduler, "learning_rate": args.learning_rate}
+    config = dataclasses.replace(config, **overrides)
+    device = set_device(args.device)
+
+    from paddleseg_segformer.engine.run import RunOptions, train
+
+    options = RunOptions(
+        save_dir=args.save_dir,
+        num_workers=args.num_workers,
+        do_eval=args.do_eval,
+        use_vdl=args.use_vdl,
+        use_ema=args.use_ema,
+        resume_model=args.resume_model,
+        save_interval=args.save_interval,
+        keep_checkpoint_max=args.keep_checkpoint_max,
+        log_iters=args.log_iters,
+        seed=random.randrange(2**31) if args.seed is None else args.seed,
+        precision=args.precision,
+        amp_level=args.amp_level,
+        early_stop_intervals=args.early_stop_intervals,
+    )
+    logger.info("device %s", device)
+    train(config, options)

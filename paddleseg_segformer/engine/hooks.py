@@ -1,0 +1,226 @@
+"""What happens around the training steps: logging, evaluation, checkpoints, a graceful stop."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import shutil
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from paddleseg_segformer.checkpoints import save_weights
+from paddleseg_segformer.engine.ema import EMA
+from paddleseg_segformer.engine.state import (
+    CONFIG,
+    WEIGHTS,
+    BestModel,
+    checkpoints,
+    save_checkpoint,
+)
+from paddleseg_segformer.engine.trainer import Hook, Trainer
+from paddleseg_segformer.engine.writers import Writers
+from paddleseg_segformer.files import write_text
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.evaluation import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(Hook):
+    """Every `log_iters` steps: one line on the console and one point per curve, as means over those steps.
+
+    Args:
+        epoch_iters: steps in one pass over the data, for the epoch number.
+    """
+
+    def __init__(self, writers: Writers, log_iters: int, epoch_iters: float) -> None:
+        self.writers = writers
+        self.log_iters = log_iters
+        self.epoch_iters = epoch_iters
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Start the clock."""
+        self.records: dict[str, list[float]] = defaultdict(list)
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Collect the step; at the end of a group write it."""
+        for name, value in trainer.step_record.items():
+            self.records[name].append(value)
+        if trainer.iteration % self.log_iters and trainer.iteration != trainer.iters:
+            return
+        mean = {name: float(np.mean(values)) for name, values in self.records.items()}
+        self.records.clear()
+        images_per_s = mean["images"] / mean["step_s"]
+        eta = datetime.timedelta(seconds=int((trainer.iters - trainer.iteration) * mean["step_s"]))
+        logger.info(
+            "iter %d/%d  epoch %.2f  loss %.4f  lr %.3e  %.2f images/s  step %.3f s (data %.3f s)  ETA %s",
+            trainer.iteration,
+            trainer.iters,
+            trainer.iteration / self.epoch_iters,
+            mean["loss"],
+            mean["lr"],
+            images_per_s,
+            mean["step_s"],
+            mean["data_s"],
+            eta,
+        )
+        scalars = {
+            "Train/loss": mean["loss"],
+            "Train/lr": mean["lr"],
+            "Train/images_per_s": images_per_s,
+            "Train/data_s": mean["data_s"],
+            "Train/compute_s": mean["step_s"] - mean["data_s"],
+        }
+        self.writers.scalars(trainer.iteration, scalars)
+
+
+class Evaluate(Hook):
+    """Every `interval` steps and at the end: evaluate, write the figures, keep the best model.
+
+    Args:
+        evaluate: runs the evaluation of the current weights; called on every process.
+        pictures: gives (tag, RGB image) pairs to show beside the figures; called on the first process only.
+        best: shared with `Checkpoints`, so that resume knows it.
+        ema: evaluate and keep the averaged weights instead.
+        early_stop: stop after so many evaluations without a better one.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[], Metrics],
+        pictures: Callable[[], list[tuple[str, np.ndarray]]],
+        writers: Writers,
+        interval: int,
+        save_dir: Path,
+        config_yaml: str,
+        best: BestModel,
+        ema: EMA | None = None,
+        early_stop: int | None = None,
+        is_first: bool = True,
+    ) -> None:
+        self.evaluate = evaluate
+        self.pictures = pictures
+        self.writers = writers
+        self.interval = interval
+        self.save_dir = save_dir
+        self.config_yaml = config_yaml
+        self.best = best
+        self.ema = ema
+        self.early_stop = early_stop
+        self.is_first = is_first
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Evaluate when it is time."""
+        if trainer.iteration % self.interval and trainer.iteration != trainer.iters:
+            return
+        start = time.perf_counter()
+        network = trainer.network
+        network.eval()
+        with self.ema.applied() if self.ema else nullcontext():
+            metrics = self.evaluate()
+            self._keep_best(trainer, metrics)
+            if self.is_first:
+                for tag, image in self.pictures():
+                    self.writers.image(trainer.iteration, tag, image)
+        network.train()
+        if self.is_first:
+            self._report(trainer.iteration, metrics, time.perf_counter() - start)
+        if self.early_stop and trainer.iteration - self.best.iteration >= self.early_stop * self.interval:
+            logger.info("no better mIoU in %d evaluations: stopping", self.early_stop)
+            trainer.stop_requested = True
+
+    def _keep_best(self, trainer: Trainer, metrics: Metrics) -> None:
+        if not metrics.miou > self.best.miou:  # a NaN is never the best
+            return
+        self.best.miou, self.best.iteration = metrics.miou, trainer.iteration
+        if self.is_first:
+            save_weights(trainer.network, self.save_dir / "best_model" / WEIGHTS)
+            write_text(self.save_dir / "best_model" / CONFIG, self.config_yaml)
+
+    def _report(self, iteration: int, metrics: Metrics, seconds: float) -> None:
+        logger.info(
+            "evaluation at iter %d (%.1f s)\n%s\nbest mIoU %.4f at iter %d",
+            iteration,
+            seconds,
+            metrics.table(),
+            self.best.miou,
+            self.best.iteration,
+        )
+        scalars = {"Evaluate/mIoU": metrics.miou, "Evaluate/accuracy": metrics.accuracy}
+        for name, iou in zip(metrics.classes, metrics.iou, strict=True):
+            if np.isfinite(iou):
+                scalars[f"Evaluate/IoU/{name}"] = float(iou)
+        self.writers.scalars(iteration, scalars)
+
+
+class Checkpoints(Hook):
+    """Every `interval` steps and at the end: save all that resume needs, prune all but the newest `keep`."""
+
+    def __init__(
+        self,
+        save_dir: Path,
+        interval: int,
+        keep: int,
+        best: BestModel,
+        config_yaml: str,
+        ema: EMA | None = None,
+    ) -> None:
+        self.save_dir = save_dir
+        self.interval = interval
+        self.keep = keep
+        self.best = best
+        self.config_yaml = config_yaml
+        self.ema = ema
+        self.saved_iteration: int | None = None
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Save when it is time."""
+        if trainer.iteration % self.interval == 0:
+            self._save(trainer)
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Save the end of the run, unless it was just saved."""
+        if self.saved_iteration != trainer.iteration:
+            self._save(trainer)
+        if trainer.iteration < trainer.iters:
+            folder = self.save_dir / f"iter_{trainer.iteration}"
+            logger.info("stopped at iter %d; continue with --resume_model %s", trainer.iteration, folder)
+
+    def _save(self, trainer: Trainer) -> None:
+        folder = self.save_dir / f"iter_{trainer.iteration}"
+        save_checkpoint(folder, trainer, self.best, self.ema, self.config_yaml)
+        self.saved_iteration = trainer.iteration
+        older = [path for path in checkpoints(self.save_dir) if path != folder]
+        for path in older[: max(len(older) - self.keep + 1, 0)]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class GracefulStop(Hook):
+    """SIGTERM or SIGINT end the run after the current step, with a checkpoint; a second signal ends it at once."""
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Take over the signals."""
+        self.trainer = trainer
+        self.previous = {
+            number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Give the signals back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        logger.warning("%s: stopping after this step; once more to stop at once", signal.Signals(number).name)
+        self.trainer.stop_requested = True
+        for taken, handler in self.previous.items():
+            signal.signal(taken, handler)

@@ -1,0 +1,241 @@
+"""One training run: config -> components -> hooks -> `Trainer.train()`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from paddleseg_segformer.config import Config
+from paddleseg_segformer.config.building import (
+    build_dataset,
+    build_loss,
+    build_model,
+    build_optimizer,
+)
+from paddleseg_segformer.data.loader import Batch, train_loader
+from paddleseg_segformer.engine.distributed import (
+    data_parallel,
+    init_distributed,
+    sum_over_processes,
+)
+from paddleseg_segformer.engine.ema import EMA
+from paddleseg_segformer.engine.hooks import Checkpoints, Evaluate, GracefulStop, Progress
+from paddleseg_segformer.engine.memory import keep_freed_memory
+from paddleseg_segformer.engine.optimizer import build_lr_schedule
+from paddleseg_segformer.engine.pictures import draw_confusion, side_by_side
+from paddleseg_segformer.engine.precision import Precision
+from paddleseg_segformer.engine.state import CONFIG, BestModel, load_checkpoint
+from paddleseg_segformer.engine.trainer import Hook, Trainer
+from paddleseg_segformer.engine.writers import JsonLinesWriter, VisualDLWriter, Writer, Writers
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import make_folder, write_text
+
+logger = logging.getLogger(__name__)
+
+NUM_PICTURES = 3
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, apart from what the config says."""
+
+    save_dir: str = "output"
+    num_workers: int = 0
+    do_eval: bool = False
+    use_vdl: bool = False
+    use_ema: bool = False
+    resume_model: str | None = None
+    save_interval: int = 1000  # steps
+    keep_checkpoint_max: int = 5
+    log_iters: int = 10  # steps
+    seed: int = 0
+    precision: str = "fp32"
+    amp_level: str = "O1"
+    early_stop_intervals: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("save_interval", "keep_checkpoint_max", "log_iters"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name}: found {getattr(self, name)}, expected 1 or more.")
+        if self.num_workers < 0:
+            raise UserError(f"--num_workers: found {self.num_workers}, expected 0 or more.")
+
+
+def train(config: Config, options: RunOptions) -> BestModel:
+    """Train as the config says; return the best evaluation (-1 where none was done)."""
+    keep_freed_memory()
+    rank, world_size = init_distributed()
+    save_dir = make_folder(options.save_dir)
+    dataset = build_dataset(config.train_dataset, "train_dataset")
+    val_dataset = _val_dataset(config) if options.do_eval else None
+    paddle.seed(options.seed)  # the initial weights; the trainer seeds every step
+    model = build_model(config, load_pretrained=options.resume_model is None)
+    schedule = build_lr_schedule(config.lr_scheduler, config.iters)
+    optimizer = build_optimizer(config.optimizer, model, schedule)
+    loss, coefficient = build_loss(config.loss, dataset.ignore_index)
+
+    def batches(start: int) -> Iterator[Batch]:
+        return train_loader(
+            dataset,
+            config.batch_size,
+            options.num_workers,
+            options.seed,
+            start_iter=start,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    network = paddle.jit.to_static(model) if config.to_static_training else model
+    trainer = Trainer(
+        data_parallel(network),
+        optimizer,
+        schedule,
+        lambda logits, label: coefficient * loss(logits, label),
+        batches,
+        dataset.normalize.on_device if dataset.normalize else _as_float,
+        config.iters,
+        precision=Precision(options.precision, options.amp_level),
+        accumulation_steps=config.accumulation_steps,
+        seed=options.seed,
+        sample_names=lambda batch: [dataset.samples[index][0] for index in batch.indices],
+    )
+    best, ema = BestModel(), EMA(model, config.ema_decay) if options.use_ema else None
+    if options.resume_model:
+        load_checkpoint(Path(options.resume_model), trainer, best, ema)
+        logger.info("resumed from %s at iter %d", options.resume_model, trainer.iteration)
+    config_yaml = config.to_yaml()
+    if rank == 0:
+        write_text(save_dir / CONFIG, config_yaml)
+    writers = _writers(save_dir, options) if rank == 0 else Writers([])
+    epoch_iters = len(dataset) / (config.batch_size * config.accumulation_steps * world_size)
+    trainer.hooks = [GracefulStop(), Progress(writers, options.log_iters, epoch_iters)]
+    if ema:
+        trainer.hooks.append(ema)
+    if val_dataset is not None:
+        evaluation = _Evaluation(config, model, val_dataset, options, rank, world_size)
+        trainer.hooks.append(
+            Evaluate(
+                evaluation.metrics,
+                evaluation.pictures,
+                writers,
+                options.save_interval,
+                save_dir,
+                config_yaml,
+                best,
+                ema,
+                options.early_stop_intervals,
+                is_first=rank == 0,
+            )
+        )
+    if rank == 0:
+        trainer.hooks.append(
+            Checkpoints(
+                save_dir, options.save_interval, options.keep_checkpoint_max, best, config_yaml, ema
+            )
+        )
+    _log_summary(config, options, model, dataset, val_dataset, world_size)
+    try:
+        trainer.train()
+    finally:
+        writers.close()
+    return best
+
+
+def _val_dataset(config: Config) -> Any:
+    if config.val_dataset is None:
+        raise UserError("--do_eval: the config has no val_dataset. Add one, or leave --do_eval out.")
+    return build_dataset(config.val_dataset, "val_dataset")
+
+
+def _as_float(image: Tensor) -> Tensor:
+    return image.astype("float32")
+
+
+def _writers(save_dir: Path, options: RunOptions) -> Writers:
+    writers: list[Writer] = [JsonLinesWriter(save_dir)]
+    if options.use_vdl:
+        writers.append(VisualDLWriter(save_dir))
+    return Writers(writers)
+
+
+class _Evaluation:
+    """Evaluates the current weights the way `tools/val.py` does, and draws a few results."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Layer,
+        dataset: Any,
+        options: RunOptions,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        from paddleseg_segformer.inference.preprocess import Preprocess
+
+        self.model = model
+        self.dataset = dataset
+        self.test_config = config.test_config
+        self.settings = config.test_config.inference_settings()
+        section = config.val_dataset or {}
+        self.preprocess = Preprocess.from_transforms(section.get("transforms", []))
+        self.num_workers = options.num_workers
+        self.rank, self.world_size = rank, world_size
+        self.last_metrics: Any = None
+
+    def metrics(self) -> Any:
+        """Return the metrics over the whole data set, whatever the number of processes."""
+        from paddleseg_segformer.evaluation import evaluate
+
+        self.last_metrics = evaluate(
+            self.model,
+            self.dataset,
+            self.preprocess,
+            self.settings,
+            absent_class=self.test_config.absent_class,
+            num_workers=max(self.num_workers, 1),
+            rank=self.rank,
+            world_size=self.world_size,
+            all_reduce=sum_over_processes,
+        )
+        return self.last_metrics
+
+    def pictures(self) -> list[tuple[str, np.ndarray]]:
+        """Return image, label and prediction side by side, and the confusion matrix."""
+        from paddleseg_segformer.inference.pipeline import predict_label
+
+        drawn = [("Evaluate/confusion", draw_confusion(self.last_metrics.confusion, self.dataset.label_set.classes))]
+        step = max(len(self.dataset) // NUM_PICTURES, 1)
+        for index in range(0, len(self.dataset), step)[:NUM_PICTURES]:
+            sample = self.dataset.read(index)
+            label = predict_label(self.model, sample.image, self.preprocess, self.settings)
+            picture = side_by_side(sample.image, sample.label, label, self.dataset.label_set)
+            drawn.append((f"Evaluate/sample_{index}", picture))
+        return drawn
+
+
+def _log_summary(
+    config: Config, options: RunOptions, model: nn.Layer, dataset: Any, val_dataset: Any, world_size: int
+) -> None:
+    statistics = ("_mean", "_variance")
+    count = sum(int(np.prod(p.shape)) for name, p in model.named_parameters() if not name.endswith(statistics))
+    batch = config.batch_size * config.accumulation_steps * world_size
+    logger.info("config\n%s", config.to_yaml().rstrip())
+    logger.info(
+        "%s: %.3f M parameters; %d training samples%s; batch %d (%d processes); %d iterations = %.1f passes; seed %d",
+        type(model).__name__,
+        count / 1e6,
+        len(dataset),
+        f", {len(val_dataset)} for evaluation" if val_dataset is not None else "",
+        batch,
+        world_size,
+        config.iters,
+        config.iters * batch / len(dataset),
+        options.seed,
+    )

@@ -1,0 +1,136 @@
+"""The training loop. Everything periodic is a hook (`hooks.py`); all that resume needs is in `state.py`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import paddle
+from paddle import Tensor, nn
+
+from paddleseg_segformer.data.loader import Batch
+from paddleseg_segformer.engine.precision import Precision
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models.layers import upsample
+
+
+class Hook:
+    """Something that happens around the steps. Override what is needed."""
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Run once, before the first step."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Run after each optimizer step; `trainer.iteration` counts it already."""
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Run once, after the last step, also when the run was asked to stop early."""
+
+
+class Trainer:
+    """Iteration-based training of one model.
+
+    Randomness is a pure function of (seed, iteration): the sampler draws samples so, and the device's
+    generator is seeded before each step. A resumed run therefore continues exactly.
+
+    Args:
+        model: (N, C, H, W) float32 -> (N, K, ~H/4, ~W/4) logits; may be wrapped for data parallel.
+        schedule: the optimizer's learning-rate scheduler, stepped once per iteration.
+        loss: (logits at the label's size, label (N, H, W) int64) -> scalar.
+        batches: endless, starting at the batch of `iteration`.
+        prepare: (N, C, H, W) batch as loaded -> normalised float32 on the device.
+        iters: last iteration.
+        accumulation_steps: batches per optimizer step.
+        hooks: called in order.
+        sample_names: names the files of a batch, for messages.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        optimizer: Any,
+        schedule: Any,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        batches: Callable[[int], Iterator[Batch]],
+        prepare: Callable[[Tensor], Tensor],
+        iters: int,
+        *,
+        precision: Precision | None = None,
+        accumulation_steps: int = 1,
+        seed: int = 0,
+        hooks: Sequence[Hook] = (),
+        sample_names: Callable[[Batch], list[str]] = lambda batch: [],
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.loss = loss
+        self.batches = batches
+        self.prepare = prepare
+        self.iters = iters
+        self.precision = precision or Precision()
+        self.accumulation_steps = accumulation_steps
+        self.seed = seed
+        self.hooks = list(hooks)
+        self.sample_names = sample_names
+        self.iteration = 0
+        self.stop_requested = False
+        self.step_record: dict[str, float] = {}  # loss, lr, data_s, step_s, images of the last step
+
+    @property
+    def network(self) -> nn.Layer:
+        """Return the model without its data-parallel wrapper."""
+        return self.model._layers if isinstance(self.model, paddle.DataParallel) else self.model
+
+    def train(self) -> None:
+        """Train from `iteration` to `iters`, or until `stop_requested`."""
+        for hook in self.hooks:
+            hook.before_train(self)
+        batches = self.batches(self.iteration * self.accumulation_steps)
+        self.model.train()
+        while self.iteration < self.iters and not self.stop_requested:
+            self._step(batches)
+            self.iteration += 1
+            for hook in self.hooks:
+                hook.after_step(self)
+        for hook in self.hooks:
+            hook.after_train(self)
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        start = time.perf_counter()
+        data_s, total_loss, images = 0.0, 0.0, 0
+        paddle.seed((self.seed * 1_000_003 + self.iteration) % 2**31)
+        for _ in range(self.accumulation_steps):
+            waiting = time.perf_counter()
+            batch = next(batches)
+            data_s += time.perf_counter() - waiting
+            total_loss += self._forward_backward(batch)
+            images += len(batch.img)
+        learning_rate = self.optimizer.get_lr()
+        self.precision.step(self.optimizer)
+        self.schedule.step()
+        self.step_record = {
+            "loss": total_loss,
+            "lr": learning_rate,
+            "data_s": data_s,
+            "step_s": time.perf_counter() - start,
+            "images": images,
+        }
+
+    def _forward_backward(self, batch: Batch) -> float:
+        image = self.prepare(paddle.to_tensor(batch.img))
+        label = paddle.to_tensor(batch.label).astype("int64")
+        with self.precision.autocast():
+            logits = self.model(image)
+        logits = upsample(logits.astype("float32"), label.shape[1:])
+        loss = self.loss(logits, label) / self.accumulation_steps
+        value = float(loss)
+        if not math.isfinite(value):
+            raise UserError(
+                f"iteration {self.iteration + 1}: the loss is {value}. Lower the learning rate, clip gradients, or "
+                f"look at the batch: {', '.join(self.sample_names(batch))}"
+            )
+        self.precision.backward(loss)
+        return value
