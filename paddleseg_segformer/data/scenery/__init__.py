@@ -1,0 +1,1 @@
+"""The parts of the procedural street scenes (see `data.street_scenes`)."""
