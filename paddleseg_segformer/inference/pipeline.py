@@ -87,7 +87,7 @@ class Pipeline:
                 item.keep(key, window_logits)
 
 
-class _ViewOfImage:
+class ViewOfImage:
     """One view of one image: its windows, their pixels and the way back."""
 
     def __init__(
@@ -139,7 +139,7 @@ class ImageLogits:
             raise UserError(f"found an image of shape {image.shape}, expected (height, width, 3).")
         self._pipeline = pipeline
         self._average = pipeline.settings.average
-        self._views = _views_of_image(pipeline, image)
+        self.views = _views_of_image(pipeline, image)
         self._pieces: dict[Key, Piece] = {}
         self._cached_bytes = 0
         self._num_classes = 0
@@ -206,7 +206,7 @@ class ImageLogits:
         for top in range(0, height, self.tile_hw[0]):
             bottom = min(top + self.tile_hw[0], height)
             self._pipeline.compute([(self, key) for key in self.missing(top, bottom)])
-            views: list[list[Piece]] = [[] for _ in self._views]
+            views: list[list[Piece]] = [[] for _ in self.views]
             for key in self._reaching(top, bottom):
                 views[key[0]].append(self._pieces[key])
             for left in range(0, width, self.tile_hw[1]):
@@ -218,7 +218,7 @@ class ImageLogits:
         return [key for key in self._reaching(top, bottom) if key not in self._pieces]
 
     def _reaching(self, top: int, bottom: int) -> Iterator[Key]:
-        for index, view in enumerate(self._views):
+        for index, view in enumerate(self.views):
             rows, columns = view.axes
             for row in range(len(rows.windows)):
                 first, last = rows.reach(row)
@@ -230,24 +230,24 @@ class ImageLogits:
         if self._cached_bytes <= CACHE_MIB * 2**20:
             return
         for key in list(self._pieces):
-            if self._views[key[0]].axes[0].reach(key[1])[1] <= bottom:
+            if self.views[key[0]].axes[0].reach(key[1])[1] <= bottom:
                 self._cached_bytes -= 4 * int(np.prod(self._pieces.pop(key).logits.shape))
 
     def window_hw(self, key: Key) -> tuple[int, int]:
         """Return the size of a window in the network's input."""
         view, row, column = key
-        rows, columns = self._views[view].axes
+        rows, columns = self.views[view].axes
         (top, bottom), (left, right) = rows.windows[row], columns.windows[column]
         return bottom - top, right - left
 
     def read(self, key: Key) -> Tensor:
         """Return a window's normalised pixels, (1, C, h, w) float32."""
-        return self._views[key[0]].read(key[1], key[2])
+        return self.views[key[0]].read(key[1], key[2])
 
     def keep(self, key: Key, logits: Tensor) -> None:
         """Take a window's logits (K, h, w) from the network."""
         view, row, column = key
-        rows, columns = self._views[view].axes
+        rows, columns = self.views[view].axes
         self._arrays = arrays_for(logits)
         self._num_classes = logits.shape[0]
         self._pieces[key] = Piece(
@@ -258,14 +258,14 @@ class ImageLogits:
         self._cached_bytes += 4 * int(np.prod(logits.shape))
 
 
-def _views_of_image(pipeline: Pipeline, image: np.ndarray) -> list[_ViewOfImage]:
+def _views_of_image(pipeline: Pipeline, image: np.ndarray) -> list[ViewOfImage]:
     """Return the views of an image; those of one size share the pixels."""
     views = views_of(pipeline.settings)
     is_source_scale = pipeline.settings.scale_mode == "source"
     ratios = [view.scale if is_source_scale else 1.0 for view in views]
     resized = {ratio: pipeline.preprocess.resize(image, ratio) for ratio in dict.fromkeys(ratios)}
     return [
-        _ViewOfImage(pipeline, *resized[ratio], view)
+        ViewOfImage(pipeline, *resized[ratio], view)
         for ratio, view in zip(ratios, views, strict=True)
     ]
 

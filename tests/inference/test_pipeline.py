@@ -242,7 +242,7 @@ def test_dropped_windows_are_computed_again(network, monkeypatch) -> None:
     held = []
     for _ in logits._tiles():
         held.append(len(logits._pieces))
-    assert max(held) < 4 * 2 * len(logits._views[0].axes[0].windows)
+    assert max(held) < 4 * 2 * len(logits.views[0].axes[0].windows)
     assert not logits._pieces
     assert_equal(network, smooth_image(300, 60), preprocess, settings)
 

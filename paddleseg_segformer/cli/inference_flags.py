@@ -1,0 +1,74 @@
+"""Flags of windows, scales and flips, shared by `val` and `predict`; PaddleSeg's names."""
+
+from __future__ import annotations
+
+import dataclasses
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.settings import AVERAGES, InferenceSettings
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.config import TestConfig
+
+WINDOW_FLAGS = ("crop_size", "stride")
+AUGMENTATION_FLAGS = ("scales", "flip_horizontal", "flip_vertical")
+
+
+def add_inference_arguments(parser: ArgumentParser, aug_flag: str) -> None:
+    """Add the flags; `aug_flag` is aug_eval or aug_pred."""
+    add = parser.add_argument
+    add(
+        f"--{aug_flag}",
+        action="store_true",
+        help="average over scales and flips: those of the flags below, else of the config",
+    )
+    add("--scales", nargs="+", type=float, help="factors of multi-scale inference")
+    add("--flip_horizontal", action="store_true", help="also the mirrored image")
+    add("--flip_vertical", action="store_true", help="also the image upside down")
+    add("--average", choices=AVERAGES, help="what is averaged; without it: as in the config")
+    add("--is_slide", action="store_true", help="sliding window instead of the whole image")
+    for name, text in (("crop_size", "width and height in px"), ("stride", "step in px")):
+        add(f"--{name}", nargs=2, type=int, metavar=("W", "H"), help=f"sliding window: {text}")
+    add("--window_batch", type=int, help="most windows that go through the network together")
+
+
+def settings_from_config(
+    args: Namespace, test_config: TestConfig, aug_flag: str
+) -> InferenceSettings:
+    """Return the config's settings with the flags on top.
+
+    `predict` takes over the config's windows, but augments only if asked to.
+    """
+    is_augmented = getattr(args, aug_flag) or (aug_flag == "aug_eval" and test_config.aug_eval)
+    base = dataclasses.replace(test_config, aug_eval=is_augmented).inference_settings()
+    return settings_with_flags(args, base, aug_flag, is_augmented)
+
+
+def settings_with_flags(
+    args: Namespace, base: InferenceSettings, aug_flag: str, is_augmented: bool
+) -> InferenceSettings:
+    """Return `base` with the flags on top.
+
+    Raises:
+        UserError: a flag that would have no effect, or values that do not go together.
+    """
+    given = [name for name in AUGMENTATION_FLAGS if getattr(args, name)]
+    if given and not is_augmented:
+        raise UserError(f"--{given[0]} has no effect without --{aug_flag}. Add --{aug_flag}.")
+    is_slide = args.is_slide or base.is_slide
+    given_sizes = [name for name in WINDOW_FLAGS if getattr(args, name)]
+    if given_sizes and not is_slide:
+        raise UserError(f"--{given_sizes[0]} has no effect without --is_slide. Add --is_slide.")
+    changes: dict[str, Any] = {"is_slide": is_slide}
+    changes |= {f"{name}_hw": tuple(reversed(getattr(args, name))) for name in given_sizes}
+    if "crop_size" in given_sizes and "stride" not in given_sizes and not base.is_slide:
+        changes["stride_hw"] = None  # a stride left over in the config belongs to another window
+    changes |= {name: getattr(args, name) for name in given if name != "scales"}
+    if args.scales:
+        changes["scales"] = tuple(args.scales)
+    changes |= {
+        name: getattr(args, name) for name in ("average", "window_batch") if getattr(args, name)
+    }
+    return dataclasses.replace(base, **changes)

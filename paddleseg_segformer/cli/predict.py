@@ -1,0 +1,157 @@
+"""`predict`: write label maps and overlays for an image, a folder, a list of images or a video."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from paddleseg_segformer.cli.common import (
+    add_config_arguments,
+    load_config_from,
+    set_device,
+    set_up_logging,
+)
+from paddleseg_segformer.cli.inference_flags import (
+    add_inference_arguments,
+    settings_from_config,
+    settings_with_flags,
+)
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import atomic_path
+from paddleseg_segformer.inference.image_sources import ImageFile, find_images, read_ahead
+from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, write_image
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.data.labels import LabelSet
+    from paddleseg_segformer.inference.predictor import Prediction, Predictor
+
+logger = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov")
+OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the job's flags: PaddleSeg's, where it has them."""
+    add_config_arguments(parser, required=False)
+    add = parser.add_argument
+    add("--model_path", help="weights of the config's model, .pdparams")
+    add("--export_dir", help="folder of an exported model, instead of --config and --model_path")
+    add("--image_path", help="image, folder, list file (.txt), or video (.mp4, .avi, .mov)")
+    add("--file_list", help="list file, an image a line, relative to --image_path or to the list")
+    add("--save_dir", default="output/result", help="folder of the results")
+    add_inference_arguments(parser, "aug_pred")
+    add("--save_probabilities", action="store_true", help="also write (K, H, W) float16 .npy files")
+    add("--overlay_alpha", type=float, default=OVERLAY_ALPHA, help="opacity of the colours, 0..1")
+    add(
+        "--custom_color",
+        nargs="+",
+        type=int,
+        metavar="VALUE",
+        help="red, green and blue of every class in turn, 0..255; without it: the data set's",
+    )
+
+
+def run(args: Namespace) -> None:
+    """Predict all images; say at the end how many could not be."""
+    set_up_logging()
+    if not 0 <= args.overlay_alpha <= 1:
+        raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
+    is_video = str(args.image_path or "").lower().endswith(VIDEO_SUFFIXES)
+    images = [] if is_video else find_images(args.image_path, args.file_list)
+    device = set_device(args.device)
+    predictor = _predictor(args)
+    logger.info("%s: %s", device, predictor.settings.describe())
+    if is_video:
+        _predict_video(predictor, Path(args.image_path), args)
+        return
+    num_failed = _predict_images(predictor, images, args)
+    if num_failed:
+        raise UserError(f"{num_failed} of {len(images)} images could not be predicted; see above.")
+    logger.info("%d images written to %s", len(images), args.save_dir)
+
+
+def _predictor(args: Namespace) -> Predictor:
+    """Build the predictor that the flags describe."""
+    from paddleseg_segformer.inference.predictor import Predictor
+
+    if args.export_dir:
+        if args.config or args.model_path:
+            raise UserError("--export_dir stands instead of --config and --model_path: give one.")
+        predictor = Predictor.from_export(args.export_dir, device=args.device)
+        base = predictor.settings
+        predictor.settings = settings_with_flags(args, base, "aug_pred", args.aug_pred)
+    else:
+        if not args.config or not args.model_path:
+            raise UserError("give --config and --model_path, or --export_dir.")
+        config = load_config_from(args)
+        settings = settings_from_config(args, config.test_config, "aug_pred")
+        predictor = Predictor.from_config(config, args.model_path, **vars(settings))
+    if args.custom_color:
+        assert predictor.label_set is not None
+        predictor.label_set = _recolored(predictor.label_set, args.custom_color)
+    return predictor
+
+
+def _recolored(label_set: LabelSet, values: Sequence[int]) -> LabelSet:
+    """Return the label set with the colours of `--custom_color`."""
+    num_classes = label_set.num_classes
+    if len(values) != 3 * num_classes or not all(0 <= value <= 255 for value in values):
+        raise UserError(
+            f"--custom_color: found {len(values)} values, expected {3 * num_classes} in 0..255: "
+            f"red, green and blue of {num_classes} classes."
+        )
+    colors = np.reshape(values, (-1, 3)).tolist()
+    palette = tuple((red, green, blue) for red, green, blue in colors)
+    return dataclasses.replace(label_set, palette=palette)
+
+
+def _predict_images(predictor: Predictor, images: Sequence[ImageFile], args: Namespace) -> int:
+    """Predict and save; return how many images failed. Each of these is reported by name."""
+    num_failed = 0
+    read = read_ahead(images, predictor.img_channels)
+    for image, pixels in tqdm(read, total=len(images), unit="img", disable=None):
+        try:
+            if isinstance(pixels, UserError):
+                raise pixels
+            prediction = predictor(pixels)
+            prediction.label  # noqa: B018  computed here, where its errors are this image's
+        except UserError as error:
+            num_failed += 1
+            message = str(error)
+            if str(image.path) not in message:
+                message = f"{image.path}: {message}"
+            tqdm.write(f"failed: {message}", file=sys.stderr)
+            continue
+        _save(prediction, image, args)
+    return num_failed
+
+
+def _save(prediction: Prediction, image: ImageFile, args: Namespace) -> None:
+    """Write one image's results, in sub-folders as the images are."""
+    save_dir = Path(args.save_dir)
+    prediction.save(save_dir / "pseudo_color_prediction" / f"{image.name}.png")
+    suffix = image.path.suffix.lower()
+    suffix = suffix if suffix in OVERLAY_SUFFIXES else ".png"
+    overlay = prediction.overlay(args.overlay_alpha)
+    write_image(save_dir / "added_prediction" / f"{image.name}{suffix}", overlay)
+    if args.save_probabilities:
+        with atomic_path(save_dir / "probabilities" / f"{image.name}.npy") as temporary:
+            np.save(temporary, prediction.probabilities.astype(np.float16))
+
+
+def _predict_video(predictor: Predictor, path: Path, args: Namespace) -> None:
+    """Write the overlay video; say how fast it went."""
+    from paddleseg_segformer.inference.video import overlay_video
+
+    destination = Path(args.save_dir) / "added_prediction" / f"{path.stem}.mp4"
+    num_frames, rate = overlay_video(predictor, path, destination, args.overlay_alpha)
+    logger.info("%s: %d frames, %.2f frames/s", destination, num_frames, rate)

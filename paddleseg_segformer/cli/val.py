@@ -1,0 +1,123 @@
+"""`val`: evaluate a trained model on the labelled images of a config's `val_dataset`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from paddleseg_segformer.cli.common import (
+    add_config_arguments,
+    load_config_from,
+    set_device,
+    set_up_logging,
+)
+from paddleseg_segformer.cli.inference_flags import add_inference_arguments, settings_from_config
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import write_text
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.config import Config
+    from paddleseg_segformer.data.datasets import SegmentationDataset
+    from paddleseg_segformer.evaluation import Metrics
+    from paddleseg_segformer.inference.settings import InferenceSettings
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the job's flags: PaddleSeg's, where it has them."""
+    add_config_arguments(parser)
+    add = parser.add_argument
+    add("--model_path", help="weights of the model, .pdparams")
+    add("--num_workers", type=int, default=2, help="threads that read images ahead")
+    add("--batch_size", type=int, default=1, help="images whose windows are computed together")
+    add_inference_arguments(parser, "aug_eval")
+    add(
+        "--absent_class",
+        choices=("nan", "0", "1"),
+        help="IoU of a class neither labelled nor predicted: nan leaves it out of the mean; "
+        "without the flag: as in the config",
+    )
+    add("--json", metavar="FILE", help="also write all figures to this JSON file")
+    add("--per_image_csv", metavar="FILE", help="also write the figures of each image")
+    add("--print_plan", action="store_true", help="print what would be computed, and stop")
+
+
+def run(args: Namespace) -> None:
+    """Evaluate, print the table, write the files that were asked for."""
+    set_up_logging()
+    config = load_config_from(args)
+    if config.val_dataset is None:
+        raise UserError(f"{args.config}: has no val_dataset, which evaluation needs.")
+    if not args.model_path and not args.print_plan:
+        raise UserError("--model_path is missing: name the weights to evaluate (.pdparams).")
+    settings = settings_from_config(args, config.test_config, "aug_eval")
+    device = set_device(args.device)
+
+    from paddleseg_segformer.config.building import build_dataset
+
+    dataset = build_dataset(config.val_dataset, "val_dataset")
+    if args.print_plan:
+        print(_plan(config, dataset, settings))
+        return
+    metrics, is_first = _evaluate(args, config, dataset, settings, device)
+    if not is_first:
+        return
+    print(metrics.table())
+    if args.json:
+        report = {
+            "config": str(args.config),
+            "model_path": str(args.model_path),
+            "inference": settings.to_dict(),
+            **metrics.to_dict(),
+        }
+        write_text(args.json, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _plan(config: Config, dataset: SegmentationDataset, settings: InferenceSettings) -> str:
+    """Return the plan for the first image of the data set."""
+    from paddleseg_segformer.inference.pipeline import Pipeline
+    from paddleseg_segformer.inference.plan import describe_plan
+    from paddleseg_segformer.inference.preprocess import Preprocess
+
+    sample = dataset.read(0)
+    preprocess = Preprocess.from_transforms((config.val_dataset or {}).get("transforms"))
+    pipeline = Pipeline(lambda x: x, preprocess, settings)
+    height, width, num_channels = sample.image.shape
+    return f"{sample.image_path}\n{describe_plan(pipeline, (height, width), num_channels)}"
+
+
+def _evaluate(
+    args: Namespace,
+    config: Config,
+    dataset: SegmentationDataset,
+    settings: InferenceSettings,
+    device: str,
+) -> tuple[Metrics, bool]:
+    """Return the metrics over all processes, and whether this process is the first."""
+    from paddleseg_segformer.checkpoints import load_weights
+    from paddleseg_segformer.config.building import build_model
+    from paddleseg_segformer.engine.distributed import init_distributed, sum_over_processes
+    from paddleseg_segformer.evaluation import evaluate
+    from paddleseg_segformer.inference.preprocess import Preprocess
+
+    rank, world_size = init_distributed()
+    model = build_model(config)
+    load_weights(model, args.model_path)
+    logger.info("%s on %s (%d processes)", args.model_path, device, world_size)
+    metrics = evaluate(
+        model,
+        dataset,
+        Preprocess.from_transforms((config.val_dataset or {}).get("transforms")),
+        settings,
+        absent_class=args.absent_class or config.test_config.absent_class,
+        num_workers=args.num_workers,
+        batch_size=args.batch_size,
+        rank=rank,
+        world_size=world_size,
+        all_reduce=sum_over_processes,
+        per_image_csv=args.per_image_csv,
+    )
+    return metrics, rank == 0
