@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.geometry import BackStep, back_steps
+from paddleseg_segformer.inference.preprocess import Preprocess, SizeStep
+
+SECTIONS = [
+    {"type": "ResizeByShort", "short_size": 20},
+    {"type": "Padding", "target_size": [50, 40]},
+    {"type": "Normalize", "mean": [0.5], "std": [0.25]},
+]
+
+
+def test_size_rules_and_their_trace() -> None:
+    preprocess = Preprocess.from_transforms(SECTIONS)
+    image, steps = preprocess.resize(np.zeros((40, 60, 3), np.uint8))
+    assert image.shape == (40, 50, 3)
+    assert steps == [SizeStep(False, (40, 60)), SizeStep(True, (20, 30))]
+    assert preprocess.normalize is not None
+
+
+def test_plain_data_and_back() -> None:
+    plain = json.loads(json.dumps(Preprocess.from_transforms(SECTIONS).to_dict()))
+    assert plain == {"transforms": SECTIONS}
+    assert Preprocess.from_dict(plain).to_dict() == plain
+    assert Preprocess.from_dict({"transforms": None}).size_rules == ()
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ([{"type": "Normalise"}], "Did you mean 'Normalize'"),
+        ([{"type": "RandomHorizontalFlip"}], "'RandomHorizontalFlip' cannot be undone"),
+        ([{"type": "Resize", "target_sise": [1, 2]}], "no key 'target_sise'. Did you mean"),
+        ([{"type": "Padding"}], "Padding: .*target_size"),
+        ([{"type": "Normalize"}, {"type": "Resize"}], "Normalize comes before a size rule"),
+        ([{"short_size": 5}], "expected keys with a `type`"),
+    ],
+)
+def test_wrong_transforms_are_refused(sections, message) -> None:
+    with pytest.raises(UserError, match=message):
+        Preprocess.from_transforms(sections)
+
+
+def test_scaling_the_source_needs_a_size_rule() -> None:
+    with pytest.raises(UserError, match="scale_mode"):
+        Preprocess().resize(np.zeros((4, 4, 3), np.uint8), ratio=0.5)
+
+
+def test_back_steps_undo_resizes_in_a_row_at_once() -> None:
+    steps = [SizeStep(False, (40, 60)), SizeStep(False, (20, 30)), SizeStep(True, (32, 32))]
+    rows, columns = back_steps(steps, (48, 64), (96, 128))
+    assert rows == (BackStep(False, 48), BackStep(True, 32), BackStep(False, 40))
+    assert columns == (BackStep(False, 64), BackStep(True, 32), BackStep(False, 60))
