@@ -50,8 +50,8 @@ def generate(
 
     The images are `leftImg8bit/{train,val}/CITY/CITY_000000_000000_leftImg8bit.png`, the labels
     `gtFine/{train,val}/CITY/CITY_000000_000000_gtFine_labelTrainIds.png` (ids 0..18, 255 ignored).
-    `dataset.json` is written last; when it holds the same parameters, nothing is done. An interrupted
-    run is repeated from its start.
+    `dataset.json` is written last; when it holds the same parameters, nothing is done.
+    An interrupted run is repeated from its start.
 
     Args:
         size_hw: (height, width) in pixels, 64 or more each.
