@@ -20,7 +20,7 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation.confusion import ConfusionMatrix
 from paddleseg_segformer.evaluation.metrics import Metrics, image_row
 from paddleseg_segformer.files import write_text
-from paddleseg_segformer.inference.pipeline import ImageLogits, Network, Pipeline
+from paddleseg_segformer.inference.pipeline import Network, Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 
@@ -74,8 +74,9 @@ def evaluate(
     with _evaluation_mode(network), _progress(len(indices), rank) as bar:
         samples = read_ahead(dataset, indices, num_workers)
         while batch := list(islice(samples, batch_size)):
-            for sample, logits in zip(batch, _logits(pipeline, batch), strict=True):
-                counts = _count(sample, logits, matrix)
+            predictions = _predictions(pipeline, batch, matrix.num_classes)
+            for sample, prediction in zip(batch, predictions, strict=True):
+                counts = _count(sample, prediction, matrix)
                 if per_image_csv:
                     rows.append({"image": sample.image_path, **image_row(counts)})
             bar.update(len(batch))
@@ -87,23 +88,26 @@ def evaluate(
     return Metrics(confusion, tuple(dataset.label_set.classes), num_images, absent_class)
 
 
-def _logits(pipeline: Pipeline, batch: list[RawSample]) -> list[ImageLogits]:
+def _predictions(pipeline: Pipeline, batch: list[RawSample], num_classes: int) -> list[np.ndarray]:
+    """Return the predicted ids (H, W) of each image."""
     try:
-        return pipeline.batch([sample.image for sample in batch])
+        logits = pipeline.batch([sample.image for sample in batch])
+        predictions = [image_logits.labels() for image_logits in logits]
     except UserError as error:
         raise UserError(f"{', '.join(sample.image_path for sample in batch)}: {error}") from None
+    if logits[0].num_classes != num_classes:
+        raise UserError(
+            f"the network tells {logits[0].num_classes} classes apart, the data set has "
+            f"{num_classes}. Make num_classes of both equal."
+        )
+    return predictions
 
 
-def _count(sample: RawSample, logits: ImageLogits, matrix: ConfusionMatrix) -> np.ndarray:
+def _count(sample: RawSample, prediction: np.ndarray, matrix: ConfusionMatrix) -> np.ndarray:
     """Add one image to the matrix and return its own counts."""
     if sample.label is None:
         raise UserError(f"{sample.image_path}: has no label; evaluation needs one for every image.")
-    if logits.num_classes != matrix.num_classes:
-        raise UserError(
-            f"the network tells {logits.num_classes} classes apart, the data set has "
-            f"{matrix.num_classes}. Make num_classes of both equal."
-        )
-    return matrix.add(sample.label, logits.labels(), sample.label_path or sample.image_path)
+    return matrix.add(sample.label, prediction, sample.label_path or sample.image_path)
 
 
 @contextmanager
