@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def _predictor(args: Namespace) -> Predictor:
     if args.export_dir:
         if args.config or args.model_path:
             raise UserError("--export_dir stands instead of --config and --model_path: give one.")
-        predictor = Predictor.from_export(args.export_dir, device=args.device)
+        predictor = Predictor.from_export(args.export_dir, threads=os.cpu_count() or 1)
         base = predictor.settings
         predictor.settings = settings_with_flags(args, base, "aug_pred", args.aug_pred)
     else:

@@ -165,24 +165,36 @@ class Predictor:
 
     @classmethod
     def from_export(
-        cls, folder: str | os.PathLike[str], device: str | None = None, **overrides: Any
+        cls,
+        folder: str | os.PathLike[str],
+        device: str | None = None,
+        threads: int = 1,
+        precision: str = "fp32",
+        **overrides: Any,
     ) -> Predictor:
         """Load an exported model with the `deploy.yaml` beside it.
 
         Args:
             folder: What `export` wrote.
-            device: cpu or gpu.
+            device: cpu, gpu or gpu:1; by default the current device.
+            threads: CPU threads.
+            precision: fp32, or fp16 on GPU.
             overrides: Fields of `InferenceSettings` that replace the exported ones.
+
+        Raises:
+            UserError: not a complete export, or an override is unknown.
         """
-        from paddleseg_segformer.inference.deploy_config import DeployConfig
         from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
 
-        deploy = DeployConfig.load(folder)
-        network = PaddleInferenceNetwork(folder, **({"device": device} if device else {}))
-        settings = with_overrides(InferenceSettings.from_dict(deploy.inference), overrides)
-        palette = tuple((int(red), int(green), int(blue)) for red, green, blue in deploy.palette)
-        label_set = LabelSet("deploy", tuple(deploy.classes), palette)
-        return cls(network, Preprocess.from_dict(deploy.preprocess), settings, label_set)
+        network = PaddleInferenceNetwork(folder, device, threads, precision)
+        deploy = network.deploy
+        return cls(
+            network,
+            Preprocess.from_dict(deploy.preprocess),
+            with_overrides(InferenceSettings.from_dict(deploy.inference), overrides),
+            deploy.label_set,
+            img_channels=deploy.input.num_channels,
+        )
 
     @overload
     def __call__(self, image: ImageLike, bgr: bool = False) -> Prediction: ...
