@@ -1,0 +1,194 @@
+"""Predict images with an exported model: label maps and overlays, by Paddle Inference alone.
+
+    python deploy/python/infer.py --config output/inference_model/deploy.yaml --image_path photos
+
+Size rules, normalisation, windows and colours come from `deploy.yaml`; no training config is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from paddleseg_segformer.dependencies import explain
+from paddleseg_segformer.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from paddle import Tensor
+
+    from paddleseg_segformer.inference.image_sources import ImageFile
+    from paddleseg_segformer.inference.predictor import Prediction, Predictor
+
+seconds: defaultdict[str, float] = defaultdict(float)  # spent on each step
+
+
+@contextmanager
+def timed(step: str) -> Iterator[None]:
+    """Add the time that the block takes to `seconds`."""
+    start = time.perf_counter()
+    yield
+    seconds[step] += time.perf_counter() - start
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict; return the exit status (1 with a one-line message if anything failed)."""
+    try:
+        run(make_parser().parse_args(argv))
+    except (UserError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line: PaddleSeg's flags, where it has them."""
+    parser = argparse.ArgumentParser(
+        description="Predict images with an exported model.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--config", required=True, help="deploy.yaml of the export, or its folder")
+    add("--image_path", required=True, help="image, folder, or list file (.txt)")
+    add("--save_dir", default="output/infer", help="folder of the results")
+    add("--device", default="cpu", help="cpu, gpu or gpu:1")
+    add("--cpu_threads", type=int, default=os.cpu_count(), help="threads of the network on the CPU")
+    add("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16 is for GPUs")
+    add("--batch_size", type=int, default=1, help="images whose windows are computed together")
+    add("--benchmark", action="store_true", help="print the time of each step, after a warm-up")
+    add("--is_slide", action="store_true", help="sliding window instead of the whole image")
+    for flag, what in (("--crop_size", "sliding window"), ("--stride", "step between windows")):
+        add(flag, nargs=2, type=int, metavar=("W", "H"), help=f"{what}: width and height in px")
+    add("--scales", nargs="+", type=float, help="average over these scales")
+    add("--flip_horizontal", action="store_true", help="average with the mirrored image")
+    add("--flip_vertical", action="store_true", help="average with the image upside down")
+    add(
+        "--average", choices=("logits", "softmax"), help="what is averaged; without it: as exported"
+    )
+    add("--window_batch", type=int, help="most windows that go through the network together")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Predict all images.
+
+    Raises:
+        UserError: the export or a flag is wrong, or images failed (each was reported by name).
+    """
+    try:
+        from paddleseg_segformer.inference.image_sources import find_images, read_ahead
+
+        images = find_images(args.image_path)
+        predictor = make_predictor(args)
+    except ImportError as error:
+        raise explain(error) from None
+    if args.benchmark:  # the first calls set up memory
+        predict(list(read_ahead(images[:1], predictor.img_channels)), predictor)
+        seconds.clear()
+    source = read_ahead(images, predictor.img_channels)
+    num_done = 0
+    while True:
+        with timed("read"):
+            batch = list(islice(source, max(1, args.batch_size)))
+        if not batch:
+            break
+        for image, prediction in predict(batch, predictor):
+            with timed("write"):
+                save(prediction, Path(args.save_dir), image.name)
+            num_done += 1
+    if args.benchmark:
+        print(report(num_done, args))
+    if num_done < len(images):
+        failed = len(images) - num_done
+        raise UserError(f"{failed} of {len(images)} images could not be predicted; see above.")
+
+
+def make_predictor(args: argparse.Namespace) -> Predictor:
+    """Load the export, with the flags on top of its settings."""
+    from paddleseg_segformer.cli.inference_flags import settings_with_flags
+    from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
+    from paddleseg_segformer.inference.predictor import Predictor
+    from paddleseg_segformer.inference.preprocess import Preprocess
+    from paddleseg_segformer.inference.settings import InferenceSettings
+
+    network = PaddleInferenceNetwork(args.config, args.device, args.cpu_threads, args.precision)
+    deploy = network.deploy
+    exported = InferenceSettings.from_dict(deploy.inference)
+    args.window_batch = args.window_batch or max(exported.window_batch, args.batch_size)
+
+    def timed_network(x: Tensor) -> Tensor:
+        with timed("network"):
+            return network(x)
+
+    return Predictor(
+        timed_network,
+        Preprocess.from_dict(deploy.preprocess),
+        settings_with_flags(args, exported, aug_flag="", is_augmented=True),
+        deploy.label_set,
+        args.device,
+        img_channels=deploy.input.num_channels,
+    )
+
+
+def predict(
+    batch: Sequence[tuple[ImageFile, np.ndarray | UserError]], predictor: Predictor
+) -> list[tuple[ImageFile, Prediction]]:
+    """Return the predictions; images that failed are reported on stderr and left out."""
+    images, arrays = [], []
+    for image, pixels in batch:
+        if isinstance(pixels, UserError):
+            print(f"failed: {pixels}", file=sys.stderr)
+        else:
+            images.append(image)
+            arrays.append(pixels)
+    try:
+        with timed("predict"):
+            predictions = predictor(list(arrays))
+            for prediction in predictions:
+                prediction.label  # noqa: B018  computed here, where its errors are these images'
+    except UserError as error:
+        print(f"failed: {', '.join(str(image.path) for image in images)}: {error}", file=sys.stderr)
+        return []
+    return list(zip(images, predictions, strict=True))
+
+
+def save(prediction: Prediction, save_dir: Path, name: str) -> None:
+    """Write the label map, whose palette shows the classes' colours, and the overlay."""
+    from paddleseg_segformer.inference.overlay import write_image
+
+    prediction.save(save_dir / "pseudo_color_prediction" / f"{name}.png")
+    write_image(save_dir / "added_prediction" / f"{name}.png", prediction.overlay())
+
+
+def report(num_images: int, args: argparse.Namespace) -> str:
+    """Return the time of each step."""
+    import paddle
+
+    threads = f", {args.cpu_threads} threads" if args.device == "cpu" else ""
+    lines = [
+        f"{num_images} images, batch size {args.batch_size}, {args.device} {args.precision}"
+        f"{threads}, Paddle Inference {paddle.__version__}; ms per image:"
+    ]
+    steps = {
+        "read": "waiting for images, which are read meanwhile",
+        "predict": "all that lies between image and label map",
+        "network": "part of predict",
+        "write": "label map and overlay",
+    }
+    for step, meaning in steps.items():
+        lines.append(f"{step:<8}{1000 * seconds[step] / max(1, num_images):>10.1f}  {meaning}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""`export`: write a model as a static graph and its `deploy.yaml` for Paddle Inference."""
+
+from __future__ import annotations
+
+import logging
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paddleseg_segformer.cli.common import (
+    add_config_arguments,
+    load_config_from,
+    set_device,
+    set_up_logging,
+)
+from paddleseg_segformer.inference.deploy_config import OUTPUT_OPS
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.inference.deploy_config import Verification
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the job's flags: PaddleSeg's, where it has them."""
+    add_config_arguments(parser)
+    add = parser.add_argument
+    add("--model_path", help="trained weights, .pdparams; without it: the initial weights")
+    add("--save_dir", default="output/inference_model", help="folder of the export, its own")
+    add(
+        "--input_shape",
+        nargs=4,
+        type=int,
+        metavar=("N", "C", "H", "W"),
+        help="fixed input shape, -1 for any; without it: any batch, height and width",
+    )
+    add(
+        "--output_op",
+        choices=OUTPUT_OPS,
+        default="none",
+        help="none: logits at a quarter of the input's size, which windows, scales and flips need; "
+        "argmax: int32 class ids, softmax: probabilities, both at the input's size",
+    )
+    add(
+        "--verify",
+        action=BooleanOptionalAction,
+        default=True,
+        help="compare the export in Paddle Inference with the model, and discard it if they differ",
+    )
+
+
+def run(args: Namespace) -> None:
+    """Export."""
+    set_up_logging()
+    config = load_config_from(args)
+    set_device(args.device)
+
+    from paddleseg_segformer.checkpoints import load_weights
+    from paddleseg_segformer.config.building import build_model
+    from paddleseg_segformer.export import check_save_dir, export_model
+    from paddleseg_segformer.inference.predictor import label_set_of
+    from paddleseg_segformer.inference.preprocess import Preprocess
+
+    check_save_dir(args.save_dir)
+    preprocess = Preprocess.from_transforms((config.val_dataset or {}).get("transforms"))
+    model = build_model(config)
+    if args.model_path:
+        load_weights(model, args.model_path)
+    else:
+        logger.warning("without --model_path the export holds initial weights, not trained ones")
+    deploy = export_model(
+        model,
+        args.save_dir,
+        preprocess=preprocess,
+        settings=config.test_config.inference_settings(),
+        label_set=label_set_of(config.val_dataset or config.train_dataset, model.num_classes),
+        output_op=args.output_op,
+        input_shape=args.input_shape,
+        is_verified=args.verify,
+    )
+    if deploy.verified:
+        logger.info(_report(deploy.verified))
+    for path in sorted(Path(args.save_dir).iterdir()):
+        logger.info("%s  %.1f MiB", path, path.stat().st_size / 2**20)
+
+
+def _report(verified: Verification) -> str:
+    """Return one line on what was compared and how it came out."""
+    shapes = ", ".join("x".join(map(str, shape)) for shape in verified.input_shapes)
+    parts = [f"{verified.engine} equals the model on {shapes}"]
+    if verified.max_abs_difference is not None:
+        parts.append(f"max difference {verified.max_abs_difference:.1e} (std {verified.std:.2g})")
+    parts.append(f"{verified.label_agreement:.2%} of the labels")
+    return "; ".join(parts)

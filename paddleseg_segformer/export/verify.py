@@ -1,0 +1,175 @@
+"""An exported network in Paddle Inference against the model it was made from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from paddleseg_segformer.data.street_scenes import SMALLEST_SIDE_PX, render_scene
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.deploy_config import DeployConfig, Verification
+from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
+from paddleseg_segformer.inference.pipeline import Pipeline
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.models.layers import upsample
+
+TOLERANCE = 1e-4  # of the largest difference, times max(1, std of the values)
+MIN_AGREEMENT = 0.999  # of labels: where two classes are equally likely, rounding decides
+SIZES_HW = ((64, 64), (97, 131), (29, 33))  # tried where the size is free
+SCENE_HW = (96, 160)
+ANY_BATCHES = (2, 1)  # tried where the batch size is free
+
+
+def verify(model: nn.Layer, folder: Path) -> Verification:
+    """Compare an export with its model: values on random inputs, labels on an image.
+
+    Args:
+        model: The model as it was before the export, in evaluation mode.
+        folder: A complete export of it.
+
+    Raises:
+        UserError: they differ by more than rounding.
+    """
+    deploy = DeployConfig.load(folder)
+    op = deploy.output.op
+    network = PaddleInferenceNetwork(folder, device="cpu", output_op=op)
+    epsilons = _check_epsilons(model, folder / deploy.program.name)
+    inputs = list(_inputs(deploy.input.shape))
+    pairs = [(_reference(model, x, op), network(x)) for x in inputs]
+    difference, std = (None, None) if op == "argmax" else _difference(pairs)
+    if op == "none":
+        agreement = _scene_agreement(model, network, deploy)
+    else:
+        agreement = min(_agreement(_labels(a, op), _labels(b, op)) for a, b in pairs)
+    if not agreement >= MIN_AGREEMENT:
+        raise UserError(
+            f"the exported network gives {agreement:.2%} of the model's labels, expected "
+            f"{MIN_AGREEMENT:.1%}. The export was discarded."
+        )
+    return Verification(
+        engine=f"Paddle Inference {paddle.__version__}, {network.device}",
+        input_shapes=[list(x.shape) for x in inputs],
+        label_agreement=agreement,
+        max_abs_difference=difference,
+        std=std,
+        layer_norm_epsilons=epsilons,
+    )
+
+
+def _inputs(shape: Sequence[int]) -> Iterator[Tensor]:
+    """Yield random inputs of several sizes, as far as the export's `shape` leaves them free."""
+    rng = np.random.default_rng(0)
+    batch, channels, height, width = shape
+    sizes = [
+        (free_h if height == -1 else height, free_w if width == -1 else width)
+        for free_h, free_w in SIZES_HW
+    ]
+    batches = ANY_BATCHES if batch == -1 else (batch,)
+    for index, size_hw in enumerate(dict.fromkeys(sizes)):
+        count = batches[min(index, len(batches) - 1)]
+        values = rng.standard_normal((count, channels, *size_hw), np.float32)
+        yield paddle.to_tensor(values)
+
+
+def _reference(model: nn.Layer, x: Tensor, op: str) -> Tensor:
+    """Return what the model itself gives for an input."""
+    with paddle.no_grad():
+        logits = model(x)
+        if op == "none":
+            return logits
+        logits = upsample(logits, x.shape[2:])
+        return logits.argmax(axis=1) if op == "argmax" else F.softmax(logits, axis=1)
+
+
+def _difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Return the largest difference over all pairs, and the smallest standard deviation.
+
+    Raises:
+        UserError: the difference is above `TOLERANCE`, or the shapes differ.
+    """
+    differences, stds = [], []
+    for expected, found in pairs:
+        if expected.shape != found.shape:
+            raise UserError(
+                f"the exported network gives {found.shape}, the model {expected.shape}. "
+                "The export was discarded."
+            )
+        differences.append(float((expected - found).abs().max()))
+        stds.append(float(expected.std()))
+    difference, std = max(differences), min(stds)
+    if not np.isfinite(differences).all() or difference > TOLERANCE * max(1, std):
+        raise UserError(
+            f"the exported network differs from the model by {difference:.2g} (standard deviation "
+            f"{std:.2g}), allowed is {TOLERANCE * max(1, std):.2g}. The export was discarded."
+        )
+    return difference, std
+
+
+def _scene_agreement(
+    model: nn.Layer, network: PaddleInferenceNetwork, deploy: DeployConfig
+) -> float:
+    """Return the share of equal labels on a generated image; size rules are left out."""
+    image = _image(deploy.input.shape)
+    preprocess = Preprocess(normalize=Preprocess.from_dict(deploy.preprocess).normalize)
+    expected, found = (Pipeline(each, preprocess)(image).labels() for each in (model, network))
+    return float((expected == found).mean())
+
+
+def _image(shape: Sequence[int]) -> np.ndarray:
+    """Return an image (H, W, C) that the export takes: a street scene, or noise."""
+    _, channels, *sides = shape
+    height, width = (
+        default if side == -1 else side for side, default in zip(sides, SCENE_HW, strict=True)
+    )
+    if channels == 3 and min(height, width) >= SMALLEST_SIDE_PX:
+        return render_scene(0, (height, width))[0]
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def _labels(values: Tensor, op: str) -> Tensor:
+    """Return the class ids (N, H, W) of an output."""
+    return values if op == "argmax" else values.argmax(axis=1)
+
+
+def _agreement(expected: Tensor, found: Tensor) -> float:
+    """Return the share of equal labels."""
+    return float((expected.numpy() == found.numpy()).mean())
+
+
+def _check_epsilons(model: nn.Layer, program: Path) -> dict[str, int]:
+    """Return the saved graph's layer norm epsilons, which have to be the model's.
+
+    Raises:
+        UserError: they are not.
+    """
+    expected = Counter(
+        f"{layer._epsilon:g}" for layer in model.sublayers() if isinstance(layer, nn.LayerNorm)
+    )
+    found = Counter(
+        f"{epsilon:g}" for epsilon in _epsilons(json.loads(program.read_text(encoding="utf-8")))
+    )
+    if found != expected:
+        raise UserError(
+            f"layer norm epsilons of the saved graph are {dict(found)}, the model's are "
+            f"{dict(expected)} (epsilon: how many). The export was discarded."
+        )
+    return dict(sorted(found.items()))
+
+
+def _epsilons(node: Any) -> Iterator[float]:
+    """Yield the epsilon of every layer norm in Paddle's program as plain data."""
+    children: Any = node if isinstance(node, list) else ()
+    if isinstance(node, dict):
+        children = node.values()
+        if str(node.get("#", "")).endswith(".layer_norm"):
+            yield from (item["AT"]["D"] for item in node["A"] if item["N"] == "epsilon")
+    for child in children:
+        yield from _epsilons(child)

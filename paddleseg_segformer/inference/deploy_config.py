@@ -1,0 +1,260 @@
+"""`deploy.yaml`: all that a program needs to use an exported model as it was evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paddleseg_segformer.data.labels import LabelSet
+from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.files import write_text
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+
+FILE_NAME = "deploy.yaml"
+FORMAT = 1  # of deploy.yaml; raised when a reader of the old one would go wrong
+INPUT_NAME = "x"
+OUTPUT_OPS = ("none", "argmax", "softmax")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file beside deploy.yaml."""
+
+    name: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> ModelFile:
+        """Describe an existing file."""
+        return cls(path.name, _sha256(path))
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network takes: a normalised image (N, C, H, W), channels in the order RGB."""
+
+    shape: list[int]  # -1 for any size
+    min_side_px: int = 1  # of H and W
+    name: str = INPUT_NAME
+    dtype: str = "float32"
+    channel_order: str = "RGB"
+
+    @property
+    def num_channels(self) -> int:
+        """Return C."""
+        return self.shape[1]
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What the network gives.
+
+    `op` none: logits (N, K, ceil(H / stride), ceil(W / stride)); argmax: class ids (N, H, W);
+    softmax: probabilities (N, K, H, W).
+    """
+
+    op: str
+    stride: int
+    num_classes: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far the exported network was from the model it was made from."""
+
+    engine: str  # Paddle's version and device
+    input_shapes: list[list[int]]  # (N, C, H, W) of the inputs tried
+    label_agreement: float  # share of equal labels on an image, by way of the whole pipeline
+    max_abs_difference: float | None = None  # of the logits or probabilities; none for labels
+    std: float | None = None  # standard deviation of the values compared
+    layer_norm_epsilons: dict[str, int] = field(default_factory=dict)  # epsilon: how many
+
+
+@dataclass(frozen=True)
+class DeployConfig:
+    """The content of `deploy.yaml`. The model's files lie beside it."""
+
+    made_with: dict[str, str]  # versions
+    program: ModelFile
+    weights: ModelFile
+    input: InputSpec
+    output: OutputSpec
+    preprocess: dict[str, Any]  # Preprocess.to_dict(): size rules and normalisation
+    inference: dict[str, Any]  # InferenceSettings.to_dict(): windows, scales, flips
+    classes: list[str]
+    palette: list[list[int]]  # RGB colour of each class, 0..255
+    ignore_index: int = 255
+    verified: Verification | None = None
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        shape = self.input.shape
+        if len(shape) != 4 or any(side < 1 and side != -1 for side in shape) or shape[1] < 1:
+            raise UserError(f"input.shape: found {shape}, expected N, C, H, W; -1 for any, but C.")
+        for name, found, known in (
+            ("input.dtype", self.input.dtype, ("float32",)),
+            ("input.channel_order", self.input.channel_order, ("RGB",)),
+            ("output.op", self.output.op, OUTPUT_OPS),
+        ):
+            if found not in known:
+                raise UserError(f"{name}: found {found!r}, expected {' or '.join(known)}.")
+        for name, values in (("classes", self.classes), ("palette", self.palette)):
+            if len(values) != self.output.num_classes:
+                raise UserError(
+                    f"{name}: found {len(values)} entries, but output.num_classes is "
+                    f"{self.output.num_classes}."
+                )
+        if not all(len(c) == 3 and min(c) >= 0 and max(c) <= 255 for c in self.palette):
+            raise UserError("palette: expected three numbers in 0..255 for each class.")
+        Preprocess.from_dict(self.preprocess)
+        InferenceSettings.from_dict(self.inference)
+
+    @property
+    def label_set(self) -> LabelSet:
+        """Return names and colours of the classes."""
+        palette = tuple((red, green, blue) for red, green, blue in self.palette)
+        return LabelSet("deploy", tuple(self.classes), palette, self.ignore_index)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], check_files: bool = True) -> DeployConfig:
+        """Read an export's `deploy.yaml`.
+
+        Args:
+            folder: The folder of the export, or the path of its `deploy.yaml`.
+            check_files: Compare the model's files with their checksums.
+
+        Raises:
+            UserError: no such file, a wrong key or value, or model files that are missing or not
+                those that were exported.
+        """
+        path = deploy_path(folder)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not readable as YAML ({error}).") from None
+        if not isinstance(content, dict) or "format" not in content:
+            raise UserError(f"{path}: not a deploy.yaml of this package. Export the model again.")
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"{path}: format {content['format']}, but this version reads format {FORMAT}. "
+                "Export the model again, or use the version it was made with."
+            )
+        try:
+            config = _typed(cls, content, "")
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        if check_files:
+            config.check_files(path.parent)
+        return config
+
+    def check_files(self, folder: Path) -> None:
+        """Compare the model's files with their checksums.
+
+        Raises:
+            UserError: a file is missing, or not the one that was exported.
+        """
+        for file in (self.program, self.weights):
+            path = folder / file.name
+            if not path.is_file():
+                raise UserError(f"{path}: no such file, but {FILE_NAME} names it. Export again.")
+            if _sha256(path) != file.sha256:
+                raise UserError(
+                    f"{path}: the file is damaged or was replaced (its checksum is not the one in "
+                    f"{FILE_NAME}). Copy the export's folder again, or export again."
+                )
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `deploy.yaml` into `folder`; return its path."""
+        path = Path(folder) / FILE_NAME
+        content = {"format": self.format, **dataclasses.asdict(self)}
+        if self.verified is None:
+            del content["verified"]
+        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+        write_text(path, text)
+        return path
+
+
+def deploy_path(folder: str | os.PathLike[str]) -> Path:
+    """Return the path of the `deploy.yaml` in a folder; the file itself may be given too.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(folder)
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Name the folder that an export was written into.")
+    return path
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists of numbers in one line and repeats shared values in full."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+    is_flat = all(isinstance(value, (int, float)) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=is_flat)
+
+
+_Dumper.add_representer(list, _represent_list)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _typed(cls: type, content: Mapping[str, Any], prefix: str) -> Any:
+    """Build dataclass `cls` from plain data, checking names and kinds."""
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in content.items():
+        if key not in hints:
+            raise UserError(f"unknown key '{prefix}{key}'.{did_you_mean(key, hints)}")
+        values[key] = _value(hints[key], value, f"{prefix}{key}")
+    for item in dataclasses.fields(cls):
+        missing = dataclasses.MISSING
+        if item.default is item.default_factory is missing and item.name not in values:
+            raise UserError(f"no key '{prefix}{item.name}'.")
+    return cls(**values)
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    """Return `value` as the annotated kind; dictionaries become dataclasses where one is due."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        return None if value is None else _value(kinds[0], value, name)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _typed(typing.cast(type, hint), value, f"{name}.")
+    if origin is list and isinstance(value, list):
+        return [_value(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {
+            str(key): _value(arguments[1], item, f"{name}.{key}") for key, item in value.items()
+        }
+    if hint is Any:
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        spelled = getattr(origin or hint, "__name__", str(hint))
+        raise UserError(f"{name}: found {value!r}, expected {spelled}.")
+    return value
