@@ -24,12 +24,7 @@ from paddleseg_segformer.data.labels import (
     make_id_map,
 )
 from paddleseg_segformer.data.normalize import Normalize
-from paddleseg_segformer.data.sample_lists import (
-    FolderLayout,
-    SampleList,
-    pair_folders,
-    read_list_file,
-)
+from paddleseg_segformer.data.sample_lists import FolderLayout, pair_folders, read_list_file
 from paddleseg_segformer.errors import UserError, did_you_mean
 
 
@@ -37,6 +32,14 @@ class Transform(Protocol):
     """A transform of PaddleSeg's contract: it changes and returns the dictionary of one sample."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]: ...
+
+
+class SamplePaths(Protocol):
+    """Paths of image and label of each sample, such as a `SampleList`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[str, str | None]: ...
 
 
 class RawSample(NamedTuple):
@@ -57,7 +60,7 @@ class SegmentationDataset:
     """Samples of a data set in a fixed order.
 
     Args:
-        samples: Paths of images and labels.
+        samples: Paths of image and label of each sample, in order.
         transforms: Applied in order by `__getitem__`. A `Normalize` at the end is taken off and
             kept as `normalize`, to be done on the device.
         label_set: Meaning of the ids.
@@ -71,7 +74,7 @@ class SegmentationDataset:
 
     def __init__(
         self,
-        samples: SampleList,
+        samples: SamplePaths,
         transforms: Sequence[Transform],
         label_set: LabelSet,
         *,
@@ -98,7 +101,9 @@ class SegmentationDataset:
             UserError: a file is missing or damaged, or a label has not its image's size or holds an
                 id that is no class; the file is named.
         """
-        image_path, label_path = self.samples[index]
+        return self._read(*self.samples[index])
+
+    def _read(self, image_path: str, label_path: str | None) -> RawSample:
         image = read_image(image_path, self.img_channels)
         if label_path is None:
             return RawSample(image, None, image_path, None)
@@ -108,17 +113,22 @@ class SegmentationDataset:
         return RawSample(image, self._train_ids(label, label_path), image_path, label_path)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
-        """Return a sample after the transforms: a pure function of `key`.
+        """Return image, label and index of the sample `key`, (index, seed); see `make_sample`."""
+        index, seed = key
+        return (*self.make_sample(*self.samples[index], seed), index)
 
-        Args:
-            key: (index, seed); `random` and `np.random` start from the seed and are put back.
+    def make_sample(
+        self, image_path: str, label_path: str | None, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return a sample after the transforms, a pure function of the arguments.
+
+        `random` and `np.random` start from the seed, and are put back.
 
         Returns:
             The image (C, h, w), uint8, or float32 where it was stored so or is normalised by a
-            transform; the label (h, w); the index.
+            transform; the label (h, w).
         """
-        index, seed = key
-        sample = self.read(index)
+        sample = self._read(image_path, label_path)
         if sample.label is None:
             raise UserError(f"{sample.image_path}: has no label; a sample for training needs one.")
         data: dict[str, Any] = {
@@ -134,7 +144,7 @@ class SegmentationDataset:
         if image.dtype != np.uint8 and sample.image.dtype == np.uint8 and not self._normalizes():
             image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
         channels = cv2.split(np.ascontiguousarray(image))
-        return np.stack(channels), np.ascontiguousarray(data["label"]), index
+        return np.stack(channels), np.ascontiguousarray(data["label"])
 
     def _normalizes(self) -> bool:
         """Tell whether a transform before the last leaves normalised values."""

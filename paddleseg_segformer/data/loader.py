@@ -6,18 +6,18 @@ workers, and a run that starts at iteration t gets what an unbroken run gets the
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
+import pickle
 import signal
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -29,8 +29,6 @@ Key = tuple[int, int]  # (index in the data set, seed of the sample)
 Sample = tuple[np.ndarray, np.ndarray, int]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-PARENT_POLL_S = 1.0
 
 
 class Batch(NamedTuple):
@@ -116,7 +114,8 @@ def train_loader(
 
     With `num_workers` 0 samples are made in this process, at the moment they are asked for; else
     by that many processes, ahead of time, but for two batches at most. They end with this process,
-    and when the iterator is closed.
+    and when the iterator is closed. As they are not forked, a script that calls this needs the
+    guard `if __name__ == "__main__":`.
 
     Raises:
         UserError: a sample cannot be read, a worker was killed, or the images of a batch differ in
@@ -192,45 +191,65 @@ def _in_processes(
     dataset: SegmentationDataset, keys: Iterator[Key], num_workers: int, ahead: int
 ) -> Iterator[Sample]:
     """Yield samples made by worker processes, in the order of their keys."""
-    # fork shares the data set's lists and needs no import; other systems have only spawn
-    method = "fork" if sys.platform == "linux" else "spawn"
-    executor = ProcessPoolExecutor(
-        num_workers,
-        mp_context=multiprocessing.get_context(method),
-        initializer=_start_worker,
-        initargs=(dataset, os.getpid()),
-    )
+    tasks = ((index, dataset.samples[index], seed) for index, seed in keys)
+    executor = _start_processes(dataset, num_workers)
     try:
-        yield from _in_order(executor, _make_sample, keys, ahead)
+        yield from _in_order(executor, _make_sample, tasks, ahead)
     except BrokenProcessPool:
         raise UserError(
-            "a data worker process was killed from outside, most often for lack of memory. "
-            "Lower num_workers or batch_size."
+            "a data worker process did not start (see above) or was killed, most often for lack of "
+            "memory. Lower num_workers or batch_size."
         ) from None
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
+def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessPoolExecutor:
+    """Return worker processes that hold the data set without its list of samples.
+
+    They are not forked from this process: OpenCV's and Paddle's threads are not copied by a fork,
+    and now and then a forked worker waits for them forever.
+    """
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    modules = {type(transform).__module__ for transform in dataset.transforms}
+    context.set_forkserver_preload(["__main__", __name__, *sorted(modules)])
+    worker_dataset = copy.copy(dataset)
+    worker_dataset.samples = ()
+    executor = ProcessPoolExecutor(
+        num_workers, mp_context=context, initializer=_start_worker, initargs=(worker_dataset,)
+    )
+    try:
+        executor.submit(os.getpid)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise UserError(
+            f"the transforms cannot be sent to worker processes ({error}). Define them in a "
+            "module, or set num_workers to 0."
+        ) from error
+    return executor
+
+
 _worker_dataset: SegmentationDataset
 
 
-def _start_worker(dataset: SegmentationDataset, parent: int) -> None:
+def _start_worker(dataset: SegmentationDataset) -> None:
     """Prepare a worker process: signals are its parent's business, and it ends with its parent."""
     global _worker_dataset
     _worker_dataset = dataset
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    cv2.setNumThreads(0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with_parent(parent: int) -> None:
-    """End this process once its parent is gone: a killed parent closes nothing behind it."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_S)
+def _end_with_parent() -> None:
+    """End this process once its parent is gone: a killed parent does not end its workers."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
-def _make_sample(key: Key) -> Any:
+def _make_sample(task: tuple[int, tuple[str, str | None], int]) -> Sample:
     """Return one sample of the worker's data set."""
-    return _worker_dataset[key]
+    index, paths, seed = task
+    return (*_worker_dataset.make_sample(*paths, seed), index)
