@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,7 +15,7 @@ from paddleseg_segformer.data.scenery.layout import Street
 from paddleseg_segformer.data.scenery.palette import Id, shift
 from paddleseg_segformer.data.scenery.shapes import Array, Camera, Canvas, Color, Light
 
-FAR_M = 400.0
+WHOLE_Z = (0.6, 400.0)  # the stretch of road that is painted
 TILE_PX = 256
 TILE_M = 8.0
 NUM_TILES = 24
@@ -98,76 +99,62 @@ def paint_ground(canvas: Canvas, rng: Generator, street: Street) -> None:
     paving = shift((140, 134, 128), rng.normal(0, 18), rng.normal(6, 12))
     canvas.image[top:], canvas.label[top:] = terrain, Id.TERRAIN
     for side, sign in ((0, -1), (1, 1)):
-        inner, outer = street.sidewalk(side)
-        _strip(canvas, (sign * outer, sign * inner), paving, Id.SIDEWALK)
+        inner, outer = (sign * x for x in street.sidewalk(side))
+        _strips(canvas, [(outer, inner, *WHOLE_Z)], paving, Id.SIDEWALK)
         if not street.verges[side]:
-            kerb = sign * inner
-            _strip(canvas, (kerb, kerb + sign * 0.18), shift(paving, 26), Id.SIDEWALK)
-    _strip(canvas, street.kerbs, grey, Id.ROAD)
+            _strips(canvas, [(inner, inner + sign * 0.18, *WHOLE_Z)], shift(paving, 26))
+    _strips(canvas, [(*street.kerbs, *WHOLE_Z)], grey, Id.ROAD)
     if street.crossing:
-        _strip(canvas, (-80.0, 80.0), grey, Id.ROAD, street.crossing)
+        _strips(canvas, [(-80.0, 80.0, *street.crossing)], grey, Id.ROAD)
     _road_marks(canvas, rng, street, grey)
-    if street.rails_x is not None:
-        _rails(canvas, street.rails_x)
     _ground_surface(canvas, rng, top)
 
 
-def _strip(
-    canvas: Canvas,
-    span_x: tuple[float, float],
-    color: Color,
-    label: int | None,
-    span_z: tuple[float, float] = (0.6, FAR_M),
+Strip = tuple[float, float, float, float]
+
+
+def _strips(
+    canvas: Canvas, strips: Sequence[Strip], color: Color, label: int | None = None
 ) -> None:
-    """Paint the ground between two x and two z, along the bend (label None: the image only)."""
-    z = np.geomspace(*span_z, num=28 if span_z[1] > 100 else 6).astype(np.float32)
-    sides = [np.stack([np.full_like(z, x), np.zeros_like(z), z], axis=1) for x in span_x]
-    outline = canvas.camera.bend(np.concatenate([sides[0], sides[1][::-1]]))
-    pixels = np.clip(canvas.camera.project(outline)[0], -1e5, 1e5)
-    corners = [np.rint(pixels * 8).astype(np.int32)]
-    cv2.fillPoly(canvas.image, corners, color, cv2.LINE_AA, 3)
+    """Paint pieces of the ground (x0, x1, z0, z1), along the bend (label None: the image only)."""
+    x0, x1, z0, z1 = (column[:, None] for column in np.array(strips, np.float32).T)
+    steps = np.linspace(0, 1, 28 if (z1 - z0).max() > 100 else 4, dtype=np.float32)
+    z = z0 * (z1 / z0) ** steps  # (strips, steps)
+    outline_z = np.concatenate([z, z[:, ::-1]], axis=1)
+    outline_x = np.concatenate([np.repeat(x, len(steps), axis=1) for x in (x0, x1)], axis=1)
+    points = np.stack([outline_x, np.zeros_like(outline_x), outline_z], axis=2).reshape(-1, 3)
+    pixels = np.clip(canvas.camera.project(canvas.camera.bend(points))[0], -1e5, 1e5)
+    polygons = list(np.rint(pixels * 8).astype(np.int32).reshape(len(strips), -1, 2))
+    cv2.fillPoly(canvas.image, polygons, color, cv2.LINE_AA, 3)
     if label is not None:
-        cv2.fillPoly(canvas.label, corners, int(label), cv2.LINE_8, 3)
+        cv2.fillPoly(canvas.label, polygons, int(label), cv2.LINE_8, 3)
 
 
 def _road_marks(canvas: Canvas, rng: Generator, street: Street, grey: Color) -> None:
-    """Paint lane lines, edge lines, the zebra crossing, tar joints and patches."""
+    """Paint patches of tar, rails, lane lines, edge lines and the zebra crossing."""
     white = shift((206, 206, 198), rng.normal(0, 12))
-    yellow = (200, 164, 70)
-    middle = yellow if rng.random() < 0.3 else white
+    middle = (200.0, 164.0, 70.0) if rng.random() < 0.3 else white
     for _ in range(rng.integers(0, 5)):
         x, z = rng.uniform(*street.kerbs), rng.uniform(4, 30)
-        patch_color = shift(grey, rng.uniform(-18, 14))
-        _strip(
-            canvas, (x, x + rng.uniform(0.3, 2.0)), patch_color, None, (z, z + rng.uniform(1, 8))
-        )
+        piece = (x, x + rng.uniform(0.3, 2.0), z, z + rng.uniform(1, 8))
+        _strips(canvas, [piece], shift(grey, rng.uniform(-18, 14)))
+    if street.rails_x is not None:
+        for half, color in ((0.12, (74.0, 72.0, 70.0)), (0.04, (150.0, 150.0, 150.0))):
+            centers = (street.rails_x - 0.72, street.rails_x + 0.72)
+            _strips(canvas, [(x - half, x + half, *WHOLE_Z) for x in centers], color)
     for left, right in zip(street.lanes[:-1], street.lanes[1:], strict=True):
-        border = (left + right) / 2
-        is_solid = rng.random() < 0.3
-        for z in [0.6] if is_solid else np.arange(rng.uniform(1, 5), 60, 7.0):
-            color = middle if left < 0 <= right else white
-            _strip(
-                canvas,
-                (border - 0.08, border + 0.08),
-                color,
-                None,
-                (z, FAR_M if is_solid else z + 3),
-            )
+        x, is_solid = (left + right) / 2, rng.random() < 0.3
+        dashes = [(z, z + 3) for z in np.arange(rng.uniform(1, 5), 60, 7.0)]
+        lines = [(x - 0.08, x + 0.08, *span) for span in ([WHOLE_Z] if is_solid else dashes)]
+        _strips(canvas, lines, middle if left < 0 <= right else white)
     if rng.random() < 0.4:
-        for edge, sign in ((street.kerbs[0], 1), (street.kerbs[1], -1)):
-            _strip(canvas, (edge + sign * 0.3, edge + sign * 0.44), white, None)
+        inner = (street.kerbs[0] + 0.3, street.kerbs[1] - 0.44)
+        _strips(canvas, [(x, x + 0.14, *WHOLE_Z) for x in inner], white)
     if street.crossing and rng.random() < 0.75:
         z = street.crossing[0] - 3.6
-        for x in np.arange(street.kerbs[0] + 0.3, street.kerbs[1] - 0.5, 1.0):
-            _strip(canvas, (x, x + 0.5), white, None, (z, z + 2.8))
-        _strip(canvas, (-1.6, 1.6), white, None, (z - 1.2, z - 0.8))
-
-
-def _rails(canvas: Canvas, center_x: float) -> None:
-    """Paint a pair of tram rails on the road."""
-    for x in (center_x - 0.72, center_x + 0.72):
-        _strip(canvas, (x - 0.12, x + 0.12), (74, 72, 70), None)
-        _strip(canvas, (x - 0.04, x + 0.04), (150, 150, 150), None)
+        xs = np.arange(street.kerbs[0] + 0.3, street.kerbs[1] - 0.5, 1.0)
+        _strips(canvas, [(x, x + 0.5, z, z + 2.8) for x in xs], white)
+        _strips(canvas, [(-1.6, 1.6, z - 1.2, z - 0.8)], white)
 
 
 def _ground_surface(canvas: Canvas, rng: Generator, top: int) -> None:
@@ -178,10 +165,9 @@ def _ground_surface(canvas: Canvas, rng: Generator, top: int) -> None:
     z = camera.focal_px * camera.height_m / rows
     columns = np.arange(width, dtype=np.float32) + 0.5 - camera.center_x_px
     x = columns[None, :] * (z / camera.focal_px)[:, None] - (camera.curve * z * z)[:, None]
-    scale = TILE_PX / TILE_M
-    map_x, map_y = x * scale % TILE_PX, np.repeat((z * scale % TILE_PX)[:, None], width, axis=1)
+    map_x, map_y = _tile_position(x), np.repeat(_tile_position(z)[:, None], width, axis=1)
     tiles = _surface_tiles(int(rng.integers(NUM_TILES)))
-    grain = cv2.remap(tiles, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    grain = cv2.remap(tiles, map_x, map_y, cv2.INTER_LINEAR)
     asphalt, paving, grass = cv2.split(grain)
     label = canvas.label[top:]
     np.copyto(asphalt, paving, where=label == Id.SIDEWALK)
@@ -193,6 +179,12 @@ def _ground_surface(canvas: Canvas, rng: Generator, top: int) -> None:
     ground += asphalt[..., None]
     ground += (np.array(light.haze_color, np.float32) * (1 - clear))[:, None]
     canvas.image[top:] = np.clip(ground, 0, 255, out=ground)
+
+
+def _tile_position(distance_m: Array) -> Array:
+    """Return the pixel in a tile of a position; every other tile is mirrored: no seams."""
+    last = TILE_PX - 1
+    return last - np.abs(distance_m * (TILE_PX / TILE_M) % (2 * last) - last)
 
 
 @functools.cache
@@ -249,7 +241,7 @@ def finish(canvas: Canvas, rng: Generator, warmth: float) -> npt.NDArray[np.uint
     coarse_gain, fine_gain = (cv2.LUT(canvas.label, _grain_table(column)) for column in (0, 1))
     grain = coarse * coarse_gain + fine * fine_gain
     picture = cv2.add(canvas.image, cv2.merge([grain] * 3), dtype=cv2.CV_32F)
-    sigma = rng.uniform(0.2, 0.65) * max(height / 256, 0.7)
+    sigma = rng.uniform(0.2, 0.65) * max((height / 256) ** 0.5, 0.8)
     picture = cv2.GaussianBlur(picture, (0, 0), sigma)
     if rng.random() < 0.08:  # the camera moved
         picture = cv2.blur(picture, (max(2, height // 80), 1))

@@ -268,7 +268,7 @@ class Canvas:
         pixels, depth = self.camera.project(world)
         starts = np.concatenate([[0], np.cumsum(scene.counts)])
         first = starts[:-1]
-        mean_z = np.add.reduceat(depth, first) / scene.counts.astype(np.float32)
+        mean_z = (np.add.reduceat(depth, first) / scene.counts).astype(np.float32)
         gains = np.repeat(
             [item.gain for item in placed], [len(item.model.counts) for item in placed]
         )

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import random
+import re
+import shlex
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paddleseg_segformer.analysis.complexity import count_macs, count_parameters
+from paddleseg_segformer.cli import train
+from paddleseg_segformer.config import Config, load_config
+from paddleseg_segformer.config.building import (
+    build_dataset,
+    build_loss,
+    build_model,
+    build_optimizer,
+    build_transforms,
+)
+from paddleseg_segformer.config.loading import load_yaml
+from paddleseg_segformer.engine.optimizer import build_lr_schedule
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models import BACKBONES
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = sorted(FOLDER.glob("*.yml"))
+ROOT_VARIABLES = (
+    "CITYSCAPES_ROOT", "ADE20K_ROOT", "COCO_STUFF_ROOT", "CAMVID_ROOT", "STREET_SCENES_ROOT",
+)  # fmt: skip
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+# What the zoo's table states costs for: (height, width) by part of the name.
+COST_SIZES_HW = {
+    "cityscapes_1024x1024": (1024, 1024),
+    "cityscapes_1024x512": (1024, 2048),
+    "cityscapes_768x768": (768, 1536),
+    "cityscapes_640x1280": (640, 1280),
+    "cityscapes_512x1024": (512, 1024),
+    "512x512": (512, 512),
+    "640x640": (640, 640),
+    "480x360": (360, 480),
+    "256x512": (256, 512),
+}
+
+each_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(autouse=True)
+def default_roots(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ROOT_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_backbones() -> Iterator[None]:
+    """Build each backbone once: configs that differ in data and head share it, for time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, factory in BACKBONES.items():
+            patch.setitem(BACKBONES, name, functools.cache(factory))
+        yield
+
+
+@functools.cache
+def loaded(path: Path) -> Config:
+    return load_config(path)
+
+
+@functools.cache
+def model_of(path: Path) -> Any:
+    return build_model(loaded(path))
+
+
+def header(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line[2:] for line in lines[: next(i for i, x in enumerate(lines) if x[:1] != "#")]]
+
+
+def named(kind: str) -> list[Path]:
+    return [path for path in CONFIGS if kind in path.stem]
+
+
+def is_paper_recipe(path: Path) -> bool:
+    return any("the paper's" in line for line in header(path))
+
+
+def test_zoo_is_complete() -> None:
+    names = {path.stem for path in CONFIGS}
+    for variant in range(6):
+        for rest in (
+            "cityscapes_1024x1024_160k",
+            "cityscapes_1024x512_160k",
+            "ade20k_512x512_160k",
+            "coco_stuff_512x512_80k",
+        ):
+            assert f"segformer_b{variant}_{rest}" in names
+    for rest in (
+        "b0_cityscapes_768x768_160k",
+        "b0_cityscapes_640x1280_160k",
+        "b0_cityscapes_512x1024_160k",
+        "b5_ade20k_640x640_160k",
+        "b0_camvid_480x360",
+        "b0_street_scenes_256x512",
+    ):
+        assert f"segformer_{rest}" in names
+
+
+@each_config
+def test_header_states_a_command_that_works(path: Path) -> None:
+    command, *rest = header(path)
+    words = shlex.split(command)
+    assert words[0] == "python"
+    script = words.index("tools/train.py")
+    parser = ArgumentParser()
+    train.add_arguments(parser)
+    args = parser.parse_args(words[script + 1 :])
+    assert args.config == f"configs/{path.name}"
+    if "paddle.distributed.launch" in command:
+        num_gpus = len(words[words.index("--gpus") + 1].split(","))
+        assert re.search(rf"\b{num_gpus} GPUs x {loaded(path).batch_size} image", " ".join(rest))
+    assert any(line.startswith("Recipe: ") for line in rest)
+
+
+@each_config
+def test_name_states_variant_iterations_and_crop(path: Path) -> None:
+    config = loaded(path)
+    variant = re.search(r"_b(\d)_", path.stem)
+    assert variant and config.model["backbone"]["type"] == f"MixVisionTransformer_B{variant[1]}"
+    pretrained = config.model["backbone"].get("pretrained")
+    assert pretrained is None or pretrained.endswith(f"_b{variant[1]}.tar.gz")
+    assert config.model["embedding_dim"] == (256 if variant[1] in "01" else 768)
+    thousands = re.search(r"_(\d+)k$", path.stem)
+    if thousands:
+        assert config.iters == 1000 * int(thousands[1])
+        width, height = (int(side) for side in re.findall(r"(\d+)x(\d+)", path.stem)[0])
+        if "cityscapes" in path.stem and is_paper_recipe(path):
+            width, height = height, width  # the paper writes height x width
+        crops = [
+            item["crop_size"] for item in config.train_dataset["transforms"] if "crop_size" in item
+        ]
+        assert crops == [[width, height]]
+
+
+@each_config
+def test_model_and_optimizer_build(path: Path) -> None:
+    config = loaded(path)
+    model = model_of(path)
+    schedule = build_lr_schedule(config.lr_scheduler, config.iters)
+    optimizer = build_optimizer(config.optimizer, model, schedule)
+    trained = [p for p in model.parameters() if not p.stop_gradient]
+    groups = optimizer._param_groups
+    assert sum(len(group["params"]) for group in groups) == len(trained)
+    loss, coefficient = build_loss(config.loss)
+    assert coefficient == 1.0
+    assert loss.avg_non_ignore is not is_paper_recipe(path)
+
+
+@each_config
+def test_transforms_bring_any_image_to_the_crop(path: Path) -> None:
+    _check_train_transforms(repr(loaded(path).train_dataset["transforms"]))
+
+
+@functools.cache
+def _check_train_transforms(sections: str) -> None:
+    """Run a list of transforms on small and on wide images (a cache: most configs share theirs)."""
+    transforms = ast.literal_eval(sections)
+    crop_wh = next(item["crop_size"] for item in transforms if "crop_size" in item)
+    random.seed(0)
+    np.random.seed(0)
+    for height, width in ((70, 190), (300, 200)):
+        image = np.random.randint(0, 256, (height, width, 3)).astype(np.uint8)
+        label = np.random.randint(0, 3, (height, width)).astype(np.uint8)
+        data = {"img": image, "label": label, "gt_fields": ["label"], "trans_info": []}
+        for transform in build_transforms(transforms)[:-1]:
+            if not getattr(transform, "keeps_uint8", False):
+                data["img"] = data["img"].astype(np.float32)
+            data = transform(data)
+        assert data["img"].shape == (crop_wh[1], crop_wh[0], 3)
+        assert data["label"].shape == (crop_wh[1], crop_wh[0])
+        assert set(np.unique(data["label"])) <= {0, 1, 2, 255}
+
+
+@each_config
+def test_both_data_sets_agree(path: Path) -> None:
+    config = loaded(path)
+    assert config.val_dataset is not None
+    for key in ("type", "dataset_root"):
+        assert config.train_dataset[key] == config.val_dataset[key]
+    assert (config.train_dataset["mode"], config.val_dataset["mode"]) == ("train", "val")
+    last = [section["transforms"][-1] for section in (config.train_dataset, config.val_dataset)]
+    assert last[0] == last[1]
+    is_imagenet = last[0] == {"type": "Normalize", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    assert is_imagenet if is_paper_recipe(path) else last[0] == {"type": "Normalize"}
+
+
+@each_config
+def test_missing_data_are_named_with_the_remedy(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ROOT_VARIABLES:
+        monkeypatch.setenv(name, str(tmp_path / "moved"))
+    config = load_config(path)
+    for section in (config.train_dataset, config.val_dataset):
+        with pytest.raises(UserError, match=r"moved: no such folder"):
+            build_dataset(section)
+
+
+@each_config
+def test_evaluation_settings_are_legal(path: Path) -> None:
+    test_config = loaded(path).test_config
+    assert test_config.inference_settings().num_views == 1  # until --aug_eval asks for more
+    settings = dataclasses.replace(test_config, aug_eval=True).inference_settings()
+    assert settings.num_views >= 1
+    if is_paper_recipe(path):
+        assert settings.num_views in (10, 12, 14)
+        assert (settings.average, settings.scale_mode) == ("softmax", "source")
+        assert test_config.absent_class == "nan"
+
+
+@pytest.mark.parametrize("path", named("cityscapes_1024"), ids=lambda path: path.stem)
+def test_paddleseg_recipe(path: Path) -> None:
+    config = loaded(path)
+    assert config.optimizer == {
+        "type": "AdamW", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.01,
+    }  # fmt: skip
+    schedule = build_lr_schedule(config.lr_scheduler, config.iters)
+    assert [rate_at(schedule, step) for step in (0, 80000, 159999)] == pytest.approx(
+        [6e-5, 3e-5, 6e-5 / 160000]
+    )
+    assert (config.test_config.average, config.test_config.absent_class) == ("logits", 1)
+    settings = config.test_config.inference_settings()
+    if "1024x1024" in path.stem:
+        assert (settings.crop_size_hw, settings.stride_hw) == ((1024, 1024), (768, 768))
+    assert settings.is_slide == ("1024x1024" in path.stem)
+
+
+def rate_at(schedule: Any, step: int) -> float:
+    schedule.step(step)
+    return schedule.get_lr()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if is_paper_recipe(path)], ids=lambda path: path.stem
+)
+def test_paper_recipe(path: Path) -> None:
+    """Rates and parameter groups as the paper's code has them, the head's batch norm included."""
+    config = loaded(path)
+    schedule = build_lr_schedule(config.lr_scheduler, config.iters)
+    for step in (0, 749, 1500, config.iters - 1):
+        rate = 6e-5 * (1 - step / config.iters)
+        if step < 1500:
+            rate *= 1 - (1 - step / 1500) * (1 - 1e-6)
+        assert rate_at(schedule, step) == pytest.approx(rate, rel=1e-9)
+    model = model_of(path)
+    expected = {}
+    for name, parameter in model.named_parameters():
+        is_head = not name.startswith("backbone.")
+        decay = 0.0 if "norm" in name and not is_head else 0.01
+        expected[parameter.name] = (10.0 if is_head else 1.0, decay)
+    optimizer = build_optimizer(config.optimizer, model, schedule)
+    for group in optimizer._param_groups:
+        for parameter in group["params"]:
+            found = (group["learning_rate"], group["weight_decay"])
+            assert found == expected[parameter.name], parameter.name
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_variants_differ_in_the_model_only(path: Path) -> None:
+    base = FOLDER / re.sub(r"_b\d_", "_b0_", path.name)
+    if not base.exists():
+        pytest.skip("B0 has no such config")
+    ours, theirs = load_yaml(path), load_yaml(base)
+    differing = {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)}
+    assert differing <= ({"model", "batch_size"} if "b5_city" in path.stem else {"model"})
+
+
+def test_bases_are_used() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.yml"))
+    for base in (FOLDER / "_base_").glob("*.yml"):
+        assert re.search(rf"_base_.*\b{base.name}", text), base.name
+
+
+def test_zoo_table_lists_every_config_with_its_costs() -> None:
+    rows = {}
+    for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines():
+        match = re.match(r"\| \[(\w+)\]\((\w+)\.yml\) \|", line)
+        if match:
+            assert match[1] == match[2]
+            rows[match[1]] = line
+    assert set(rows) == {path.stem for path in CONFIGS}
+    for path in CONFIGS:
+        model = model_of(path)
+        size_hw = next(size for part, size in COST_SIZES_HW.items() if part in path.stem)
+        published, here = (
+            sum(count_macs(model, size_hw, rewritten=rewritten).values()) / 1e9
+            for rewritten in (False, True)
+        )
+        cells = f"| {count_parameters(model) / 1e6:.2f} | {published:.2f} → {here:.2f} |"
+        assert cells in rows[path.stem]
+
+
+def test_scores_in_headers_are_those_of_the_zoo_table() -> None:
+    table = (FOLDER / "README.md").read_text(encoding="utf-8")
+    num_scores = 0
+    for path in CONFIGS:
+        row = next(line for line in table.splitlines() if line.startswith(f"| [{path.stem}]"))
+        for line in header(path):
+            if "published by" in line and line.startswith(("Score", "With")):
+                for score in re.findall(r"\b\d\d\.\d+\b", line):
+                    assert score in row
+                    num_scores += 1
+    assert num_scores >= 12 + 9 + 24 + 6
