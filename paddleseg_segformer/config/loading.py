@@ -113,7 +113,7 @@ def _variable(match: re.Match[str]) -> str:
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return `content` with `a.b=value` overrides; list items are named by their index, values are YAML.
 
-    A last key that does not exist yet is added: the typed checks after loading refuse what is unknown.
+    A section or last key that does not exist yet is added: the checks after loading refuse what is unknown.
     """
     for override in overrides:
         keys, separator, text = override.partition("=")
@@ -133,6 +133,8 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
 
 def _set(content: Any, keys: list[str], value: Any, override: str) -> None:
     *parents, last = keys
+    if parents and isinstance(content, dict):
+        content.setdefault(parents[0], {})
     for key in parents:
         content = _step(content, key, override, parents)
     if isinstance(content, list):

@@ -1,0 +1,143 @@
+"""YAML files: inheritance, variables, overrides, typed checks, and what a mistake says."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from paddleseg_segformer.config import load_config
+from paddleseg_segformer.config.building import build_component, build_loss, build_model
+from paddleseg_segformer.errors import UserError
+
+CHILD = """
+_base_: base.yml
+batch_size: 4
+optimizer: {_inherited_: False, type: AdamW, weight_decay: 5e-2}
+train_dataset: {dataset_root: '${STREETS:-data/streets}'}
+model: {type: SegFormer, num_classes: 19, backbone: {type: MixVisionTransformer_B0}}
+"""
+BASE = """
+iters: 100
+train_dataset: {type: Cityscapes, mode: train, transforms: [{type: Normalize}]}
+optimizer: {type: sgd, momentum: 0.9}
+lr_scheduler: {type: PolynomialDecay, learning_rate: 0.01}
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "base.yml").write_text(BASE)
+    (tmp_path / "child.yml").write_text(CHILD)
+    return tmp_path / "child.yml"
+
+
+def test_child_is_merged_over_base(path):
+    config = load_config(path)
+    assert (config.iters, config.batch_size) == (100, 4)
+    assert config.train_dataset["type"] == "Cityscapes"
+    assert config.train_dataset["dataset_root"] == "data/streets"
+    assert config.optimizer == {"type": "AdamW", "weight_decay": 0.05}
+
+
+def test_environment_variable_replaces_the_default(path, monkeypatch):
+    monkeypatch.setenv("STREETS", "/datasets/streets")
+    assert load_config(path).train_dataset["dataset_root"] == "/datasets/streets"
+
+
+def test_overrides_reach_nested_keys_and_list_items(path):
+    opts = ["train_dataset.transforms.0.mean=[0.4, 0.4, 0.4]", "lr_scheduler.learning_rate=1e-4", "iters=7"]
+    config = load_config(path, opts)
+    assert config.train_dataset["transforms"][0]["mean"] == [0.4, 0.4, 0.4]
+    assert config.lr_scheduler["learning_rate"] == 1e-4
+    assert config.iters == 7
+
+
+def test_written_config_loads_back_equal(path, tmp_path):
+    config = load_config(path)
+    (tmp_path / "again.yml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "again.yml") == config
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["bach_size=2"], "unknown key 'bach_size'. Did you mean 'batch_size'?"),
+        (["batch_size=two"], "batch_size: found 'two', expected int"),
+        (["batch_size=0"], "batch_size: found 0, expected 1 or more"),
+        (["test_config.crop_sise=[1, 1]"], "'test_config.crop_sise'. Did you mean 'crop_size'?"),
+        (["trian_dataset.mode=val"], "unknown key 'trian_dataset'. Did you mean 'train_dataset'?"),
+        (["iters"], "expected KEY=VALUE"),
+        (["train_dataset.transforms.3.prob=1"], "expected an index from 0 to 0"),
+        (["model.backbon.type=x"], "no key 'backbon'. Did you mean 'backbone'?"),
+        (["optimizer=[1"], "not a YAML value"),
+        (["train_dataset={mode: train}"], "train_dataset: no `type`"),
+    ],
+)
+def test_wrong_override_is_one_line_that_names_it(path, opts, message):
+    with pytest.raises(UserError) as caught:
+        load_config(path, opts)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "found NoneType, expected keys and values"),
+        ("a: [1", "not valid YAML"),
+        ("_base_: nowhere.yml", "no such file, named by `_base_`"),
+        ("_base_: wrong.yml", "leads back to itself"),
+        ("iters: 3", "no key 'model'"),
+        ("model: {type: '${NOT_SET_ANYWHERE}'}", "environment variable is not set"),
+    ],
+)
+def test_wrong_file_is_one_line_that_names_it(tmp_path, text, message):
+    file = tmp_path / "wrong.yml"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(file)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_config_suggests_a_packaged_one():
+    with pytest.raises(UserError, match="Did you mean 'segformer_b0_camvid_480x360'"):
+        load_config("segformer_b0_camvid_480x36")
+
+
+@pytest.mark.parametrize(
+    ("kind", "section", "message"),
+    [
+        ("transform", {"type": "RandomHorizontalFlipp"}, "Did you mean 'RandomHorizontalFlip'?"),
+        ("backbone", {"type": "MixVisionTransformer_B0", "drop_pth_rate": 1}, "Did you mean 'drop_path_rate'?"),
+        ("loss", {"type": "OhemCrossEntropyLoss", "tresh": 1}, "Did you mean 'thresh'?"),
+        ("model", {"type": "SegFormer"}, "SegFormer needs num_classes, backbone"),
+        ("model", {"num_classes": 2}, "expected keys with a `type`"),
+    ],
+)
+def test_wrong_component_is_named_with_a_suggestion(kind, section, message):
+    with pytest.raises(UserError) as caught:
+        build_component(kind, section, "section")
+    assert message in str(caught.value)
+
+
+def test_class_count_of_model_and_data_set_must_agree(path):
+    with pytest.raises(UserError, match="model.num_classes is 7, but train_dataset .* has 19 classes"):
+        build_model(load_config(path, ["model.num_classes=7"]))
+
+
+def test_loss_needs_one_type_and_the_data_sets_ignore_index():
+    ce = {"type": "CrossEntropyLoss"}
+    with pytest.raises(UserError, match="expected one each"):
+        build_loss({"types": [ce, ce], "coef": [1, 1]})
+    with pytest.raises(UserError, match="ignore_index is 0, but the data set's is 255"):
+        build_loss({"types": [{**ce, "ignore_index": 0}], "coef": [1]})
+    mixed = {"type": "MixedLoss", "losses": [ce, {"type": "LovaszSoftmaxLoss"}], "coef": [1, 0.5]}
+    loss, coefficient = build_loss({"types": [mixed], "coef": [2]}, ignore_index=254)
+    assert coefficient == 2.0
+    assert [part.ignore_index for part in loss.losses] == [254, 254]
+
+
+def test_yaml_numbers_without_a_point_are_numbers(path):
+    assert load_config(path, ["optimizer.epsilon=1e-8"]).optimizer["epsilon"] == 1e-8
+    assert yaml.safe_load("1e-8") == "1e-8"  # what plain PyYAML makes of it
