@@ -156,6 +156,7 @@ def test_model_and_optimizer_build(path: Path) -> None:
     trained = [p for p in model.parameters() if not p.stop_gradient]
     groups = optimizer._param_groups
     assert sum(len(group["params"]) for group in groups) == len(trained)
+    loss: Any
     loss, coefficient = build_loss(config.loss)
     assert coefficient == 1.0
     assert loss.avg_non_ignore is not is_paper_recipe(path)
@@ -176,7 +177,12 @@ def _check_train_transforms(sections: str) -> None:
     for height, width in ((70, 190), (300, 200)):
         image = np.random.randint(0, 256, (height, width, 3)).astype(np.uint8)
         label = np.random.randint(0, 3, (height, width)).astype(np.uint8)
-        data = {"img": image, "label": label, "gt_fields": ["label"], "trans_info": []}
+        data: dict[str, Any] = {
+            "img": image,
+            "label": label,
+            "gt_fields": ["label"],
+            "trans_info": [],
+        }
         for transform in build_transforms(transforms)[:-1]:
             if not getattr(transform, "keeps_uint8", False):
                 data["img"] = data["img"].astype(np.float32)
@@ -184,6 +190,30 @@ def _check_train_transforms(sections: str) -> None:
         assert data["img"].shape == (crop_wh[1], crop_wh[0], 3)
         assert data["label"].shape == (crop_wh[1], crop_wh[0])
         assert set(np.unique(data["label"])) <= {0, 1, 2, 255}
+
+
+@pytest.mark.parametrize(
+    ("name", "image_hw", "expected_hw"),
+    [
+        ("segformer_b0_ade20k_512x512_160k", (375, 500), (512, 704)),
+        ("segformer_b0_ade20k_512x512_160k", (300, 1400), (448, 2048)),
+        ("segformer_b5_ade20k_640x640_160k", (375, 500), (640, 864)),
+        ("segformer_b0_coco_stuff_512x512_80k", (600, 901), (512, 800)),
+        ("segformer_b0_cityscapes_768x768_160k", (1024, 2048), (768, 1536)),
+        ("segformer_b0_cityscapes_640x1280_160k", (1024, 2048), (640, 1280)),
+        ("segformer_b0_cityscapes_512x1024_160k", (1024, 2048), (512, 1024)),
+        ("segformer_b0_cityscapes_1024x1024_160k", (1024, 2048), (1024, 2048)),
+    ],
+)
+def test_evaluation_sees_the_published_size(
+    name: str, image_hw: tuple[int, int], expected_hw: tuple[int, int]
+) -> None:
+    val_dataset = load_config(name).val_dataset
+    assert val_dataset is not None
+    data: dict[str, Any] = {"img": np.zeros((*image_hw, 3), np.uint8)}
+    for transform in build_transforms(val_dataset["transforms"])[:-1]:
+        data = transform(data)
+    assert data["img"].shape[:2] == expected_hw
 
 
 @each_config
@@ -206,7 +236,7 @@ def test_missing_data_are_named_with_the_remedy(
     for name in ROOT_VARIABLES:
         monkeypatch.setenv(name, str(tmp_path / "moved"))
     config = load_config(path)
-    for section in (config.train_dataset, config.val_dataset):
+    for section in (config.train_dataset, config.val_dataset or {}):
         with pytest.raises(UserError, match=r"moved: no such folder"):
             build_dataset(section)
 

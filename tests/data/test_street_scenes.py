@@ -111,10 +111,10 @@ def test_layout_is_that_of_cityscapes(folder: Path) -> None:
 
 
 def test_cityscapes_dataset_reads_it(folder: Path) -> None:
-    from paddleseg_segformer.data import DATASETS
+    from paddleseg_segformer.data.datasets import Cityscapes
 
     for mode, count in (("train", 5), ("val", 3)):
-        dataset = DATASETS["Cityscapes"](transforms=[], dataset_root=str(folder), mode=mode)
+        dataset = Cityscapes(transforms=[], dataset_root=str(folder), mode=mode)
         assert len(dataset) == count
         sample = dataset.read(0)
         assert sample.image.shape == (*SMALL_HW, 3)
