@@ -2,5 +2,13 @@
 
 from paddleseg_segformer.data.datasets import DATASETS, RawSample, SegmentationDataset
 from paddleseg_segformer.data.labels import LABEL_SETS, LabelSet
+from paddleseg_segformer.data.transforms import TRANSFORMS
 
-__all__ = ["DATASETS", "LABEL_SETS", "LabelSet", "RawSample", "SegmentationDataset"]
+__all__ = [
+    "DATASETS",
+    "LABEL_SETS",
+    "TRANSFORMS",
+    "LabelSet",
+    "RawSample",
+    "SegmentationDataset",
+]
