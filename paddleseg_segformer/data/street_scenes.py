@@ -56,7 +56,8 @@ def generate(
     Args:
         size_hw: (height, width) in pixels, 64 or more each.
         seed: not negative; the same seed gives the same files, and different seeds share no scene.
-        num_workers: processes that draw; 0 draws in this one.
+        num_workers: processes that draw (a script then needs `if __name__ == "__main__":` around
+            the call); 0 draws in this one.
         watch: wraps the work's iterable, given its length (a progress bar).
 
     Returns:
