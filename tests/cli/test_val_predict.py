@@ -1,0 +1,209 @@
+"""`val` and `predict` from the command line, on a small generated data set."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from paddleseg_segformer.checkpoints import save_weights
+from paddleseg_segformer.cli import main
+from paddleseg_segformer.config import load_config
+from paddleseg_segformer.config.building import build_model
+from paddleseg_segformer.inference.overlay import write_image
+from paddleseg_segformer.inference.predictor import Predictor
+
+CONFIG = """
+model:
+  type: SegFormer
+  num_classes: 3
+  embedding_dim: 16
+  backbone: {{type: MixVisionTransformer_B0}}
+train_dataset: &data
+  type: Dataset
+  dataset_root: {root}
+  num_classes: 3
+  mode: train
+  train_path: {root}/list.txt
+  val_path: {root}/list.txt
+  transforms: []
+val_dataset:
+  <<: *data
+  mode: val
+  transforms: [{{type: Normalize}}]
+test_config: {{is_slide: true, crop_size: [48, 32], stride: [32, 32]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """Return a folder with images, labels, a config and weights."""
+    root = tmp_path_factory.mktemp("数据 set")
+    rng = np.random.default_rng(0)
+    lines = []
+    for index, (height, width) in enumerate([(48, 64), (40, 72), (64, 64)]):
+        image = np.kron(
+            rng.integers(0, 256, (height // 8, width // 8, 3)), np.ones((8, 8, 1))
+        ).astype(np.uint8)
+        write_image(root / "images" / f"{index}.png", image)
+        label = rng.choice([0, 1, 2, 255], (height, width)).astype(np.uint8)
+        Image.fromarray(label).save(root / f"{index}_label.png")
+        lines.append(f"images/{index}.png {index}_label.png")
+    (root / "list.txt").write_text("\n".join(lines))
+    (root / "config.yml").write_text(CONFIG.format(root=root), encoding="utf-8")
+    paddle.seed(0)
+    save_weights(build_model(load_config(root / "config.yml")), root / "model.pdparams")
+    return root
+
+
+def job(name: str, run_dir: Path, *flags: str) -> int:
+    given = [
+        "--config",
+        str(run_dir / "config.yml"),
+        "--model_path",
+        str(run_dir / "model.pdparams"),
+    ]
+    return main([name, *given, *flags])
+
+
+def test_val_writes_json_and_csv(run_dir, tmp_path, capsys) -> None:
+    files = ["--json", str(tmp_path / "m.json"), "--per_image_csv", str(tmp_path / "m.csv")]
+    assert job("val", run_dir, *files) == 0
+    report = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+    assert report["num_images"] == 3
+    assert report["inference"]["crop_size_hw"] == [32, 48]
+    assert f"mIoU {100 * report['mIoU']:.2f}" in capsys.readouterr().out
+    with open(tmp_path / "m.csv", encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3
+
+
+def test_val_flags_reach_the_pipeline(run_dir, tmp_path, capsys) -> None:
+    flags = ["--aug_eval", "--scales", "0.75", "1.5", "--flip_horizontal", "--flip_vertical"]
+    flags += [
+        "--average",
+        "softmax",
+        "--is_slide",
+        "--crop_size",
+        "64",
+        "48",
+        "--stride",
+        "40",
+        "30",
+    ]
+    flags += ["--absent_class", "0", "--num_workers", "0", "--batch_size", "2"]
+    assert job("val", run_dir, *flags, "--json", str(tmp_path / "m.json")) == 0
+    report = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+    assert report["inference"] == {
+        "is_slide": True,
+        "crop_size_hw": [48, 64],
+        "stride_hw": [30, 40],
+        "scales": [0.75, 1.5],
+        "flip_horizontal": True,
+        "flip_vertical": True,
+        "average": "softmax",
+        "scale_mode": "transformed",
+        "is_one_step": False,
+        "window_batch": 4,
+    }
+    assert report["absent_class"] == "0"
+    assert "average of softmax over 8 views" in capsys.readouterr().out
+
+
+def test_val_prints_its_plan_without_weights(run_dir, capsys) -> None:
+    flags = ["--print_plan", "--aug_eval", "--flip_horizontal"]
+    assert main(["val", "--config", str(run_dir / "config.yml"), *flags]) == 0
+    out = capsys.readouterr().out
+    assert "view 2: scale 1, horizontal flip: 48x64, 4 windows from rows 0, 16" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--scales", "0.5"], "--scales has no effect without --aug_eval"),
+        (["--is_slide", "--stride", "64", "64"], "stride 64x64 .* larger than crop_size 32x48"),
+        (["--model_path", "none.pdparams"], "none.pdparams"),
+        (["--opts", "val_dataset=null"], "no val_dataset"),
+        (["--opts", "test_config.is_slide=False", "--crop_size", "9", "9"], "without --is_slide"),
+    ],
+)
+def test_val_mistakes_are_one_line(run_dir, capsys, flags, message) -> None:
+    assert job("val", run_dir, *flags) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, error)
+
+
+def test_predict_folder(run_dir, tmp_path) -> None:
+    flags = ["--image_path", str(run_dir / "images"), "--save_dir", str(tmp_path / "ü")]
+    assert job("predict", run_dir, *flags, "--save_probabilities") == 0
+    predictor = Predictor.from_config(run_dir / "config.yml", run_dir / "model.pdparams")
+    assert predictor.settings.is_slide
+    for index in range(3):
+        prediction = predictor(run_dir / "images" / f"{index}.png")
+        saved = Image.open(tmp_path / "ü" / "pseudo_color_prediction" / f"{index}.png")
+        assert saved.mode == "P"
+        np.testing.assert_array_equal(np.asarray(saved), prediction.label)
+        added = np.asarray(Image.open(tmp_path / "ü" / "added_prediction" / f"{index}.png"))
+        np.testing.assert_array_equal(added, prediction.overlay())
+        probabilities = np.load(tmp_path / "ü" / "probabilities" / f"{index}.npy")
+        np.testing.assert_allclose(probabilities, prediction.probabilities, atol=1e-3)
+
+
+def test_predict_goes_on_after_a_bad_image(run_dir, tmp_path, capsys) -> None:
+    for name in ("a.png", "c.png"):
+        write_image(tmp_path / "in" / "sub" / name, np.full((40, 40, 3), 99, np.uint8))
+    (tmp_path / "in" / "b.png").write_bytes(b"no image")
+    flags = ["--image_path", str(tmp_path / "in"), "--save_dir", str(tmp_path / "out")]
+    assert job("predict", run_dir, *flags) == 1
+    err = capsys.readouterr().err
+    assert "b.png" in err
+    assert "1 of 3 images could not be predicted" in err
+    written = sorted(path.name for path in (tmp_path / "out").rglob("sub/*"))
+    assert written == ["a.png", "a.png", "c.png", "c.png"]
+
+
+def test_predict_custom_colors(run_dir, tmp_path, capsys) -> None:
+    flags = ["--image_path", str(run_dir / "images" / "0.png"), "--save_dir", str(tmp_path)]
+    colors = [str(value) for value in range(1, 10)]
+    assert job("predict", run_dir, *flags, "--custom_color", *colors) == 0
+    saved = Image.open(tmp_path / "pseudo_color_prediction" / "0.png")
+    assert saved.getpalette()[:9] == list(range(1, 10))
+    assert job("predict", run_dir, *flags, "--custom_color", "1", "2") == 1
+    assert "found 2 values, expected 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--image_path is missing"),
+        (["--image_path", "none.jpg"], "none.jpg: no such file"),
+        (["--image_path", "none.mp4"], "none.mp4: no such file, or not a video"),
+        (["--image_path", ".", "--overlay_alpha", "7"], "--overlay_alpha: found 7.0"),
+    ],
+)
+def test_predict_mistakes_are_one_line(run_dir, capsys, tmp_path, flags, message) -> None:
+    assert job("predict", run_dir, "--save_dir", str(tmp_path), *flags) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_predict_needs_a_model(run_dir, capsys) -> None:
+    assert main(["predict", "--image_path", str(run_dir / "images")]) == 1
+    assert "give --config and --model_path, or --export_dir" in capsys.readouterr().err
+
+
+def test_predict_with_an_export_equals_the_model(run_dir, tmp_path) -> None:
+    export_dir = str(tmp_path / "export")
+    assert job("export", run_dir, "--save_dir", export_dir, "--no-verify") == 0
+    images = ["--image_path", str(run_dir / "images"), "--aug_pred", "--flip_horizontal"]
+    assert job("predict", run_dir, *images, "--save_dir", str(tmp_path / "model")) == 0
+    flags = ["--export_dir", export_dir, "--save_dir", str(tmp_path / "exported")]
+    assert main(["predict", *flags, *images]) == 0
+    for index in range(3):
+        name = f"pseudo_color_prediction/{index}.png"
+        labels = [np.asarray(Image.open(tmp_path / run / name)) for run in ("model", "exported")]
+        assert (labels[0] != labels[1]).mean() < 1e-3
