@@ -16,7 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
+from types import FrameType
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -24,6 +26,8 @@ import numpy as np
 
 from paddleseg_segformer.data.datasets import RawSample, SegmentationDataset
 from paddleseg_segformer.errors import UserError
+
+SIGTERM_GRACE_S = 5.0
 
 Key = tuple[int, int]  # (index in the data set, seed of the sample)
 Sample = tuple[np.ndarray, np.ndarray, int]
@@ -138,7 +142,7 @@ def read_ahead(
         yield from map(dataset.read, indices)
         return
     with ThreadPoolExecutor(num_threads) as executor:
-        yield from _in_order(executor, dataset.read, indices, 2 * num_threads)
+        yield from map_in_order(executor, dataset.read, indices, 2 * num_threads)
 
 
 def _batches(
@@ -169,7 +173,7 @@ def _collate(dataset: SegmentationDataset, samples: list[Sample]) -> Batch:
     return Batch(np.stack(images), np.stack(labels), np.asarray(indices))
 
 
-def _in_order(
+def map_in_order(
     executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
     """Yield the results of `function` over `items` in order, with at most `ahead` under way."""
@@ -194,7 +198,7 @@ def _in_processes(
     tasks = ((index, dataset.samples[index], seed) for index, seed in keys)
     executor = _start_processes(dataset, num_workers)
     try:
-        yield from _in_order(executor, _make_sample, tasks, ahead)
+        yield from map_in_order(executor, _make_sample, tasks, ahead)
     except BrokenProcessPool:
         raise UserError(
             "a data worker process did not start (see above) or was killed, most often for lack of "
@@ -220,7 +224,8 @@ def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessP
         num_workers, mp_context=context, initializer=_start_worker, initargs=(worker_dataset,)
     )
     try:
-        executor.submit(os.getpid)
+        with _without_sigterm():
+            executor.submit(os.getpid)  # starts the fork server
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise UserError(
             f"the transforms cannot be sent to worker processes ({error}). Define them in a "
@@ -237,8 +242,29 @@ def _start_worker(dataset: SegmentationDataset) -> None:
     global _worker_dataset
     _worker_dataset = dataset
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_soon)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     cv2.setNumThreads(0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """Block SIGTERM, also in processes that are started inside."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _end_soon(number: int, frame: FrameType | None) -> None:
+    """End a worker after a while: a SIGTERM to all processes lets the training step finish."""
+    threading.Timer(SIGTERM_GRACE_S, os._exit, [1]).start()
 
 
 def _end_with_parent() -> None:
