@@ -65,12 +65,12 @@ def export_model(
     """
     save_dir = Path(save_dir).resolve()
     check_save_dir(save_dir)
-    label_set = label_set or generic_label_set(model.num_classes)
     make_folder(save_dir.parent)
     with tempfile.TemporaryDirectory(prefix=f".{save_dir.name}.", dir=save_dir.parent) as workshop:
         folder = Path(workshop) / "new"
         folder.mkdir()
         save_static_graph(model, folder, output_op, input_shape)
+        label_set = label_set or generic_label_set(model.num_classes)
         deploy = DeployConfig(
             made_with={
                 "paddleseg_segformer": paddleseg_segformer.__version__,

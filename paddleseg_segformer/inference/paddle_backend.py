@@ -109,7 +109,7 @@ def _create(files: tuple[Path, Path], device: str, threads: int, precision: str)
     except UserError:
         raise
     except Exception as error:  # Paddle raises several kinds, without a common base
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[-1].strip()
         logger.warning("Paddle Inference without memory optimisation: %s", reason)
         return inference.create_predictor(_config(files, device, threads, precision, False))
 
@@ -130,7 +130,9 @@ def _config(
             raise UserError(f"precision: {precision} is for GPUs; on the CPU use fp32.")
         config.disable_gpu()
         config.set_cpu_math_library_num_threads(threads)
-        config.disable_mkldnn()  # oneDNN: Paddle 3.3 fails on bilinear interpolation with it
+        # oneDNN: Paddle 3.3.1 fails on bilinear resizing with it, and 3.2.2 gives wrong logits for
+        # images up to 32x32 px, whose last map is a single pixel.
+        config.disable_mkldnn()
     elif kind == "gpu" and paddle.is_compiled_with_cuda():
         half, full = inference.PrecisionType.Half, inference.PrecisionType.Float32
         config.enable_use_gpu(

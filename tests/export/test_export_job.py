@@ -1,0 +1,174 @@
+"""The jobs `export` and `deploy/python/infer.py`, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddleseg_segformer.checkpoints import save_weights
+from paddleseg_segformer.cli import main
+from paddleseg_segformer.data.io import read_label
+from paddleseg_segformer.data.labels import LABEL_SETS
+from paddleseg_segformer.data.street_scenes import render_scene
+from paddleseg_segformer.inference.deploy_config import DeployConfig
+from paddleseg_segformer.inference.overlay import write_image
+from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.inference.preprocess import Preprocess
+
+ROOT = Path(__file__).resolve().parents[2]
+INFER = ROOT / "deploy" / "python" / "infer.py"
+CONFIG = """
+train_dataset: {type: Cityscapes, dataset_root: none}
+val_dataset:
+  type: Cityscapes
+  dataset_root: none
+  transforms: [{type: ResizeByShort, short_size: 64}, {type: Normalize}]
+model:
+  type: SegFormer
+  num_classes: 19
+  embedding_dim: 16
+  backbone: {type: MixVisionTransformer_B0, embed_dims: [8, 16, 20, 32], depths: [1, 1, 1, 1]}
+test_config: {is_slide: true, crop_size: [96, 64], stride: [48, 32]}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_trained_weights_are_exported_with_all_that_evaluation_uses(
+    config, tmp_path, small_model
+) -> None:
+    model = small_model(num_classes=19)
+    save_weights(model, tmp_path / "model.pdparams")
+    save_dir = tmp_path / "deep" / "out"
+    flags = [
+        "--config",
+        config,
+        "--model_path",
+        tmp_path / "model.pdparams",
+        "--save_dir",
+        save_dir,
+    ]
+    assert main(["export", *map(str, flags)]) == 0
+    deploy = DeployConfig.load(save_dir)
+    assert deploy.verified.label_agreement > 0.999
+    assert deploy.classes == list(LABEL_SETS["cityscapes"].classes)
+    assert deploy.inference["crop_size_hw"] == [64, 96]
+    assert [section["type"] for section in deploy.preprocess["transforms"]] == [
+        "ResizeByShort",
+        "Normalize",
+    ]
+    image, _ = render_scene(1, (80, 160))
+    predictor = Predictor.from_export(save_dir)
+    preprocess = Preprocess.from_dict(deploy.preprocess)
+    reference = Predictor(model, preprocess, predictor.settings)
+    assert (predictor(image).label == reference(image).label).mean() > 0.999
+
+
+def test_export_without_weights_warns(config, tmp_path, capsys) -> None:
+    flags = ["--config", str(config), "--save_dir", str(tmp_path / "out"), "--no-verify"]
+    assert main(["export", *flags, "--input_shape", "1", "3", "64", "96"]) == 0
+    assert "without --model_path the export holds initial weights" in capsys.readouterr().out
+    deploy = DeployConfig.load(tmp_path / "out")
+    assert deploy.verified is None
+    assert deploy.input.shape == [1, 3, 64, 96]
+
+
+def test_file_as_save_dir_ends_with_one_line(config, capsys) -> None:
+    assert main(["export", "--config", str(config), "--save_dir", str(config)]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == f"error: {config}: expected a folder, found a file. Choose another save_dir."
+    assert config.read_text() == CONFIG
+
+
+def infer(*flags: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, INFER, *map(str, flags)], capture_output=True, text=True, check=False
+    )
+
+
+def test_infer_writes_label_maps_and_overlays(exported, tmp_path) -> None:
+    images = tmp_path / "images"
+    for seed, name in enumerate(("Straße 森.png", "sub/b.png")):
+        write_image(images / name, render_scene(seed, (64 + 8 * seed, 96))[0])
+    flags = ["--config", exported.folder / "deploy.yaml", "--image_path", images]
+    flags += ["--save_dir", tmp_path / "out", "--cpu_threads", 1, "--batch_size", 2, "--benchmark"]
+    done = infer(
+        *flags, "--is_slide", "--crop_size", 64, 64, "--stride", 48, 48, "--flip_horizontal"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 images, batch size 2, cpu fp32, 1 threads" in done.stdout
+    assert "network" in done.stdout
+    reference = Predictor.from_export(
+        exported.folder,
+        is_slide=True,
+        crop_size_hw=(64, 64),
+        stride_hw=(48, 48),
+        flip_horizontal=True,
+    )
+    for name in ("Straße 森.png", "sub/b.png"):
+        path = tmp_path / "out" / "pseudo_color_prediction" / name
+        prediction = reference(images / name)
+        assert (read_label(path) == prediction.label).mean() > 0.999
+        with Image.open(path) as file:
+            assert file.mode == "P"
+            shown = np.asarray(file.convert("RGB"))
+        assert (shown == prediction.colors).mean() > 0.999
+        with Image.open(tmp_path / "out" / "added_prediction" / name) as file:
+            assert np.asarray(file).shape == prediction.image.shape
+
+
+def test_infer_reports_failed_images_and_goes_on(exported, tmp_path) -> None:
+    write_image(tmp_path / "good.png", render_scene(0, (64, 64))[0])
+    write_image(tmp_path / "small.png", np.zeros((20, 64, 3), np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    flags = ["--config", exported.folder, "--image_path", tmp_path, "--cpu_threads", 1]
+    done = infer(*flags, "--save_dir", tmp_path / "out")
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("failed", "error"))]
+    assert len(lines) == 3
+    assert "broken.png: cannot be decoded" in lines[0]
+    assert "small.png: image of 20x64 px: the network needs 29 px or more" in lines[1]
+    assert lines[2] == "error: 2 of 3 images could not be predicted; see above."
+    written = (tmp_path / "out" / "pseudo_color_prediction").iterdir()
+    assert [path.name for path in written] == ["good.png"]
+
+
+def test_infer_without_an_export_ends_with_one_line(tmp_path) -> None:
+    write_image(tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8))
+    done = infer("--config", tmp_path, "--image_path", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"error: {tmp_path}/deploy.yaml: no such file. Name the folder that an export was written "
+        "into."
+    )
+
+
+def test_infer_imports_nothing_of_training(exported, tmp_path) -> None:
+    write_image(tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8))
+    flags = ["--config", exported.folder, "--image_path", tmp_path, "--save_dir", tmp_path / "out"]
+    code = f"""
+import json, sys
+sys.path.insert(0, {str(INFER.parent)!r})
+import infer
+status = infer.main({[str(flag) for flag in flags]!r})
+print(json.dumps([status, sorted(sys.modules)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    status, modules = json.loads(done.stdout.splitlines()[-1])
+    assert status == 0
+    ours = "paddleseg_segformer"
+    assert f"{ours}.inference.pipeline" in modules
+    for absent in ("paddleseg", "visualdl", f"{ours}.engine", f"{ours}.config", f"{ours}.models"):
+        assert absent not in modules
+    assert f"{ours}.registry" not in modules

@@ -1,0 +1,188 @@
+"""Paddle Inference as a network, with a graph of one convolution and one bilinear resize."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from paddle import inference, nn
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference import paddle_backend
+from paddleseg_segformer.inference.deploy_config import (
+    DeployConfig,
+    InputSpec,
+    ModelFile,
+    OutputSpec,
+)
+from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
+from paddleseg_segformer.inference.pipeline import Pipeline
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+
+NUM_CLASSES = 5
+
+
+class TinyNetwork(nn.Layer):
+    """Logits (N, K, ceil(h/4), ceil(w/4)), resized on the way so that the graph holds a resize."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        paddle.seed(5)
+        self.conv = nn.Conv2D(3, NUM_CLASSES, 7, stride=4, padding=3)
+        self.eval()
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.conv(x)
+        coarse = F.avg_pool2d(x, 2, ceil_mode=True)
+        return 4 * x + F.interpolate(coarse, size=x.shape[2:], mode="bilinear")
+
+
+def export(folder: Path, shape: list[int]) -> tuple[TinyNetwork, Path]:
+    folder.mkdir()
+    network = TinyNetwork()
+    spec = paddle.static.InputSpec([None if n == -1 else n for n in shape], "float32", name="x")
+    static = paddle.jit.to_static(TinyNetwork(), input_spec=[spec], full_graph=True)
+    paddle.jit.save(static, str(folder / "model"))
+    DeployConfig(
+        made_with={},
+        program=ModelFile.of(folder / "model.json"),
+        weights=ModelFile.of(folder / "model.pdiparams"),
+        input=InputSpec(shape, min_side_px=16),
+        output=OutputSpec("none", 4, NUM_CLASSES, "float32"),
+        preprocess=Preprocess().to_dict(),
+        inference=InferenceSettings().to_dict(),
+        classes=[str(i) for i in range(NUM_CLASSES)],
+        palette=[[i, i, i] for i in range(NUM_CLASSES)],
+    ).save(folder)
+    return network, folder
+
+
+@pytest.fixture(scope="module")
+def dynamic(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyNetwork, Path]:
+    return export(tmp_path_factory.mktemp("backend") / "森", [-1, 3, -1, -1])
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyNetwork, Path]:
+    return export(tmp_path_factory.mktemp("backend") / "fixed", [2, 3, 32, 48])
+
+
+def assert_same(network: Callable, exported: Callable, shape: list[int]) -> paddle.Tensor:
+    x = paddle.randn(shape)
+    with paddle.no_grad():
+        expected = network(x)
+    found = exported(x)
+    assert isinstance(found, paddle.Tensor)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5)
+    return found
+
+
+def test_any_size_and_batch(dynamic) -> None:
+    network, folder = dynamic
+    exported = PaddleInferenceNetwork(folder, device="cpu", threads=1)
+    first = assert_same(network, exported, [1, 3, 37, 51])
+    kept = first.numpy().copy()
+    assert_same(network, exported, [3, 3, 16, 64])
+    assert_same(network, exported, [1, 3, 37, 51])
+    np.testing.assert_array_equal(first.numpy(), kept)  # results do not share the engine's memory
+
+
+def test_deploy_yaml_itself_may_be_named(dynamic) -> None:
+    network, folder = dynamic
+    exported = PaddleInferenceNetwork(folder / "deploy.yaml")
+    assert exported.device == paddle.get_device()
+    assert_same(network, exported, [1, 3, 32, 32])
+
+
+def test_pipeline_with_windows_scales_and_flips(dynamic) -> None:
+    network, folder = dynamic
+    settings = InferenceSettings(
+        is_slide=True,
+        crop_size_hw=(32, 48),
+        stride_hw=(20, 30),
+        scales=(0.75, 1.0),
+        flip_horizontal=True,
+    )
+    preprocess = Preprocess.from_transforms([{"type": "Normalize"}])
+    image = np.random.default_rng(0).integers(0, 256, (77, 90, 3), dtype=np.uint8)
+    expected = Pipeline(network, preprocess, settings)(image).labels()
+    exported = PaddleInferenceNetwork(folder, device="cpu")
+    found = Pipeline(exported, preprocess, settings)(image).labels()
+    assert len(np.unique(expected)) == NUM_CLASSES
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_fixed_batch_takes_any_number_of_images(fixed, batch) -> None:
+    network, folder = fixed
+    assert_same(network, PaddleInferenceNetwork(folder, device="cpu"), [batch, 3, 32, 48])
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ([1, 4, 32, 48], "found 4 channels, but the model was exported for 3"),
+        ([1, 3, 33, 48], "found 33 px high, but the model was exported for 32"),
+        ([1, 3, 32, 47], "found 47 px wide, but the model was exported for 48"),
+    ],
+)
+def test_other_shapes_than_the_exported_one_are_refused(fixed, shape, message) -> None:
+    exported = PaddleInferenceNetwork(fixed[1], device="cpu")
+    with pytest.raises(UserError, match=message):
+        exported(paddle.zeros(shape))
+
+
+def test_image_below_the_smallest_size_is_refused(dynamic) -> None:
+    exported = PaddleInferenceNetwork(dynamic[1], device="cpu")
+    with pytest.raises(UserError, match="image of 15x64 px: the network needs 16 px or more"):
+        exported(paddle.zeros([1, 3, 15, 64]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "tpu"}, "device 'tpu': not available; this Paddle offers cpu"),
+        ({"device": "cpu", "precision": "fp16"}, "fp16 is for GPUs"),
+        ({"device": "cpu", "precision": "int4"}, "found 'int4', expected fp32 or fp16"),
+        ({"device": "cpu", "threads": 0}, "threads: found 0"),
+        ({"output_op": "argmax"}, "exported with --output_op none, but argmax is needed"),
+    ],
+)
+def test_wrong_arguments_are_refused(dynamic, arguments, message) -> None:
+    with pytest.raises(UserError, match=message):
+        PaddleInferenceNetwork(dynamic[1], **arguments)
+
+
+@pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="this Paddle has a GPU")
+def test_gpu_is_refused_where_paddle_has_none(dynamic) -> None:
+    with pytest.raises(UserError, match="'gpu': not available; .* install paddlepaddle-gpu"):
+        PaddleInferenceNetwork(dynamic[1], device="gpu")
+
+
+def test_engine_without_memory_optimisation_is_the_fall_back(dynamic, monkeypatch, caplog) -> None:
+    config_class = inference.Config
+
+    def fail(config: object) -> None:
+        raise ValueError("first line\n  memory_optimize_pass not found")
+
+    monkeypatch.setattr(config_class, "enable_memory_optim", fail)
+    with caplog.at_level(logging.WARNING, logger=paddle_backend.__name__):
+        exported = PaddleInferenceNetwork(dynamic[1], device="cpu")
+    assert caplog.messages == [
+        "Paddle Inference without memory optimisation: memory_optimize_pass not found"
+    ]
+    assert_same(dynamic[0], exported, [1, 3, 32, 32])
+
+
+def test_damaged_export_is_refused(tmp_path) -> None:
+    _, folder = export(tmp_path / "damaged", [-1, 3, -1, -1])
+    weights = folder / "model.pdiparams"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(UserError, match="model.pdiparams: the file is damaged or was replaced"):
+        PaddleInferenceNetwork(folder)
