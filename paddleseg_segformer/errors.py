@@ -1,4 +1,4 @@
-"""A user's mistake is a `UserError`: one line with what was found, what was expected and the remedy."""
+"""A user's mistake is a `UserError`: one line with what was found, expected, and the remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UserError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the known name closest to `name`, else the list of known names."""
+    """Return ` Did you mean 'x'?` for the closest known name, else the list of known names."""
     names = sorted(str(item) for item in known)
     close = difflib.get_close_matches(str(name), names, n=1)
     if close:

@@ -51,10 +51,13 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder}: expected a folder, found a file. Choose another folder.") from None
+        raise UserError(
+            f"{folder}: expected a folder, found a file. Choose another folder."
+        ) from None
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be created ({error.strerror}). Choose a folder that you can write to."
+            f"{folder}: cannot be created ({error.strerror}). Choose a folder that you can "
+            "write to."
         ) from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: not writable. Choose a folder that you can write to.")

@@ -33,7 +33,9 @@ class CrossEntropyLoss(nn.Layer):
     ) -> None:
         super().__init__()
         if not 0 < top_k_percent_pixels <= 1:
-            raise UserError(f"top_k_percent_pixels: found {top_k_percent_pixels}, expected in (0, 1].")
+            raise UserError(
+                f"top_k_percent_pixels: found {top_k_percent_pixels}, expected in (0, 1]."
+            )
         self.ignore_index = ignore_index
         self.top_k_percent_pixels = top_k_percent_pixels
         self.avg_non_ignore = avg_non_ignore
@@ -42,11 +44,14 @@ class CrossEntropyLoss(nn.Layer):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         if self.weight is not None and len(self.weight) != logits.shape[1]:
             raise UserError(
-                f"CrossEntropyLoss: found {len(self.weight)} weights, expected {logits.shape[1]}, one per class."
+                f"CrossEntropyLoss: found {len(self.weight)} weights, expected "
+                f"{logits.shape[1]}, one per class."
             )
         losses, valid = pixel_cross_entropy(logits, label, self.ignore_index)
         if self.weight is not None:
-            losses = losses * F.embedding(_valid_label(label, valid), self.weight.unsqueeze(-1)).squeeze(-1)
+            losses = losses * F.embedding(
+                _valid_label(label, valid), self.weight.unsqueeze(-1)
+            ).squeeze(-1)
         if self.top_k_percent_pixels < 1:
             count = max(int(self.top_k_percent_pixels * losses.size), 1)
             return losses.flatten().topk(count, sorted=False)[0].mean()
@@ -56,9 +61,12 @@ class CrossEntropyLoss(nn.Layer):
 
 
 class OhemCrossEntropyLoss(nn.Layer):
-    """Cross-entropy over hard pixels: those predicted with less than `thresh` probability, and at least `min_kept`.
+    """Cross-entropy over hard pixels.
 
-    Source: Shrivastava et al., "Online Hard Example Mining", 2016, as PaddleSeg and mmsegmentation apply it.
+    Hard are those predicted with less than `thresh` probability, and at least `min_kept`.
+
+    Source: Shrivastava et al., "Online Hard Example Mining", 2016, as PaddleSeg and mmsegmentation
+        apply it.
     """
 
     def __init__(self, thresh: float = 0.7, min_kept: int = 10000, ignore_index: int = 255) -> None:
@@ -93,7 +101,9 @@ class DiceLoss(nn.Layer):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         valid = label != self.ignore_index
         mask = valid.astype("float32").unsqueeze(1)  # (N, 1, H, W)
-        target = F.one_hot(_valid_label(label, valid), logits.shape[1]).transpose([0, 3, 1, 2]) * mask
+        target = (
+            F.one_hot(_valid_label(label, valid), logits.shape[1]).transpose([0, 3, 1, 2]) * mask
+        )
         probabilities = F.softmax(logits.astype("float32"), axis=1) * mask
         overlap = (probabilities * target).sum(axis=[0, 2, 3])  # (K,)
         total = (probabilities + target).sum(axis=[0, 2, 3])
@@ -107,7 +117,9 @@ class MixedLoss(nn.Layer):
     def __init__(self, losses: Sequence[nn.Layer], coef: Sequence[float]) -> None:
         super().__init__()
         if len(losses) != len(coef):
-            raise UserError(f"MixedLoss: found {len(losses)} losses and {len(coef)} coef, expected as many.")
+            raise UserError(
+                f"MixedLoss: found {len(losses)} losses and {len(coef)} coef, expected as many."
+            )
         self.losses = nn.LayerList(losses)
         self.coef = list(coef)
 
@@ -117,19 +129,23 @@ class MixedLoss(nn.Layer):
 
 
 def pixel_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Return the loss of each pixel (0 where ignored) and the 0/1 mask of valid pixels, both (N, H, W).
+    """Return each pixel's loss (0 where ignored) and the 0/1 mask of valid ones, both (N, H, W).
 
     Computed in float32, whatever the precision of the logits.
     """
     valid = (label != ignore_index).astype("float32")
     losses = F.cross_entropy(
-        logits.astype("float32"), label.unsqueeze(1), ignore_index=ignore_index, reduction="none", axis=1
+        logits.astype("float32"),
+        label.unsqueeze(1),
+        ignore_index=ignore_index,
+        reduction="none",
+        axis=1,
     )
     return losses.squeeze(1), valid
 
 
 def _valid_label(label: Tensor, valid: Tensor) -> Tensor:
-    """Return int64 labels with 0 in place of the ignored ones, which an embedding could not index."""
+    """Return int64 labels with 0 in place of the ignored ones, which nothing could index."""
     return label.astype("int64") * valid.astype("int64")
 
 

@@ -60,8 +60,8 @@ def own_components(kind: str) -> dict[str, Component]:
 def register() -> None:
     """Put our models and backbones into PaddleSeg's manager, replacing its own of the same names.
 
-    There they keep PaddleSeg's contract: a `pretrained` argument, and a list with logits at the input
-    size as the model's output. Says once, through logging, which entries were replaced.
+    There they keep PaddleSeg's contract: a `pretrained` argument, and a list with logits at the
+    input size as the model's output. Says once, through logging, which entries were replaced.
 
     Raises:
         UserError: PaddleSeg is not installed.
@@ -86,7 +86,8 @@ def _manager() -> Any:
         from paddleseg.cvlibs import manager
     except ImportError as error:
         raise UserError(
-            f"paddleseg cannot be imported ({error}). Install it: pip install 'paddleseg==2.8.0' 'numpy<2'"
+            f"paddleseg cannot be imported ({error}). Install it: pip install "
+            "'paddleseg==2.8.0' 'numpy<2'"
         ) from None
     return manager
 
@@ -110,7 +111,7 @@ class _PaddleSegContract:
 
     def __init__(self, *args: Any, pretrained: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _load_pretrained(self, pretrained)  # type: ignore[arg-type]
+        _load_pretrained(self, pretrained)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, C, H, W) -> [(N, K, H, W)]."""
@@ -123,7 +124,8 @@ def _paddleseg_models() -> Iterator[Component]:
     """Yield our segmentation models as classes with PaddleSeg's contract."""
     for name, model_class in own_components("model").items():
         if name != "MixVisionTransformerClassifier":  # PaddleSeg has no classification models
-            yield type(name, (_PaddleSegContract, model_class), {"__doc__": model_class.__doc__})
+            bases: tuple[Any, ...] = (_PaddleSegContract, model_class)
+            yield type(name, bases, {"__doc__": model_class.__doc__})
 
 
 def _paddleseg_backbones() -> Iterator[Component]:

@@ -37,14 +37,18 @@ def run(loss, logits, label) -> float:
 def test_cross_entropy_averages_over_valid_pixels_or_over_all(batch):
     losses, valid = pixel_losses(*batch), batch[1] != 255
     assert run(CrossEntropyLoss(), *batch) == pytest.approx(losses.sum() / valid.sum(), rel=1e-5)
-    assert run(CrossEntropyLoss(avg_non_ignore=False), *batch) == pytest.approx(losses.mean(), rel=1e-5)
+    assert run(CrossEntropyLoss(avg_non_ignore=False), *batch) == pytest.approx(
+        losses.mean(), rel=1e-5
+    )
 
 
 def test_cross_entropy_weights_classes(batch):
     weight = np.array([1.0, 0.5, 2.0, 0.0])
     losses, valid = pixel_losses(*batch), batch[1] != 255
     expected = (losses * weight[np.where(valid, batch[1], 0)]).sum() / valid.sum()
-    assert run(CrossEntropyLoss(weight=weight.tolist()), *batch) == pytest.approx(expected, rel=1e-5)
+    assert run(CrossEntropyLoss(weight=weight.tolist()), *batch) == pytest.approx(
+        expected, rel=1e-5
+    )
     with pytest.raises(UserError, match="found 3 weights, expected 4"):
         run(CrossEntropyLoss(weight=[1, 1, 1]), *batch)
 
@@ -52,7 +56,9 @@ def test_cross_entropy_weights_classes(batch):
 def test_cross_entropy_of_the_hardest_pixels(batch):
     losses = np.sort(pixel_losses(*batch).ravel())[::-1]
     expected = losses[: int(0.3 * losses.size)].mean()
-    assert run(CrossEntropyLoss(top_k_percent_pixels=0.3), *batch) == pytest.approx(expected, rel=1e-5)
+    assert run(CrossEntropyLoss(top_k_percent_pixels=0.3), *batch) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_all_pixels_ignored_give_a_finite_zero(batch):
@@ -64,9 +70,13 @@ def test_all_pixels_ignored_give_a_finite_zero(batch):
 def test_ohem_keeps_hard_pixels_and_at_least_min_kept(batch):
     losses = pixel_losses(*batch)
     hard = losses[losses >= -np.log(0.7)]
-    assert run(OhemCrossEntropyLoss(0.7, min_kept=3), *batch) == pytest.approx(hard.mean(), rel=1e-5)
+    assert run(OhemCrossEntropyLoss(0.7, min_kept=3), *batch) == pytest.approx(
+        hard.mean(), rel=1e-5
+    )
     hardest = np.sort(losses.ravel())[::-1][:35]
-    assert run(OhemCrossEntropyLoss(1e-9, min_kept=35), *batch) == pytest.approx(hardest.mean(), rel=1e-5)
+    assert run(OhemCrossEntropyLoss(1e-9, min_kept=35), *batch) == pytest.approx(
+        hardest.mean(), rel=1e-5
+    )
 
 
 def test_dice_equals_its_definition(batch):

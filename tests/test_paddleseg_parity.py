@@ -1,4 +1,4 @@
-"""Unchanged PaddleSeg files: a YAML of its zoo builds our model, and its weights give its logits."""
+"""Unchanged PaddleSeg files: its YAML builds our model, and its weights give its logits."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def paddleseg_pair(tmp_path_factory):
 
     assert PaddleSegSegFormer.__module__ == "paddleseg.models.segformer"
     paddle.seed(0)
-    theirs = PaddleSegSegFormer(num_classes=19, backbone=MixVisionTransformer_B0(), embedding_dim=256)
+    theirs = PaddleSegSegFormer(
+        num_classes=19, backbone=MixVisionTransformer_B0(), embedding_dim=256
+    )
     with paddle.no_grad():
         for name, tensor in theirs.state_dict().items():
             noise = paddle.randn(tensor.shape)
@@ -141,12 +143,16 @@ def paddleseg_pair(tmp_path_factory):
             elif tensor.ndim == 1:
                 tensor.set_value(tensor + 0.1 * noise)
             else:
-                tensor.set_value(1.2 * noise / np.prod(tensor.shape[:1 if tensor.ndim == 2 else 2]) ** 0.5)
+                tensor.set_value(
+                    1.2 * noise / np.prod(tensor.shape[: 1 if tensor.ndim == 2 else 2]) ** 0.5
+                )
     path = tmp_path_factory.mktemp("weights") / "model.pdparams"
     paddle.save(theirs.state_dict(), str(path))
     ours = SegFormer(19, BACKBONES["MixVisionTransformer_B0"](), 256)
     report = load_weights(ours, path)
-    assert len(report.matched) == 191 and not (report.missing or report.unexpected or report.mismatched)
+    assert len(report.matched) == 191 and not (
+        report.missing or report.unexpected or report.mismatched
+    )
     theirs.eval()
     ours.eval()
     return theirs, ours
@@ -172,7 +178,9 @@ def test_registered_model_keeps_paddlesegs_contract(paddleseg_pair, tmp_path):
         register()
         path = tmp_path / "model.pdparams"
         paddle.save(theirs.state_dict(), str(path))
-        backbone = manager.BACKBONES["MixVisionTransformer_B0"](drop_path_rate=0.2, pretrained=str(path))
+        backbone = manager.BACKBONES["MixVisionTransformer_B0"](
+            drop_path_rate=0.2, pretrained=str(path)
+        )
         model = manager.MODELS["SegFormer"](
             num_classes=19, backbone=backbone, embedding_dim=256, pretrained=str(path)
         )
@@ -183,7 +191,9 @@ def test_registered_model_keeps_paddlesegs_contract(paddleseg_pair, tmp_path):
             (found,) = model(x)
             (expected,) = theirs(x)
         np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5)
-        assert {f"MixVisionTransformer_B{i}" for i in range(6)} <= set(manager.BACKBONES.components_dict)
+        assert {f"MixVisionTransformer_B{i}" for i in range(6)} <= set(
+            manager.BACKBONES.components_dict
+        )
     finally:
         manager.MODELS.components_dict.update(before[0])
         manager.BACKBONES.components_dict.update(before[1])

@@ -29,7 +29,8 @@ def count_macs(model: nn.Layer, hw: tuple[int, int], rewritten: bool = True) -> 
     Args:
         model: a SegFormer, a classifier or a MiT encoder.
         hw: sides of the input in px.
-        rewritten: with the head as it is computed here (fuse weights merged beforehand), or as published.
+        rewritten: with the head as it is computed here (fuse weights merged beforehand), or as
+            published.
     """
     if isinstance(model, MixVisionTransformer):
         return _encoder_macs(model, hw)
@@ -58,7 +59,9 @@ def _encoder_macs(encoder: MixVisionTransformer, hw: tuple[int, int]) -> Counter
     macs: Counter[str] = Counter()
     for stage, (h, w) in enumerate(stage_sizes(hw), start=1):
         tokens = h * w
-        macs["patch embeddings"] += tokens * getattr(encoder, f"patch_embed{stage}").proj.weight.size
+        macs["patch embeddings"] += (
+            tokens * getattr(encoder, f"patch_embed{stage}").proj.weight.size
+        )
         for block in getattr(encoder, f"block{stage}"):
             attention, mlp = block.attn, block.mlp
             channels = attention.q.weight.shape[0]

@@ -22,13 +22,13 @@ def is_url(source: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Return the folder of fetched weights: `$PADDLESEG_SEGFORMER_HOME`, or one under `~/.cache`."""
+    """Return the folder of fetched weights, under `$PADDLESEG_SEGFORMER_HOME` or `~/.cache`."""
     default = Path.home() / ".cache" / "paddleseg_segformer"
     return Path(os.environ.get("PADDLESEG_SEGFORMER_HOME", default)) / "weights"
 
 
 def fetch(url: str) -> Path:
-    """Return the local `.pdparams` of `url` (a plain file or PaddleSeg's tar.gz), fetching it if need be.
+    """Return the local `.pdparams` of `url`, a plain file or a tar.gz, fetching it if need be.
 
     Raises:
         UserError: it cannot be fetched; the message says where to put the file by hand.
@@ -41,18 +41,27 @@ def fetch(url: str) -> Path:
 
 def _download(url: str, target: Path) -> None:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, atomic_path(target) as temporary:
+        with (
+            urllib.request.urlopen(url, timeout=TIMEOUT_S) as response,
+            atomic_path(target) as temporary,
+        ):
             size = int(response.headers.get("Content-Length") or 0)
-            with open(temporary, "wb") as file, tqdm(total=size, unit="B", unit_scale=True, desc=target.name) as bar:
+            with (
+                open(temporary, "wb") as file,
+                tqdm(total=size, unit="B", unit_scale=True, desc=target.name) as bar,
+            ):
                 while chunk := response.read(1 << 20):
                     file.write(chunk)
                     bar.update(len(chunk))
             if size and temporary.stat().st_size != size:
-                raise UserError(f"{url}: the connection broke after {temporary.stat().st_size} of {size} bytes.")
+                raise UserError(
+                    f"{url}: the connection broke after {temporary.stat().st_size} of {size} bytes."
+                )
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"{url}: cannot be fetched ({reason}). Put the file at {target}, or set `pretrained` to null."
+            f"{url}: cannot be fetched ({reason}). Put the file at {target}, or set "
+            "`pretrained` to null."
         ) from None
 
 
@@ -72,5 +81,7 @@ def _extracted(archive: Path) -> Path:
             with atomic_path(target) as temporary:
                 temporary.write_bytes(content.read())
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{archive}: not a readable archive ({error}). Delete it and try again.") from None
+        raise UserError(
+            f"{archive}: not a readable archive ({error}). Delete it and try again."
+        ) from None
     return target

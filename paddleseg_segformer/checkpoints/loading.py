@@ -52,7 +52,8 @@ def load_weights(model: nn.Layer, path: str | os.PathLike[str]) -> LoadReport:
     report = compare(model, state)
     if report.missing or report.unexpected or report.mismatched:
         raise UserError(
-            f"{path}: these weights are of {describe(state)}, the model is {describe(to_numpy(model))} "
+            f"{path}: these weights are of {describe(state)}, the model is "
+            f"{describe(to_numpy(model))} "
             f"({report}). Take the config that they were trained with."
         )
     _assign(model, state, report.matched)
@@ -62,23 +63,32 @@ def load_weights(model: nn.Layer, path: str | os.PathLike[str]) -> LoadReport:
 def load_pretrained(layer: nn.Layer, source: str) -> LoadReport:
     """Load weights to start from: a path or URL, for a backbone or a whole model.
 
-    A classifier of another class count keeps its initial weights, and an ImageNet classifier beside a
-    backbone's weights is left out; both are logged. Anything else that does not match stops.
+    A classifier of another class count keeps its initial weights, and an ImageNet classifier beside
+    a backbone's weights is left out; both are logged. Anything else that does not match stops.
     """
     path = fetch(source) if is_url(source) else Path(source)
     state = read_state(path)
-    backbone_of_whole = not hasattr(layer, "backbone") and any(key.startswith("backbone.") for key in state)
+    backbone_of_whole = not hasattr(layer, "backbone") and any(
+        key.startswith("backbone.") for key in state
+    )
     if backbone_of_whole:
-        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+        state = {
+            key.removeprefix("backbone."): value
+            for key, value in state.items()
+            if key.startswith("backbone.")
+        }
     report = compare(layer, state)
     excused = [key for key in report.unexpected if key.startswith(CLASSIFIER_PREFIXES)]
     reshaped = [key for key in report.mismatched if key.startswith(CLASSIFIER_PREFIXES)]
     unexplained = (
-        set(report.unexpected) - set(excused) | set(report.mismatched) - set(reshaped) | set(report.missing)
+        set(report.unexpected) - set(excused)
+        | set(report.mismatched) - set(reshaped)
+        | set(report.missing)
     )
     if unexplained:
         raise UserError(
-            f"{path}: these weights are of {describe(state)}, the model is {describe(to_numpy(layer))} ({report})."
+            f"{path}: these weights are of {describe(state)}, the model is "
+            f"{describe(to_numpy(layer))} ({report})."
         )
     for key in (*excused, *reshaped):
         logger.warning("%s: left out %s", path, key)
@@ -95,7 +105,9 @@ def save_weights(model: nn.Layer, path: str | os.PathLike[str]) -> None:
 def read_state(path: str | os.PathLike[str]) -> State:
     """Read a flat dictionary of arrays."""
     state = read_pickle(path)
-    if not isinstance(state, dict) or not all(isinstance(value, np.ndarray) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(value, np.ndarray) for value in state.values()
+    ):
         raise UserError(f"{path}: found {type(state).__name__}, expected a dictionary of weights.")
     return state
 
@@ -128,14 +140,17 @@ def describe(state: State) -> str:
     if "patch_embed1.proj.weight" not in state:
         return f"an unknown model ({len(state)} tensors)"
     depths = tuple(
-        len({key.split(".")[1] for key in state if key.startswith(f"block{stage}.")}) for stage in range(1, 5)
+        len({key.split(".")[1] for key in state if key.startswith(f"block{stage}.")})
+        for stage in range(1, 5)
     )
     width = state["patch_embed1.proj.weight"].shape[0]
     parts = [_variant(width, depths)]
     if "linear_fuse._conv.weight" in state:
         parts.append(f"embedding_dim {state['linear_fuse._conv.weight'].shape[0]}")
     if "fusion_conv._conv.weight" in state:
-        parts.append(f"mmsegmentation's head, embedding_dim {state['fusion_conv._conv.weight'].shape[0]}")
+        parts.append(
+            f"mmsegmentation's head, embedding_dim {state['fusion_conv._conv.weight'].shape[0]}"
+        )
     if "linear_pred.weight" in state:
         parts.append(f"{state['linear_pred.weight'].shape[0]} classes")
     return ", ".join(parts)

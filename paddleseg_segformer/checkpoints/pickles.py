@@ -1,4 +1,4 @@
-"""Paddle's weight files (`.pdparams`, `.pdopt`): pickles, read without running anything that they name."""
+"""Paddle's weight files (`.pdparams`, `.pdopt`): pickles, read without running what they name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _ALLOWED = {
     ("builtins", "tuple"),
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *(
+        (f"numpy.{core}.multiarray", name)
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
     ("_codecs", "encode"),
 }
@@ -46,9 +50,17 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     try:
         with open(path, "rb") as file:
             return _plain(_RestrictedUnpickler(file).load())
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        IndexError,
+        KeyError,
+        UnicodeDecodeError,
+    ) as error:
         raise UserError(
-            f"{path}: not a readable Paddle weight file ({error}). It may be cut short or of another format."
+            f"{path}: not a readable Paddle weight file ({error}). It may be cut short or of "
+            "another format."
         ) from None
 
 

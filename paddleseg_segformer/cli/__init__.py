@@ -1,4 +1,4 @@
-"""The command lines: `python -m paddleseg_segformer JOB ...` and the thin scripts in `tools/` that call it."""
+"""The command lines: `python -m paddleseg_segformer JOB ...`, which `tools/*.py` call."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ def add_config_arguments(parser: ArgumentParser, required: bool = True) -> None:
         "--config",
         required=required,
         default=None,
-        help="YAML file, or the name of a packaged config such as segformer_b2_cityscapes_1024x1024_160k",
+        help="YAML file, or the name of a packaged config such as "
+        "segformer_b2_cityscapes_1024x1024_160k",
     )
     parser.add_argument(
         "--opts",
@@ -28,7 +29,8 @@ def add_config_arguments(parser: ArgumentParser, required: bool = True) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="override config values: train_dataset.dataset_root=DIR train_dataset.transforms.0.prob=0.3",
+        help="override config values: train_dataset.dataset_root=DIR "
+        "train_dataset.transforms.0.prob=0.3",
     )
     add_device_argument(parser)
 
@@ -63,7 +65,10 @@ def set_device(device: str | None) -> str:
         return paddle.set_device(device)
     except (ValueError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"--device {device}: not available ({reason}). This Paddle offers {paddle.get_device()}.") from None
+        raise UserError(
+            f"--device {device}: not available ({reason}). This Paddle offers "
+            f"{paddle.get_device()}."
+        ) from None
 
 
 def set_up_logging() -> None:
@@ -72,5 +77,7 @@ def set_up_logging() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     package = logging.getLogger("paddleseg_segformer")
     package.handlers = [handler]
-    package.setLevel(logging.INFO if os.environ.get("PADDLE_TRAINER_ID", "0") == "0" else logging.WARNING)
+    package.setLevel(
+        logging.INFO if os.environ.get("PADDLE_TRAINER_ID", "0") == "0" else logging.WARNING
+    )
     package.propagate = False

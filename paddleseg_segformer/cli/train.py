@@ -23,21 +23,67 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--save_dir", default="output", help="folder of checkpoints and logs")
     add("--iters", type=int, default=None, help="optimizer steps; overrides the config")
-    add("--batch_size", type=int, default=None, help="images per process and step; overrides the config")
-    add("--learning_rate", type=float, default=None, help="base learning rate; overrides the config")
-    add("--num_workers", type=int, default=0, help="processes that load data; 0: the training process does")
-    add("--do_eval", action="store_true", help="evaluate at every save_interval and keep the best model")
+    add(
+        "--batch_size",
+        type=int,
+        default=None,
+        help="images per process and step; overrides the config",
+    )
+    add(
+        "--learning_rate", type=float, default=None, help="base learning rate; overrides the config"
+    )
+    add(
+        "--num_workers",
+        type=int,
+        default=0,
+        help="processes that load data; 0: the training process does",
+    )
+    add(
+        "--do_eval",
+        action="store_true",
+        help="evaluate at every save_interval and keep the best model",
+    )
     add("--use_vdl", action="store_true", help="write a VisualDL log into save_dir")
     add("--use_ema", action="store_true", help="average the weights, and evaluate the average")
     add("--resume_model", default=None, help="checkpoint folder to go on from (output/iter_1000)")
     add("--save_interval", type=int, default=1000, help="steps between checkpoints and evaluations")
-    add("--keep_checkpoint_max", type=int, default=5, help="checkpoints kept; older ones are deleted")
+    add(
+        "--keep_checkpoint_max",
+        type=int,
+        default=5,
+        help="checkpoints kept; older ones are deleted",
+    )
     add("--log_iters", type=int, default=10, help="steps per line of the log")
-    add("--seed", type=int, default=None, help="seed of all randomness; without it: a random one, logged")
-    add("--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the forward pass, on GPU")
-    add("--amp_level", choices=("O1", "O2"), default="O1", help="mixed precision: O1 by operator, O2 nearly all")
-    add("--accumulation_steps", type=int, default=None, help="batches per step; overrides the config")
-    add("--early_stop_intervals", type=int, default=None, help="evaluations without a better one before stopping")
+    add(
+        "--seed",
+        type=int,
+        default=None,
+        help="seed of all randomness; without it: a random one, logged",
+    )
+    add(
+        "--precision",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp32",
+        help="of the forward pass, on GPU",
+    )
+    add(
+        "--amp_level",
+        choices=("O1", "O2"),
+        default="O1",
+        help="mixed precision: O1 by operator, O2 nearly all",
+    )
+    add(
+        "--accumulation_steps",
+        type=int,
+        default=None,
+        help="batches per step; overrides the config",
+    )
+    add(
+        "--early_stop_intervals",
+        type=int,
+        default=None,
+        help="evaluations without a better one before stopping",
+    )
 
 
 def run(args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Components from a config: each is checked against its constructor's signature before it is built."""
+"""Components from a config, each checked against its constructor's signature first."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def _check_num_classes(config: Config, num_classes: int) -> None:
         expected = section.get("num_classes", len(label_set.classes) if label_set else num_classes)
         if expected != num_classes:
             raise UserError(
-                f"model.num_classes is {num_classes}, but {name} ({section['type']}) has {expected} classes. "
+                f"model.num_classes is {num_classes}, but {name} ({section['type']}) has "
+                f"{expected} classes. "
                 "Make them equal."
             )
 
@@ -134,7 +135,8 @@ def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Compon
         raise UserError(f"loss: found keys {sorted(section)}, expected lists `types` and `coef`.")
     if len(types) != 1 or len(coefficients) != 1:
         raise UserError(
-            f"loss: found {len(types)} types and {len(coefficients)} coef, expected one each: these models "
+            f"loss: found {len(types)} types and {len(coefficients)} coef, expected one "
+            "each: these models "
             "have one output. Combine losses with `type: MixedLoss`."
         )
     loss_section = _with_ignore_index(types[0], ignore_index)

@@ -105,15 +105,17 @@ def _variable(match: re.Match[str]) -> str:
     found = os.environ.get(name) or default
     if found is None:
         raise UserError(
-            f"${{{name}}}: the environment variable is not set. Set it, or write ${{{name}:-default}}."
+            f"${{{name}}}: the environment variable is not set. Set it, or write "
+            f"${{{name}:-default}}."
         )
     return found
 
 
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return `content` with `a.b=value` overrides; list items are named by their index, values are YAML.
+    """Return `content` with `a.b=value` overrides; list items go by index, values are YAML.
 
-    A section or last key that does not exist yet is added: the checks after loading refuse what is unknown.
+    A section or last key that does not exist yet is added: the checks after loading refuse what is
+    unknown.
     """
     for override in overrides:
         keys, separator, text = override.partition("=")

@@ -1,4 +1,4 @@
-"""The top level of a config as typed dataclasses: a wrong key or a wrong kind of value stops here."""
+"""The top level of a config as typed dataclasses: a wrong key or kind of value stops here."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TestConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Components stay dictionaries with a `type`; they are checked where they are built."""
+    """One run. Components stay dictionaries with a `type`; checked where built."""
 
     model: dict[str, Any]
     train_dataset: dict[str, Any]

@@ -1,0 +1,1 @@
+"""Training: optimizer, loop, hooks, writers, checkpoints."""

@@ -13,7 +13,7 @@ from paddleseg_segformer.engine.trainer import Hook, Trainer
 
 
 class EMA(Hook):
-    """Average of the weights, with a shorter memory in the first steps: min(decay, (1 + t) / (10 + t)).
+    """Average of the weights, with a shorter memory at first: min(decay, (1 + t) / (10 + t)).
 
     Batch-norm statistics are averages already and are copied.
     """

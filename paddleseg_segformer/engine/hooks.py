@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(Hook):
-    """Every `log_iters` steps: one line on the console and one point per curve, as means over those steps.
+    """Every `log_iters` steps: a line on the console and a point per curve, means over the steps.
 
     Args:
         epoch_iters: steps in one pass over the data, for the epoch number.
@@ -62,7 +62,8 @@ class Progress(Hook):
         images_per_s = mean["images"] / mean["step_s"]
         eta = datetime.timedelta(seconds=int((trainer.iters - trainer.iteration) * mean["step_s"]))
         logger.info(
-            "iter %d/%d  epoch %.2f  loss %.4f  lr %.3e  %.2f images/s  step %.3f s (data %.3f s)  ETA %s",
+            "iter %d/%d  epoch %.2f  loss %.4f  lr %.3e  %.2f images/s  "
+            "step %.3f s (data %.3f s)  ETA %s",
             trainer.iteration,
             trainer.iters,
             trainer.iteration / self.epoch_iters,
@@ -88,7 +89,8 @@ class Evaluate(Hook):
 
     Args:
         evaluate: runs the evaluation of the current weights; called on every process.
-        pictures: gives (tag, RGB image) pairs to show beside the figures; called on the first process only.
+        pictures: gives (tag, RGB image) pairs to show beside the figures; called on the first
+            process only.
         best: shared with `Checkpoints`, so that resume knows it.
         ema: evaluate and keep the averaged weights instead.
         early_stop: stop after so many evaluations without a better one.
@@ -134,7 +136,10 @@ class Evaluate(Hook):
         network.train()
         if self.is_first:
             self._report(trainer.iteration, metrics, time.perf_counter() - start)
-        if self.early_stop and trainer.iteration - self.best.iteration >= self.early_stop * self.interval:
+        if (
+            self.early_stop
+            and trainer.iteration - self.best.iteration >= self.early_stop * self.interval
+        ):
             logger.info("no better mIoU in %d evaluations: stopping", self.early_stop)
             trainer.stop_requested = True
 
@@ -163,7 +168,7 @@ class Evaluate(Hook):
 
 
 class Checkpoints(Hook):
-    """Every `interval` steps and at the end: save all that resume needs, prune all but the newest `keep`."""
+    """Save all that resume needs every `interval` steps and at the end; keep the newest `keep`."""
 
     def __init__(
         self,
@@ -193,7 +198,9 @@ class Checkpoints(Hook):
             self._save(trainer)
         if trainer.iteration < trainer.iters:
             folder = self.save_dir / f"iter_{trainer.iteration}"
-            logger.info("stopped at iter %d; continue with --resume_model %s", trainer.iteration, folder)
+            logger.info(
+                "stopped at iter %d; continue with --resume_model %s", trainer.iteration, folder
+            )
 
     def _save(self, trainer: Trainer) -> None:
         folder = self.save_dir / f"iter_{trainer.iteration}"
@@ -205,7 +212,7 @@ class Checkpoints(Hook):
 
 
 class GracefulStop(Hook):
-    """SIGTERM or SIGINT end the run after the current step, with a checkpoint; a second signal ends it at once."""
+    """SIGTERM or SIGINT end the run after the current step, saved; a second one, at once."""
 
     def before_train(self, trainer: Trainer) -> None:
         """Take over the signals."""
@@ -220,7 +227,9 @@ class GracefulStop(Hook):
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        logger.warning("%s: stopping after this step; once more to stop at once", signal.Signals(number).name)
+        logger.warning(
+            "%s: stopping after this step; once more to stop at once", signal.Signals(number).name
+        )
         self.trainer.stop_requested = True
         for taken, handler in self.previous.items():
             signal.signal(taken, handler)

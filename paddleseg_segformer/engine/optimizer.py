@@ -20,7 +20,9 @@ from paddleseg_segformer.errors import UserError, did_you_mean
 def parameter_groups(
     model: nn.Layer, rules: Sequence[dict[str, Any]], weight_decay: float | None
 ) -> list[dict[str, Any]]:
-    """Split the trainable parameters; the first rule whose `name` occurs in a parameter's name takes it.
+    """Split the trainable parameters; a rule takes those whose names contain its `name`.
+
+    The first rule that fits takes a parameter.
 
     Args:
         rules: each with `name`, and optionally `lr_mult` and `weight_decay_mult`.
@@ -45,7 +47,10 @@ def parameter_groups(
             groups[first]["params"].append(parameter)
     for name, group in zip(names[:-1], groups, strict=False):
         if not group["params"]:
-            raise UserError(f"custom_cfg: no trainable parameter's name contains '{name}' (or an earlier rule took it).")
+            raise UserError(
+                f"custom_cfg: no trainable parameter's name contains '{name}' (or an earlier "
+                "rule took it)."
+            )
     return [group for group in groups if group["params"]]
 
 
@@ -149,10 +154,11 @@ OPTIMIZERS: dict[str, Callable[..., Build]] = {
 
 
 class RatioWarmup(LRScheduler):
-    """A schedule that starts lower: during the warm-up its rate is scaled, rising linearly from `ratio` to 1.
+    """A schedule scaled during the warm-up by a factor that rises linearly from `ratio` to 1.
 
-    At iteration t < warmup_iters the rate is r(t) * (1 - (1 - t / warmup_iters) * (1 - ratio)), where r is the
-    wrapped schedule, which runs from iteration 0. Source: mmcv's `warmup="linear"`, used by NVlabs.
+    At iteration t < warmup_iters the rate is r(t) * (1 - (1 - t / warmup_iters) * (1 - ratio)),
+    where r is the wrapped schedule, which runs from iteration 0. Source: mmcv's `warmup="linear"`,
+    used by NVlabs.
     """
 
     def __init__(self, schedule: LRScheduler, warmup_iters: int, ratio: float) -> None:
@@ -172,8 +178,9 @@ def build_lr_schedule(section: dict[str, Any], iters: int) -> LRScheduler:
 
     Args:
         section: `type`, the name of a `paddle.optimizer.lr` class, and its arguments. A warm-up is
-            `warmup_iters` with either `warmup_start_lr` (PaddleSeg: the rate rises linearly from it, and the
-            schedule starts after the warm-up) or `warmup_ratio` (mmcv: see `RatioWarmup`).
+            `warmup_iters` with either `warmup_start_lr` (PaddleSeg: the rate rises linearly from
+            it, and the schedule starts after the warm-up) or `warmup_ratio` (mmcv: see
+            `RatioWarmup`).
 
     Raises:
         UserError: an unknown type or key.
@@ -207,7 +214,9 @@ def _paddle_schedule(name: str, arguments: dict[str, Any]) -> LRScheduler:
     parameters = inspect.signature(schedule_class).parameters
     for key in arguments:
         if key not in parameters:
-            raise UserError(f"lr_scheduler: {name} has no key '{key}'.{did_you_mean(key, parameters)}")
+            raise UserError(
+                f"lr_scheduler: {name} has no key '{key}'.{did_you_mean(key, parameters)}"
+            )
     try:
         return schedule_class(**arguments)
     except (TypeError, ValueError, AssertionError) as error:

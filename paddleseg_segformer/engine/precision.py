@@ -21,7 +21,8 @@ class Precision:
         level: O1 casts by operator, O2 casts nearly all.
 
     Raises:
-        UserError: an unknown name, or mixed precision on a device where Paddle ignores it in silence.
+        UserError: an unknown name, or mixed precision on a device where Paddle ignores it in
+            silence.
     """
 
     def __init__(self, name: str = "fp32", level: str = "O1") -> None:
@@ -29,7 +30,9 @@ class Precision:
             raise UserError(f"--precision: found {name}, expected one of {', '.join(PRECISIONS)}.")
         self.enabled = name != "fp32"
         if self.enabled and paddle.get_device().startswith("cpu"):
-            raise UserError(f"--precision {name} has no effect on CPU in Paddle. Use fp32, or a GPU.")
+            raise UserError(
+                f"--precision {name} has no effect on CPU in Paddle. Use fp32, or a GPU."
+            )
         self.dtype = PRECISIONS[name]
         self.level = level
         self.scaler = paddle.amp.GradScaler(enable=name == "fp16", init_loss_scaling=2.0**15)

@@ -29,10 +29,9 @@ from paddleseg_segformer.engine.ema import EMA
 from paddleseg_segformer.engine.hooks import Checkpoints, Evaluate, GracefulStop, Progress
 from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.engine.optimizer import build_lr_schedule
-from paddleseg_segformer.engine.pictures import draw_confusion, side_by_side
 from paddleseg_segformer.engine.precision import Precision
 from paddleseg_segformer.engine.state import CONFIG, BestModel, load_checkpoint
-from paddleseg_segformer.engine.trainer import Hook, Trainer
+from paddleseg_segformer.engine.trainer import Trainer
 from paddleseg_segformer.engine.writers import JsonLinesWriter, VisualDLWriter, Writer, Writers
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder, write_text
@@ -150,7 +149,9 @@ def train(config: Config, options: RunOptions) -> BestModel:
 
 def _val_dataset(config: Config) -> Any:
     if config.val_dataset is None:
-        raise UserError("--do_eval: the config has no val_dataset. Add one, or leave --do_eval out.")
+        raise UserError(
+            "--do_eval: the config has no val_dataset. Add one, or leave --do_eval out."
+        )
     return build_dataset(config.val_dataset, "val_dataset")
 
 
@@ -208,9 +209,15 @@ class _Evaluation:
 
     def pictures(self) -> list[tuple[str, np.ndarray]]:
         """Return image, label and prediction side by side, and the confusion matrix."""
+        from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
         from paddleseg_segformer.inference.pipeline import predict_label
 
-        drawn = [("Evaluate/confusion", draw_confusion(self.last_metrics.confusion, self.dataset.label_set.classes))]
+        drawn = [
+            (
+                "Evaluate/confusion",
+                draw_confusion(self.last_metrics.confusion, self.dataset.label_set.classes),
+            )
+        ]
         step = max(len(self.dataset) // NUM_PICTURES, 1)
         for index in range(0, len(self.dataset), step)[:NUM_PICTURES]:
             sample = self.dataset.read(index)
@@ -221,14 +228,24 @@ class _Evaluation:
 
 
 def _log_summary(
-    config: Config, options: RunOptions, model: nn.Layer, dataset: Any, val_dataset: Any, world_size: int
+    config: Config,
+    options: RunOptions,
+    model: nn.Layer,
+    dataset: Any,
+    val_dataset: Any,
+    world_size: int,
 ) -> None:
     statistics = ("_mean", "_variance")
-    count = sum(int(np.prod(p.shape)) for name, p in model.named_parameters() if not name.endswith(statistics))
+    count = sum(
+        int(np.prod(p.shape))
+        for name, p in model.named_parameters()
+        if not name.endswith(statistics)
+    )
     batch = config.batch_size * config.accumulation_steps * world_size
     logger.info("config\n%s", config.to_yaml().rstrip())
     logger.info(
-        "%s: %.3f M parameters; %d training samples%s; batch %d (%d processes); %d iterations = %.1f passes; seed %d",
+        "%s: %.3f M parameters; %d training samples%s; batch %d (%d processes); %d "
+        "iterations = %.1f passes; seed %d",
         type(model).__name__,
         count / 1e6,
         len(dataset),

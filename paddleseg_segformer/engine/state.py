@@ -1,4 +1,4 @@
-"""Checkpoints: a folder `iter_N` with the weights and, in one object, all else that resume needs."""
+"""Checkpoints: a folder `iter_N` with the weights and one object of all else that resume needs."""
 
 from __future__ import annotations
 
@@ -66,17 +66,18 @@ def load_checkpoint(folder: Path, trainer: Trainer, best: BestModel, ema: Any | 
     """
     if not (folder / STATE).is_file():
         raise UserError(
-            f"--resume_model {folder}: expected a folder such as output/iter_1000 that holds {WEIGHTS} and {STATE}."
+            f"--resume_model {folder}: expected a folder such as output/iter_1000 that holds "
+            f"{WEIGHTS} and {STATE}."
         )
     state = read_pickle(folder / STATE)
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"{folder / STATE}: not a training state of this program (PaddleSeg's cannot be resumed; "
+            f"{folder / STATE}: not a training state of this program (PaddleSeg's cannot be "
+            "resumed; "
             "start from its weights with `model.pretrained`)."
         )
     load_weights(trainer.network, folder / WEIGHTS)
-    _set_optimizer_state(trainer, state["optimizer"])
-    trainer.schedule.set_state_dict(state["schedule"])
+    _set_optimizer_state(trainer, state["optimizer"], state["schedule"])
     trainer.precision.scaler.load_state_dict(state["scaler"])
     trainer.iteration = state["iteration"]
     best.miou, best.iteration = state["best_miou"], state["best_iteration"]
@@ -107,13 +108,15 @@ def _optimizer_state(trainer: Trainer) -> dict[str, Any]:
     for key, value in trainer.optimizer.state_dict().items():
         if isinstance(value, paddle.Tensor):
             automatic = next(name for name in names if key.startswith(f"{name}_"))
-            state[f"{names[automatic]}@{key[len(automatic):]}"] = value
+            state[f"{names[automatic]}@{key[len(automatic) :]}"] = value
     return state
 
 
-def _set_optimizer_state(trainer: Trainer, state: dict[str, np.ndarray]) -> None:
+def _set_optimizer_state(
+    trainer: Trainer, state: dict[str, np.ndarray], schedule: dict[str, Any]
+) -> None:
     automatic = {name: auto for auto, name in _structured_names(trainer).items()}
-    restored = {}
+    restored: dict[str, Any] = {"LR_Scheduler": schedule}
     for key, value in state.items():
         name, _, suffix = key.partition("@")
         restored[automatic[name] + suffix] = paddle.to_tensor(value)

@@ -1,4 +1,4 @@
-"""The training loop. Everything periodic is a hook (`hooks.py`); all that resume needs is in `state.py`."""
+"""The training loop. Everything periodic is a hook (`hooks.py`); `state.py` saves and resumes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Hook:
 class Trainer:
     """Iteration-based training of one model.
 
-    Randomness is a pure function of (seed, iteration): the sampler draws samples so, and the device's
-    generator is seeded before each step. A resumed run therefore continues exactly.
+    Randomness is a pure function of (seed, iteration): the sampler draws samples so, and the
+    device's generator is seeded before each step. A resumed run therefore continues exactly.
 
     Args:
         model: (N, C, H, W) float32 -> (N, K, ~H/4, ~W/4) logits; may be wrapped for data parallel.
@@ -129,7 +129,8 @@ class Trainer:
         value = float(loss)
         if not math.isfinite(value):
             raise UserError(
-                f"iteration {self.iteration + 1}: the loss is {value}. Lower the learning rate, clip gradients, or "
+                f"iteration {self.iteration + 1}: the loss is {value}. Lower the learning "
+                "rate, clip gradients, or "
                 f"look at the batch: {', '.join(self.sample_names(batch))}"
             )
         self.precision.backward(loss)

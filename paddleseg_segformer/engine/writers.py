@@ -34,7 +34,8 @@ class JsonLinesWriter(Writer):
     """One JSON object per line in `log.jsonl`, appended to on resume."""
 
     def __init__(self, save_dir: Path) -> None:
-        self.file = open(make_folder(save_dir) / "log.jsonl", "a", encoding="utf-8", buffering=1)
+        path = make_folder(save_dir) / "log.jsonl"
+        self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close)
 
     def scalars(self, iteration: int, values: Scalars) -> None:
         """Append one line."""
@@ -47,12 +48,14 @@ class JsonLinesWriter(Writer):
 
 
 class VisualDLWriter(Writer):
-    """A VisualDL log in the run's folder: `visualdl --logdir SAVE_DIR` shows it; appended to on resume."""
+    """A VisualDL log in the run's folder (`visualdl --logdir SAVE_DIR`), appended to on resume."""
 
     def __init__(self, save_dir: Path) -> None:
         from visualdl import LogWriter
 
-        self.writer = LogWriter(logdir=str(save_dir), file_name="vdlrecords.run.log", display_name=save_dir.name)
+        self.writer = LogWriter(
+            logdir=str(save_dir), file_name="vdlrecords.run.log", display_name=save_dir.name
+        )
 
     def scalars(self, iteration: int, values: Scalars) -> None:
         """Add one point to each curve."""

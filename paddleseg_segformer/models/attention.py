@@ -1,7 +1,9 @@
 """Self-attention with spatially reduced keys and values.
 
-Shapes: N batch, L query tokens, S key tokens (L / R^2, floored per side), C channels, M heads, D head width.
-Source: Xie et al., "SegFormer", 2021, section 3.1, "Efficient Self-Attention"; Wang et al., "PVT", 2021.
+Shapes: N batch, L query tokens, S key tokens (L / R^2, floored per side), C channels, M heads, D
+    head width.
+Source: Xie et al., "SegFormer", 2021, section 3.1, "Efficient Self-Attention"; Wang et al., "PVT",
+    2021.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.models.layers import map_to_tokens, tokens_to_map
 
-
 BLOCK_SCORES = 1 << 22  # scores held at once without gradients: 16 MiB in float32
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool = False) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) v.
 
-    Without gradients the queries are taken in blocks, so that the L x S scores are never held at once.
+    Without gradients the queries are taken in blocks, so that the L x S scores are never held at
+    once.
 
     Args:
         q: (N, L, M, D).
@@ -31,9 +33,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
     Returns:
         (N, L, M, D).
     """
-    if (
-        q.place.is_gpu_place() and q.dtype != paddle.float32
-    ):  # the fused kernels are for bf16 and fp16
+    if _has_fused_kernel(q):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training)
     scale = q.shape[-1] ** -0.5
     q = (q * scale).transpose([0, 2, 1, 3])  # (N, M, L, D)
@@ -50,6 +50,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
     if dropout:
         weights = F.dropout(weights, dropout, training=training)
     return paddle.matmul(weights, v).transpose([0, 2, 1, 3])
+
+
+def _has_fused_kernel(q: Tensor) -> bool:
+    """Return whether Paddle fuses attention here: on GPU, in half precision, not in a graph."""
+    return paddle.in_dynamic_mode() and q.place.is_gpu_place() and q.dtype != paddle.float32
 
 
 class EfficientSelfAttention(nn.Layer):

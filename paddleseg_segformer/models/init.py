@@ -12,7 +12,8 @@ from paddle import nn
 def init_mit_weights(layer: nn.Layer) -> None:
     """Initialise one layer of a MiT encoder: `model.apply(init_mit_weights)`.
 
-    Linear: normal, std 0.02 (the published cut-off at +-2 is 100 standard deviations away), zero bias;
+    Linear: normal, std 0.02 (the published cut-off at +-2 is 100 standard deviations away), zero
+        bias;
     convolution: normal, std sqrt(2 / fan_out), zero bias; LayerNorm keeps 1 and 0.
     """
     if isinstance(layer, nn.Linear):
@@ -24,8 +25,10 @@ def init_mit_weights(layer: nn.Layer) -> None:
 
 @paddle.no_grad()
 def init_head_weights(layer: nn.Layer) -> None:
-    """Initialise one layer of an all-MLP head: uniform(+-1 / sqrt(fan_in)) for linears and the
-    classifier, normal with std sqrt(2 / fan_out) for the bias-free fuse convolution.
+    """Initialise one layer of an all-MLP head.
+
+    Linears and the classifier: uniform(+-1 / sqrt(fan_in)); the bias-free fuse convolution:
+    normal, std sqrt(2 / fan_out).
     """
     if isinstance(layer, nn.Conv2D) and layer.bias is None:
         _normal(layer, std=math.sqrt(2.0 / layer.weight.shape[0]))

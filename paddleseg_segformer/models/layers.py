@@ -32,7 +32,7 @@ class DropPath(nn.Layer):
 
 
 def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return a 1x1 convolution without bias and a batch norm, named as PaddleSeg's ConvBNReLU names them."""
+    """Return a 1x1 convolution without bias and a batch norm, named as in PaddleSeg's files."""
     return nn.Sequential(
         ("_conv", nn.Conv2D(in_channels, out_channels, kernel_size=1, bias_attr=False)),
         ("_batch_norm", nn.BatchNorm2D(out_channels)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
@@ -38,7 +39,7 @@ class OverlapPatchEmbed(nn.Layer):
 
 
 class MixFFN(nn.Layer):
-    """Feed-forward network with a 3x3 depthwise convolution, which carries the position information.
+    """Feed-forward network with a 3x3 depthwise convolution, which carries the positions.
 
     The hidden map is kept channel first: both linears are matrix products that read or write it in
     that layout, so no transpose is needed around the convolution.
@@ -175,7 +176,8 @@ class MixVisionTransformer(nn.Layer):
         """
         if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.min_input_px:
             raise UserError(
-                f"image of {x.shape[2]}x{x.shape[3]} px: MiT needs {self.min_input_px} px or more per side. "
+                f"image of {x.shape[2]}x{x.shape[3]} px: MiT needs {self.min_input_px} px or "
+                "more per side. "
                 "Resize it, or pad it."
             )
         features = []
@@ -188,9 +190,9 @@ class MixVisionTransformer(nn.Layer):
         return features
 
 
-_WIDE = {"embed_dims": (64, 128, 320, 512)}
+_WIDE: dict[str, Any] = {"embed_dims": (64, 128, 320, 512)}
 
-VARIANTS: dict[str, dict[str, Sequence[int]]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "B0": {},
     "B1": _WIDE,
     "B2": {**_WIDE, "depths": (3, 4, 6, 3)},

@@ -3,8 +3,8 @@
 Both heads are computed by an exact rewrite. Bilinear upsampling U is linear, acts on each channel
 alone, and its weights sum to 1 at every pixel, so it commutes with 1x1 convolutions:
 F U(W x + b) = U(F W x) + F b. The fuse convolution F = [F4 | F3 | F2 | F1] is therefore applied to
-each stage at the stage's own resolution, merged with that stage's linear W, instead of to a 4D-channel
-concatenation at a quarter of the input's resolution.
+each stage at the stage's own resolution, merged with that stage's linear W, instead of to a
+4D-channel concatenation at a quarter of the input's resolution.
 
 Shapes: N batch, C_i channels of stage i, D head width, K classes, h w the sides of stage 1's map.
 Source: Xie et al., "SegFormer", 2021, section 3.2.
@@ -36,8 +36,8 @@ def upsampled_sum(maps: Sequence[Tensor], align_corners: bool) -> Tensor:
 class AllMLPHead(nn.Layer):
     """The head of the paper, NVlabs, PaddleSeg, Hugging Face and smp.
 
-    linear per stage -> upsample -> concatenate (stage 4 first) -> 1x1 convolution without bias, batch
-    norm, ReLU -> channel dropout -> classifier.
+    linear per stage -> upsample -> concatenate (stage 4 first) -> 1x1 convolution without bias,
+    batch norm, ReLU -> channel dropout -> classifier.
     """
 
     def __init__(
@@ -64,18 +64,20 @@ class AllMLPHead(nn.Layer):
         fuse_slices = (
             self.linear_fuse[0].weight.flatten(1).chunk(4, axis=1)[::-1]
         )  # (D, D), stage 1 first
-        maps, bias = [], 0
-        for stage, (feature, fuse) in enumerate(zip(features, fuse_slices, strict=True), start=1):
-            linear = getattr(self, f"linear_c{stage}").proj
-            merged = paddle.matmul(linear.weight, fuse, transpose_y=True)  # (C_i, D)
-            bias = bias + paddle.mv(fuse, linear.bias)
-            maps.append(project(feature, merged))
-        fused = upsampled_sum(maps, self.align_corners) + bias.reshape([1, -1, 1, 1])
+        maps, biases = [], []
+        for stage in range(4):
+            linear = getattr(self, f"linear_c{stage + 1}").proj
+            merged = paddle.matmul(linear.weight, fuse_slices[stage], transpose_y=True)  # (C_i, D)
+            biases.append(paddle.mv(fuse_slices[stage], linear.bias))
+            maps.append(project(features[stage], merged))
+        fused = upsampled_sum(maps, self.align_corners) + paddle.add_n(biases).reshape(
+            [1, -1, 1, 1]
+        )
         return self.linear_pred(self.dropout(F.relu(self.linear_fuse[1](fused))))
 
 
 class MMHead(nn.Layer):
-    """mmsegmentation's head: batch norm and ReLU in every branch, stage 1 first in the concatenation.
+    """mmsegmentation's head: batch norm and ReLU in every branch, stage 1 concatenated first.
 
     The ReLU stands before the upsampling, so only the fuse convolution moves to the stage's own
     resolution, and the weights cannot be converted to the canonical head.
@@ -104,8 +106,10 @@ class MMHead(nn.Layer):
             self.fusion_conv[0].weight.flatten(1).chunk(4, axis=1)
         )  # (D, D), stage 1 first
         maps = [
-            project(F.relu(conv(feature)), fuse.transpose([1, 0]))
-            for conv, feature, fuse in zip(self.convs, features, fuse_slices, strict=True)
+            project(
+                F.relu(self.convs[stage](features[stage])), fuse_slices[stage].transpose([1, 0])
+            )
+            for stage in range(4)
         ]
         fused = self.fusion_conv[1](upsampled_sum(maps, self.align_corners))
         return self.linear_pred(self.dropout(F.relu(fused)))
@@ -116,7 +120,8 @@ def _check(num_classes: int, backbone: nn.Layer) -> None:
         raise UserError(f"num_classes: found {num_classes}, expected 1 or more.")
     if not hasattr(backbone, "feat_channels") or len(backbone.feat_channels) != 4:
         raise UserError(
-            f"backbone {type(backbone).__name__}: expected one that gives four maps and lists their "
+            f"backbone {type(backbone).__name__}: expected one that gives four maps and "
+            "lists their "
             "channels in `feat_channels`, such as MixVisionTransformer_B0."
         )
 
@@ -128,7 +133,8 @@ class SegFormer(AllMLPHead):
 
     Args:
         num_classes: K.
-        backbone: gives four maps at strides 4, 8, 16, 32 and lists their channels in `feat_channels`.
+        backbone: gives four maps at strides 4, 8, 16, 32 and lists their channels in
+            `feat_channels`.
         embedding_dim: D; published: 256 for B0 and B1, 768 for B2 to B5.
         dropout_rate: channel dropout before the classifier.
         align_corners: of the upsampling inside the head; published: False.

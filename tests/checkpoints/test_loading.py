@@ -23,7 +23,11 @@ def segformer(variant: str = "B0", num_classes: int = 5, width: int = 32) -> Seg
 
 def equal(a: paddle.nn.Layer, b: paddle.nn.Layer, prefix: str = "") -> bool:
     state = b.state_dict()
-    return all((value == state[key]).all() for key, value in a.state_dict().items() if key.startswith(prefix))
+    return all(
+        (value == state[key]).all()
+        for key, value in a.state_dict().items()
+        if key.startswith(prefix)
+    )
 
 
 def test_saved_weights_load_back_equal_here_and_in_paddle(tmp_path):
@@ -70,7 +74,9 @@ def test_missing_and_unexpected_keys_are_named(tmp_path):
     state["linear_pred.weigth"] = state.pop("linear_pred.weight")
     path = tmp_path / "model.pdparams"
     paddle.save(state, str(path))
-    with pytest.raises(UserError, match="missing: linear_pred.weight; unexpected: linear_pred.weigth"):
+    with pytest.raises(
+        UserError, match="missing: linear_pred.weight; unexpected: linear_pred.weigth"
+    ):
         load_weights(model, path)
 
 

@@ -45,7 +45,11 @@ def test_environment_variable_replaces_the_default(path, monkeypatch):
 
 
 def test_overrides_reach_nested_keys_and_list_items(path):
-    opts = ["train_dataset.transforms.0.mean=[0.4, 0.4, 0.4]", "lr_scheduler.learning_rate=1e-4", "iters=7"]
+    opts = [
+        "train_dataset.transforms.0.mean=[0.4, 0.4, 0.4]",
+        "lr_scheduler.learning_rate=1e-4",
+        "iters=7",
+    ]
     config = load_config(path, opts)
     assert config.train_dataset["transforms"][0]["mean"] == [0.4, 0.4, 0.4]
     assert config.lr_scheduler["learning_rate"] == 1e-4
@@ -109,7 +113,11 @@ def test_missing_config_suggests_a_packaged_one():
     ("kind", "section", "message"),
     [
         ("transform", {"type": "RandomHorizontalFlipp"}, "Did you mean 'RandomHorizontalFlip'?"),
-        ("backbone", {"type": "MixVisionTransformer_B0", "drop_pth_rate": 1}, "Did you mean 'drop_path_rate'?"),
+        (
+            "backbone",
+            {"type": "MixVisionTransformer_B0", "drop_pth_rate": 1},
+            "Did you mean 'drop_path_rate'?",
+        ),
         ("loss", {"type": "OhemCrossEntropyLoss", "tresh": 1}, "Did you mean 'thresh'?"),
         ("model", {"type": "SegFormer"}, "SegFormer needs num_classes, backbone"),
         ("model", {"num_classes": 2}, "expected keys with a `type`"),
@@ -122,7 +130,9 @@ def test_wrong_component_is_named_with_a_suggestion(kind, section, message):
 
 
 def test_class_count_of_model_and_data_set_must_agree(path):
-    with pytest.raises(UserError, match="model.num_classes is 7, but train_dataset .* has 19 classes"):
+    with pytest.raises(
+        UserError, match="model.num_classes is 7, but train_dataset .* has 19 classes"
+    ):
         build_model(load_config(path, ["model.num_classes=7"]))
 
 

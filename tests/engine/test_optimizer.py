@@ -22,7 +22,11 @@ def test_paper_groups_head_with_its_batch_norm_then_norms_then_the_rest(model):
     names = {parameter.name: name for name, parameter in model.named_parameters()}
     head, norms, rest = parameter_groups(model, PAPER_RULES, 0.01)
     head_names = {names[p.name] for p in head["params"]}
-    assert {"linear_fuse._batch_norm.weight", "linear_c1.proj.bias", "linear_pred.weight"} <= head_names
+    assert {
+        "linear_fuse._batch_norm.weight",
+        "linear_c1.proj.bias",
+        "linear_pred.weight",
+    } <= head_names
     assert not any(name.startswith("backbone") for name in head_names)
     assert (head["learning_rate"], head["weight_decay"]) == (10.0, 0.01)
     norm_names = {names[p.name] for p in norms["params"]}
@@ -35,7 +39,7 @@ def test_paper_groups_head_with_its_batch_norm_then_norms_then_the_rest(model):
 
 
 def test_groups_take_effect_in_one_step():
-    """After one AdamW step from equal weights and gradients, a group moved by its own rate and decay."""
+    """After one AdamW step a group has moved by its own rate and decay."""
     layer = paddle.nn.Sequential(
         ("linear_a", paddle.nn.Linear(2, 2, bias_attr=False)),
         ("norm", paddle.nn.Linear(2, 2, bias_attr=False)),
@@ -126,9 +130,15 @@ def test_wrong_schedule_is_named(section, message):
     [
         ({"type": "AdmW"}, "unknown optimizer type 'AdmW'. Did you mean 'AdamW'?"),
         ({"type": "AdamW", "weight_decy": 0.1}, "Did you mean 'weight_decay'?"),
-        ({"type": "AdamW", "custom_cfg": [{"name": "nothing_so_called"}]}, "no trainable parameter"),
+        (
+            {"type": "AdamW", "custom_cfg": [{"name": "nothing_so_called"}]},
+            "no trainable parameter",
+        ),
         ({"type": "AdamW", "custom_cfg": [{"name": "norm", "lr": 1}]}, "custom_cfg: found"),
-        ({"type": "AdamW", "grad_clip_cfg": {"name": "ClipGradByNrom"}}, "Did you mean 'ClipGradByNorm'?"),
+        (
+            {"type": "AdamW", "grad_clip_cfg": {"name": "ClipGradByNrom"}},
+            "Did you mean 'ClipGradByNorm'?",
+        ),
     ],
 )
 def test_wrong_optimizer_is_named(model, section, message):
@@ -143,7 +153,10 @@ def test_wrong_optimizer_is_named(model, section, message):
         ({"type": "sgd", "momentum": 0.9, "weight_decay": 4e-5}, "Momentum"),
         ({"type": "sgd"}, "SGD"),
         ({"type": "adam"}, "Adam"),
-        ({"type": "AdamW", "grad_clip_cfg": {"name": "ClipGradByGlobalNorm", "clip_norm": 1.0}}, "AdamW"),
+        (
+            {"type": "AdamW", "grad_clip_cfg": {"name": "ClipGradByGlobalNorm", "clip_norm": 1.0}},
+            "AdamW",
+        ),
     ],
 )
 def test_paddleseg_spellings(model, section, expected):

@@ -1,4 +1,4 @@
-"""The published form of the heads, slow and obvious: upsample every branch, concatenate, one 1x1 convolution."""
+"""The published form of the heads: upsample every branch, concatenate, one 1x1 convolution."""
 
 from __future__ import annotations
 

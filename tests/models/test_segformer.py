@@ -73,7 +73,7 @@ def test_classifier_counts(variant, parameters_m, gmacs_224):
     assert model(paddle.rand([2, 3, 64, 64])).shape == [2, 1000]
 
 
-# GMACs with 150 classes at 512x512 and 1024x2048 (the paper's "FLOPs"), and rewritten ones at 512x512
+# GMACs with 150 classes: published at 512x512 and 1024x2048, rewritten at 512x512
 GMACS = {
     "B0": (8.4, 125.5, 4.09),
     "B1": (15.9, 243.7, 11.58),
@@ -126,7 +126,9 @@ def test_rewritten_head_has_the_published_forms_gradients_in_training(model_clas
     gradients = []
     for forward in (model, lambda image: HEADS[model_class](model, model.backbone(image))):
         (forward(x) ** 2).mean().backward()
-        gradients.append({name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None})
+        gradients.append(
+            {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+        )
         model.clear_gradients()
     rewritten, published = gradients
     assert rewritten.keys() == published.keys()
