@@ -146,8 +146,9 @@ def _is_cut_jpeg(content: bytes) -> bool:
 
 def _read_array(path: Path) -> np.ndarray:
     """Return the array in a `.npy` file."""
+    content = _read_bytes(path)
     try:
-        return np.load(io.BytesIO(_read_bytes(path)), allow_pickle=False)
+        return np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as a NumPy array ({error}).") from None
 
@@ -166,9 +167,10 @@ def _read_bands(path: Path) -> np.ndarray:
 
 def _read_pages(path: Path) -> list[np.ndarray]:
     """Return the pages of a TIFF file; none if its bands are not stored as pages."""
+    content = _read_bytes(path)
     pages = []
     try:
-        with Image.open(io.BytesIO(_read_bytes(path))) as file:
+        with Image.open(io.BytesIO(content)) as file:
             if getattr(file, "n_frames", 1) < 2:
                 return []
             for index in range(file.n_frames):
@@ -181,8 +183,9 @@ def _read_pages(path: Path) -> list[np.ndarray]:
 
 def _read_ids(path: Path) -> np.ndarray:
     """Return the ids of an image file; a palette's colours are not looked at."""
+    content = _read_bytes(path)
     try:
-        with Image.open(io.BytesIO(_read_bytes(path))) as file:
+        with Image.open(io.BytesIO(content)) as file:
             mode, ids = file.mode, np.asarray(file)
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: {error}. Cut it into tiles.") from None

@@ -264,7 +264,9 @@ def _without_sigterm() -> Iterator[None]:
 
 def _end_soon(number: int, frame: FrameType | None) -> None:
     """End a worker after a while: a SIGTERM to all processes lets the training step finish."""
-    threading.Timer(SIGTERM_GRACE_S, os._exit, [1]).start()
+    timer = threading.Timer(SIGTERM_GRACE_S, os._exit, [1])
+    timer.daemon = True
+    timer.start()
 
 
 def _end_with_parent() -> None:

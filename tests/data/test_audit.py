@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_datasets import write_cityscapes, write_image
+
+from paddleseg_segformer.cli import check_dataset, main
+from paddleseg_segformer.data.audit import AuditReport, audit
+from paddleseg_segformer.data.datasets import Cityscapes
+from paddleseg_segformer.data.io import write_label
+
+CONFIG = """
+batch_size: 1
+iters: 1
+train_dataset: {{type: Cityscapes, dataset_root: {root}, mode: train, transforms: []}}
+model:
+  type: SegFormer
+  num_classes: 19
+  backbone: {{type: MixVisionTransformer_B0}}
+"""
+
+
+def label_path(root: Path, index: int) -> Path:
+    return root / f"gtFine/train/a/s{index}_gtFine_labelTrainIds.png"
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Return a data set of eight samples, five of them bad in five ways and one unlabelled."""
+    root = write_cityscapes(tmp_path / "data", [f"a/s{index}" for index in range(8)], (8, 10))
+    Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(label_path(root, 0))
+    write_label(label_path(root, 1), np.full((8, 10), 40, np.uint8))
+    write_label(label_path(root, 2), np.zeros((4, 5), np.uint8))
+    image = root / "leftImg8bit/train/a/s3_leftImg8bit.png"
+    image.write_bytes(image.read_bytes()[:60])
+    label_path(root, 4).write_bytes(b"")
+    write_label(label_path(root, 5), np.full((8, 10), 255, np.uint8))
+    return root
+
+
+def test_each_bad_file_is_named_with_its_fault(damaged: Path) -> None:
+    report = audit(Cityscapes([], str(damaged)), num_threads=2)
+    faults = ["colour image", "class id 40", "the label is 4x5", "cannot be decoded", "empty"]
+    assert report.num_samples == 8 and len(report.bad_files) == 5
+    for index, (message, fault) in enumerate(zip(report.bad_files, faults, strict=True)):
+        assert f"s{index}_" in message and fault in message
+    assert report.unlabelled == [str(label_path(damaged, 5))]
+    assert report.sizes_hw == {"8x10": 3}
+
+
+def test_counts_and_weights_equal_the_definition(tmp_path: Path) -> None:
+    labels = [np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)]
+    labels[0][0], labels[0][1] = 3, 255
+    labels[1][:2] = 7
+    for index, label in enumerate(labels):
+        write_image(
+            tmp_path / f"leftImg8bit/train/a/s{index}_leftImg8bit.png",
+            np.zeros((4, 4, 3), np.uint8),
+        )
+        write_label(label_path(tmp_path, index), label)
+    report = audit(Cityscapes([], str(tmp_path)))
+    assert (report.num_pixels[0], report.num_pixels[3], report.num_pixels[7]) == (16, 4, 8)
+    assert (report.num_images[0], report.num_images[3], report.num_images[7]) == (2, 1, 1)
+    assert report.num_ignored_pixels == 4 and len(report.empty_classes) == 16
+    frequencies = {0: 16 / 28, 3: 4 / 12, 7: 8 / 16}
+    weights = report.class_weights()
+    for index, frequency in frequencies.items():
+        assert weights[index] == pytest.approx(0.5 / frequency)
+    assert weights[1] == 1.0
+
+
+def test_job_exits_with_1_and_writes_json(
+    damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text(CONFIG.format(root=damaged))
+    found = tmp_path / "report.json"
+    assert main(["check_dataset", "--config", str(config), "--json", str(found)]) == 1
+    out, err = capsys.readouterr()
+    assert "train_dataset: 8 samples" in out and "s2_gtFine_labelTrainIds.png: the label" in out
+    assert "median frequency balancing" in out
+    assert "error: 5 samples cannot be used" in err
+    report = json.loads(found.read_text())["train_dataset"]
+    assert len(report["bad_files"]) == 5 and len(report["class_weights"]) == 19
+    assert main(["check_dataset", "--config", str(config), "--split", "val"]) == 1
+
+
+def test_job_exits_with_0_for_a_sound_data_set(tmp_path: Path) -> None:
+    root = write_cityscapes(tmp_path / "data", ["a/s0"], (8, 10))
+    config = tmp_path / "config.yml"
+    config.write_text(CONFIG.format(root=root))
+    assert main(["check_dataset", "--config", str(config)]) == 0
+
+
+def test_long_lists_are_shortened() -> None:
+    report = AuditReport(["a"], bad_files=[f"file {index}" for index in range(50)])
+    report.num_pixels, report.num_images, report.num_pixels_where_present = [0], [0], [0]
+    text = check_dataset.format_report("train_dataset", report)
+    assert "file 19" in text and "file 20" not in text and "and 30 more" in text
+
+
+def test_every_flag_has_help() -> None:
+    parser = argparse.ArgumentParser()
+    check_dataset.add_arguments(parser)
+    assert all(action.help for action in parser._actions)
