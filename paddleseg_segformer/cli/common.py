@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,7 @@ def set_device(device: str | None) -> str:
 
 def set_up_logging() -> None:
     """Log to standard output, one time-stamped line per message, for this package only."""
+    warnings.filterwarnings("ignore", "When training, we now always track global mean")  # Paddle's
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     package = logging.getLogger("paddleseg_segformer")
