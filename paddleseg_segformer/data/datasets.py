@@ -266,10 +266,10 @@ class Dataset(SegmentationDataset):
     """Any data set that is listed in a text file, one `image label` a line.
 
     Args:
-        transforms: See `SegmentationDataset`.
-        dataset_root: Folder that the paths in the list are relative to.
-        num_classes: Number of classes, K; the ids are 0..K-1.
         mode: 'train', 'val' or 'test', each with its own list.
+        dataset_root: Folder that the paths in the list are relative to.
+        transforms: See `SegmentationDataset`.
+        num_classes: Number of classes, K; the ids are 0..K-1.
         img_channels: Channels of the images; see `read_image` for what other numbers than 3 need.
         train_path: List file for the mode 'train'.
         val_path: List file for the mode 'val'.
@@ -281,10 +281,10 @@ class Dataset(SegmentationDataset):
 
     def __init__(
         self,
-        transforms: Sequence[Transform],
+        mode: str,
         dataset_root: str,
+        transforms: Sequence[Transform],
         num_classes: int,
-        mode: str = "train",
         img_channels: int = 3,
         train_path: str | None = None,
         val_path: str | None = None,

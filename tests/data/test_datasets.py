@@ -160,7 +160,7 @@ def generic(root: Path, lines: str, **arguments: object) -> Dataset:
     (root / "list.txt").write_text(lines, encoding="utf-8")
     arguments = {"num_classes": 2, "mode": "train", **arguments}
     path = {f"{arguments['mode']}_path": str(root / "list.txt")}
-    return Dataset([], str(root), **path, **arguments)
+    return Dataset(dataset_root=str(root), transforms=[], **path, **arguments)
 
 
 def test_generic_list_with_unicode_names_and_separator(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_test_list_may_lack_labels(tmp_path: Path) -> None:
 
 def test_missing_list_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mode is 'val', but val_path is missing"):
-        Dataset([], str(tmp_path), 2, mode="val", train_path="list.txt")
+        Dataset("val", str(tmp_path), [], 2, train_path="list.txt")
 
 
 def test_a_long_list_is_two_arrays(tmp_path: Path) -> None:
