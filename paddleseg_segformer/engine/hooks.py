@@ -8,11 +8,11 @@ import shutil
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -84,38 +84,47 @@ class Progress(Hook):
         self.writers.scalars(trainer.iteration, scalars)
 
 
+class Evaluation(Protocol):
+    """Evaluates the current weights."""
+
+    def metrics(self) -> Metrics:
+        """Return the figures over the whole data set; called on every process."""
+
+    def pictures(self) -> list[tuple[str, np.ndarray]]:
+        """Return (tag, RGB uint8 image) pairs; called on the first process, after `metrics`."""
+
+
+@dataclass
+class RunFolder:
+    """Where a run leaves its results, and the best of them so far."""
+
+    save_dir: Path
+    config_yaml: str
+    writers: Writers
+    best: BestModel = field(default_factory=BestModel)
+
+
 class Evaluate(Hook):
     """Every `interval` steps and at the end: evaluate, write the figures, keep the best model.
 
     Args:
-        evaluate: runs the evaluation of the current weights; called on every process.
-        pictures: gives (tag, RGB image) pairs to show beside the figures; called on the first
-            process only.
-        best: shared with `Checkpoints`, so that resume knows it.
         ema: evaluate and keep the averaged weights instead.
         early_stop: stop after so many evaluations without a better one.
+        is_first: only the first process writes.
     """
 
     def __init__(
         self,
-        evaluate: Callable[[], Metrics],
-        pictures: Callable[[], list[tuple[str, np.ndarray]]],
-        writers: Writers,
+        evaluation: Evaluation,
+        run: RunFolder,
         interval: int,
-        save_dir: Path,
-        config_yaml: str,
-        best: BestModel,
         ema: EMA | None = None,
         early_stop: int | None = None,
         is_first: bool = True,
     ) -> None:
-        self.evaluate = evaluate
-        self.pictures = pictures
-        self.writers = writers
+        self.evaluation = evaluation
+        self.run = run
         self.interval = interval
-        self.save_dir = save_dir
-        self.config_yaml = config_yaml
-        self.best = best
         self.ema = ema
         self.early_stop = early_stop
         self.is_first = is_first
@@ -128,28 +137,28 @@ class Evaluate(Hook):
         network = trainer.network
         network.eval()
         with self.ema.applied() if self.ema else nullcontext():
-            metrics = self.evaluate()
+            metrics = self.evaluation.metrics()
             self._keep_best(trainer, metrics)
             if self.is_first:
-                for tag, image in self.pictures():
-                    self.writers.image(trainer.iteration, tag, image)
+                for tag, image in self.evaluation.pictures():
+                    self.run.writers.image(trainer.iteration, tag, image)
         network.train()
         if self.is_first:
             self._report(trainer.iteration, metrics, time.perf_counter() - start)
-        if (
-            self.early_stop
-            and trainer.iteration - self.best.iteration >= self.early_stop * self.interval
-        ):
+        waited = trainer.iteration - self.run.best.iteration
+        if self.early_stop and waited >= self.early_stop * self.interval:
             logger.info("no better mIoU in %d evaluations: stopping", self.early_stop)
             trainer.stop_requested = True
 
     def _keep_best(self, trainer: Trainer, metrics: Metrics) -> None:
-        if not metrics.miou > self.best.miou:  # a NaN is never the best
+        best = self.run.best
+        if not metrics.miou > best.miou:  # a NaN is never the best
             return
-        self.best.miou, self.best.iteration = metrics.miou, trainer.iteration
+        best.miou, best.iteration = metrics.miou, trainer.iteration
         if self.is_first:
-            save_weights(trainer.network, self.save_dir / "best_model" / WEIGHTS)
-            write_text(self.save_dir / "best_model" / CONFIG, self.config_yaml)
+            folder = self.run.save_dir / "best_model"
+            save_weights(trainer.network, folder / WEIGHTS)
+            write_text(folder / CONFIG, self.run.config_yaml)
 
     def _report(self, iteration: int, metrics: Metrics, seconds: float) -> None:
         logger.info(
@@ -157,33 +166,23 @@ class Evaluate(Hook):
             iteration,
             seconds,
             metrics.table(),
-            self.best.miou,
-            self.best.iteration,
+            self.run.best.miou,
+            self.run.best.iteration,
         )
         scalars = {"Evaluate/mIoU": metrics.miou, "Evaluate/accuracy": metrics.accuracy}
         for name, iou in zip(metrics.classes, metrics.iou, strict=True):
             if np.isfinite(iou):
                 scalars[f"Evaluate/IoU/{name}"] = float(iou)
-        self.writers.scalars(iteration, scalars)
+        self.run.writers.scalars(iteration, scalars)
 
 
 class Checkpoints(Hook):
     """Save all that resume needs every `interval` steps and at the end; keep the newest `keep`."""
 
-    def __init__(
-        self,
-        save_dir: Path,
-        interval: int,
-        keep: int,
-        best: BestModel,
-        config_yaml: str,
-        ema: EMA | None = None,
-    ) -> None:
-        self.save_dir = save_dir
+    def __init__(self, run: RunFolder, interval: int, keep: int, ema: EMA | None = None) -> None:
+        self.run = run
         self.interval = interval
         self.keep = keep
-        self.best = best
-        self.config_yaml = config_yaml
         self.ema = ema
         self.saved_iteration: int | None = None
 
@@ -197,16 +196,16 @@ class Checkpoints(Hook):
         if self.saved_iteration != trainer.iteration:
             self._save(trainer)
         if trainer.iteration < trainer.iters:
-            folder = self.save_dir / f"iter_{trainer.iteration}"
+            folder = self.run.save_dir / f"iter_{trainer.iteration}"
             logger.info(
                 "stopped at iter %d; continue with --resume_model %s", trainer.iteration, folder
             )
 
     def _save(self, trainer: Trainer) -> None:
-        folder = self.save_dir / f"iter_{trainer.iteration}"
-        save_checkpoint(folder, trainer, self.best, self.ema, self.config_yaml)
+        folder = self.run.save_dir / f"iter_{trainer.iteration}"
+        save_checkpoint(folder, trainer, self.run.best, self.ema, self.run.config_yaml)
         self.saved_iteration = trainer.iteration
-        older = [path for path in checkpoints(self.save_dir) if path != folder]
+        older = [path for path in checkpoints(self.run.save_dir) if path != folder]
         for path in older[: max(len(older) - self.keep + 1, 0)]:
             shutil.rmtree(path, ignore_errors=True)
 

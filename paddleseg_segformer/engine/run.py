@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from paddleseg_segformer.analysis.complexity import count_parameters
 from paddleseg_segformer.config import Config
 from paddleseg_segformer.config.building import (
     build_dataset,
@@ -19,6 +19,7 @@ from paddleseg_segformer.config.building import (
     build_model,
     build_optimizer,
 )
+from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.data.loader import Batch, train_loader
 from paddleseg_segformer.engine.distributed import (
     data_parallel,
@@ -26,7 +27,13 @@ from paddleseg_segformer.engine.distributed import (
     sum_over_processes,
 )
 from paddleseg_segformer.engine.ema import EMA
-from paddleseg_segformer.engine.hooks import Checkpoints, Evaluate, GracefulStop, Progress
+from paddleseg_segformer.engine.hooks import (
+    Checkpoints,
+    Evaluate,
+    GracefulStop,
+    Progress,
+    RunFolder,
+)
 from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.engine.optimizer import build_lr_schedule
 from paddleseg_segformer.engine.precision import Precision
@@ -34,7 +41,11 @@ from paddleseg_segformer.engine.state import CONFIG, BestModel, load_checkpoint
 from paddleseg_segformer.engine.trainer import Trainer
 from paddleseg_segformer.engine.writers import JsonLinesWriter, VisualDLWriter, Writer, Writers
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.evaluation import Metrics, evaluate
 from paddleseg_segformer.files import make_folder, write_text
+from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
+from paddleseg_segformer.inference.pipeline import predict_label
+from paddleseg_segformer.inference.preprocess import Preprocess
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +87,41 @@ def train(config: Config, options: RunOptions) -> BestModel:
     val_dataset = _val_dataset(config) if options.do_eval else None
     paddle.seed(options.seed)  # the initial weights; the trainer seeds every step
     model = build_model(config, load_pretrained=options.resume_model is None)
+    trainer = _build_trainer(config, options, model, dataset, rank, world_size)
+    run = RunFolder(save_dir, config.to_yaml(), _writers(save_dir, options, rank))
+    ema = EMA(model, config.ema_decay) if options.use_ema else None
+    if options.resume_model:
+        load_checkpoint(Path(options.resume_model), trainer, run.best, ema)
+        logger.info("resumed from %s at iter %d", options.resume_model, trainer.iteration)
+    epoch_iters = len(dataset) / (config.batch_size * config.accumulation_steps * world_size)
+    trainer.hooks = [GracefulStop(), Progress(run.writers, options.log_iters, epoch_iters)]
+    interval = options.save_interval
+    if ema:
+        trainer.hooks.append(ema)
+    if val_dataset is not None:
+        evaluation = ModelEvaluation(config, model, val_dataset, options, rank, world_size)
+        early_stop = options.early_stop_intervals
+        trainer.hooks.append(Evaluate(evaluation, run, interval, ema, early_stop, rank == 0))
+    if rank == 0:
+        trainer.hooks.append(Checkpoints(run, interval, options.keep_checkpoint_max, ema))
+        write_text(save_dir / CONFIG, run.config_yaml)
+    _log_summary(config, options, model, dataset, val_dataset, world_size)
+    try:
+        trainer.train()
+    finally:
+        run.writers.close()
+    return run.best
+
+
+def _build_trainer(
+    config: Config,
+    options: RunOptions,
+    model: nn.Layer,
+    dataset: SegmentationDataset,
+    rank: int,
+    world_size: int,
+) -> Trainer:
     schedule = build_lr_schedule(config.lr_scheduler, config.iters)
-    optimizer = build_optimizer(config.optimizer, model, schedule)
     loss, coefficient = build_loss(config.loss, dataset.ignore_index)
 
     def batches(start: int) -> Iterator[Batch]:
@@ -91,10 +135,9 @@ def train(config: Config, options: RunOptions) -> BestModel:
             world_size=world_size,
         )
 
-    network = paddle.jit.to_static(model) if config.to_static_training else model
-    trainer = Trainer(
-        data_parallel(network),
-        optimizer,
+    return Trainer(
+        data_parallel(paddle.jit.to_static(model) if config.to_static_training else model),
+        build_optimizer(config.optimizer, model, schedule),
         schedule,
         lambda logits, label: coefficient * loss(logits, label),
         batches,
@@ -103,51 +146,12 @@ def train(config: Config, options: RunOptions) -> BestModel:
         precision=Precision(options.precision, options.amp_level),
         accumulation_steps=config.accumulation_steps,
         seed=options.seed,
+        rank=rank,
         sample_names=lambda batch: [dataset.samples[index][0] for index in batch.indices],
     )
-    best, ema = BestModel(), EMA(model, config.ema_decay) if options.use_ema else None
-    if options.resume_model:
-        load_checkpoint(Path(options.resume_model), trainer, best, ema)
-        logger.info("resumed from %s at iter %d", options.resume_model, trainer.iteration)
-    config_yaml = config.to_yaml()
-    if rank == 0:
-        write_text(save_dir / CONFIG, config_yaml)
-    writers = _writers(save_dir, options) if rank == 0 else Writers([])
-    epoch_iters = len(dataset) / (config.batch_size * config.accumulation_steps * world_size)
-    trainer.hooks = [GracefulStop(), Progress(writers, options.log_iters, epoch_iters)]
-    if ema:
-        trainer.hooks.append(ema)
-    if val_dataset is not None:
-        evaluation = _Evaluation(config, model, val_dataset, options, rank, world_size)
-        trainer.hooks.append(
-            Evaluate(
-                evaluation.metrics,
-                evaluation.pictures,
-                writers,
-                options.save_interval,
-                save_dir,
-                config_yaml,
-                best,
-                ema,
-                options.early_stop_intervals,
-                is_first=rank == 0,
-            )
-        )
-    if rank == 0:
-        trainer.hooks.append(
-            Checkpoints(
-                save_dir, options.save_interval, options.keep_checkpoint_max, best, config_yaml, ema
-            )
-        )
-    _log_summary(config, options, model, dataset, val_dataset, world_size)
-    try:
-        trainer.train()
-    finally:
-        writers.close()
-    return best
 
 
-def _val_dataset(config: Config) -> Any:
+def _val_dataset(config: Config) -> SegmentationDataset:
     if config.val_dataset is None:
         raise UserError(
             "--do_eval: the config has no val_dataset. Add one, or leave --do_eval out."
@@ -159,27 +163,27 @@ def _as_float(image: Tensor) -> Tensor:
     return image.astype("float32")
 
 
-def _writers(save_dir: Path, options: RunOptions) -> Writers:
+def _writers(save_dir: Path, options: RunOptions, rank: int) -> Writers:
+    if rank > 0:
+        return Writers([])
     writers: list[Writer] = [JsonLinesWriter(save_dir)]
     if options.use_vdl:
         writers.append(VisualDLWriter(save_dir))
     return Writers(writers)
 
 
-class _Evaluation:
+class ModelEvaluation:
     """Evaluates the current weights the way `tools/val.py` does, and draws a few results."""
 
     def __init__(
         self,
         config: Config,
         model: nn.Layer,
-        dataset: Any,
+        dataset: SegmentationDataset,
         options: RunOptions,
         rank: int,
         world_size: int,
     ) -> None:
-        from paddleseg_segformer.inference.preprocess import Preprocess
-
         self.model = model
         self.dataset = dataset
         self.test_config = config.test_config
@@ -188,12 +192,10 @@ class _Evaluation:
         self.preprocess = Preprocess.from_transforms(section.get("transforms", []))
         self.num_workers = options.num_workers
         self.rank, self.world_size = rank, world_size
-        self.last_metrics: Any = None
+        self.last_metrics: Metrics | None = None
 
-    def metrics(self) -> Any:
+    def metrics(self) -> Metrics:
         """Return the metrics over the whole data set, whatever the number of processes."""
-        from paddleseg_segformer.evaluation import evaluate
-
         self.last_metrics = evaluate(
             self.model,
             self.dataset,
@@ -209,9 +211,7 @@ class _Evaluation:
 
     def pictures(self) -> list[tuple[str, np.ndarray]]:
         """Return image, label and prediction side by side, and the confusion matrix."""
-        from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
-        from paddleseg_segformer.inference.pipeline import predict_label
-
+        assert self.last_metrics is not None
         drawn = [
             (
                 "Evaluate/confusion",
@@ -231,23 +231,17 @@ def _log_summary(
     config: Config,
     options: RunOptions,
     model: nn.Layer,
-    dataset: Any,
-    val_dataset: Any,
+    dataset: SegmentationDataset,
+    val_dataset: SegmentationDataset | None,
     world_size: int,
 ) -> None:
-    statistics = ("_mean", "_variance")
-    count = sum(
-        int(np.prod(p.shape))
-        for name, p in model.named_parameters()
-        if not name.endswith(statistics)
-    )
     batch = config.batch_size * config.accumulation_steps * world_size
     logger.info("config\n%s", config.to_yaml().rstrip())
     logger.info(
         "%s: %.3f M parameters; %d training samples%s; batch %d (%d processes); %d "
         "iterations = %.1f passes; seed %d",
         type(model).__name__,
-        count / 1e6,
+        count_parameters(model) / 1e6,
         len(dataset),
         f", {len(val_dataset)} for evaluation" if val_dataset is not None else "",
         batch,

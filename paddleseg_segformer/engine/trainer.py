@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 
@@ -32,7 +33,7 @@ class Hook:
 class Trainer:
     """Iteration-based training of one model.
 
-    Randomness is a pure function of (seed, iteration): the sampler draws samples so, and the
+    Randomness is a pure function of (seed, iteration, rank): the sampler draws samples so, and the
     device's generator is seeded before each step. A resumed run therefore continues exactly.
 
     Args:
@@ -43,6 +44,7 @@ class Trainer:
         prepare: (N, C, H, W) batch as loaded -> normalised float32 on the device.
         iters: last iteration.
         accumulation_steps: batches per optimizer step.
+        rank: of this process; dropout differs between processes.
         hooks: called in order.
         sample_names: names the files of a batch, for messages.
     """
@@ -60,6 +62,7 @@ class Trainer:
         precision: Precision | None = None,
         accumulation_steps: int = 1,
         seed: int = 0,
+        rank: int = 0,
         hooks: Sequence[Hook] = (),
         sample_names: Callable[[Batch], list[str]] = lambda batch: [],
     ) -> None:
@@ -73,6 +76,7 @@ class Trainer:
         self.precision = precision or Precision()
         self.accumulation_steps = accumulation_steps
         self.seed = seed
+        self.rank = rank
         self.hooks = list(hooks)
         self.sample_names = sample_names
         self.iteration = 0
@@ -101,7 +105,7 @@ class Trainer:
     def _step(self, batches: Iterator[Batch]) -> None:
         start = time.perf_counter()
         data_s, total_loss, images = 0.0, 0.0, 0
-        paddle.seed((self.seed * 1_000_003 + self.iteration) % 2**31)
+        self._seed_step()
         for _ in range(self.accumulation_steps):
             waiting = time.perf_counter()
             batch = next(batches)
@@ -118,6 +122,10 @@ class Trainer:
             "step_s": time.perf_counter() - start,
             "images": images,
         }
+
+    def _seed_step(self) -> None:
+        words = np.random.SeedSequence([self.seed, self.iteration, self.rank]).generate_state(1)
+        paddle.seed(int(words[0]))
 
     def _forward_backward(self, batch: Batch) -> float:
         image = self.prepare(paddle.to_tensor(batch.img))
