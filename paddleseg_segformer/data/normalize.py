@@ -67,8 +67,7 @@ class Normalize:
 
         self._check(images.shape[1], images.dtype == paddle.uint8)
         offset, scale = (
-            paddle.to_tensor(value.reshape(1, -1, 1, 1), place=images.place)
-            for value in (self._offset, self._scale)
+            paddle.to_tensor(value.reshape(1, -1, 1, 1)) for value in (self._offset, self._scale)
         )
         return (images.astype("float32") - offset) * scale
 
