@@ -135,8 +135,11 @@ def _build_trainer(
             world_size=world_size,
         )
 
+    network = model
+    if config.to_static_training:
+        network = paddle.jit.to_static(model, full_graph=True)
     return Trainer(
-        data_parallel(paddle.jit.to_static(model) if config.to_static_training else model),
+        data_parallel(network),
         build_optimizer(config.optimizer, model, schedule),
         schedule,
         lambda logits, label: coefficient * loss(logits, label),
