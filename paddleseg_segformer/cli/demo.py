@@ -30,6 +30,7 @@ OPTIONS = (
     f"train_dataset.dataset_root={SCENES}",
     f"val_dataset.dataset_root={SCENES}",
     f"train_dataset.transforms.1.crop_size=[{SIZE_HW[1]},{SIZE_HW[0]}]",
+    "train_dataset.transforms.0.min_scale_factor=1.0",  # scenes as large as the crop: no padding
     "lr_scheduler.learning_rate=2.0e-3",
     "lr_scheduler.warmup_iters=15",
 )
