@@ -7,6 +7,7 @@ own tools to build these models.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from paddleseg_segformer.registry import register
 
 __version__ = "0.1.0"
+
+# Paddle says so on import; ccache matters to those who compile operators.
+warnings.filterwarnings("ignore", message="No ccache found")
 
 __all__ = [
     "MixVisionTransformer",
