@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import types
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from paddleseg_segformer.config.loading import apply_overrides, find_config, load_yaml
-from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.typed import from_plain
 
 if TYPE_CHECKING:
     from paddleseg_segformer.inference.settings import InferenceSettings
@@ -110,50 +109,9 @@ def load_config(path_or_name: str | os.PathLike[str], opts: Iterable[str] | None
     path = find_config(path_or_name)
     content = apply_overrides(load_yaml(path), opts or ())
     try:
-        return _typed(Config, content, "")
+        return from_plain(Config, content)
     except UserError as error:
         raise UserError(f"{Path(path).name}: {error}") from None
-
-
-def _typed(cls: type, content: dict[str, Any], prefix: str) -> Any:
-    """Build dataclass `cls` from plain data, checking names and kinds."""
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in content.items():
-        if key not in hints:
-            raise UserError(f"unknown key '{prefix}{key}'.{did_you_mean(key, hints)}")
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
-            value = _typed(hints[key], value, f"{prefix}{key}.")
-        elif not _fits(value, hints[key]):
-            raise UserError(f"{prefix}{key}: found {value!r}, expected {_spelled(hints[key])}.")
-        values[key] = value
-    for item in dataclasses.fields(cls):
-        no_default = (
-            item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        )
-        if no_default and item.name not in values:
-            raise UserError(f"no key '{prefix}{item.name}', which every config needs.")
-    return cls(**values)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether plain data `value` is of the annotated kind (an int is a float too)."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict)
-    if hint is bool or isinstance(value, bool):
-        return hint is bool and isinstance(value, bool)
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _spelled(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def _hw(size_wh: list[int] | None, name: str) -> tuple[int, int] | None:

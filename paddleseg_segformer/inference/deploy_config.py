@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,11 @@ from typing import Any
 import yaml
 
 from paddleseg_segformer.data.labels import LabelSet
-from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.typed import from_plain
 
 FILE_NAME = "deploy.yaml"
 FORMAT = 1  # of deploy.yaml; raised when a reader of the old one would go wrong
@@ -151,7 +149,7 @@ class DeployConfig:
                 "Export the model again, or use the version it was made with."
             )
         try:
-            config = _typed(cls, content, "")
+            config = from_plain(cls, content)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         if check_files:
@@ -219,42 +217,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _typed(cls: type, content: Mapping[str, Any], prefix: str) -> Any:
-    """Build dataclass `cls` from plain data, checking names and kinds."""
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in content.items():
-        if key not in hints:
-            raise UserError(f"unknown key '{prefix}{key}'.{did_you_mean(key, hints)}")
-        values[key] = _value(hints[key], value, f"{prefix}{key}")
-    for item in dataclasses.fields(cls):
-        missing = dataclasses.MISSING
-        if item.default is item.default_factory is missing and item.name not in values:
-            raise UserError(f"no key '{prefix}{item.name}'.")
-    return cls(**values)
-
-
-def _value(hint: Any, value: Any, name: str) -> Any:
-    """Return `value` as the annotated kind; dictionaries become dataclasses where one is due."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        kinds = [kind for kind in arguments if kind is not type(None)]
-        return None if value is None else _value(kinds[0], value, name)
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return _typed(typing.cast(type, hint), value, f"{name}.")
-    if origin is list and isinstance(value, list):
-        return [_value(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {
-            str(key): _value(arguments[1], item, f"{name}.{key}") for key, item in value.items()
-        }
-    if hint is Any:
-        return value
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        spelled = getattr(origin or hint, "__name__", str(hint))
-        raise UserError(f"{name}: found {value!r}, expected {spelled}.")
-    return value

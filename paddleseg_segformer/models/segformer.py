@@ -33,7 +33,24 @@ def upsampled_sum(maps: Sequence[Tensor], align_corners: bool) -> Tensor:
     return total
 
 
-class AllMLPHead(nn.Layer):
+class _Head(nn.Layer):
+    """What both heads end in: ReLU, channel dropout, classifier."""
+
+    def __init__(
+        self, num_classes: int, embedding_dim: int, dropout_rate: float, align_corners: bool
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.align_corners = align_corners
+        self.dropout = nn.Dropout2D(dropout_rate)
+        self.linear_pred = nn.Conv2D(embedding_dim, num_classes, kernel_size=1)
+
+    def classify(self, fused: Tensor) -> Tensor:
+        """(N, D, h, w) -> (N, K, h, w)."""
+        return self.linear_pred(self.dropout(F.relu(fused)))
+
+
+class AllMLPHead(_Head):
     """The head of the paper, NVlabs, PaddleSeg, Hugging Face and smp.
 
     linear per stage -> upsample -> concatenate (stage 4 first) -> 1x1 convolution without bias,
@@ -48,35 +65,28 @@ class AllMLPHead(nn.Layer):
         dropout_rate: float = 0.1,
         align_corners: bool = False,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.align_corners = align_corners
+        super().__init__(num_classes, embedding_dim, dropout_rate, align_corners)
         for stage, channels in enumerate(in_channels, start=1):
             linear = nn.Sequential(("proj", nn.Linear(channels, embedding_dim)))
             self.add_sublayer(f"linear_c{stage}", linear)
         self.linear_fuse = conv_bn(4 * embedding_dim, embedding_dim)
-        self.dropout = nn.Dropout2D(dropout_rate)
-        self.linear_pred = nn.Conv2D(embedding_dim, num_classes, kernel_size=1)
         self.apply(init_head_weights)
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
-        fuse_slices = (
-            self.linear_fuse[0].weight.flatten(1).chunk(4, axis=1)[::-1]
-        )  # (D, D), stage 1 first
+        # (D, D) slices of the fuse weight, stage 1 first
+        fuse_slices = self.linear_fuse[0].weight.flatten(1).chunk(4, axis=1)[::-1]
         maps, biases = [], []
         for stage in range(4):
             linear = getattr(self, f"linear_c{stage + 1}").proj
             merged = paddle.matmul(linear.weight, fuse_slices[stage], transpose_y=True)  # (C_i, D)
             biases.append(paddle.mv(fuse_slices[stage], linear.bias))
             maps.append(project(features[stage], merged))
-        fused = upsampled_sum(maps, self.align_corners) + paddle.add_n(biases).reshape(
-            [1, -1, 1, 1]
-        )
-        return self.linear_pred(self.dropout(F.relu(self.linear_fuse[1](fused))))
+        bias = paddle.add_n(biases).reshape([1, -1, 1, 1])
+        return self.classify(self.linear_fuse[1](upsampled_sum(maps, self.align_corners) + bias))
 
 
-class MMHead(nn.Layer):
+class MMHead(_Head):
     """mmsegmentation's head: batch norm and ReLU in every branch, stage 1 concatenated first.
 
     The ReLU stands before the upsampling, so only the fuse convolution moves to the stage's own
@@ -91,53 +101,39 @@ class MMHead(nn.Layer):
         dropout_rate: float = 0.1,
         align_corners: bool = False,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.align_corners = align_corners
+        super().__init__(num_classes, embedding_dim, dropout_rate, align_corners)
         self.convs = nn.LayerList([conv_bn(channels, embedding_dim) for channels in in_channels])
         self.fusion_conv = conv_bn(4 * embedding_dim, embedding_dim)
-        self.dropout = nn.Dropout2D(dropout_rate)
-        self.linear_pred = nn.Conv2D(embedding_dim, num_classes, kernel_size=1)
         self.apply(init_head_weights)
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
-        fuse_slices = (
-            self.fusion_conv[0].weight.flatten(1).chunk(4, axis=1)
-        )  # (D, D), stage 1 first
+        # (D, D) slices of the fuse weight, stage 1 first
+        fuse_slices = self.fusion_conv[0].weight.flatten(1).chunk(4, axis=1)
         maps = [
             project(
                 F.relu(self.convs[stage](features[stage])), fuse_slices[stage].transpose([1, 0])
             )
             for stage in range(4)
         ]
-        fused = self.fusion_conv[1](upsampled_sum(maps, self.align_corners))
-        return self.linear_pred(self.dropout(F.relu(fused)))
+        return self.classify(self.fusion_conv[1](upsampled_sum(maps, self.align_corners)))
 
 
-def _check(num_classes: int, backbone: nn.Layer) -> None:
-    if num_classes < 1:
-        raise UserError(f"num_classes: found {num_classes}, expected 1 or more.")
-    if not hasattr(backbone, "feat_channels") or len(backbone.feat_channels) != 4:
-        raise UserError(
-            f"backbone {type(backbone).__name__}: expected one that gives four maps and "
-            "lists their "
-            "channels in `feat_channels`, such as MixVisionTransformer_B0."
-        )
+class _EncoderDecoder(nn.Layer):
+    """A backbone before a head, whose layers are the model's own attributes.
 
-
-class SegFormer(AllMLPHead):
-    """SegFormer with the canonical head.
-
-    The head's layers are the model's own attributes, because PaddleSeg's weight files name them so.
+    PaddleSeg's weight files name them so.
 
     Args:
         num_classes: K.
         backbone: gives four maps at strides 4, 8, 16, 32 and lists their channels in
             `feat_channels`.
-        embedding_dim: D; published: 256 for B0 and B1, 768 for B2 to B5.
+        embedding_dim: D; published: 256 for B0 and B1, 768 for B2 to B5; mmsegmentation: 256.
         dropout_rate: channel dropout before the classifier.
         align_corners: of the upsampling inside the head; published: False.
+
+    Raises:
+        UserError: no classes, or a backbone of another kind.
     """
 
     def __init__(
@@ -148,7 +144,13 @@ class SegFormer(AllMLPHead):
         dropout_rate: float = 0.1,
         align_corners: bool = False,
     ) -> None:
-        _check(num_classes, backbone)
+        if num_classes < 1:
+            raise UserError(f"num_classes: found {num_classes}, expected 1 or more.")
+        if len(getattr(backbone, "feat_channels", ())) != 4:
+            raise UserError(
+                f"backbone {type(backbone).__name__}: expected one that gives four maps and lists "
+                "their channels in `feat_channels`, such as MixVisionTransformer_B0."
+            )
         super().__init__(
             backbone.feat_channels, num_classes, embedding_dim, dropout_rate, align_corners
         )
@@ -159,23 +161,9 @@ class SegFormer(AllMLPHead):
         return self.decode(self.backbone(x))
 
 
-class SegFormerMM(MMHead):
-    """SegFormer with mmsegmentation's head (published: embedding_dim 256 for every variant)."""
+class SegFormer(_EncoderDecoder, AllMLPHead):
+    """SegFormer with the canonical head; see `_EncoderDecoder` for the arguments."""
 
-    def __init__(
-        self,
-        num_classes: int,
-        backbone: MixVisionTransformer,
-        embedding_dim: int = 256,
-        dropout_rate: float = 0.1,
-        align_corners: bool = False,
-    ) -> None:
-        _check(num_classes, backbone)
-        super().__init__(
-            backbone.feat_channels, num_classes, embedding_dim, dropout_rate, align_corners
-        )
-        self.backbone = backbone
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) normalised image -> (N, K, ceil(H / 4), ceil(W / 4)) logits."""
-        return self.decode(self.backbone(x))
+class SegFormerMM(_EncoderDecoder, MMHead):
+    """SegFormer with mmsegmentation's head; see `_EncoderDecoder` for the arguments."""
