@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,62 @@ def test_unknown_job_is_refused_with_the_known_ones(capsys: pytest.CaptureFixtur
         main(["trian"])
     assert stop.value.code == 2
     assert "invalid choice: 'trian'" in capsys.readouterr().err
+
+
+STREET_SCENES = "segformer_b0_street_scenes_256x512"
+MISTAKES = {
+    "train with an unknown config": ("train --config nowhere", "nowhere: neither a file nor"),
+    "train with an unknown key": (
+        f"train --config {STREET_SCENES} --opts iterz=3",
+        "Did you mean 'iters'?",
+    ),
+    "train without data": (
+        f"train --config {STREET_SCENES} --opts train_dataset.dataset_root=nowhere",
+        "nowhere: no such folder (dataset_root)",
+    ),
+    "val without weights": (f"val --config {STREET_SCENES}", "--model_path is missing"),
+    "predict without an image": (
+        f"predict --config {STREET_SCENES} --model_path any --image_path nowhere.jpg",
+        "nowhere.jpg: no such file",
+    ),
+    "export of missing weights": (
+        f"export --config {STREET_SCENES} --model_path nowhere.pdparams",
+        "nowhere.pdparams",
+    ),
+    "check_dataset with an unknown config": ("check_dataset --config nowhere", "nowhere: neither"),
+    "make_dataset of tiny images": ("make_dataset --height 8", "height x width: found 8x512"),
+    "demo without scenes": ("demo --num_val -1", "num_val: found -1, expected 0 or more"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_one_line_and_status_1(
+    mistake: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, expected = MISTAKES[mistake]
+    assert main(command.split()) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [line for line in errors if not line.startswith("error: ")] == []
+    assert expected in "\n".join(errors)
+    assert len(errors) == 1
+
+
+@pytest.mark.slow
+def test_demo_reports_and_replaces_an_earlier_one(tmp_path: Path) -> None:
+    earlier = tmp_path / "output" / "demo" / "predict" / "earlier.png"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    tool = [sys.executable, ROOT / "tools" / "demo.py", "--iters", "2"]
+    sizes = ["--num_train", "4", "--num_val", "2"]
+    done = subprocess.run([*tool, *sizes], cwd=tmp_path, capture_output=True, text=True, check=True)
+    report = done.stdout.rpartition("part                seconds")[2]
+    for text in ("train ", "val flip ", "infer ", "mIoU"):
+        assert text in report
+    (agreement,) = re.findall(r"([\d.]+)% of the pixels get the same label", report)
+    assert float(agreement) > 99.9
+    assert (tmp_path / "output" / "demo" / "pictures.png").is_file()
+    assert not earlier.exists()
