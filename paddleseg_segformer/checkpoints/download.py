@@ -59,10 +59,7 @@ def _download(url: str, target: Path) -> None:
                 )
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(
-            f"{url}: cannot be fetched ({reason}). Put the file at {target}, or set "
-            "`pretrained` to null."
-        ) from None
+        raise UserError(f"{url}: cannot be fetched ({reason}). Put the file at {target}.") from None
 
 
 def _extracted(archive: Path) -> Path:

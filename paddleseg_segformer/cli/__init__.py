@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="python -m paddleseg_segformer",
-        description="Train, evaluate, predict and export SegFormer and Segmenter.",
+        description="Train, evaluate, predict with and export SegFormer.",
     )
     subparsers = parser.add_subparsers(dest="job", metavar="JOB", required=True)
     for name, summary in JOBS.items():

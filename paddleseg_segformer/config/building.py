@@ -87,12 +87,20 @@ def build_model(config: Config, load_pretrained: bool = False) -> nn.Layer:
     model = build_component("model", section, "model")
     _check_num_classes(config, model.num_classes)
     if load_pretrained:
-        from paddleseg_segformer.checkpoints import load_pretrained as load
-
         for attribute, source in sources.items():
             if source:
-                load(getattr(model, attribute) if attribute else model, source)
+                _start_from(model, attribute, source)
     return model
+
+
+def _start_from(model: nn.Layer, attribute: str, source: str) -> None:
+    from paddleseg_segformer.checkpoints import load_pretrained
+
+    key = f"model.{attribute}.pretrained" if attribute else "model.pretrained"
+    try:
+        load_pretrained(getattr(model, attribute) if attribute else model, source)
+    except UserError as error:
+        raise UserError(f"{key}: {error} To start from random weights: --opts {key}=null") from None
 
 
 def _check_num_classes(config: Config, num_classes: int) -> None:

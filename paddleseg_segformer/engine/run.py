@@ -82,9 +82,9 @@ def train(config: Config, options: RunOptions) -> BestModel:
     """Train as the config says; return the best evaluation (-1 where none was done)."""
     keep_freed_memory()
     rank, world_size = init_distributed()
-    save_dir = make_folder(options.save_dir)
     dataset = build_dataset(config.train_dataset, "train_dataset")
     val_dataset = _val_dataset(config) if options.do_eval else None
+    save_dir = make_folder(options.save_dir)
     paddle.seed(options.seed)  # the initial weights; the trainer seeds every step
     model = build_model(config, load_pretrained=options.resume_model is None)
     trainer = _build_trainer(config, options, model, dataset, rank, world_size)
