@@ -18,10 +18,10 @@ demo: $(INSTALLED)
 	$(BIN)/python -m paddleseg_segformer demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
