@@ -11,6 +11,8 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from paddleseg_segformer.dependencies import explained
+
 if TYPE_CHECKING:
     from paddleseg_segformer.config import load_config
     from paddleseg_segformer.config.building import build_model
@@ -51,12 +53,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name's module when the name is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    try:
+    with explained():
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    except ImportError as error:
-        from paddleseg_segformer.dependencies import explain
-
-        raise explain(error) from error
     globals()[name] = value
     return value
 

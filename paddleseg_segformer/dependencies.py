@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from paddleseg_segformer.errors import UserError
 
 REMEDIES = {
@@ -34,3 +37,15 @@ def explain(error: ImportError) -> ImportError:
         if symptom in str(error):
             return MissingDependency(f"{' '.join(str(error).split())}. Run: {remedy}")
     return error
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise a failed import inside the block as `explain` puts it."""
+    try:
+        yield
+    except ImportError as error:
+        explanation = explain(error)
+        if explanation is error:
+            raise
+        raise explanation from error
