@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 
 JOBS = {
@@ -22,7 +23,19 @@ JOBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; return its exit status (1 with a one-line message for a user's mistake)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with explained():
+            _run(list(sys.argv[1:] if argv is None else argv))
+    except (UserError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m paddleseg_segformer",
         description="Train, evaluate, predict with and export SegFormer.",
@@ -38,12 +51,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[:1] == [name]:  # import only the chosen job: the others' imports take seconds
             importlib.import_module(f"{__name__}.{name}").add_arguments(job_parser)
     args = parser.parse_args(argv)
-    try:
-        importlib.import_module(f"{__name__}.{args.job}").run(args)
-    except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    importlib.import_module(f"{__name__}.{args.job}").run(args)
