@@ -35,8 +35,8 @@ clean:
 # same version offers the same cv2 without it, and takes its place.
 $(INSTALLED): setup.py pyproject.toml
 	@python=$(or $(firstword $(SUITABLE)),$(error $(NO_PYTHON))); set -e; \
-	echo "Installing into $(VENV) with $$($$python --version) (once, a few minutes)"; \
 	$(BIN)/python -c '$(IS_SUITABLE)' 2>/dev/null || $$python -m venv --clear $(VENV); \
+	echo "Installing into $(VENV) with $$($(BIN)/python --version) (once, a few minutes)"; \
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'; \
 	version=$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("opencv-python"))'); \
 	$(BIN)/python -m pip uninstall -qq --yes opencv-python opencv-python-headless; \
