@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,8 +123,12 @@ def test_readme_maps_every_module() -> None:
 @pytest.mark.slow
 def test_wheel_installs_configs_that_are_found_by_name(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    wheels, target = tmp_path / "wheels", tmp_path / "target"
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", wheels, ROOT], check=True)
+    source, wheels, target = (tmp_path / name for name in ("source", "wheels", "target"))
+    for name in ("paddleseg_segformer", "configs"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", wheels, source], check=True)
     (wheel,) = wheels.glob("*.whl")
     assert f"-{paddleseg_segformer.__version__}-" in wheel.name
     subprocess.run([*pip, "install", "--no-deps", "--target", target, wheel], check=True)
