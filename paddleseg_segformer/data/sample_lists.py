@@ -35,7 +35,7 @@ class SampleList:
     ) -> None:
         self._text = text.rstrip() + b"\n"
         self._separator = separator
-        self._root = str(root)
+        self._root = "" if root == Path() else str(root)
         self._source = source
         self._needs_label = needs_label
         self._starts = _line_starts(self._text)
@@ -145,7 +145,7 @@ def pair_folders(root: Path, layout: FolderLayout, mode: str, how_to_get: str) -
     return SampleList(
         "\n".join(lines).encode(),
         separator="\0",
-        root=root,
+        root=Path(),  # the paths in the lines hold it already
         source=str(image_folder),
         needs_label=needs_label,
     )
@@ -170,7 +170,7 @@ def _check_partners(
 
 
 def _find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Return the files under a folder: path below it without the suffix -> absolute path."""
+    """Return the files under a folder: path below it without the suffix -> path."""
     found: dict[str, str] = {}
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in names:

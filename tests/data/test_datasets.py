@@ -48,6 +48,16 @@ def test_cityscapes_pairs_by_name(cityscapes: Path) -> None:
         assert sample.image[0, 0].tolist() == [index] * 3 and sample.label[0, 0] == index
 
 
+def test_relative_root_is_relative_to_the_working_folder(
+    cityscapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cityscapes.parent)
+    relative = DATASETS["Cityscapes"]([], cityscapes.name)
+    absolute = DATASETS["Cityscapes"]([], str(cityscapes))
+    assert relative.samples[0][0] == str(Path(absolute.samples[0][0]).relative_to(Path.cwd()))
+    np.testing.assert_array_equal(relative.read(0).image, absolute.read(0).image)
+
+
 @pytest.mark.parametrize(
     ("removed", "partner", "kind"), [(IMAGE, LABEL, "image"), (LABEL, IMAGE, "label")]
 )
