@@ -106,6 +106,7 @@ def run(args: argparse.Namespace) -> None:
             with timed("write"):
                 save(prediction, Path(args.save_dir), image.name)
             num_done += 1
+    print(f"{num_done} images written to {args.save_dir}")
     if args.benchmark:
         print(report(num_done, args))
     if num_done < len(images):
