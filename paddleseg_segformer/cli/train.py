@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import random
 from argparse import ArgumentParser, Namespace
 
 from paddleseg_segformer.cli.common import (
@@ -58,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--seed",
         type=int,
         default=None,
-        help="seed of all randomness; without it: a random one, logged",
+        help="seed of all randomness; without it: the resumed checkpoint's, else a random one",
     )
     add(
         "--precision",
@@ -112,7 +111,7 @@ def run(args: Namespace) -> None:
         save_interval=args.save_interval,
         keep_checkpoint_max=args.keep_checkpoint_max,
         log_iters=args.log_iters,
-        seed=random.randrange(2**31) if args.seed is None else args.seed,
+        seed=args.seed,
         precision=args.precision,
         amp_level=args.amp_level,
         early_stop_intervals=args.early_stop_intervals,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
+import paddle.distributed as dist
 from paddle import Tensor, nn
 
 from paddleseg_segformer.analysis.complexity import count_parameters
@@ -37,7 +40,7 @@ from paddleseg_segformer.engine.hooks import (
 from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.engine.optimizer import build_lr_schedule
 from paddleseg_segformer.engine.precision import Precision
-from paddleseg_segformer.engine.state import CONFIG, BestModel, load_checkpoint
+from paddleseg_segformer.engine.state import CONFIG, BestModel, read_checkpoint, restore
 from paddleseg_segformer.engine.trainer import Trainer
 from paddleseg_segformer.engine.writers import JsonLinesWriter, VisualDLWriter, Writer, Writers
 from paddleseg_segformer.errors import UserError
@@ -65,7 +68,7 @@ class RunOptions:
     save_interval: int = 1000  # steps
     keep_checkpoint_max: int = 5
     log_iters: int = 10  # steps
-    seed: int = 0
+    seed: int | None = None  # None: the checkpoint's on resume, else a random one
     precision: str = "fp32"
     amp_level: str = "O1"
     early_stop_intervals: int | None = None
@@ -82,16 +85,18 @@ def train(config: Config, options: RunOptions) -> BestModel:
     """Train as the config says; return the best evaluation (-1 where none was done)."""
     keep_freed_memory()
     rank, world_size = init_distributed()
+    checkpoint = read_checkpoint(Path(options.resume_model)) if options.resume_model else None
+    seed = _seed(options, checkpoint)
     dataset = build_dataset(config.train_dataset, "train_dataset")
     val_dataset = _val_dataset(config) if options.do_eval else None
     save_dir = make_folder(options.save_dir)
-    paddle.seed(options.seed)  # the initial weights; the trainer seeds every step
-    model = build_model(config, load_pretrained=options.resume_model is None)
-    trainer = _build_trainer(config, options, model, dataset, rank, world_size)
+    paddle.seed(seed)  # the initial weights; the trainer seeds every step
+    model = build_model(config, load_pretrained=checkpoint is None)
+    trainer = _build_trainer(config, options, seed, model, dataset, rank, world_size)
     run = RunFolder(save_dir, config.to_yaml(), _writers(save_dir, options, rank))
     ema = EMA(model, config.ema_decay) if options.use_ema else None
-    if options.resume_model:
-        load_checkpoint(Path(options.resume_model), trainer, run.best, ema)
+    if options.resume_model and checkpoint:
+        restore(checkpoint, Path(options.resume_model), trainer, run.best, ema)
         logger.info("resumed from %s at iter %d", options.resume_model, trainer.iteration)
     epoch_iters = len(dataset) / (config.batch_size * config.accumulation_steps * world_size)
     trainer.hooks = [GracefulStop(), Progress(run.writers, options.log_iters, epoch_iters)]
@@ -105,7 +110,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
     if rank == 0:
         trainer.hooks.append(Checkpoints(run, interval, options.keep_checkpoint_max, ema))
         write_text(save_dir / CONFIG, run.config_yaml)
-    _log_summary(config, options, model, dataset, val_dataset, world_size)
+    _log_summary(config, seed, model, dataset, val_dataset, world_size)
     try:
         trainer.train()
     finally:
@@ -116,6 +121,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
 def _build_trainer(
     config: Config,
     options: RunOptions,
+    seed: int,
     model: nn.Layer,
     dataset: SegmentationDataset,
     rank: int,
@@ -129,7 +135,7 @@ def _build_trainer(
             dataset,
             config.batch_size,
             options.num_workers,
-            options.seed,
+            seed,
             start_iter=start,
             rank=rank,
             world_size=world_size,
@@ -148,10 +154,20 @@ def _build_trainer(
         config.iters,
         precision=Precision(options.precision, options.amp_level),
         accumulation_steps=config.accumulation_steps,
-        seed=options.seed,
+        seed=seed,
         rank=rank,
         sample_names=lambda batch: [dataset.samples[index][0] for index in batch.indices],
     )
+
+
+def _seed(options: RunOptions, checkpoint: dict[str, Any] | None) -> int:
+    """Return the seed of the run; the processes of one run draw the same random one."""
+    if options.seed is not None:
+        return options.seed
+    if checkpoint:
+        return checkpoint["seed"]
+    drawn = np.array([random.SystemRandom().randrange(2**31)]) * (dist.get_rank() == 0)
+    return int(sum_over_processes(drawn)[0])
 
 
 def _val_dataset(config: Config) -> SegmentationDataset:
@@ -232,7 +248,7 @@ class ModelEvaluation:
 
 def _log_summary(
     config: Config,
-    options: RunOptions,
+    seed: int,
     model: nn.Layer,
     dataset: SegmentationDataset,
     val_dataset: SegmentationDataset | None,
@@ -251,5 +267,5 @@ def _log_summary(
         world_size,
         config.iters,
         config.iters * batch / len(dataset),
-        options.seed,
+        seed,
     )

@@ -58,11 +58,11 @@ def save_checkpoint(
     temporary.rename(folder)
 
 
-def load_checkpoint(folder: Path, trainer: Trainer, best: BestModel, ema: Any | None) -> None:
-    """Bring a trainer to where `save_checkpoint` was called.
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote beside the weights.
 
     Raises:
-        UserError: the folder is no checkpoint, is damaged, or is of another model.
+        UserError: the folder is no checkpoint, or is damaged.
     """
     if not (folder / STATE).is_file():
         raise UserError(
@@ -73,9 +73,22 @@ def load_checkpoint(folder: Path, trainer: Trainer, best: BestModel, ema: Any | 
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"{folder / STATE}: not a training state of this program (PaddleSeg's cannot be "
-            "resumed; "
-            "start from its weights with `model.pretrained`)."
+            "resumed; start from its weights with `model.pretrained`)."
         )
+    return state
+
+
+def restore(
+    state: dict[str, Any], folder: Path, trainer: Trainer, best: BestModel, ema: Any | None
+) -> None:
+    """Bring a trainer to where `save_checkpoint` was called.
+
+    Args:
+        state: what `read_checkpoint` gave for `folder`.
+
+    Raises:
+        UserError: the weights are damaged, or of another model.
+    """
     load_weights(trainer.network, folder / WEIGHTS)
     _set_optimizer_state(trainer, state["optimizer"], state["schedule"])
     trainer.precision.scaler.load_state_dict(state["scaler"])

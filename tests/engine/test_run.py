@@ -100,6 +100,14 @@ def test_resumed_run_has_the_uninterrupted_runs_weights(folder, num_workers):
             np.testing.assert_array_equal(value, parts[name], err_msg=name)
 
 
+def test_resume_without_a_seed_takes_the_checkpoints(folder):
+    assert train(folder, "whole", "--save_interval", "3") == 0
+    command = ["train", "--config", str(folder / "tiny.yml"), "--save_dir", str(folder / "parts")]
+    assert main([*command, "--resume_model", str(folder / "whole" / "iter_3")]) == 0
+    whole, parts = weights(folder, "whole", "iter_6"), weights(folder, "parts", "iter_6")
+    assert all((whole[name] == parts[name]).all() for name in whole)
+
+
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(folder):
     assert train(folder, "a") == train(folder, "b") == train(folder, "c", "--seed", "4") == 0
     a, b, c = (weights(folder, out, "iter_6") for out in "abc")
