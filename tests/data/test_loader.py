@@ -139,19 +139,21 @@ def test_two_runs_are_equal_and_seeds_differ(dataset: Cityscapes) -> None:
 def test_bad_sample_names_the_file_and_ends_at_once(dataset: Cityscapes, num_workers: int) -> None:
     root = Path(dataset.samples[0][0]).parents[3]
     (root / BAD).write_bytes((root / BAD).read_bytes()[:200])
+    before = _children()
     start = time.monotonic()
     with pytest.raises(UserError, match=BAD):
         take(dataset, 20, num_workers=num_workers)
     assert time.monotonic() - start < 30
-    assert _wait_until(lambda: not multiprocessing.active_children())
+    assert _wait_until(lambda: _children() <= before)
 
 
 def test_closing_ends_the_workers(dataset: Cityscapes) -> None:
+    before = _children()
     loader = train_loader(dataset, 2, 2, seed=0)
     next(loader)
-    assert multiprocessing.active_children()
+    assert _children() - before
     loader.close()
-    assert _wait_until(lambda: not multiprocessing.active_children())
+    assert _wait_until(lambda: _children() <= before)
 
 
 def run_script(root: Path, code: str) -> subprocess.CompletedProcess[bytes]:
@@ -203,9 +205,10 @@ def test_transform_that_cannot_be_sent_is_explained(dataset: Cityscapes) -> None
 
 
 def test_killed_worker_is_an_error_not_a_hang(dataset: Cityscapes) -> None:
+    before = _children()
     loader = train_loader(dataset, 2, 2, seed=0)
     next(loader)
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    os.kill(min(_children() - before), signal.SIGKILL)
     with pytest.raises(UserError, match="was killed, most often for lack of memory"):
         for _ in range(100):
             next(loader)
@@ -252,6 +255,11 @@ def test_read_ahead_is_bounded() -> None:
     next(samples)
     time.sleep(0.05)
     assert dataset.num_read <= 6
+
+
+def _children() -> set[int | None]:
+    """Return the process ids of this process's workers."""
+    return {child.pid for child in multiprocessing.active_children()}
 
 
 def _wait_until(condition: Any, timeout_s: float = 20) -> bool:
