@@ -101,20 +101,7 @@ def run(args: Namespace) -> None:
 
     from paddleseg_segformer.engine.run import RunOptions, train
 
-    options = RunOptions(
-        save_dir=args.save_dir,
-        num_workers=args.num_workers,
-        do_eval=args.do_eval,
-        use_vdl=args.use_vdl,
-        use_ema=args.use_ema,
-        resume_model=args.resume_model,
-        save_interval=args.save_interval,
-        keep_checkpoint_max=args.keep_checkpoint_max,
-        log_iters=args.log_iters,
-        seed=args.seed,
-        precision=args.precision,
-        amp_level=args.amp_level,
-        early_stop_intervals=args.early_stop_intervals,
-    )
+    names = [field.name for field in dataclasses.fields(RunOptions)]  # each is a flag of this job
+    options = RunOptions(**{name: getattr(args, name) for name in names})
     logger.info("device %s", device)
     train(config, options)
