@@ -38,6 +38,7 @@ class TestConfig:
     scale_mode: str = (
         "transformed"  # scale the transformed image (PaddleSeg) or the "source" (NVlabs)
     )
+    is_one_step: bool = False  # resize logits straight to the image's size (Hugging Face)
     absent_class: str | int = (
         "nan"  # IoU of a class neither labelled nor predicted: "nan" (left out), 0, 1
     )
@@ -56,15 +57,19 @@ class TestConfig:
             flip_vertical=self.aug_eval and self.flip_vertical,
             average=self.average,
             scale_mode=self.scale_mode,
+            is_one_step=self.is_one_step,
         )
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Components stay dictionaries with a `type`; checked where built."""
+    """One run, or one model with its preprocessing and classes, which needs no data sets.
+
+    Components stay dictionaries with a `type`; checked where built.
+    """
 
     model: dict[str, Any]
-    train_dataset: dict[str, Any]
+    train_dataset: dict[str, Any] | None = None
     val_dataset: dict[str, Any] | None = None
     optimizer: dict[str, Any] = field(default_factory=lambda: {"type": "AdamW"})
     lr_scheduler: dict[str, Any] = field(

@@ -20,8 +20,8 @@ from paddleseg_segformer.data.labels import (
     IGNORE_INDEX,
     LABEL_SETS,
     LabelSet,
-    generic_label_set,
     make_id_map,
+    make_label_set,
 )
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.data.sample_lists import FolderLayout, pair_folders, read_list_file
@@ -277,6 +277,8 @@ class Dataset(SegmentationDataset):
         separator: What stands between image and label.
         ignore_index: Id of pixels without a class.
         edge: Not supported.
+        classes: Names of the classes; by default they are numbered.
+        palette: RGB colour of each class, 0..255; by default colours that differ.
     """
 
     def __init__(
@@ -292,6 +294,8 @@ class Dataset(SegmentationDataset):
         separator: str = " ",
         ignore_index: int = IGNORE_INDEX,
         edge: bool = False,
+        classes: Sequence[str] | None = None,
+        palette: Sequence[Sequence[int]] | None = None,
     ) -> None:
         lists = {"train": train_path, "val": val_path, "test": test_path}
         _check_arguments("Dataset", mode, lists, edge)
@@ -305,7 +309,7 @@ class Dataset(SegmentationDataset):
             )
         root = _existing_root(dataset_root, f"Expected the folder that {list_path} refers to.")
         samples = read_list_file(list_path, root, separator, needs_label=mode != "test")
-        label_set = generic_label_set(num_classes, ignore_index)
+        label_set = make_label_set(num_classes, classes, palette, ignore_index)
         super().__init__(samples, transforms, label_set, mode=mode, img_channels=img_channels)
 
 

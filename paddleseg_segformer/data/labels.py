@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+
+from paddleseg_segformer.errors import UserError
 
 IGNORE_INDEX = 255
 NO_CLASS = 254  # what an id map gives for stored ids that must not occur
@@ -61,6 +63,43 @@ def generic_label_set(num_classes: int, ignore_index: int = IGNORE_INDEX) -> Lab
     """Return a label set with classes named by their ids, for data whose classes have no names."""
     names = tuple(f"class_{index}" for index in range(num_classes))
     return LabelSet("generic", names, distinct_palette(num_classes), ignore_index)
+
+
+def make_label_set(
+    num_classes: int,
+    classes: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> LabelSet:
+    """Return a label set of given names and colours; what is not given is as in the generic one.
+
+    Args:
+        classes: One name per class.
+        palette: One RGB colour in 0..255 per class.
+
+    Raises:
+        UserError: not one name or colour for each class.
+    """
+    label_set = generic_label_set(num_classes, ignore_index)
+    for name, values in (("classes", classes), ("palette", palette)):
+        if values is not None and len(values) != num_classes:
+            raise UserError(
+                f"{name}: found {len(values)} entries for {num_classes} classes, expected one each."
+            )
+    if classes is not None:
+        label_set = replace(label_set, classes=tuple(str(name) for name in classes))
+    if palette is not None:
+        label_set = replace(label_set, palette=tuple(_color(color) for color in palette))
+    return label_set
+
+
+def _color(values: Sequence[int]) -> tuple[int, int, int]:
+    """Return one colour of a palette."""
+    is_rgb = isinstance(values, Sequence) and len(values) == 3
+    if not is_rgb or not all(type(value) is int and 0 <= value <= 255 for value in values):
+        raise UserError(f"palette: found {values!r}, expected red, green and blue in 0..255.")
+    red, green, blue = values
+    return red, green, blue
 
 
 def make_id_map(train_ids: Mapping[int, int]) -> np.ndarray:

@@ -87,7 +87,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
     rank, world_size = init_distributed()
     checkpoint = read_checkpoint(Path(options.resume_model)) if options.resume_model else None
     seed = _seed(options, checkpoint)
-    dataset = build_dataset(config.train_dataset, "train_dataset")
+    dataset = _train_dataset(config)
     val_dataset = _val_dataset(config) if options.do_eval else None
     save_dir = make_folder(options.save_dir)
     paddle.seed(seed)  # the initial weights; the trainer seeds every step
@@ -168,6 +168,12 @@ def _seed(options: RunOptions, checkpoint: dict[str, Any] | None) -> int:
         return checkpoint["seed"]
     drawn = np.array([random.SystemRandom().randrange(2**31)]) * (dist.get_rank() == 0)
     return int(sum_over_processes(drawn)[0])
+
+
+def _train_dataset(config: Config) -> SegmentationDataset:
+    if config.train_dataset is None:
+        raise UserError("the config has no train_dataset, which training needs. Add one.")
+    return build_dataset(config.train_dataset, "train_dataset")
 
 
 def _val_dataset(config: Config) -> SegmentationDataset:

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from paddleseg_segformer.data.io import read_image, write_label
-from paddleseg_segformer.data.labels import LabelSet, generic_label_set
+from paddleseg_segformer.data.labels import (
+    IGNORE_INDEX,
+    LabelSet,
+    generic_label_set,
+    make_label_set,
+)
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, color_label, overlay
 from paddleseg_segformer.inference.pipeline import ImageLogits, Network, Pipeline
@@ -154,7 +159,7 @@ class Predictor:
         settings = with_overrides(test_config.inference_settings(), overrides)
         model = build_model(config)
         load_weights(model, model_path)
-        section = config.val_dataset or config.train_dataset
+        section = config.val_dataset or config.train_dataset or {}
         return cls(
             model,
             Preprocess.from_transforms((config.val_dataset or {}).get("transforms")),
@@ -263,14 +268,19 @@ def with_overrides(settings: InferenceSettings, overrides: dict[str, Any]) -> In
     return dataclasses.replace(settings, **changes)
 
 
-def label_set_of(section: dict[str, Any], num_classes: int) -> LabelSet:
+def label_set_of(section: dict[str, Any] | None, num_classes: int) -> LabelSet:
     """Return the label set of a config's data set section, without its files.
 
-    A generic data set, or a model with another number of classes, gets numbered classes.
+    Where nothing names the classes, or the model has another number of them, they are numbered.
+
+    Raises:
+        UserError: not one name or colour for each class.
     """
     from paddleseg_segformer.data.datasets import DATASETS
 
-    label_set = getattr(DATASETS.get(section["type"]), "label_set", None)
-    if label_set is None or label_set.num_classes != num_classes:
-        return generic_label_set(num_classes, section.get("ignore_index", 255))
-    return label_set
+    section = section or {}
+    label_set = getattr(DATASETS.get(section.get("type", "")), "label_set", None)
+    if label_set is not None and label_set.num_classes == num_classes:
+        return label_set
+    names = section.get("classes"), section.get("palette")
+    return make_label_set(num_classes, *names, section.get("ignore_index", IGNORE_INDEX))

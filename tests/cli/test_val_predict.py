@@ -115,6 +115,15 @@ def test_val_flags_reach_the_pipeline(run_dir, tmp_path, capsys) -> None:
     assert "average of softmax over 8 views" in capsys.readouterr().out
 
 
+def test_one_step_of_the_config_reaches_the_pipeline(run_dir, tmp_path) -> None:
+    opts = ["test_config={is_one_step: true}", "val_dataset.transforms.0.mean=[0.4, 0.4, 0.4]"]
+    opts += ["val_dataset.classes=[a, b, c]", "train_dataset=null"]
+    assert job("val", run_dir, "--opts", *opts, "--json", str(tmp_path / "m.json")) == 0
+    report = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+    assert report["inference"]["is_one_step"] is True
+    assert list(report["classes"]) == ["a", "b", "c"]
+
+
 def test_val_prints_its_plan_without_weights(run_dir, capsys) -> None:
     flags = ["--print_plan", "--aug_eval", "--flip_horizontal"]
     assert main(["val", "--config", str(run_dir / "config.yml"), *flags]) == 0

@@ -39,6 +39,16 @@ def test_child_is_merged_over_base(path):
     assert config.optimizer == {"type": "AdamW", "weight_decay": 0.05}
 
 
+def test_config_of_a_model_alone(tmp_path):
+    file = tmp_path / "config.yml"
+    file.write_text("model: {type: SegFormer}\ntest_config: {is_one_step: true}")
+    config = load_config(file)
+    assert config.train_dataset is None and config.val_dataset is None
+    assert config.test_config.inference_settings().is_one_step
+    file.write_text(config.to_yaml())
+    assert load_config(file) == config
+
+
 def test_environment_variable_replaces_the_default(path, monkeypatch):
     monkeypatch.setenv("STREETS", "/datasets/streets")
     assert load_config(path).train_dataset["dataset_root"] == "/datasets/streets"

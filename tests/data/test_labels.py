@@ -9,7 +9,9 @@ from paddleseg_segformer.data.labels import (
     distinct_palette,
     generic_label_set,
     make_id_map,
+    make_label_set,
 )
+from paddleseg_segformer.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -62,3 +64,27 @@ def test_id_map_marks_what_it_does_not_name() -> None:
     table = make_id_map({0: 255, 7: 3})
     assert (table[0], table[7], table[255]) == (255, 3, 255)
     assert (np.delete(table, [0, 7, 255]) == 254).all()
+
+
+def test_label_set_of_names_and_colors() -> None:
+    label_set = make_label_set(2, ["grass", "sky"], [[1, 2, 3], [255, 0, 0]], ignore_index=9)
+    assert label_set.classes == ("grass", "sky")
+    assert label_set.palette == ((1, 2, 3), (255, 0, 0))
+    assert label_set.ignore_index == 9
+    assert make_label_set(2) == generic_label_set(2)
+    assert make_label_set(2, ["grass", "sky"]).palette == generic_label_set(2).palette
+
+
+@pytest.mark.parametrize(
+    ("classes", "palette", "message"),
+    [
+        (["grass"], None, "classes: found 1 entries for 2 classes"),
+        (None, [[0, 0, 0]] * 3, "palette: found 3 entries for 2 classes"),
+        (None, [[0, 0, 0], [0, 0, 256]], r"palette: found \[0, 0, 256\], expected red"),
+        (None, [[0, 0, 0], [0, 0]], r"palette: found \[0, 0\]"),
+        (None, [[0, 0, 0], 7], "palette: found 7"),
+    ],
+)
+def test_wrong_names_and_colors_are_refused(classes, palette, message) -> None:
+    with pytest.raises(UserError, match=message):
+        make_label_set(2, classes, palette)

@@ -49,6 +49,10 @@ def test_missing_data_folder(train_fails):
     assert "/nowhere/streets: no such folder" in line
 
 
+def test_config_without_train_dataset(train_fails):
+    assert "no train_dataset, which training needs" in train_fails("--opts", "train_dataset=null")
+
+
 def test_missing_cityscapes_says_what_is_expected_and_how_to_get_it(capsys, tmp_path):
     config = "segformer_b2_cityscapes_1024x1024_160k"
     line = fails(

@@ -114,6 +114,12 @@ def test_label_set_of_a_config_section() -> None:
     assert label_set_of({"type": "Cityscapes"}, 19) is LABEL_SETS["cityscapes"]
     assert label_set_of({"type": "Cityscapes"}, 7).classes[6] == "class_6"
     assert label_set_of({"type": "Dataset", "ignore_index": 9}, 2).ignore_index == 9
+    section = {"type": "Dataset", "classes": ["a", "b"], "palette": [[1, 2, 3], [4, 5, 6]]}
+    assert label_set_of(section, 2).classes == ("a", "b")
+    assert label_set_of(section, 2).palette == ((1, 2, 3), (4, 5, 6))
+    assert label_set_of(None, 3).classes == ("class_0", "class_1", "class_2")
+    with pytest.raises(UserError, match="classes: found 2 entries for 3 classes"):
+        label_set_of(section, 3)
 
 
 def test_video(predictor, image, tmp_path) -> None:
