@@ -91,10 +91,23 @@ class EfficientSelfAttention(nn.Layer):
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
+        q, k, v = self._project(x, hw)
+        out = attend(q, k, v, self.attn_drop, self.training)
+        return self.proj_drop(self.proj(out.flatten(2)))
+
+    def weights(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
+        """(N, L, C) tokens of an `hw` map -> attention weights (N, M, L, S), without dropout."""
+        q, k, _ = self._project(x, hw)
+        scores = paddle.matmul(
+            (q * self.head_dim**-0.5).transpose([0, 2, 1, 3]), k.transpose([0, 2, 3, 1])
+        )
+        return F.softmax(scores)  # rows sum to 1
+
+    def _project(self, x: Tensor, hw: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, L, C) -> queries (N, L, M, D), keys and values (N, S, M, D)."""
         q = self.q(x).reshape([0, 0, self.num_heads, self.head_dim])
         reduced = x
         if self.sr_ratio > 1:
             reduced = self.norm(map_to_tokens(self.sr(tokens_to_map(x, hw))))  # (N, S, C)
         kv = self.kv(reduced).reshape([0, 0, 2, self.num_heads, self.head_dim])
-        out = attend(q, kv[:, :, 0], kv[:, :, 1], self.attn_drop, self.training)
-        return self.proj_drop(self.proj(out.flatten(2)))
+        return q, kv[:, :, 0], kv[:, :, 1]

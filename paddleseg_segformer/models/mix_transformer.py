@@ -174,6 +174,18 @@ class MixVisionTransformer(nn.Layer):
         Raises:
             UserError: a side below 29 px.
         """
+        return self._features(x, None)
+
+    def forward_with_attentions(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the maps of `forward`, and the attention weights (N, M, L, S) of each block.
+
+        They are held whole: 16 MiB for each image and block of stage 1 at 512x512.
+        """
+        attentions: list[Tensor] = []
+        return self._features(x, attentions), attentions
+
+    def _features(self, x: Tensor, attentions: list[Tensor] | None) -> list[Tensor]:
+        """Return the four maps; append each block's attention weights where a list is given."""
         if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.min_input_px:
             raise UserError(
                 f"image of {x.shape[2]}x{x.shape[3]} px: MiT needs {self.min_input_px} px or "
@@ -184,6 +196,8 @@ class MixVisionTransformer(nn.Layer):
         for stage in range(1, 5):
             tokens, hw = getattr(self, f"patch_embed{stage}")(x)
             for block in getattr(self, f"block{stage}"):
+                if attentions is not None:
+                    attentions.append(block.attn.weights(block.norm1(tokens), hw))
                 tokens = block(tokens, hw)
             x = tokens_to_map(getattr(self, f"norm{stage}")(tokens), hw)
             features.append(x)

@@ -79,6 +79,24 @@ def test_attention_equals_its_definition_and_ignores_trailing_rows():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_attention_weights_on_request_are_those_that_the_blocks_apply():
+    encoder = BACKBONES["MixVisionTransformer_B0"](depths=(1, 2, 1, 1)).eval()
+    x = paddle.randn([2, 3, 97, 131])
+    features, attentions = encoder.forward_with_attentions(x)
+    for found, expected in zip(features, encoder(x), strict=True):
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    shapes = [(2, 1, 25 * 33, 3 * 4), (2, 2, 13 * 17, 3 * 4), (2, 2, 13 * 17, 3 * 4)]
+    shapes += [(2, 5, 7 * 9, 3 * 4), (2, 8, 4 * 5, 4 * 5)]
+    assert [tuple(weights.shape) for weights in attentions] == shapes
+    block, (tokens, hw) = encoder.block1[0], encoder.patch_embed1(x)
+    normed = block.norm1(tokens)
+    attn = block.attn
+    values = attn.kv(attn.norm(attn.sr(normed.transpose([0, 2, 1]).reshape([2, 32, *hw])).flatten(2)
+                               .transpose([0, 2, 1])))[:, :, 32:]  # fmt: skip
+    expected = attn.proj(paddle.matmul(attentions[0][:, 0], values))
+    np.testing.assert_allclose(attn(normed, hw).numpy(), expected.numpy(), atol=1e-5)
+
+
 def test_attend_without_gradient_equals_attend_with():
     paddle.seed(0)
     q, k, v = (paddle.randn([1, length, 2, 8]) for length in (3000, 50, 50))
