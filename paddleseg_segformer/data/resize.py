@@ -1,7 +1,8 @@
 """Size rules: changes of an image's size in training, evaluation, prediction and export.
 
-Two families give different pixels on purpose. PaddleSeg's rules interpolate in float32 and round
-sizes half to even; those of NVlabs and mmsegmentation interpolate in uint8 and round sizes half up.
+Three families give different pixels on purpose. PaddleSeg's rules interpolate in float32 and round
+sizes half to even; those of NVlabs and mmsegmentation interpolate in uint8 and round sizes half up;
+that of Hugging Face filters before it shrinks.
 Sizes in arguments (`target_size`) are (width, height) as in PaddleSeg's YAML; sizes inside are
 (height, width).
 """
@@ -15,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from paddleseg_segformer.errors import UserError, did_you_mean
 
@@ -25,6 +27,7 @@ INTERPOLATIONS = {
     "AREA": cv2.INTER_AREA,
     "LANCZOS4": cv2.INTER_LANCZOS4,
 }
+RESAMPLES = ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")  # Pillow's
 
 
 class SizeRule:
@@ -223,6 +226,39 @@ class ResizeToMultiple(SizeRule):
         return ceil_to_multiple(scaled_hw, self.size_divisor)
 
 
+class AntialiasResize(SizeRule):
+    """Resize to `target_size` with Pillow, whose filters grow wider as an image shrinks, in uint8.
+
+    Args:
+        target_size: (width, height) in pixels.
+        resample: NEAREST, BOX, BILINEAR, HAMMING, BICUBIC or LANCZOS.
+
+    Source: the image processors of Hugging Face's transformers.
+    """
+
+    interpolates_float = False
+
+    def __init__(self, target_size: Sequence[int] = (512, 512), resample: str = "BILINEAR") -> None:
+        if resample not in RESAMPLES:
+            hint = did_you_mean(resample, RESAMPLES)
+            raise UserError(f"AntialiasResize: unknown resample '{resample}'.{hint}")
+        self.target_hw = size_hw_of(target_size, "AntialiasResize: target_size")
+        self.resample = resample
+
+    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+        return _scaled(self.target_hw, ratio)
+
+    def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
+        """Return the image (H, W, C) at its new size; values of other types than uint8 as float."""
+        size_hw = self.new_size_hw(image.shape[0], image.shape[1], ratio)
+        return np.stack(
+            [resize_map(channel, size_hw, self.resample) for channel in cv2.split(image)], axis=2
+        )
+
+    def _apply_label(self, label: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+        return resize_map(label, size_hw, "NEAREST")
+
+
 class Padding(SizeRule):
     """Pad at the bottom and at the right to `target_size`.
 
@@ -279,6 +315,7 @@ SIZE_RULES: dict[str, type[SizeRule]] = {
         ResizeKeepRatio,
         AlignedResize,
         ResizeToMultiple,
+        AntialiasResize,
         Padding,
     )
 }
@@ -305,6 +342,19 @@ def resize_label(label: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     if label.shape == tuple(size_hw):
         return label
     return cv2.resize(label, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_NEAREST)
+
+
+def resize_map(values: np.ndarray, size_hw: tuple[int, int], resample: str) -> np.ndarray:
+    """Return one channel or label map (H, W) at `size_hw`, by Pillow.
+
+    uint8 stays uint8, labels of more bits become int32, other values float32.
+    """
+    if values.dtype != np.uint8:
+        values = values.astype(np.int32 if values.dtype.kind in "iu" else np.float32)
+    resized = Image.fromarray(np.ascontiguousarray(values)).resize(
+        (size_hw[1], size_hw[0]), Image.Resampling[resample]
+    )
+    return np.asarray(resized)
 
 
 def pad_bottom_right(

@@ -10,14 +10,14 @@ Legend: h w sides of a window's logits, K classes, R C sides of a tile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from paddleseg_segformer.inference.interpolation import LinearMap
+from paddleseg_segformer.inference.interpolation import LinearMap, bilinear
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -175,6 +175,31 @@ def tile_probabilities(
     """Return a tile's class probabilities (R, K, C)."""
     scores = tile_scores(views, tile, average, arrays)
     return arrays.to_numpy(scores if average == "softmax" else arrays.softmax(scores))
+
+
+def upsampled_labels(logits: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
+    """Return the class ids of logits (K, h, w) resized bilinearly in one step, (H, W).
+
+    uint8, or int32 for more than 256 classes; ties go to the lowest id.
+    """
+    num_classes, h, w = logits.shape
+    arrays = arrays_for(logits)
+    rows, columns = bilinear(h, size_hw[0]), bilinear(w, size_hw[1])
+    views = [[Piece(arrays.from_tensor(logits), rows, columns)]]
+    label = np.empty(size_hw, np.uint8 if num_classes <= 256 else np.int32)
+    for tile in tiles_of(size_hw, arrays.tile_hw):
+        label[tile.top : tile.bottom, tile.left : tile.right] = tile_labels(
+            views, tile, "logits", arrays
+        )
+    return label
+
+
+def tiles_of(size_hw: tuple[int, int], tile_hw: tuple[int, int]) -> Iterator[Tile]:
+    """Yield the tiles of an image row by row."""
+    for top in range(0, size_hw[0], tile_hw[0]):
+        for left in range(0, size_hw[1], tile_hw[1]):
+            bottom, right = min(top + tile_hw[0], size_hw[0]), min(left + tile_hw[1], size_hw[1])
+            yield Tile(top, bottom, left, right)
 
 
 Share = tuple[Array, Array, Array]  # logits (h, K, w) and matrices (R, h), (C, w)

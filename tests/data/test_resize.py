@@ -3,10 +3,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from paddleseg_segformer.data.resize import (
+    RESAMPLES,
     SIZE_RULES,
     AlignedResize,
+    AntialiasResize,
     LimitLong,
     Padding,
     Resize,
@@ -165,3 +168,28 @@ def test_resize_takes_opencv_interpolations(interp: str) -> None:
 def test_wrong_arguments_are_refused(build: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build()
+
+
+@pytest.mark.parametrize("resample", RESAMPLES)
+def test_antialias_resize_is_pillows(resample: str) -> None:
+    image = np.random.randint(90, 160, (61, 97, 3), dtype=np.uint8)
+    rule = AntialiasResize((40, 25), resample)
+    expected = np.asarray(Image.fromarray(image).resize((40, 25), Image.Resampling[resample]))
+    np.testing.assert_array_equal(rule.apply(image), expected)
+    as_float = rule.apply(image.astype(np.float32))
+    assert as_float.dtype == np.float32
+    assert np.abs(as_float - expected).max() <= 1.01  # rounded after each axis
+    four = np.concatenate([image, image[:, :, :1]], axis=2)
+    np.testing.assert_array_equal(rule.apply(four)[:, :, 3], expected[:, :, 0])
+
+
+def test_antialias_resize_of_a_label_takes_nearest_centres() -> None:
+    label = np.arange(6 * 9).reshape(6, 9)
+    data = {"img": np.zeros((6, 9, 3), np.uint8), "label": label, "gt_fields": ["label"]}
+    resized = AntialiasResize((3, 2)).__call__(data)["label"]
+    np.testing.assert_array_equal(resized, label[[1, 4]][:, [1, 4, 7]])
+
+
+def test_unknown_resample_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown resample 'bilinear'"):
+        AntialiasResize(resample="bilinear")

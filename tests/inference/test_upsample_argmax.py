@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
 
 from paddleseg_segformer.inference.interpolation import bilinear
 from paddleseg_segformer.inference.upsample_argmax import (
@@ -9,6 +12,7 @@ from paddleseg_segformer.inference.upsample_argmax import (
     Tile,
     tile_labels,
     tile_scores,
+    upsampled_labels,
 )
 
 
@@ -46,3 +50,15 @@ def test_one_view_needs_no_softmax() -> None:
         tile_labels(views, tile, "softmax", NumpyArrays),
         tile_labels(views, tile, "logits", NumpyArrays),
     )
+
+
+@pytest.mark.parametrize("num_classes", [1, 19, 300])
+@pytest.mark.parametrize("size_hw", [(97, 131), (24, 33), (11, 200)])
+def test_one_step_equals_resizing_then_argmax(num_classes: int, size_hw: tuple[int, int]) -> None:
+    logits = paddle.randn([num_classes, 25, 33])
+    resized = F.interpolate(logits.unsqueeze(0), size=size_hw, mode="bilinear")[0].numpy()
+    label = upsampled_labels(logits, size_hw)
+    assert label.shape == size_hw and label.dtype == (np.int32 if num_classes > 256 else np.uint8)
+    at_label = np.take_along_axis(resized, label[None].astype(np.int64), 0)[0]
+    assert (resized.max(0) - at_label).max() < 1e-5  # ties within rounding may go either way
+    assert (label == resized.argmax(0)).mean() > 0.999
