@@ -1,6 +1,9 @@
 """Segmentation losses: logits (N, K, H, W) at the label's size and labels (N, H, W) -> a scalar.
 
-Names and arguments are PaddleSeg's. Pixels with `ignore_index` never count.
+Names and arguments are PaddleSeg's. Pixels with `ignore_index` never count. Data-parallel processes
+average their losses; means over valid pixels are made so that this average is the mean over the
+valid pixels of all processes, whatever the share of each. The selection of hard pixels and the Dice
+coefficient are of one process's batch.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import paddle
+import paddle.distributed as dist
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
@@ -56,7 +60,7 @@ class CrossEntropyLoss(nn.Layer):
             count = max(int(self.top_k_percent_pixels * losses.size), 1)
             return losses.flatten().topk(count, sorted=False)[0].mean()
         if self.avg_non_ignore:
-            return losses.sum() / valid.sum().clip(min=1.0)
+            return losses.sum() / _mean_count(valid)
         return losses.mean()
 
 
@@ -81,7 +85,7 @@ class OhemCrossEntropyLoss(nn.Layer):
         hardest = losses.topk(min(self.min_kept, losses.size))[0][-1]
         kept = (losses >= paddle.minimum(self.max_easy_loss, hardest)).astype(losses.dtype)
         kept = (kept * valid.flatten()).detach()
-        return (losses * kept).sum() / kept.sum().clip(min=1.0)
+        return (losses * kept).sum() / _mean_count(kept)
 
 
 class DiceLoss(nn.Layer):
@@ -142,6 +146,15 @@ def pixel_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> tup
         axis=1,
     )
     return losses.squeeze(1), valid
+
+
+def _mean_count(mask: Tensor) -> Tensor:
+    """Return the number of ones of a 0/1 mask, averaged over the processes."""
+    count = mask.sum()
+    if not dist.is_initialized():
+        return count.clip(min=1.0)
+    dist.all_reduce(count)
+    return count.clip(min=1.0) / dist.get_world_size()
 
 
 def _valid_label(label: Tensor, valid: Tensor) -> Tensor:

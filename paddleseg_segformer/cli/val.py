@@ -99,7 +99,11 @@ def _evaluate(
     """Return the metrics over all processes, and whether this process is the first."""
     from paddleseg_segformer.checkpoints import load_weights
     from paddleseg_segformer.config.building import build_model
-    from paddleseg_segformer.engine.distributed import init_distributed, sum_over_processes
+    from paddleseg_segformer.engine.distributed import (
+        init_distributed,
+        lost_peers_explained,
+        sum_over_processes,
+    )
     from paddleseg_segformer.evaluation import evaluate
     from paddleseg_segformer.inference.preprocess import Preprocess
 
@@ -107,17 +111,18 @@ def _evaluate(
     model = build_model(config)
     load_weights(model, args.model_path)
     logger.info("%s on %s (%d processes)", args.model_path, device, world_size)
-    metrics = evaluate(
-        model,
-        dataset,
-        Preprocess.from_transforms((config.val_dataset or {}).get("transforms")),
-        settings,
-        absent_class=args.absent_class or config.test_config.absent_class,
-        num_workers=args.num_workers,
-        batch_size=args.batch_size,
-        rank=rank,
-        world_size=world_size,
-        all_reduce=sum_over_processes,
-        per_image_csv=args.per_image_csv,
-    )
+    with lost_peers_explained():
+        metrics = evaluate(
+            model,
+            dataset,
+            Preprocess.from_transforms((config.val_dataset or {}).get("transforms")),
+            settings,
+            absent_class=args.absent_class or config.test_config.absent_class,
+            num_workers=args.num_workers,
+            batch_size=args.batch_size,
+            rank=rank,
+            world_size=world_size,
+            all_reduce=sum_over_processes,
+            per_image_csv=args.per_image_csv,
+        )
     return metrics, rank == 0

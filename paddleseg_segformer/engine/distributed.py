@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import nn
+
+from paddleseg_segformer.engine.sync_batch_norm import synchronise_batch_norm
+from paddleseg_segformer.errors import UserError
 
 
 def init_distributed() -> tuple[int, int]:
@@ -16,15 +22,13 @@ def init_distributed() -> tuple[int, int]:
 
 
 def data_parallel(model: nn.Layer) -> nn.Layer:
-    """Wrap the model so that gradients are averaged over the processes.
-
-    Batch norm is synchronised on GPU; Paddle has no CPU kernel for that, so there each process
-    keeps the statistics of its own batches.
-    """
+    """Wrap the model so that batch norm sees all processes' batches and gradients are averaged."""
     if dist.get_world_size() == 1:
         return model
     if paddle.get_device().startswith("gpu"):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
+        synchronise_batch_norm(model)
     return paddle.DataParallel(model)
 
 
@@ -35,3 +39,36 @@ def sum_over_processes(array: np.ndarray) -> np.ndarray:
     tensor = paddle.to_tensor(array.astype(np.int64))
     dist.all_reduce(tensor)
     return tensor.numpy()
+
+
+def mean_over_processes(value: float) -> float:
+    """Return the mean of every process's value."""
+    if dist.get_world_size() == 1:
+        return value
+    tensor = paddle.to_tensor([value], dtype="float64")
+    dist.all_reduce(tensor)
+    return float(tensor) / dist.get_world_size()
+
+
+def any_process(condition: bool) -> bool:
+    """Tell whether the condition holds in any process; all get the same answer."""
+    return bool(sum_over_processes(np.array([condition]))[0])
+
+
+@contextmanager
+def lost_peers_explained() -> Iterator[None]:
+    """Say in one line that the connection broke because another process of the run ended.
+
+    Raises:
+        UserError: in place of what the communication library raises.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if dist.get_world_size() == 1 or not any(name in str(error) for name in ("gloo", "NCCL")):
+            raise
+        raise UserError(
+            f"process {dist.get_rank()} of {dist.get_world_size()}: another process of this run "
+            "has ended. The last lines of its log (log/workerlog.N, see --log_dir of "
+            "paddle.distributed.launch) say why."
+        ) from error

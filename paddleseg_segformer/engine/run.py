@@ -27,6 +27,7 @@ from paddleseg_segformer.data.loader import Batch, train_loader
 from paddleseg_segformer.engine.distributed import (
     data_parallel,
     init_distributed,
+    lost_peers_explained,
     sum_over_processes,
 )
 from paddleseg_segformer.engine.ema import EMA
@@ -112,7 +113,8 @@ def train(config: Config, options: RunOptions) -> BestModel:
         write_text(save_dir / CONFIG, run.config_yaml)
     _log_summary(config, seed, model, dataset, val_dataset, world_size)
     try:
-        trainer.train()
+        with lost_peers_explained():
+            trainer.train()
     finally:
         run.writers.close()
     return run.best

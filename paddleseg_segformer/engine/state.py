@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+import paddle.distributed as dist
 
 from paddleseg_segformer.checkpoints import load_weights, save_weights
 from paddleseg_segformer.checkpoints.pickles import read_pickle, write_pickle
@@ -45,6 +46,7 @@ def save_checkpoint(
         "format_version": FORMAT_VERSION,
         "iteration": trainer.iteration,
         "seed": trainer.seed,
+        "world_size": dist.get_world_size(),
         "best_miou": best.miou,
         "best_iteration": best.iteration,
         "optimizer": _optimizer_state(trainer),
@@ -96,8 +98,21 @@ def restore(
     best.miou, best.iteration = state["best_miou"], state["best_iteration"]
     if state["seed"] != trainer.seed:
         logger.warning("seed: the checkpoint's was %s, now %s", state["seed"], trainer.seed)
+    _warn_of_other_world_size(state.get("world_size", dist.get_world_size()))
     if ema and state["ema"]:
         ema.set_state_dict(state["ema"])
+
+
+def _warn_of_other_world_size(saved: int) -> None:
+    """Say what another number of processes means for the run that goes on."""
+    if saved != dist.get_world_size():
+        logger.warning(
+            "the checkpoint was saved by %d process%s, this run has %d; batch_size is per process: "
+            "the run goes on with the same samples in each step only if their product stays",
+            saved,
+            "" if saved == 1 else "es",
+            dist.get_world_size(),
+        )
 
 
 def checkpoints(save_dir: Path) -> list[Path]:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import paddle
+import paddle.distributed as dist
 from paddle import Tensor, nn
 
 from paddleseg_segformer.data.loader import Batch
+from paddleseg_segformer.engine.distributed import any_process, mean_over_processes
 from paddleseg_segformer.engine.precision import Precision
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.layers import upsample
@@ -81,7 +83,8 @@ class Trainer:
         self.sample_names = sample_names
         self.iteration = 0
         self.stop_requested = False
-        self.step_record: dict[str, float] = {}  # loss, lr, data_s, step_s, images of the last step
+        # of the last step: lr, data_s, step_s, and of all processes together loss and images
+        self.step_record: dict[str, float] = {}
 
     @property
     def network(self) -> nn.Layer:
@@ -94,7 +97,7 @@ class Trainer:
             hook.before_train(self)
         batches = self.batches(self.iteration * self.accumulation_steps)
         self.model.train()
-        while self.iteration < self.iters and not self.stop_requested:
+        while self.iteration < self.iters and not any_process(self.stop_requested):
             self._step(batches)
             self.iteration += 1
             for hook in self.hooks:
@@ -116,11 +119,11 @@ class Trainer:
         self.precision.step(self.optimizer)
         self.schedule.step()
         self.step_record = {
-            "loss": total_loss,
+            "loss": mean_over_processes(total_loss),
             "lr": learning_rate,
             "data_s": data_s,
             "step_s": time.perf_counter() - start,
-            "images": images,
+            "images": images * dist.get_world_size(),
         }
 
     def _seed_step(self) -> None:
