@@ -1,4 +1,4 @@
-"""SegFormer for PaddlePaddle.
+"""SegFormer and Segmenter for PaddlePaddle.
 
 Importing the package imports neither paddle nor paddleseg and registers nothing: the public names
 below are loaded when they are first used, and `register()` is called by whoever wants PaddleSeg's
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from paddleseg_segformer.config.building import build_model
     from paddleseg_segformer.errors import UserError
     from paddleseg_segformer.inference.predictor import Predictor
-    from paddleseg_segformer.models import MixVisionTransformer, SegFormer, SegFormerMM
+    from paddleseg_segformer.models import (
+        LinearSegmenter,
+        MaskSegmenter,
+        MixVisionTransformer,
+        SegFormer,
+        SegFormerMM,
+        VisionTransformer,
+    )
     from paddleseg_segformer.registry import register
 
 __version__ = "0.1.0"
@@ -27,22 +34,28 @@ __version__ = "0.1.0"
 warnings.filterwarnings("ignore", message="No ccache found")
 
 __all__ = [
+    "LinearSegmenter",
+    "MaskSegmenter",
     "MixVisionTransformer",
     "Predictor",
     "SegFormer",
     "SegFormerMM",
     "UserError",
+    "VisionTransformer",
     "build_model",
     "load_config",
     "register",
 ]
 
 _HOMES = {
+    "LinearSegmenter": "models",
+    "MaskSegmenter": "models",
     "MixVisionTransformer": "models",
     "Predictor": "inference.predictor",
     "SegFormer": "models",
     "SegFormerMM": "models",
     "UserError": "errors",
+    "VisionTransformer": "models",
     "build_model": "config.building",
     "load_config": "config",
     "register": "registry",

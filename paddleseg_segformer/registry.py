@@ -115,9 +115,10 @@ class _PaddleSegContract:
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, C, H, W) -> [(N, K, H, W)]."""
-        from paddleseg_segformer.models.layers import upsample
+        from paddleseg_segformer.models.layers import upsample_to_input
 
-        return [upsample(super().forward(x), x.shape[2:])]  # type: ignore[misc]
+        logits = super().forward(x)  # type: ignore[misc]
+        return [upsample_to_input(logits, x.shape[2:], getattr(self, "pad_multiple", 1))]
 
 
 def _paddleseg_models() -> Iterator[Component]:
@@ -128,9 +129,37 @@ def _paddleseg_models() -> Iterator[Component]:
             yield type(name, bases, {"__doc__": model_class.__doc__})
 
 
+class _PaddleSegTokens:
+    """What PaddleSeg's other models expect of a `VisionTransformer`, laid over ours."""
+
+    def forward(self: Any, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(N, C, H, W) -> each block's patches (N, L, C), and the shape (N, C, h, w)."""
+        from paddleseg_segformer.models.layers import tokens_to_map
+
+        tokens, hw = self.embed(x)
+        outputs = []
+        for block in self.blocks:
+            tokens = block(tokens)
+            outputs.append(tokens)
+        outputs[-1] = self.norm(outputs[-1])
+        patches = [tokens[:, 1:] for tokens in outputs]
+        return patches, paddle.shape(tokens_to_map(patches[-1], hw))
+
+
+def _paddleseg_factory(factory: Component) -> Component:
+    """Return a backbone's factory with PaddleSeg's contract."""
+    from paddleseg_segformer.models import VisionTransformer
+
+    if getattr(factory, "func", factory) is not VisionTransformer:
+        return factory
+    contract: Any = type("VisionTransformer", (_PaddleSegTokens, VisionTransformer), {})
+    return functools.partial(contract, **getattr(factory, "keywords", {}))
+
+
 def _paddleseg_backbones() -> Iterator[Component]:
     """Yield our backbone variants as functions with PaddleSeg's `pretrained` argument."""
-    for name, factory in own_components("backbone").items():
+    for name, ours in own_components("backbone").items():
+        factory = _paddleseg_factory(ours)
 
         def build(
             *, pretrained: str | None = None, _factory: Component = factory, **kwargs: Any

@@ -1,4 +1,4 @@
-"""Multiply-accumulate counts of SegFormer, by part, as published and as computed here.
+"""Multiply-accumulate counts of SegFormer and Segmenter by part, published and as computed here.
 
 Counted are convolutions, linears and attention products, as the paper does (its "FLOPs" are
 multiply-accumulates); not normalisation, activation or resizing.
@@ -10,8 +10,13 @@ from collections import Counter
 
 from paddle import nn
 
-from paddleseg_segformer.models import MixVisionTransformer, MixVisionTransformerClassifier
+from paddleseg_segformer.models import (
+    MixVisionTransformer,
+    MixVisionTransformerClassifier,
+    VisionTransformer,
+)
 from paddleseg_segformer.models.segformer import AllMLPHead, MMHead
+from paddleseg_segformer.models.segmenter import LinearHead, MaskHead, Segmenter
 
 
 def count_parameters(model: nn.Layer) -> int:
@@ -27,13 +32,17 @@ def count_macs(model: nn.Layer, hw: tuple[int, int], rewritten: bool = True) -> 
     """Return multiply-accumulates by part for one image.
 
     Args:
-        model: a SegFormer, a classifier or a MiT encoder.
+        model: a SegFormer, a Segmenter, a classifier, or an encoder alone.
         hw: sides of the input in px.
         rewritten: with the head as it is computed here (fuse weights merged beforehand), or as
             published.
     """
     if isinstance(model, MixVisionTransformer):
         return _encoder_macs(model, hw)
+    if isinstance(model, VisionTransformer):
+        return _vit_macs(model, hw)
+    if isinstance(model, Segmenter):
+        return _segmenter_macs(model, hw)
     macs = _encoder_macs(model.backbone, hw)
     tokens = [h * w for h, w in stage_sizes(hw)]
     if isinstance(model, MixVisionTransformerClassifier):
@@ -94,3 +103,40 @@ def _mm_head_macs(head: MMHead, tokens: list[int], rewritten: bool) -> Counter[s
             "head classifier": tokens[0] * head.linear_pred.weight.size,
         }
     )
+
+
+def _patches(encoder: VisionTransformer, hw: tuple[int, int]) -> int:
+    sides = [(side + encoder.pad_multiple - 1) // encoder.patch_size for side in hw]
+    return sides[0] * sides[1]
+
+
+def _vit_macs(encoder: VisionTransformer, hw: tuple[int, int]) -> Counter[str]:
+    patches = _patches(encoder, hw)
+    macs = Counter({"patch embeddings": patches * encoder.patch_embed.proj.weight.size})
+    return macs + _block_macs(encoder.blocks, 1 + patches)
+
+
+def _block_macs(blocks: nn.LayerList, tokens: int) -> Counter[str]:
+    macs: Counter[str] = Counter()
+    for block in blocks:
+        attention, mlp = block.attn, block.mlp
+        linears = attention.qkv.weight.size + attention.proj.weight.size
+        macs["q, kv, proj"] += tokens * linears
+        macs["attention products"] += 2 * tokens**2 * attention.proj.weight.shape[0]
+        macs["fc1, fc2"] += tokens * (mlp.fc1.weight.size + mlp.fc2.weight.size)
+    return macs
+
+
+def _segmenter_macs(model: Segmenter, hw: tuple[int, int]) -> Counter[str]:
+    macs, patches, head = _vit_macs(model.backbone, hw), _patches(model.backbone, hw), model.head
+    if isinstance(head, LinearHead):
+        macs["head classifier"] = patches * head.head.weight.size
+    elif isinstance(head, MaskHead):
+        blocks = _block_macs(head.blocks, patches + head.num_classes)
+        width = head.proj_patch.weight.shape[0]
+        macs["head blocks"] = blocks.total()
+        macs["head linears"] = patches * head.proj_input.weight.size + (
+            patches * head.proj_patch.weight.size + head.num_classes * head.proj_class.weight.size
+        )
+        macs["head classifier"] = patches * head.num_classes * width
+    return macs

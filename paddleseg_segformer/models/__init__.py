@@ -1,20 +1,30 @@
 """Backbones, heads and whole models. They know nothing of data, configs or PaddleSeg."""
 
+from paddleseg_segformer.models import mix_transformer, vision_transformer
 from paddleseg_segformer.models.classifier import MixVisionTransformerClassifier
-from paddleseg_segformer.models.mix_transformer import BACKBONES, MixVisionTransformer
+from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
 from paddleseg_segformer.models.segformer import SegFormer, SegFormerMM
+from paddleseg_segformer.models.segmenter import LinearSegmenter, MaskSegmenter
+from paddleseg_segformer.models.vision_transformer import VisionTransformer
+
+BACKBONES = {**mix_transformer.BACKBONES, **vision_transformer.BACKBONES}
 
 MODELS = {
     "SegFormer": SegFormer,
     "SegFormerMM": SegFormerMM,
+    "LinearSegmenter": LinearSegmenter,
+    "MaskSegmenter": MaskSegmenter,
     "MixVisionTransformerClassifier": MixVisionTransformerClassifier,
 }
 
 __all__ = [
     "BACKBONES",
     "MODELS",
+    "LinearSegmenter",
+    "MaskSegmenter",
     "MixVisionTransformer",
     "MixVisionTransformerClassifier",
     "SegFormer",
     "SegFormerMM",
+    "VisionTransformer",
 ]

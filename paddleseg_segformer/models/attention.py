@@ -1,9 +1,9 @@
-"""Self-attention with spatially reduced keys and values.
+"""Self-attention: of all tokens (ViT), and with spatially reduced keys and values (MiT).
 
 Shapes: N batch, L query tokens, S key tokens (L / R^2, floored per side), C channels, M heads, D
     head width.
-Source: Xie et al., "SegFormer", 2021, section 3.1, "Efficient Self-Attention"; Wang et al., "PVT",
-    2021.
+Source: Vaswani et al., "Attention Is All You Need", 2017; Xie et al., "SegFormer", 2021, section
+    3.1, "Efficient Self-Attention"; Wang et al., "PVT", 2021.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.layers import map_to_tokens, tokens_to_map
 
 BLOCK_SCORES = 1 << 22  # scores held at once without gradients: 16 MiB in float32
@@ -52,9 +53,73 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
     return paddle.matmul(weights, v).transpose([0, 2, 1, 3])
 
 
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """Return softmax(q k^T / sqrt(D)) whole: (N, L, M, D), (N, S, M, D) -> (N, M, L, S)."""
+    q = (q * q.shape[-1] ** -0.5).transpose([0, 2, 1, 3])
+    return F.softmax(paddle.matmul(q, k.transpose([0, 2, 3, 1])))
+
+
+def head_width(dim: int, num_heads: int) -> int:
+    """Return D.
+
+    Raises:
+        UserError: the channels cannot be shared out over the heads.
+    """
+    if num_heads < 1 or dim % num_heads:
+        raise UserError(f"num_heads: found {num_heads}, expected a divisor of the {dim} channels.")
+    return dim // num_heads
+
+
 def _has_fused_kernel(q: Tensor) -> bool:
     """Return whether Paddle fuses attention here: on GPU, in half precision, not in a graph."""
     return paddle.in_dynamic_mode() and q.place.is_gpu_place() and q.dtype != paddle.float32
+
+
+class SelfAttention(nn.Layer):
+    """Multi-head self-attention of all tokens; query, key and value come from one linear.
+
+    Args:
+        qk_scale: factor of the scores; by default 1 / sqrt(D).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_width(dim, num_heads)
+        self.query_gain = 1.0 if qk_scale is None else qk_scale * self.head_dim**0.5
+        self.attn_drop = attn_drop
+        self.qkv = nn.Linear(dim, 3 * dim, bias_attr=None if qkv_bias else False)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, L, C) -> (N, L, C)."""
+        q, k, v = self._project(x)
+        out = attend(q, k, v, self.attn_drop, self.training)
+        return self.proj_drop(self.proj(out.flatten(2)))
+
+    def weights(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """(N, L, C) -> attention weights (N, M, L, L), without dropout.
+
+        Args:
+            rows: the queries to give weights of; by default all.
+        """
+        q, k, _ = self._project(x)
+        return attention_weights(q[:, rows], k)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, L, C) -> queries, keys and values (N, L, M, D)."""
+        qkv = self.qkv(x).reshape([0, 0, 3, self.num_heads, self.head_dim])
+        q = qkv[:, :, 0]
+        return (q if self.query_gain == 1.0 else q * self.query_gain), qkv[:, :, 1], qkv[:, :, 2]
 
 
 class EfficientSelfAttention(nn.Layer):
@@ -75,10 +140,8 @@ class EfficientSelfAttention(nn.Layer):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"embed dim {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads = num_heads
-        self.head_dim = dim // num_heads
+        self.head_dim = head_width(dim, num_heads)
         self.sr_ratio = sr_ratio
         self.attn_drop = attn_drop
         self.q = nn.Linear(dim, dim, bias_attr=None if qkv_bias else False)
@@ -95,13 +158,14 @@ class EfficientSelfAttention(nn.Layer):
         out = attend(q, k, v, self.attn_drop, self.training)
         return self.proj_drop(self.proj(out.flatten(2)))
 
-    def weights(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
-        """(N, L, C) tokens of an `hw` map -> attention weights (N, M, L, S), without dropout."""
+    def weights(self, x: Tensor, hw: Sequence[int | Tensor], rows: slice = slice(None)) -> Tensor:
+        """(N, L, C) tokens of an `hw` map -> attention weights (N, M, L, S), without dropout.
+
+        Args:
+            rows: the queries to give weights of; by default all.
+        """
         q, k, _ = self._project(x, hw)
-        scores = paddle.matmul(
-            (q * self.head_dim**-0.5).transpose([0, 2, 1, 3]), k.transpose([0, 2, 3, 1])
-        )
-        return F.softmax(scores)  # rows sum to 1
+        return attention_weights(q[:, rows], k)
 
     def _project(self, x: Tensor, hw: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(N, L, C) -> queries (N, L, M, D), keys and values (N, S, M, D)."""

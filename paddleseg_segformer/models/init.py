@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 
 @paddle.no_grad()
@@ -24,6 +24,26 @@ def init_mit_weights(layer: nn.Layer) -> None:
 
 
 @paddle.no_grad()
+def init_vit_weights(layer: nn.Layer) -> None:
+    """Initialise one layer of a Segmenter: `model.apply(init_vit_weights)`.
+
+    Linear: normal, std 0.02, zero bias; the patch embedding's convolution: uniform(+-1 /
+    sqrt(fan_in)), bias included; LayerNorm keeps 1 and 0.
+    """
+    if isinstance(layer, nn.Linear):
+        _normal(layer, std=0.02)
+    elif isinstance(layer, nn.Conv2D):
+        _uniform(layer, bound=1.0 / math.sqrt(math.prod(layer.weight.shape[1:])))
+
+
+@paddle.no_grad()
+def init_tokens(*parameters: Tensor) -> None:
+    """Initialise class tokens and position embeddings: normal, std 0.02."""
+    for parameter in parameters:
+        parameter.set_value(paddle.normal(0.0, 0.02, parameter.shape).astype(parameter.dtype))
+
+
+@paddle.no_grad()
 def init_head_weights(layer: nn.Layer) -> None:
     """Initialise one layer of an all-MLP head.
 
@@ -34,9 +54,12 @@ def init_head_weights(layer: nn.Layer) -> None:
         _normal(layer, std=math.sqrt(2.0 / layer.weight.shape[0]))
     elif isinstance(layer, (nn.Linear, nn.Conv2D)):
         fan_in = layer.weight.shape[0 if isinstance(layer, nn.Linear) else 1]
-        bound = 1.0 / math.sqrt(fan_in)
-        for parameter in (layer.weight, layer.bias):
-            parameter.set_value(paddle.uniform(parameter.shape, parameter.dtype, -bound, bound))
+        _uniform(layer, bound=1.0 / math.sqrt(fan_in))
+
+
+def _uniform(layer: nn.Layer, bound: float) -> None:
+    for parameter in (layer.weight, layer.bias):
+        parameter.set_value(paddle.uniform(parameter.shape, parameter.dtype, -bound, bound))
 
 
 def _normal(layer: nn.Layer, std: float) -> None:

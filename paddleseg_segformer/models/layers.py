@@ -54,6 +54,19 @@ def upsample(x: Tensor, hw: Sequence[int | Tensor], align_corners: bool = False)
     return F.interpolate(x, size=hw, mode="bilinear", align_corners=align_corners)
 
 
+def upsample_to_input(logits: Tensor, hw: Sequence[int | Tensor], pad_multiple: int = 1) -> Tensor:
+    """Resize a network's logits (N, K, h, w) to its input's size (N, K, *hw).
+
+    Args:
+        pad_multiple: the network pads its input at the bottom and right to a multiple of so many
+            pixels, and its logits stand for the padded input; the padding is cropped off.
+    """
+    if pad_multiple == 1:
+        return upsample(logits, hw)
+    padded = [-(-side // pad_multiple) * pad_multiple for side in hw]
+    return upsample(logits, padded)[:, :, : hw[0], : hw[1]]
+
+
 def project(x: Tensor, weight: Tensor) -> Tensor:
     """Apply a 1x1 convolution: (N, C, h, w) by a (C, D) weight -> (N, D, h, w)."""
     out = paddle.matmul(weight, x.flatten(2), transpose_x=True)  # (N, D, L)

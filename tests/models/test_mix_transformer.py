@@ -7,9 +7,10 @@ import paddle
 import pytest
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.models import BACKBONES, MixVisionTransformer
+from paddleseg_segformer.models import MixVisionTransformer
 from paddleseg_segformer.models.attention import EfficientSelfAttention, attend
 from paddleseg_segformer.models.layers import DropPath
+from paddleseg_segformer.models.mix_transformer import BACKBONES
 
 
 @pytest.mark.parametrize(

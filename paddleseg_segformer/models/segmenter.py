@@ -1,0 +1,180 @@
+"""Segmenter: a ViT encoder with a linear head, or with a mask transformer.
+
+Shapes: N batch, C channels of the encoder, D channels of the mask transformer, K classes, h w sides
+    of the patch grid, L = h * w patches.
+Source: Strudel et al., "Segmenter: Transformer for Semantic Segmentation", 2021, section 3.
+"""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor, nn
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models.init import init_tokens, init_vit_weights
+from paddleseg_segformer.models.layers import tokens_to_map
+from paddleseg_segformer.models.vision_transformer import VisionTransformer, make_blocks
+
+
+class LinearHead(nn.Layer):
+    """A linear classifier of each patch."""
+
+    def __init__(self, in_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(in_dim, num_classes)
+        self.apply(init_vit_weights)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(N, L, C) -> logits (N, L, K)."""
+        return self.head(patches)
+
+
+class MaskHead(nn.Layer):
+    """A mask transformer: patches and one learned token per class go through blocks together.
+
+    A class's logit at a patch is the cosine of their two embeddings, layer-normalised over the
+    classes.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        num_classes: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        qkv_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.cls_token = self.create_parameter([1, num_classes, embed_dim])
+        self.proj_input = nn.Linear(in_dim, embed_dim)
+        self.blocks = make_blocks(
+            depth,
+            drop_path_rate,
+            dim=embed_dim,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            drop=drop_rate,
+            attn_drop=attn_drop_rate,
+        )
+        self.decoder_norm = nn.LayerNorm(embed_dim)
+        self.proj_patch = nn.Linear(embed_dim, embed_dim, bias_attr=False)
+        self.proj_class = nn.Linear(embed_dim, embed_dim, bias_attr=False)
+        self.mask_norm = nn.LayerNorm(num_classes)
+        self.apply(init_vit_weights)
+        init_tokens(self.cls_token)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(N, L, C) -> logits (N, L, K)."""
+        return self.mask_norm(self.class_maps(patches))
+
+    def class_maps(self, patches: Tensor) -> Tensor:
+        """Return the cosine of each patch and each class in -1..1, (N, L, C) -> (N, L, K)."""
+        patches = self.proj_input(patches)  # (N, L, D)
+        classes = self.cls_token.expand([patches.shape[0], -1, -1])  # (N, K, D)
+        tokens = paddle.concat([patches, classes], axis=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.decoder_norm(tokens)
+        patches = _unit_length(self.proj_patch(tokens[:, : -self.num_classes]))
+        classes = _unit_length(self.proj_class(tokens[:, -self.num_classes :]))
+        return paddle.matmul(patches, classes, transpose_y=True)
+
+
+def _unit_length(x: Tensor) -> Tensor:
+    """Divide each vector by its length; as published, nothing is added to the length."""
+    return x / paddle.linalg.norm(x, axis=-1, keepdim=True)
+
+
+class Segmenter(nn.Layer):
+    """A ViT encoder before a head that gives logits of each patch.
+
+    Raises:
+        UserError: no classes, or a backbone of another kind.
+    """
+
+    def __init__(self, num_classes: int, backbone: VisionTransformer, head: nn.Layer) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.head = head
+        self.pad_multiple = backbone.pad_multiple
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) normalised image -> (N, K, h, w) logits.
+
+        h = floor(H / P), or ceil(H / P) where the backbone pads its input; w likewise.
+        """
+        tokens, hw = self.backbone.encode(x)
+        return tokens_to_map(self.head(tokens[:, 1:]), hw)
+
+
+class LinearSegmenter(Segmenter):
+    """Segmenter with a linear head.
+
+    Args:
+        num_classes: K.
+        backbone: a `VisionTransformer`.
+    """
+
+    def __init__(self, num_classes: int, backbone: VisionTransformer) -> None:
+        _check(num_classes, backbone)
+        super().__init__(num_classes, backbone, LinearHead(backbone.embed_dim, num_classes))
+
+
+class MaskSegmenter(Segmenter):
+    """Segmenter with a mask transformer.
+
+    Args:
+        num_classes: K.
+        backbone: a `VisionTransformer`.
+        h_embed_dim, h_depth, h_num_heads, h_mlp_ratio: of the mask transformer's blocks; published:
+            the encoder's width, 2, and heads of 64 channels.
+        h_drop_rate, h_drop_path_rate, h_attn_drop_rate: as in `VisionTransformer`.
+        h_qkv_bias: whether the mask transformer's query, key and value projections have a bias:
+            False in PaddleSeg's weights, True in the original implementation's.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: VisionTransformer,
+        h_embed_dim: int,
+        h_depth: int,
+        h_num_heads: int,
+        h_mlp_ratio: float = 4,
+        h_drop_rate: float = 0.0,
+        h_drop_path_rate: float = 0.0,
+        h_attn_drop_rate: float = 0.0,
+        h_qkv_bias: bool = False,
+    ) -> None:
+        _check(num_classes, backbone)
+        head = MaskHead(
+            backbone.embed_dim,
+            num_classes,
+            h_embed_dim,
+            h_depth,
+            h_num_heads,
+            h_mlp_ratio,
+            h_drop_rate,
+            h_drop_path_rate,
+            h_attn_drop_rate,
+            h_qkv_bias,
+        )
+        super().__init__(num_classes, backbone, head)
+
+
+def _check(num_classes: int, backbone: nn.Layer) -> None:
+    if num_classes < 1:
+        raise UserError(f"num_classes: found {num_classes}, expected 1 or more.")
+    if not isinstance(backbone, VisionTransformer):
+        raise UserError(
+            f"backbone {type(backbone).__name__}: expected a VisionTransformer, such as "
+            "ViT_base_patch16_384."
+        )
