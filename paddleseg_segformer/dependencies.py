@@ -16,6 +16,8 @@ REMEDIES = {
     "numpy": "pip install 'numpy>=1.26,<2'",
     "tqdm": "pip install tqdm",
     "PIL": "pip install pillow",
+    "safetensors": "pip install safetensors",
+    "torch": "pip install 'torch>=2.6' (to read PyTorch's files)",
 }
 LOADER_REMEDIES = {
     "libGL.so.1": "pip uninstall opencv-python && pip install opencv-python-headless==4.5.5.64",

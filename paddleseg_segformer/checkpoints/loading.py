@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
+from paddleseg_segformer.checkpoints.architectures import architecture_of, describe, short_backbone
+from paddleseg_segformer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from paddleseg_segformer.checkpoints.download import fetch, is_url
-from paddleseg_segformer.checkpoints.pickles import read_pickle, write_pickle
+from paddleseg_segformer.checkpoints.pickles import write_pickle
+from paddleseg_segformer.checkpoints.state import State
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.models.mix_transformer import VARIANTS, MixVisionTransformer
 
 logger = logging.getLogger(__name__)
 
-State = Mapping[str, np.ndarray]
 CLASSIFIER_PREFIXES = ("head.", "linear_pred.")  # what another class count reshapes
+_BACKBONE = "backbone."
 
 
 @dataclass
@@ -31,31 +34,54 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)  # the model has it, the file does not
     unexpected: list[str] = field(default_factory=list)  # the file has it, the model does not
     mismatched: list[str] = field(default_factory=list)  # "key: found shape, expected shape"
+    reshaped: list[str] = field(default_factory=list)  # "key: how it was made to fit"
+    left_out: list[str] = field(default_factory=list)  # on purpose
+    cast: dict[str, int] = field(default_factory=dict)  # number type -> weights read as float32
 
     def __str__(self) -> str:
         parts = [f"{len(self.matched)} matched"]
-        for name in ("missing", "unexpected", "mismatched"):
+        for name in ("missing", "unexpected", "mismatched", "reshaped", "left_out"):
             keys = getattr(self, name)
             if keys:
-                more = f", ... ({len(keys)} in all)" if len(keys) > 3 else ""
-                parts.append(f"{name}: {', '.join(keys[:3])}{more}")
+                parts.append(f"{name.replace('_', ' ')}: {_shortened(keys)}")
+        parts += [f"{count} cast from {kind}" for kind, count in self.cast.items()]
         return "; ".join(parts)
 
+    @property
+    def is_exact(self) -> bool:
+        """Return whether file and model have the same keys and shapes."""
+        return not (self.missing or self.unexpected or self.mismatched)
 
-def load_weights(model: nn.Layer, path: str | os.PathLike[str]) -> LoadReport:
-    """Load a whole model's `.pdparams`, strictly: same keys, same shapes.
+
+def _shortened(keys: list[str]) -> str:
+    more = f", ... ({len(keys)} in all)" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + more
+
+
+def load_weights(model: nn.Layer, path: str | os.PathLike[str], strict: bool = True) -> LoadReport:
+    """Load a whole model's weights, of any known format: same keys, same shapes, finite.
+
+    Nothing is assigned unless everything fits.
+
+    Args:
+        strict: otherwise what fits is loaded, and the rest is logged.
 
     Raises:
         UserError: the file is missing, damaged, or of another model; the message says of which.
     """
-    state = read_state(path)
-    report = compare(model, state)
-    if report.missing or report.unexpected or report.mismatched:
-        raise UserError(
-            f"{path}: these weights are of {describe(state)}, the model is "
-            f"{describe(to_numpy(model))} "
-            f"({report}). Take the config that they were trained with."
-        )
+    checkpoint = open_checkpoint(path, is_known=False)
+    state = _state_for(model, checkpoint)
+    report = _compare(model, state, checkpoint)
+    if not report.is_exact:
+        if strict:
+            raise UserError(
+                f"{path}: these weights are of {checkpoint.describe()}, the model is "
+                f"{describe_model(model)} ({report}). Take the config that they were trained with."
+            )
+        logger.warning("%s: loaded in part: %s", path, report)
+    elif report.cast:
+        logger.warning("%s: %s", path, report)
+    _warn_of_epsilons(model, checkpoint, path)
     _assign(model, state, report.matched)
     return report
 
@@ -63,38 +89,41 @@ def load_weights(model: nn.Layer, path: str | os.PathLike[str]) -> LoadReport:
 def load_pretrained(layer: nn.Layer, source: str) -> LoadReport:
     """Load weights to start from: a path or URL, for a backbone or a whole model.
 
-    A classifier of another class count keeps its initial weights, and an ImageNet classifier beside
-    a backbone's weights is left out; both are logged. Anything else that does not match stops.
+    A classifier of another class count keeps its initial weights, a head's weights beside those of
+    a backbone are left out, and layers that can turn weights of another shape into their own do so
+    (`reshape_pretrained(name, array)`); all of it is logged. Anything else that does not match
+    stops.
     """
     path = fetch(source) if is_url(source) else Path(source)
-    state = read_state(path)
-    backbone_of_whole = not hasattr(layer, "backbone") and any(
-        key.startswith("backbone.") for key in state
-    )
-    if backbone_of_whole:
-        state = {
-            key.removeprefix("backbone."): value
-            for key, value in state.items()
-            if key.startswith("backbone.")
-        }
-    report = compare(layer, state)
-    excused = [key for key in report.unexpected if key.startswith(CLASSIFIER_PREFIXES)]
-    reshaped = [key for key in report.mismatched if key.startswith(CLASSIFIER_PREFIXES)]
-    unexplained = (
-        set(report.unexpected) - set(excused)
-        | set(report.mismatched) - set(reshaped)
-        | set(report.missing)
-    )
-    if unexplained:
+    checkpoint = open_checkpoint(path, is_known=False)
+    state = _state_for(layer, checkpoint)
+    report = _compare(layer, state, checkpoint)
+    reshaped = _reshape(layer, state, report)
+    _leave_out(report, heads=set() if state is checkpoint.state else checkpoint.head_keys)
+    if not report.is_exact:
         raise UserError(
-            f"{path}: these weights are of {describe(state)}, the model is "
-            f"{describe(to_numpy(layer))} ({report})."
+            f"{path}: these weights are of {checkpoint.describe()}, the model is "
+            f"{describe_model(layer)} ({report})."
         )
-    for key in (*excused, *reshaped):
-        logger.warning("%s: left out %s", path, key)
-    _assign(layer, state, report.matched)
+    for name in ("left_out", "reshaped"):
+        if keys := getattr(report, name):
+            logger.warning("%s: %s %s", path, name.replace("_", " "), _shortened(keys))
+    _warn_of_epsilons(layer, checkpoint, path)
+    _assign(layer, state, report.matched, reshaped)
     logger.info("%s: %s", path, report)
     return report
+
+
+def _leave_out(report: LoadReport, heads: set[str]) -> None:
+    """Move what a start does without, a classifier or the head on a backbone, to `left_out`."""
+    excused = [
+        item
+        for item in (*report.unexpected, *report.mismatched)
+        if item.startswith(CLASSIFIER_PREFIXES) or item in heads
+    ]
+    report.left_out = excused
+    report.unexpected = [item for item in report.unexpected if item not in excused]
+    report.mismatched = [item for item in report.mismatched if item not in excused]
 
 
 def save_weights(model: nn.Layer, path: str | os.PathLike[str]) -> None:
@@ -102,71 +131,110 @@ def save_weights(model: nn.Layer, path: str | os.PathLike[str]) -> None:
     write_pickle(model.state_dict(), path)
 
 
-def read_state(path: str | os.PathLike[str]) -> State:
-    """Read a flat dictionary of arrays."""
-    state = read_pickle(path)
-    if not isinstance(state, dict) or not all(
-        isinstance(value, np.ndarray) for value in state.values()
-    ):
-        raise UserError(f"{path}: found {type(state).__name__}, expected a dictionary of weights.")
-    return state
+def describe_model(layer: nn.Layer) -> str:
+    """Say which model a layer is, as far as its weights' names tell."""
+    prefix = "" if hasattr(layer, "backbone") else _BACKBONE
+    shapes = {prefix + key: tuple(item.shape) for key, item in layer.state_dict().items()}
+    architecture = architecture_of(shapes.get)
+    if architecture is None:
+        return describe({}, len(shapes))
+    section = architecture.section(shapes.get)
+    return describe({**section, "backbone": short_backbone(section["backbone"])}, len(shapes))
 
 
-def compare(model: nn.Layer, state: State) -> LoadReport:
-    """Sort the keys of `state` and of the model into a report."""
-    report = LoadReport()
-    own = model.state_dict()
+def _state_for(layer: nn.Layer, checkpoint: Checkpoint) -> State:
+    """Return the weights under the layer's names: a backbone's have no prefix of their own."""
+    state = checkpoint.state
+    is_whole = hasattr(layer, "backbone") or not any(key.startswith(_BACKBONE) for key in state)
+    return state if is_whole else state.without_prefix(_BACKBONE)
+
+
+def _compare(layer: nn.Layer, state: State, checkpoint: Checkpoint) -> LoadReport:
+    """Sort the keys of file and layer into a report."""
+    report = LoadReport(cast=state.cast())
+    own = layer.state_dict()
     for key, tensor in own.items():
-        if key not in state:
+        if key not in state.entries:
             report.missing.append(key)
-        elif list(state[key].shape) != list(tensor.shape):
-            report.mismatched.append(
-                f"{key}: found {list(state[key].shape)}, expected {list(tensor.shape)}"
-            )
+        elif list(state.shape(key)) != list(tensor.shape):
+            found, expected = list(state.shape(key)), list(tensor.shape)
+            report.mismatched.append(f"{key}: found {found}, expected {expected}")
         else:
             report.matched.append(key)
-    report.unexpected = [key for key in state if key not in own]
+    report.unexpected = [key for key in state if key not in own] + checkpoint.unexpected
     return report
 
 
-def to_numpy(model: nn.Layer) -> dict[str, np.ndarray]:
-    """Return the model's weights as arrays."""
-    return {key: tensor.numpy() for key, tensor in model.state_dict().items()}
+def _reshape(layer: nn.Layer, state: State, report: LoadReport) -> dict[str, np.ndarray]:
+    """Ask the layers for weights of their own shape where the file has another."""
+    hooks = [
+        (f"{name}." if name else "", part.reshape_pretrained)
+        for name, part in layer.named_sublayers(include_self=True)
+        if hasattr(part, "reshape_pretrained")
+    ]
+    reshaped: dict[str, np.ndarray] = {}
+    for item in list(report.mismatched):
+        key = item.partition(":")[0]
+        for prefix, hook in hooks:
+            if key.startswith(prefix):
+                array = hook(key.removeprefix(prefix), state[key])
+                if array is not None:
+                    reshaped[key] = array
+                    report.reshaped.append(item)
+                    report.mismatched.remove(item)
+                    break
+    return reshaped
 
 
-def describe(state: State) -> str:
-    """Say which model a state is of, as far as its keys tell."""
-    state = {key.removeprefix("backbone."): value for key, value in state.items()}
-    if "patch_embed1.proj.weight" not in state:
-        return f"an unknown model ({len(state)} tensors)"
-    depths = tuple(
-        len({key.split(".")[1] for key in state if key.startswith(f"block{stage}.")})
-        for stage in range(1, 5)
-    )
-    width = state["patch_embed1.proj.weight"].shape[0]
-    parts = [_variant(width, depths)]
-    if "linear_fuse._conv.weight" in state:
-        parts.append(f"embedding_dim {state['linear_fuse._conv.weight'].shape[0]}")
-    if "fusion_conv._conv.weight" in state:
-        parts.append(
-            f"mmsegmentation's head, embedding_dim {state['fusion_conv._conv.weight'].shape[0]}"
-        )
-    if "linear_pred.weight" in state:
-        parts.append(f"{state['linear_pred.weight'].shape[0]} classes")
-    return ", ".join(parts)
-
-
-def _variant(width: int, depths: tuple[int, ...]) -> str:
-    defaults = {"embed_dims": (32, 64, 160, 256), "depths": (2, 2, 2, 2)}
-    for name, difference in VARIANTS.items():
-        expected = {**defaults, **difference}
-        if (expected["embed_dims"][0], tuple(expected["depths"])) == (width, depths):
-            return f"MixVisionTransformer_{name}"
-    return f"{MixVisionTransformer.__name__} with width {width}, depths {list(depths)}"
+def _warn_of_epsilons(
+    layer: nn.Layer, checkpoint: Checkpoint, path: str | os.PathLike[str]
+) -> None:
+    """Say where the layer's LayerNorm epsilons are not those that the weights were made with."""
+    backbone = getattr(layer, "backbone", layer)
+    for key, theirs in (checkpoint.epsilons or {}).items():
+        ours = getattr(backbone, key, theirs)
+        if ours != theirs:
+            logger.warning(
+                "%s: its LayerNorm epsilon %s is %g, the model's is %g; set model.backbone.%s=%g "
+                "for the same results",
+                *(path, key, theirs, ours, key, theirs),
+            )
 
 
 @paddle.no_grad()
-def _assign(model: nn.Layer, state: State, keys: list[str]) -> None:
-    own = model.state_dict()
+def _assign(
+    layer: nn.Layer,
+    state: State,
+    keys: Iterable[str],
+    others: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Check that every weight is finite, then write them all."""
+    keys, others = list(keys), others or {}
     for key in keys:
-        own[key].set_value(paddle.to_tensor(state[key]).astype(own[key].dtype))
+        _check_finite(state[key], state, key)
+    for key, array in others.items():
+        _check_finite(array, state, key)
+    own = layer.state_dict()
+    for key in keys:
+        _write(own[key], state[key])
+    for key, array in others.items():
+        _write(own[key], array)
+
+
+def _check_finite(array: np.ndarray, state: State, key: str) -> None:
+    with np.errstate(all="ignore"):
+        is_finite = np.isfinite(array.sum(dtype=np.float32))  # one pass; NaN and inf carry through
+    if not is_finite and not np.isfinite(array).all():
+        raise UserError(
+            f"{state.file}: {key} holds numbers that are not finite; these weights are of a run "
+            "that diverged, or damaged."
+        )
+
+
+def _write(tensor: Tensor, array: np.ndarray) -> None:
+    """Copy an array into a tensor, on the CPU without a copy in between."""
+    if tensor.place.is_cpu_place() and tensor.dtype == paddle.float32 and tensor.is_contiguous():
+        memory = (ctypes.c_float * tensor.size).from_address(tensor.data_ptr())
+        np.copyto(np.ctypeslib.as_array(memory).reshape(array.shape), array)
+    else:
+        tensor.set_value(paddle.to_tensor(np.ascontiguousarray(array)).astype(tensor.dtype))

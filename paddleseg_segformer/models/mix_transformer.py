@@ -6,10 +6,11 @@ Source: Xie et al., "SegFormer", 2021, section 3.1 and table 6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -140,6 +141,8 @@ class MixVisionTransformer(nn.Layer):
         self.in_channels = in_channels
         self.feat_channels = list(embed_dims)
         self.depths = list(depths)
+        self.norm_eps = norm_eps
+        self.embed_norm_eps = embed_norm_eps
         num_blocks = sum(depths)
         drop_paths = [drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
         for stage in range(4):
@@ -203,6 +206,26 @@ class MixVisionTransformer(nn.Layer):
             features.append(x)
         return features
 
+    def reshape_pretrained(self, name: str, array: np.ndarray) -> np.ndarray | None:
+        """Return weights for other input channels, or None where that is not the difference.
+
+        One channel gets the sum of the file's channels. Several repeat them in order, scaled by the
+        file's number of channels over the layer's.
+
+        Args:
+            name: of the weight within this layer.
+            array: (C_1, channels, 7, 7) of the file.
+        """
+        expected = tuple(self.patch_embed1.proj.weight.shape)
+        if name != "patch_embed1.proj.weight" or array.ndim != 4:
+            return None
+        if array.shape[0] != expected[0] or array.shape[2:] != expected[2:]:
+            return None
+        if self.in_channels == 1:
+            return array.sum(axis=1, keepdims=True)
+        channels = np.arange(self.in_channels) % array.shape[1]
+        return array[:, channels] * np.float32(array.shape[1] / self.in_channels)
+
 
 _WIDE: dict[str, Any] = {"embed_dims": (64, 128, 320, 512)}
 
@@ -215,7 +238,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "B5": {**_WIDE, "depths": (3, 6, 40, 3)},
 }
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[..., MixVisionTransformer]] = {
+    "MixVisionTransformer": MixVisionTransformer,
+}
+BACKBONES |= {
     f"MixVisionTransformer_{name}": partial(MixVisionTransformer, **difference)
     for name, difference in VARIANTS.items()
 }

@@ -121,8 +121,9 @@ def test_wrong_variant_is_no_start(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a readable Paddle weight file"),
-        (b"PK\x03\x04 something else", "not a readable Paddle weight file"),
+        (b"", "not a readable weight file: it is empty"),
+        (b"PK\x03\x04 something else", "not a readable PyTorch weight file"),
+        (b"\x80\x04 something else", "not a readable Paddle weight file"),
         (pickle.dumps([1, 2]), "expected a dictionary of weights"),
     ],
 )

@@ -1,0 +1,11 @@
+"""How each code base names its weights: one module of data per format."""
+
+from paddleseg_segformer.checkpoints.formats.huggingface import HUGGINGFACE
+from paddleseg_segformer.checkpoints.formats.mmseg import MMSEG
+from paddleseg_segformer.checkpoints.formats.nvlabs import NVLABS
+from paddleseg_segformer.checkpoints.formats.paddleseg import PADDLESEG
+from paddleseg_segformer.checkpoints.formats.smp import SMP
+
+FORMATS = {item.name: item for item in (PADDLESEG, NVLABS, MMSEG, HUGGINGFACE, SMP)}
+
+__all__ = ["FORMATS", "HUGGINGFACE", "MMSEG", "NVLABS", "PADDLESEG", "SMP"]

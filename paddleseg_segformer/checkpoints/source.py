@@ -1,0 +1,247 @@
+"""What goes with weights: the model's sizes as stated beside them, classes, preprocessing, testing.
+
+A file beside the weights is authoritative; without one, what the code base does by default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paddleseg_segformer.checkpoints.architectures import Section, full_backbone
+from paddleseg_segformer.checkpoints.containers import Container
+from paddleseg_segformer.checkpoints.naming import Format
+from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
+from paddleseg_segformer.errors import UserError
+
+Transforms = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """See `Checkpoint` for the fields; `model` holds what is stated about it."""
+
+    model: Section = field(default_factory=dict)
+    classes: list[str] | None = None
+    palette: list[list[int]] | None = None
+    transforms: Transforms | None = None
+    test_config: dict[str, Any] = field(default_factory=dict)
+    reduces_labels: bool = False
+    epsilons: Mapping[str, float] | None = None
+
+
+def source_of(container: Container, format: Format, found: Section) -> Source:
+    """Return what is known about the source of weights whose sizes are `found`.
+
+    Raises:
+        UserError: a file beside the weights cannot be read, or says something else than they do.
+    """
+    for name, read in SIDECARS.items():
+        path = container.beside(name)
+        if path is not None and found:
+            source = read(path, format, found)
+            check_agreement(path, source.model, found)
+            return source
+    num_classes = found.get("num_classes")
+    transforms, test_config = DEFAULTS.get(format.name, {}).get(num_classes, (None, {}))
+    if transforms is None and format.name in DEFAULTS:
+        transforms, test_config = DEFAULTS[format.name][None]
+    classes, palette = _classes_of(container.meta, num_classes)
+    return Source(
+        classes=classes,
+        palette=palette,
+        transforms=transforms,
+        test_config=test_config,
+        reduces_labels=num_classes == 150 and format.name in ("nvlabs", "mmseg"),
+        epsilons=format.epsilons,
+    )
+
+
+_IMAGENET = {"type": "Normalize", "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+_SOFTMAX = {"average": "softmax", "scale_mode": "source"}
+_CITYSCAPES = {"is_slide": True, "crop_size": [1024, 1024], "stride": [768, 768], **_SOFTMAX}
+
+# By code base and number of classes (None: any other): the published evaluation on ADE20K (150)
+# and Cityscapes (19).
+DEFAULTS: dict[str, dict[int | None, tuple[Transforms, dict[str, Any]]]] = {
+    "nvlabs": {
+        150: ([{"type": "AlignedResize", "scale": [2048, 512]}, _IMAGENET], _SOFTMAX),
+        19: ([_IMAGENET], _CITYSCAPES),
+        None: ([_IMAGENET], _SOFTMAX),
+    },
+    "mmseg": {
+        150: ([{"type": "ResizeKeepRatio", "scale": [2048, 512]}, _IMAGENET], _SOFTMAX),
+        19: ([_IMAGENET], _CITYSCAPES),
+        None: ([_IMAGENET], _SOFTMAX),
+    },
+    "hf": {None: ([{"type": "Resize", "target_size": [512, 512]}, _IMAGENET], {})},
+    "smp": {None: ([_IMAGENET], {})},
+}
+
+
+def check_agreement(path: Path, stated: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raise a `UserError` where a config states another size than the weights have."""
+    for key, value in found.items():
+        if key not in stated:
+            continue
+        if isinstance(value, Mapping):
+            check_agreement(path, full_backbone(stated[key]), value)
+        elif _listed(stated[key]) != _listed(value):
+            raise UserError(
+                f"{path}: says {key} {stated[key]}, but the weights beside it have {value}. Put "
+                "the file there that belongs to the weights."
+            )
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _classes_of(
+    meta: Mapping[str, Any], num_classes: int | None
+) -> tuple[list[str] | None, list[list[int]] | None]:
+    """Return class names and palette that mmcv or mmengine saved, where they are of K classes."""
+    inner = meta.get("meta")
+    inner = inner if isinstance(inner, Mapping) else {}
+    data = inner.get("dataset_meta")
+    data = data if isinstance(data, Mapping) else {}
+    classes = inner.get("CLASSES") or data.get("classes")
+    palette = inner.get("PALETTE") or data.get("palette")
+    return (
+        classes if _is_list_of(classes, num_classes, lambda item: isinstance(item, str)) else None,
+        palette if _is_list_of(palette, num_classes, _is_color) else None,
+    )
+
+
+def _is_list_of(value: Any, length: int | None, is_item: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) == length and all(map(is_item, value))
+
+
+def _is_color(value: Any) -> bool:
+    return _is_list_of(value, 3, lambda item: type(item) is int and 0 <= item <= 255)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found {type(content).__name__}, expected keys and values.")
+    return content
+
+
+# Hugging Face's names of sizes -> ours
+_HF_BACKBONE = {
+    "num_channels": "in_channels",
+    "hidden_sizes": "embed_dims",
+    "depths": "depths",
+    "num_attention_heads": "num_heads",
+    "sr_ratios": "sr_ratios",
+    "mlp_ratios": "mlp_ratios",
+    "drop_path_rate": "drop_path_rate",
+    "hidden_dropout_prob": "drop_rate",
+    "attention_probs_dropout_prob": "attn_drop_rate",
+}
+_HF_FIXED = {"patch_sizes": [7, 3, 3, 3], "strides": [4, 2, 2, 2], "hidden_act": "gelu"}
+
+
+def _huggingface(path: Path, format: Format, found: Section) -> Source:
+    config = _read_json(path)
+    if config.get("model_type", "segformer") != "segformer":
+        raise UserError(f"{path}: model_type is {config['model_type']!r}, expected 'segformer'.")
+    for key, expected in _HF_FIXED.items():
+        if config.get(key, expected) != expected:
+            raise UserError(f"{path}: {key} is {config[key]}, expected {expected}.")
+    backbone = {ours: config[theirs] for theirs, ours in _HF_BACKBONE.items() if theirs in config}
+    backbone |= format.epsilons or {}
+    model: Section = {"backbone": backbone}
+    if found.get("type") == "SegFormer":
+        head = {"decoder_hidden_size": "embedding_dim", "classifier_dropout_prob": "dropout_rate"}
+        model |= {ours: config[theirs] for theirs, ours in head.items() if theirs in config}
+    names = _label_names(path, config)
+    if names or "num_labels" in config:
+        model["num_classes"] = len(names) if names else config["num_labels"]
+    processor = path.with_name("preprocessor_config.json")
+    stated = _read_json(processor) if processor.is_file() else {}
+    return Source(
+        model=model,
+        classes=None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names,
+        transforms=_hf_transforms(processor, stated),
+        test_config={},
+        reduces_labels=bool(stated.get("do_reduce_labels", stated.get("reduce_labels", False))),
+        epsilons=format.epsilons,
+    )
+
+
+def _label_names(path: Path, config: Mapping[str, Any]) -> list[str]:
+    labels = config.get("id2label") or {}
+    try:
+        names = {int(index): str(name) for index, name in labels.items()}
+    except (ValueError, AttributeError):
+        names = {-1: ""}
+    if sorted(names) != list(range(len(names))):
+        raise UserError(f"{path}: id2label is not a table of the ids 0, 1, ... and their names.")
+    return [names[index] for index in range(len(names))]
+
+
+def _hf_transforms(path: Path, stated: Mapping[str, Any]) -> Transforms:
+    """Turn an image processor's settings into transforms."""
+    transforms: Transforms = []
+    if stated.get("do_resize", True):
+        size = stated.get("size", 512)
+        size = {"height": size, "width": size} if isinstance(size, int) else size
+        if isinstance(size, Mapping) and {"height", "width"} <= set(size):
+            target = [size["width"], size["height"]]
+            transforms.append({"type": "Resize", "target_size": target})
+        elif isinstance(size, Mapping) and "shortest_edge" in size:
+            transforms.append({"type": "ResizeByShort", "short_size": size["shortest_edge"]})
+        else:
+            raise UserError(f"{path}: size is {size!r}, expected height and width.")
+    # (x * factor - mean) / std of theirs is (x / 255 - mean / unit) / (std / unit) of ours
+    factor = stated.get("rescale_factor", 1 / 255) if stated.get("do_rescale", True) else 1.0
+    unit = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
+    mean, std = stated.get("image_mean", IMAGENET_MEAN), stated.get("image_std", IMAGENET_STD)
+    if not stated.get("do_normalize", True):
+        mean, std = [0.0], [1.0]
+    transforms.append(
+        {"type": "Normalize", "mean": [m / unit for m in mean], "std": [s / unit for s in std]}
+    )
+    return transforms
+
+
+def _own(path: Path, format: Format, found: Section) -> Source:
+    """Read the config of a model folder of this package."""
+    from paddleseg_segformer.config import load_config
+    from paddleseg_segformer.registry import resolve
+
+    config = load_config(path)
+    model = {key: value for key, value in config.model.items() if key != "pretrained"}
+    backbone = {k: v for k, v in model.get("backbone", {}).items() if k != "pretrained"}
+    if backbone:
+        model["backbone"] = backbone
+    data = config.val_dataset or {}
+    label_set = getattr(resolve("dataset", data["type"]), "label_set", None) if data else None
+    epsilons = {key: full_backbone(backbone)[key] for key in ("norm_eps", "embed_norm_eps")}
+    defaults = dataclasses.asdict(type(config.test_config)())
+    tested = dataclasses.asdict(config.test_config)
+    return Source(
+        model=model,
+        classes=data.get("classes") or (list(label_set.classes) if label_set else None),
+        palette=data.get("palette")
+        or ([list(map(int, color)) for color in label_set.palette] if label_set else None),
+        transforms=data.get("transforms"),
+        test_config={key: value for key, value in tested.items() if value != defaults[key]},
+        epsilons=epsilons,
+    )
+
+
+# File name -> its reader; the first that is there is read.
+SIDECARS: dict[str, Callable[[Path, Format, Section], Source]] = {
+    "config.yml": _own,
+    "config.json": _huggingface,
+}
