@@ -1,0 +1,68 @@
+"""What models and the image processor return: fields by name, by key and by position."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from paddle import Tensor
+
+
+@dataclass
+class ModelOutput:
+    """Fields of one forward pass; those that were not asked for are None and have no position."""
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields that are there, in order."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return tuple(value for value in values if value is not None)
+
+    def __getitem__(self, key: str | int) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in {field.name for field in dataclasses.fields(self)}:
+            raise KeyError(key)
+        return getattr(self, key)
+
+
+@dataclass
+class EncoderOutput(ModelOutput):
+    """Output of `SegformerModel`.
+
+    Args:
+        last_hidden_state: (N, C4, ceil(H / 32), ceil(W / 32)), or its tokens (N, L, C4).
+        hidden_states: Four maps (N, C_i, h_i, w_i), each after its stage's norm.
+        attentions: Attention weights (N, heads, L, S) of each block.
+    """
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class LogitsOutput(ModelOutput):
+    """Output of a model with a head.
+
+    Args:
+        loss: Scalar, where labels were given.
+        logits: (N, K, ceil(H / 4), ceil(W / 4)) of a segmentation model, (N, K) of a classifier.
+        hidden_states: As in `EncoderOutput`.
+        attentions: As in `EncoderOutput`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class BatchFeature(dict[str, Any]):
+    """A dictionary whose values are attributes too; `model(**features)` takes it."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
