@@ -127,12 +127,15 @@ def make_predictor(args: argparse.Namespace) -> Predictor:
     exported = InferenceSettings.from_dict(deploy.inference)
     args.window_batch = args.window_batch or max(exported.window_batch, args.batch_size)
 
-    def timed_network(x: Tensor) -> Tensor:
-        with timed("network"):
-            return network(x)
+    class TimedNetwork:
+        pad_multiple = network.pad_multiple
+
+        def __call__(self, x: Tensor) -> Tensor:
+            with timed("network"):
+                return network(x)
 
     return Predictor(
-        timed_network,
+        TimedNetwork(),
         Preprocess.from_dict(deploy.preprocess),
         settings_with_flags(args, exported, aug_flag="", is_augmented=True),
         deploy.label_set,

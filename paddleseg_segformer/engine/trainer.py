@@ -16,7 +16,7 @@ from paddleseg_segformer.data.loader import Batch
 from paddleseg_segformer.engine.distributed import any_process, mean_over_processes
 from paddleseg_segformer.engine.precision import Precision
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.models.layers import upsample
+from paddleseg_segformer.models.layers import upsample_to_input
 
 
 class Hook:
@@ -40,6 +40,7 @@ class Trainer:
 
     Args:
         model: (N, C, H, W) float32 -> (N, K, ~H/4, ~W/4) logits; may be wrapped for data parallel.
+            See `Pipeline` for its `pad_multiple`.
         schedule: the optimizer's learning-rate scheduler, stepped once per iteration.
         loss: (logits at the label's size, label (N, H, W) int64) -> scalar.
         batches: endless, starting at the batch of `iteration`.
@@ -135,7 +136,8 @@ class Trainer:
         label = paddle.to_tensor(batch.label).astype("int64")
         with self.precision.autocast():
             logits = self.model(image)
-        logits = upsample(logits.astype("float32"), label.shape[1:])
+        pad_multiple = getattr(self.network, "pad_multiple", 1)
+        logits = upsample_to_input(logits.astype("float32"), label.shape[1:], pad_multiple)
         loss = self.loss(logits, label) / self.accumulation_steps
         value = float(loss)
         if not math.isfinite(value):

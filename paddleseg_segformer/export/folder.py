@@ -30,8 +30,7 @@ from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 
 PROGRAM, WEIGHTS = f"{STEM}.json", f"{STEM}.pdiparams"
-LOGITS_STRIDE = 4
-OUTPUTS = {"none": (LOGITS_STRIDE, "float32"), "argmax": (1, "int32"), "softmax": (1, "float32")}
+OUTPUT_DTYPES = {"none": "float32", "argmax": "int32", "softmax": "float32"}
 
 
 def export_model(
@@ -48,12 +47,12 @@ def export_model(
     """Write `model.json`, `model.pdiparams` and `deploy.yaml`; all of them, or nothing.
 
     Args:
-        model: SegFormer or SegFormerMM; it is put into evaluation mode.
+        model: SegFormer, SegFormerMM or a Segmenter; it is put into evaluation mode.
         save_dir: The export's own folder. An earlier export in it is replaced.
         preprocess, settings: How images are to be treated; by default not changed, as a whole.
         label_set: Names and colours; by default numbered classes.
-        output_op: What the graph gives: "none" (logits at a quarter of the input's size), "argmax"
-            or "softmax" (both at the input's size).
+        output_op: What the graph gives: "none" (logits as the model gives them), "argmax" or
+            "softmax" (both at the input's size).
         input_shape: (N, C, H, W), -1 for any size; by default only C is fixed.
         is_verified: Compare the export in Paddle Inference with the model.
 
@@ -79,7 +78,7 @@ def export_model(
             program=ModelFile.of(folder / PROGRAM),
             weights=ModelFile.of(folder / WEIGHTS),
             input=InputSpec(full_input_shape(model, input_shape), model.backbone.min_input_px),
-            output=_output(output_op, model.num_classes),
+            output=_output(model, output_op),
             preprocess=_explicit(preprocess or Preprocess()),
             inference=(settings or InferenceSettings()).to_dict(),
             classes=list(label_set.classes),
@@ -114,9 +113,12 @@ def check_save_dir(save_dir: str | os.PathLike[str]) -> None:
         )
 
 
-def _output(output_op: str, num_classes: int) -> OutputSpec:
-    stride, dtype = OUTPUTS[output_op]
-    return OutputSpec(output_op, stride, num_classes, dtype)
+def _output(model: nn.Layer, output_op: str) -> OutputSpec:
+    dtype = OUTPUT_DTYPES[output_op]
+    if output_op != "none":
+        return OutputSpec(output_op, 1, model.num_classes, dtype)
+    pad_multiple = getattr(model, "pad_multiple", 1)
+    return OutputSpec(output_op, model.logits_stride, model.num_classes, dtype, pad_multiple)
 
 
 def _explicit(preprocess: Preprocess) -> dict[str, list[dict[str, Any]]]:

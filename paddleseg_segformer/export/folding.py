@@ -10,7 +10,8 @@ and mmsegmentation's, whose own batch norms and ReLUs stay in front of the upsam
 
     ReLU(sum_i U(A_i ReLU(W_i' x_i + b_i')) + c),  A_i = diag(g) F_i,  c = beta - mean g
 
-with W_i' and b_i' holding the branch's batch norm. Products are formed in float64.
+with W_i' and b_i' holding the branch's batch norm. Products are formed in float64. Segmenter has
+nothing to merge.
 
 Shapes: N batch, C_i channels of stage i, D head width, K classes, h w the sides of stage 1's map.
 """
@@ -28,6 +29,7 @@ from paddle import Tensor, nn
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.layers import project
 from paddleseg_segformer.models.segformer import AllMLPHead, MMHead, upsampled_sum
+from paddleseg_segformer.models.segmenter import Segmenter
 
 
 class Affine(NamedTuple):
@@ -90,21 +92,25 @@ class FoldedSegFormer(nn.Layer):
         return self.classifier(F.relu(upsampled_sum(maps, self.align_corners) + self.shift))
 
 
-def fold(model: nn.Layer) -> FoldedSegFormer:
+def fold(model: nn.Layer) -> nn.Layer:
     """Return `model` with its head folded; backbone and classifier are shared with it.
 
-    The model's weights are not changed. Later changes of them do not reach the folded head.
+    The model's weights are not changed. Later changes of them do not reach the folded head. A
+    Segmenter is returned as it is.
 
     Raises:
-        UserError: not a SegFormer.
+        UserError: another kind of model.
     """
+    if isinstance(model, Segmenter):
+        return model
     if isinstance(model, AllMLPHead):
         branches, projections, shift = _fold_all_mlp(model)
     elif isinstance(model, MMHead):
         branches, projections, shift = _fold_mm(model)
     else:
         raise UserError(
-            f"model {type(model).__name__} cannot be exported; expected SegFormer or SegFormerMM."
+            f"model {type(model).__name__} cannot be exported; expected SegFormer, SegFormerMM, "
+            "LinearSegmenter or MaskSegmenter."
         )
     folded = FoldedSegFormer(
         model.backbone, branches, projections, shift, model.linear_pred, model.align_corners

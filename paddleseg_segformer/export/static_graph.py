@@ -10,32 +10,39 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.export.folding import FoldedSegFormer, fold
+from paddleseg_segformer.export.folding import fold
 from paddleseg_segformer.inference.deploy_config import INPUT_NAME, OUTPUT_OPS
-from paddleseg_segformer.models.layers import upsample
+from paddleseg_segformer.models.layers import upsample_to_input
 
 STEM = "model"  # of the two files
 
 
 class ExportedNetwork(nn.Layer):
-    """A folded model and what is done with its logits inside the graph."""
+    """A folded model and what is done with its logits inside the graph.
 
-    def __init__(self, folded: FoldedSegFormer, output_op: str) -> None:
+    Args:
+        folded: The model, its head folded.
+        output_op: One of `OUTPUT_OPS`.
+        pad_multiple: See `upsample_to_input`.
+    """
+
+    def __init__(self, folded: nn.Layer, output_op: str, pad_multiple: int = 1) -> None:
         super().__init__()
         self.folded = folded
         self.output_op = output_op
+        self.pad_multiple = pad_multiple
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) float32, normalised -> logits, labels or probabilities.
 
         Returns:
-            none: logits (N, K, ceil(H / 4), ceil(W / 4)) float32; argmax: class ids (N, H, W)
+            none: logits (N, K, h, w) float32, as the model gives them; argmax: class ids (N, H, W)
             int32; softmax: probabilities (N, K, H, W) float32.
         """
         logits = self.folded(x)
         if self.output_op == "none":
             return logits
-        logits = upsample(logits, x.shape[2:])  # (N, K, H, W)
+        logits = upsample_to_input(logits, x.shape[2:], self.pad_multiple)  # (N, K, H, W)
         if self.output_op == "argmax":
             return paddle.argmax(logits, axis=1, dtype="int32")
         return F.softmax(logits, axis=1)
@@ -49,7 +56,7 @@ def save_static_graph(
     The model is put into evaluation mode: dropout and stochastic depth are not in the graph.
 
     Args:
-        model: SegFormer or SegFormerMM.
+        model: SegFormer, SegFormerMM or a Segmenter.
         output_op: What the graph gives, one of `OUTPUT_OPS`.
         input_shape: (N, C, H, W), -1 for any size; by default only C is fixed.
 
@@ -59,7 +66,7 @@ def save_static_graph(
     if output_op not in OUTPUT_OPS:
         raise UserError(f"output_op: found {output_op!r}, expected {', '.join(OUTPUT_OPS)}.")
     model.eval()
-    network = ExportedNetwork(fold(model), output_op)
+    network = ExportedNetwork(fold(model), output_op, getattr(model, "pad_multiple", 1))
     network.eval()
     shape = [None if side == -1 else side for side in full_input_shape(model, input_shape)]
     spec = paddle.static.InputSpec(shape, "float32", name=INPUT_NAME)

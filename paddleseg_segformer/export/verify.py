@@ -15,11 +15,15 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.data.street_scenes import SMALLEST_SIDE_PX, render_scene
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.deploy_config import DeployConfig, Verification
+from paddleseg_segformer.inference.deploy_config import (
+    DeployConfig,
+    InputSpec,
+    Verification,
+)
 from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.models.layers import upsample
+from paddleseg_segformer.models.layers import upsample_to_input
 
 TOLERANCE = 1e-4  # of the largest difference, times max(1, std of the values)
 MIN_AGREEMENT = 0.999  # of labels: where two classes are equally likely, rounding decides
@@ -42,7 +46,7 @@ def verify(model: nn.Layer, folder: Path) -> Verification:
     op = deploy.output.op
     network = PaddleInferenceNetwork(folder, device="cpu", output_op=op)
     epsilons = _check_epsilons(model, folder / deploy.program.name)
-    inputs = list(_inputs(deploy.input.shape))
+    inputs = list(_inputs(deploy.input))
     pairs = [(_reference(model, x, op), network(x)) for x in inputs]
     difference, std = (None, None) if op == "argmax" else _difference(pairs)
     if op == "none":
@@ -64,12 +68,15 @@ def verify(model: nn.Layer, folder: Path) -> Verification:
     )
 
 
-def _inputs(shape: Sequence[int]) -> Iterator[Tensor]:
-    """Yield random inputs of several sizes, as far as the export's `shape` leaves them free."""
+def _inputs(spec: InputSpec) -> Iterator[Tensor]:
+    """Yield random inputs of several sizes, as far as the export's shape leaves them free."""
     rng = np.random.default_rng(0)
-    batch, channels, height, width = shape
+    batch, channels, height, width = spec.shape
     sizes = [
-        (free_h if height == -1 else height, free_w if width == -1 else width)
+        (
+            max(free_h, spec.min_side_px) if height == -1 else height,
+            max(free_w, spec.min_side_px) if width == -1 else width,
+        )
         for free_h, free_w in SIZES_HW
     ]
     batches = ANY_BATCHES if batch == -1 else (batch,)
@@ -85,7 +92,7 @@ def _reference(model: nn.Layer, x: Tensor, op: str) -> Tensor:
         logits = model(x)
         if op == "none":
             return logits
-        logits = upsample(logits, x.shape[2:])
+        logits = upsample_to_input(logits, x.shape[2:], getattr(model, "pad_multiple", 1))
         return logits.argmax(axis=1) if op == "argmax" else F.softmax(logits, axis=1)
 
 

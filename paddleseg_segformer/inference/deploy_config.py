@@ -57,14 +57,16 @@ class InputSpec:
 class OutputSpec:
     """What the network gives.
 
-    `op` none: logits (N, K, ceil(H / stride), ceil(W / stride)); argmax: class ids (N, H, W);
-    softmax: probabilities (N, K, H, W).
+    `op` none: logits (N, K, h, w), about one for each `stride` pixels per side; argmax: class ids
+    (N, H, W); softmax: probabilities (N, K, H, W). Logits stand for the input padded at the bottom
+    and right to a multiple of `pad_multiple` pixels: resize them to that size, then crop.
     """
 
     op: str
     stride: int
     num_classes: int
     dtype: str
+    pad_multiple: int = 1
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class Axis:
         is_flipped: Whether the view is mirrored along this axis.
         back: Steps from `length` to the original length.
         is_one_step: Resize from the logits straight to the original length.
+        pad_multiple: The network pads a window at its end to a multiple of so many samples, and its
+            logits stand for the padded window.
     """
 
     length: int
@@ -37,6 +39,7 @@ class Axis:
     is_flipped: bool
     back: tuple[BackStep, ...]
     is_one_step: bool = False
+    pad_multiple: int = 1
 
     @property
     def original_length(self) -> int:
@@ -60,7 +63,12 @@ def _to_original(axis: Axis, window: int, num_logits: int) -> LinearMap:
         logits = flip(num_logits) if axis.is_flipped else crop(num_logits, num_logits)
         return logits.then(bilinear(num_logits, axis.original_length))
     share = 1.0 / window_counts(axis.length, axis.windows)
-    path = bilinear(num_logits, stop - start).then(place(stop - start, start, share))
+    length = stop - start
+    padded = -(-length // axis.pad_multiple) * axis.pad_multiple
+    path = bilinear(num_logits, padded)
+    if padded != length:
+        path = path.then(crop(padded, length))
+    path = path.then(place(length, start, share))
     if axis.is_flipped:
         path = path.then(flip(axis.length))
     for step in axis.back:
@@ -99,6 +107,7 @@ def window_axis(
     is_flipped: bool,
     back: tuple[BackStep, ...],
     is_one_step: bool,
+    pad_multiple: int = 1,
 ) -> Axis:
     """Return an axis cut into windows of (length, stride), or whole where `window` is None.
 
@@ -110,5 +119,10 @@ def window_axis(
             "is_one_step: the transforms pad the image, and padding is cropped off at the network's"
             " input size. Switch off is_one_step or remove Padding."
         )
+    if is_one_step and pad_multiple > 1:
+        raise UserError(
+            "is_one_step: this network pads its input, and the padding is cropped off at the "
+            "network's input size. Switch off is_one_step, or pad_input of the backbone."
+        )
     windows = windows_along(length, *window) if window else [(0, length)]
-    return Axis(length, tuple(windows), is_flipped, back, is_one_step)
+    return Axis(length, tuple(windows), is_flipped, back, is_one_step, pad_multiple)

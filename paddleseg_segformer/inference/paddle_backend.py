@@ -44,6 +44,7 @@ class PaddleInferenceNetwork:
         output_op: str = "none",
     ) -> None:
         self.deploy = DeployConfig.load(folder)
+        self.pad_multiple = self.deploy.output.pad_multiple
         found = self.deploy.output.op
         if found != output_op:
             raise UserError(

@@ -42,8 +42,10 @@ class Pipeline:
     """Whole-image and sliding-window inference with scales and flips.
 
     Args:
-        network: (N, C, h, w) float32, normalised -> logits (N, K, about h/4, about w/4). A layer
-            has to be in evaluation mode.
+        network: (N, C, h, w) float32, normalised -> logits (N, K, about h/4, about w/4), or of
+            another stride. They stand for the whole input; if the network has a `pad_multiple`
+            above 1, for its input padded at the bottom and right to a multiple of so many pixels. A
+            layer has to be in evaluation mode.
         preprocess: Size rules and normalisation.
         settings: Windows, scales, flips and averaging.
     """
@@ -106,7 +108,14 @@ class ViewOfImage:
                 window = (settings.crop_size_hw[axis], settings.stride_hw[axis])
             is_flipped = (view.flip_vertical, view.flip_horizontal)[axis]
             self.axes.append(
-                window_axis(view_hw[axis], window, is_flipped, back, settings.is_one_step)
+                window_axis(
+                    view_hw[axis],
+                    window,
+                    is_flipped,
+                    back,
+                    settings.is_one_step,
+                    getattr(pipeline.network, "pad_multiple", 1),
+                )
             )
 
     def read(self, row: int, column: int) -> Tensor:

@@ -25,9 +25,7 @@ def describe_plan(pipeline: Pipeline, size_hw: tuple[int, int], num_channels: in
         f"network: {sum(windows.values())} windows ({sizes}) in about {num_batches} calls of up to "
         f"{settings.window_batch}"
     )
-    lines.append(
-        f"then: {_combination(settings.is_one_step, len(views), settings.average, size_hw)}"
-    )
+    lines.append(f"then: {_combination(pipeline, len(views), size_hw)}")
     return "\n".join(lines)
 
 
@@ -54,14 +52,16 @@ def _window_sizes(of_image: ViewOfImage) -> list[tuple[int, int]]:
     ]
 
 
-def _combination(is_one_step: bool, num_views: int, average: str, size_hw: tuple[int, int]) -> str:
+def _combination(pipeline: Pipeline, num_views: int, size_hw: tuple[int, int]) -> str:
+    settings, multiple = pipeline.settings, getattr(pipeline.network, "pad_multiple", 1)
     way = f"logits bilinear to {_by(size_hw)}"
-    if not is_one_step:
+    if not settings.is_one_step:
+        padded = f" padded to a multiple of {multiple}, cropped" if multiple > 1 else ""
         way = (
-            "logits bilinear to the window, windows averaged, padding cropped off, bilinear to "
-            f"{_by(size_hw)}"
+            f"logits bilinear to the window{padded}, windows averaged, padding cropped off, "
+            f"bilinear to {_by(size_hw)}"
         )
-    mean = f", average of {average} over {num_views} views" if num_views > 1 else ""
+    mean = f", average of {settings.average} over {num_views} views" if num_views > 1 else ""
     return f"{way}{mean}, argmax"
 
 

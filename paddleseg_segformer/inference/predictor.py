@@ -86,8 +86,8 @@ class Predictor:
     """Predicts label maps for images of any size.
 
     Args:
-        network: (N, C, h, w) float32, normalised -> logits (N, K, about h/4, about w/4). A layer
-            is put into evaluation mode.
+        network: (N, C, h, w) float32, normalised -> logits (N, K, about h/4, about w/4); see
+            `Pipeline`. A layer is put into evaluation mode.
         preprocess: Size rules and normalisation.
         settings: Windows, scales, flips and averaging.
         label_set: Names and colours; by default numbered classes.

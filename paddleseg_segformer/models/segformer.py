@@ -136,6 +136,8 @@ class _EncoderDecoder(nn.Layer):
         UserError: no classes, or a backbone of another kind.
     """
 
+    logits_stride = 4  # input pixels per logit, rounded up
+
     def __init__(
         self,
         num_classes: int,

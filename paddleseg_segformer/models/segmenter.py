@@ -104,6 +104,7 @@ class Segmenter(nn.Layer):
         self.num_classes = num_classes
         self.backbone = backbone
         self.head = head
+        self.logits_stride = backbone.patch_size
         self.pad_multiple = backbone.pad_multiple
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,6 +20,22 @@ NUM_CLASSES = 7
 NORMALIZE = {"type": "Normalize", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
 
 
+class PaddedNetwork(nn.Layer):
+    """Logits (N, K, ceil(h/16), ceil(w/16)) that stand for the input padded to multiples of 16."""
+
+    pad_multiple = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        paddle.seed(3)
+        self.conv = nn.Conv2D(3, 16, 16, stride=16, padding=[0, 15, 0, 15])
+        self.pred = nn.Conv2D(16, NUM_CLASSES, 3, padding=1)
+        self.eval()
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return 4 * self.pred(paddle.sin(4 * self.conv(x)))
+
+
 class TinyNetwork(nn.Layer):
     """Logits (N, K, ceil(h/4), ceil(w/4)) that depend on position, so flips and windows matter."""
 
@@ -60,16 +76,24 @@ def resize(maps: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     return maps
 
 
-def run(network: TinyNetwork, x: np.ndarray) -> np.ndarray:
+def run(network: nn.Layer, x: np.ndarray) -> np.ndarray:
     with paddle.no_grad():
         return network(paddle.to_tensor(x[None].astype(np.float32)))[0].numpy().astype(np.float64)
 
 
-def view_logits(network: TinyNetwork, x: np.ndarray, settings: InferenceSettings) -> np.ndarray:
+def window_logits(network: nn.Layer, x: np.ndarray) -> np.ndarray:
+    """Return the logits of a window at its own size."""
+    height, width = x.shape[1:]
+    multiple = getattr(network, "pad_multiple", 1)
+    padded_hw = tuple(-(-side // multiple) * multiple for side in (height, width))
+    return resize(run(network, x), padded_hw)[:, :height, :width]
+
+
+def view_logits(network: nn.Layer, x: np.ndarray, settings: InferenceSettings) -> np.ndarray:
     """Return the logits of one view at its own size."""
     height, width = x.shape[1:]
     if not settings.is_slide:
-        return resize(run(network, x), (height, width))
+        return window_logits(network, x)
     (crop_h, crop_w), (stride_h, stride_w) = settings.crop_size_hw, settings.stride_hw
     rows = max(height - crop_h + stride_h - 1, 0) // stride_h + 1
     columns = max(width - crop_w + stride_w - 1, 0) // stride_w + 1
@@ -80,7 +104,7 @@ def view_logits(network: TinyNetwork, x: np.ndarray, settings: InferenceSettings
             right = min(column * stride_w + crop_w, width)
             top, left = max(bottom - crop_h, 0), max(right - crop_w, 0)
             window = x[:, top:bottom, left:right]
-            total[:, top:bottom, left:right] += resize(run(network, window), window.shape[1:])
+            total[:, top:bottom, left:right] += window_logits(network, window)
             count[top:bottom, left:right] += 1
     return total / count
 
@@ -187,6 +211,21 @@ def test_size_rules_are_undone(network, rules, window, scale_mode) -> None:
 def test_slide_on_any_size(network, size_hw) -> None:
     settings = InferenceSettings(flip_horizontal=True, **SLIDE)
     assert_equal(network, smooth_image(*size_hw), Preprocess.from_transforms([NORMALIZE]), settings)
+
+
+@pytest.mark.parametrize("window", [{}, SLIDE], ids=["whole", "slide"])
+@pytest.mark.parametrize("size_hw", [(101, 131), (96, 128), (30, 90)])
+def test_padding_inside_the_network_is_cropped_off(window, size_hw) -> None:
+    rules = [{"type": "ResizeByShort", "short_size": 90}] if size_hw[0] == 101 else []
+    settings = InferenceSettings(scales=(0.75, 1.0), **window, **FLIPS)
+    preprocess = Preprocess.from_transforms([*rules, NORMALIZE])
+    assert_equal(PaddedNetwork(), smooth_image(*size_hw), preprocess, settings)
+
+
+def test_padding_inside_the_network_excludes_one_step() -> None:
+    pipeline = Pipeline(PaddedNetwork(), Preprocess(), InferenceSettings(is_one_step=True))
+    with pytest.raises(UserError, match="this network pads its input"):
+        pipeline(smooth_image(64, 64))
 
 
 def test_one_step_resize(network) -> None:
