@@ -32,7 +32,7 @@ def test_help_of_a_job_lists_its_flags_and_defaults(
     assert JOBS[job] in " ".join(text.split())
     assert "(default:" in text
     for action in arguments_of(job):
-        assert action.option_strings[-1] in text
+        assert (action.option_strings or [action.metavar])[-1] in text
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -71,6 +71,10 @@ MISTAKES = {
     "train without data": (
         f"train --config {STREET_SCENES} --opts train_dataset.dataset_root=nowhere",
         "nowhere: no such folder (dataset_root)",
+    ),
+    "convert_weights of missing weights": (
+        "convert_weights nowhere.pth out.pth --to nvlabs",
+        "nowhere.pth: no such weight file",
     ),
     "val without weights": (f"val --config {STREET_SCENES}", "--model_path is missing"),
     "predict without an image": (

@@ -116,6 +116,9 @@ class Format:
         epsilons: LayerNorm epsilons as our backbone's arguments; None where a file may have been
             made with any.
         models: model types that can be written.
+        bare_models: those of them whose files leave the `backbone_prefix` out.
+        has_metadata: whether its whole models' files hold class names and palette.
+        notes: what its programs do otherwise, for whoever converts to it.
     """
 
     name: str
@@ -129,6 +132,9 @@ class Format:
     is_torch: bool = True
     epsilons: Mapping[str, float] | None = None
     models: tuple[str, ...] = ()
+    bare_models: tuple[str, ...] = ()
+    has_metadata: bool = False
+    notes: tuple[str, ...] = ()
 
     def find(self, canonical: str) -> tuple[Rule, tuple[str, ...]] | None:
         """Return the rule for a canonical name and the file's names, or None without a rule."""

@@ -6,7 +6,6 @@ A file beside the weights is authoritative; without one, what the code base does
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +77,12 @@ DEFAULTS: dict[str, dict[int | None, tuple[Transforms, dict[str, Any]]]] = {
         19: ([_IMAGENET], _CITYSCAPES),
         None: ([_IMAGENET], _SOFTMAX),
     },
-    "hf": {None: ([{"type": "Resize", "target_size": [512, 512]}, _IMAGENET], {})},
+    "hf": {
+        None: (
+            [{"type": "AntialiasResize", "target_size": [512, 512]}, _IMAGENET],
+            {"is_one_step": True},
+        )
+    },
     "smp": {None: ([_IMAGENET], {})},
 }
 
@@ -125,95 +129,6 @@ def _is_color(value: Any) -> bool:
     return _is_list_of(value, 3, lambda item: type(item) is int and 0 <= item <= 255)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}).") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: found {type(content).__name__}, expected keys and values.")
-    return content
-
-
-# Hugging Face's names of sizes -> ours
-_HF_BACKBONE = {
-    "num_channels": "in_channels",
-    "hidden_sizes": "embed_dims",
-    "depths": "depths",
-    "num_attention_heads": "num_heads",
-    "sr_ratios": "sr_ratios",
-    "mlp_ratios": "mlp_ratios",
-    "drop_path_rate": "drop_path_rate",
-    "hidden_dropout_prob": "drop_rate",
-    "attention_probs_dropout_prob": "attn_drop_rate",
-}
-_HF_FIXED = {"patch_sizes": [7, 3, 3, 3], "strides": [4, 2, 2, 2], "hidden_act": "gelu"}
-
-
-def _huggingface(path: Path, format: Format, found: Section) -> Source:
-    config = _read_json(path)
-    if config.get("model_type", "segformer") != "segformer":
-        raise UserError(f"{path}: model_type is {config['model_type']!r}, expected 'segformer'.")
-    for key, expected in _HF_FIXED.items():
-        if config.get(key, expected) != expected:
-            raise UserError(f"{path}: {key} is {config[key]}, expected {expected}.")
-    backbone = {ours: config[theirs] for theirs, ours in _HF_BACKBONE.items() if theirs in config}
-    backbone |= format.epsilons or {}
-    model: Section = {"backbone": backbone}
-    if found.get("type") == "SegFormer":
-        head = {"decoder_hidden_size": "embedding_dim", "classifier_dropout_prob": "dropout_rate"}
-        model |= {ours: config[theirs] for theirs, ours in head.items() if theirs in config}
-    names = _label_names(path, config)
-    if names or "num_labels" in config:
-        model["num_classes"] = len(names) if names else config["num_labels"]
-    processor = path.with_name("preprocessor_config.json")
-    stated = _read_json(processor) if processor.is_file() else {}
-    return Source(
-        model=model,
-        classes=None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names,
-        transforms=_hf_transforms(processor, stated),
-        test_config={},
-        reduces_labels=bool(stated.get("do_reduce_labels", stated.get("reduce_labels", False))),
-        epsilons=format.epsilons,
-    )
-
-
-def _label_names(path: Path, config: Mapping[str, Any]) -> list[str]:
-    labels = config.get("id2label") or {}
-    try:
-        names = {int(index): str(name) for index, name in labels.items()}
-    except (ValueError, AttributeError):
-        names = {-1: ""}
-    if sorted(names) != list(range(len(names))):
-        raise UserError(f"{path}: id2label is not a table of the ids 0, 1, ... and their names.")
-    return [names[index] for index in range(len(names))]
-
-
-def _hf_transforms(path: Path, stated: Mapping[str, Any]) -> Transforms:
-    """Turn an image processor's settings into transforms."""
-    transforms: Transforms = []
-    if stated.get("do_resize", True):
-        size = stated.get("size", 512)
-        size = {"height": size, "width": size} if isinstance(size, int) else size
-        if isinstance(size, Mapping) and {"height", "width"} <= set(size):
-            target = [size["width"], size["height"]]
-            transforms.append({"type": "Resize", "target_size": target})
-        elif isinstance(size, Mapping) and "shortest_edge" in size:
-            transforms.append({"type": "ResizeByShort", "short_size": size["shortest_edge"]})
-        else:
-            raise UserError(f"{path}: size is {size!r}, expected height and width.")
-    # (x * factor - mean) / std of theirs is (x / 255 - mean / unit) / (std / unit) of ours
-    factor = stated.get("rescale_factor", 1 / 255) if stated.get("do_rescale", True) else 1.0
-    unit = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
-    mean, std = stated.get("image_mean", IMAGENET_MEAN), stated.get("image_std", IMAGENET_STD)
-    if not stated.get("do_normalize", True):
-        mean, std = [0.0], [1.0]
-    transforms.append(
-        {"type": "Normalize", "mean": [m / unit for m in mean], "std": [s / unit for s in std]}
-    )
-    return transforms
-
-
 def _own(path: Path, format: Format, found: Section) -> Source:
     """Read the config of a model folder of this package."""
     from paddleseg_segformer.config import load_config
@@ -240,8 +155,24 @@ def _own(path: Path, format: Format, found: Section) -> Source:
     )
 
 
+def _hub(path: Path, format: Format, found: Section) -> Source:
+    from paddleseg_segformer.checkpoints.hub_folder import read_configs, transforms_of
+
+    config, processor = read_configs(path)
+    section = config.section(found.get("type", ""))
+    is_unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(config.classes))
+    return Source(
+        model=section if found.get("type") else {"backbone": section},
+        classes=None if is_unnamed else config.classes,
+        transforms=transforms_of(processor),
+        test_config={"is_one_step": True},
+        reduces_labels=processor.do_reduce_labels,
+        epsilons=format.epsilons,
+    )
+
+
 # File name -> its reader; the first that is there is read.
 SIDECARS: dict[str, Callable[[Path, Format, Section], Source]] = {
     "config.yml": _own,
-    "config.json": _huggingface,
+    "config.json": _hub,
 }

@@ -15,6 +15,7 @@ JOBS = {
     "val": "evaluate a trained model on a labelled data set",
     "predict": "write label maps and overlays for images, folders, lists or videos",
     "export": "write a static graph and its deploy.yaml for Paddle Inference",
+    "convert_weights": "write weights as another code base's files, where that is possible exactly",
     "check_dataset": "audit a data set and suggest class weights",
     "make_dataset": "generate the embedded street-scene data set",
     "demo": "run the whole job on the embedded data set and print a report",

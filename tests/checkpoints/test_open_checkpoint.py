@@ -133,7 +133,9 @@ def test_hugging_face_folder_is_described_by_its_configs(tmp_path):
     checkpoint = open_checkpoint(tmp_path / "hub")
     assert checkpoint.classes == [f"thing {index}" for index in range(5)]
     assert checkpoint.reduces_labels
-    assert checkpoint.transforms[0] == {"type": "Resize", "target_size": [128, 96]}
+    assert checkpoint.transforms[0]["type"] == "AntialiasResize"
+    assert checkpoint.transforms[0]["target_size"] == [128, 96]
+    assert checkpoint.test_config == {"is_one_step": True}
     assert checkpoint.model["backbone"]["num_heads"] == [1, 2, 5, 4]
     assert_same_logits(net, tmp_path / "hub")
     assert_same_logits(net, tmp_path / "hub" / "model.safetensors")
@@ -146,7 +148,7 @@ def test_hugging_face_folder_is_described_by_its_configs(tmp_path):
         ({"decoder_hidden_size": 64}, "says embedding_dim 64"),
         ({"id2label": {"0": "one"}}, "says num_classes 1"),
         ({"model_type": "bert"}, "model_type is 'bert'"),
-        ({"hidden_act": "relu"}, "hidden_act is relu"),
+        ({"hidden_act": "relu"}, "hidden_act: found relu"),
     ],
 )
 def test_config_of_other_weights_is_refused(tmp_path, changes, expected):

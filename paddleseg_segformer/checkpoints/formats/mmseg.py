@@ -33,4 +33,5 @@ MMSEG = Format(
     ignored=(r".*\.num_batches_tracked",),
     epsilons={"norm_eps": 1e-6, "embed_norm_eps": 1e-6},
     models=("SegFormerMM",),
+    has_metadata=True,
 )

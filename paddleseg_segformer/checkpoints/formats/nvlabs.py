@@ -25,4 +25,6 @@ NVLABS = Format(
     },
     epsilons={"norm_eps": 1e-6, "embed_norm_eps": 1e-5},
     models=("SegFormer", "MixVisionTransformerClassifier"),
+    bare_models=("MixVisionTransformerClassifier",),
+    has_metadata=True,
 )

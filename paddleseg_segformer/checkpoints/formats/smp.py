@@ -13,7 +13,9 @@ SMP = Format(
         Rule("linear_pred.{p}", "segmentation_head.0.{p}"),
     ),
     fingerprints=("backbone.patch_embed1.proj.weight",),
+    backbone_prefix="encoder.",
     ignored=(r".*\.num_batches_tracked",),
     epsilons={"norm_eps": 1e-6, "embed_norm_eps": 1e-5},
     models=("SegFormer",),
+    notes=("its network takes sides of multiples of 32 and aligns corners in the last upsampling",),
 )

@@ -1,0 +1,187 @@
+"""Weights of one code base as another's files, where that is possible exactly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddleseg_segformer.checkpoints.architectures import MIT_DEFAULTS
+from paddleseg_segformer.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from paddleseg_segformer.checkpoints.formats import FORMATS, HUGGINGFACE, PADDLESEG
+from paddleseg_segformer.checkpoints.hub_folder import hub_notes, write_configs
+from paddleseg_segformer.checkpoints.naming import Format, Rule, export_state
+from paddleseg_segformer.checkpoints.writing import SUFFIXES, write_tensors
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import make_folder
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Weights under a code base's names, ready to be written.
+
+    Args:
+        checkpoint: where they come from.
+        format: whose names they get.
+        state: the canonical weights that are converted.
+        tensors: the same under the format's names, with what its strict loaders expect besides.
+        notes: what the weights alone do not carry over, one line each.
+    """
+
+    checkpoint: Checkpoint
+    format: Format
+    state: Mapping[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray]
+    notes: list[str]
+
+    @property
+    def is_backbone(self) -> bool:
+        """Return whether only a backbone is converted."""
+        return all(key.startswith("backbone.") for key in self.state)
+
+    def table(self) -> list[str]:
+        """Return one line per canonical weight: its name, the file's, the operation, the shape."""
+        lines = []
+        for key, array in self.state.items():
+            rule, names = self.format.find(key) or (Rule(key, key), (key,))
+            shape = "x".join(map(str, array.shape))
+            lines.append(f"{key} -> {' + '.join(names)} ({_operation(rule, array)}, {shape})")
+        return lines
+
+    def summary(self) -> str:
+        """Return how many tensors and numbers are converted."""
+        size = sum(array.size for array in self.state.values())
+        return (
+            f"{self.checkpoint.describe()}: {len(self.state)} tensors of {size:,} numbers -> "
+            f"{len(self.tensors)} tensors by {self.format.title}"
+        )
+
+
+def prepare(source: str | os.PathLike[str], to: str, backbone_only: bool = False) -> Conversion:
+    """Convert the weights of a file in memory.
+
+    Args:
+        source: a file or folder of any known code base.
+        to: a key of `FORMATS`.
+
+    Raises:
+        UserError: the file is not whole, or its model has no exact counterpart there.
+    """
+    format = FORMATS[to]
+    checkpoint = open_checkpoint(source)
+    for problem in ("missing", "unexpected"):
+        if keys := getattr(checkpoint, problem):
+            raise UserError(
+                f"{source}: not converted, because it is not all explained: {problem}: "
+                f"{', '.join(keys[:3])} ({len(keys)} in all)."
+            )
+    is_backbone = backbone_only or checkpoint.is_backbone
+    _check_convertible(checkpoint, format, source, is_backbone)
+    state = {
+        key: checkpoint.state[key]
+        for key in checkpoint.state
+        if key.startswith("backbone.") or not is_backbone
+    }
+    has_synthetic = checkpoint.model["type"] == "SegFormer" and not is_backbone
+    tensors = export_state(
+        format, state, checkpoint.model["num_classes"] if has_synthetic else None
+    )
+    if is_backbone or checkpoint.model["type"] in format.bare_models:
+        prefix = format.backbone_prefix
+        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    return Conversion(checkpoint, format, state, tensors, _notes(checkpoint, format))
+
+
+def write(conversion: Conversion, destination: str | os.PathLike[str]) -> list[Path]:
+    """Write a conversion: a file by the suffix, or Hugging Face's folder; return what was written.
+
+    Raises:
+        UserError: the format has no files of this suffix.
+    """
+    destination = Path(destination)
+    format, checkpoint = conversion.format, conversion.checkpoint
+    if not destination.suffix and format is HUGGINGFACE:
+        weights = make_folder(destination) / "model.safetensors"
+        configs = write_configs(destination, checkpoint, conversion.is_backbone)
+    else:
+        weights, configs = destination, []
+    allowed = SUFFIXES["torch" if format.is_torch else "paddle"]
+    if weights.suffix not in allowed:
+        folder = " or a folder" if format is HUGGINGFACE else ""
+        raise UserError(
+            f"{destination}: {format.title}'s weights are written as {', '.join(allowed)}{folder}."
+        )
+    is_wrapped = format.has_metadata and not conversion.is_backbone
+    meta = {"CLASSES": checkpoint.classes, "PALETTE": checkpoint.palette} if is_wrapped else None
+    write_tensors(conversion.tensors, weights, format.is_torch, meta)
+    return [weights, *configs]
+
+
+def check_written(conversion: Conversion, path: Path) -> None:
+    """Read the written weights back and compare them to the bit.
+
+    Raises:
+        UserError: they differ.
+    """
+    again = open_checkpoint(path).state
+    if set(again) != set(conversion.state) or any(
+        not np.array_equal(again[key], array) for key, array in conversion.state.items()
+    ):
+        raise UserError(f"{path}: reads back as other weights than were written. Check the disk.")
+
+
+def _check_convertible(
+    checkpoint: Checkpoint, format: Format, source: Any, is_backbone: bool
+) -> None:
+    model = checkpoint.model["type"]
+    backbone = checkpoint.model if checkpoint.is_backbone else checkpoint.model["backbone"]
+    if format is not PADDLESEG and not backbone.get("qkv_bias", True):
+        raise UserError(f"{source}: {format.title} has no attention without qkv_bias.")
+    if is_backbone or format is PADDLESEG or model in format.models:
+        return
+    theirs = " and ".join(format.models)
+    raise UserError(
+        f"{source}: a {model} cannot be converted to {format.title} exactly, which has {theirs}: "
+        f"{_REASONS.get(model, 'another model')}. The backbone alone can be: --backbone_only"
+    )
+
+
+_REASONS = {
+    "SegFormer": "its head has no batch norm and ReLU in the branches, mmsegmentation's has",
+    "SegFormerMM": "its head has batch norm and ReLU in the branches, which the others lack",
+    "MixVisionTransformerClassifier": "it has a classifier of whole images in place of a head",
+}
+
+
+def _notes(checkpoint: Checkpoint, format: Format) -> list[str]:
+    notes = []
+    theirs = format.epsilons or {}
+    ours = checkpoint.epsilons or {key: MIT_DEFAULTS[key] for key in theirs}
+    changed = [
+        f"{key} {ours[key]:g} -> {value:g}" for key, value in theirs.items() if ours[key] != value
+    ]
+    if changed:
+        notes.append(
+            f"{format.title}'s code fixes other LayerNorm epsilons ({', '.join(changed)}): its "
+            "results differ in about the fifth digit"
+        )
+    if format is not PADDLESEG and checkpoint.model.get("align_corners"):
+        notes.append(f"{format.title}'s head does not align corners, this model's does")
+    if format is HUGGINGFACE:
+        notes += hub_notes(checkpoint)
+    return [*notes, *(f"{format.title}: {note}" for note in format.notes)]
+
+
+def _operation(rule: Rule, array: np.ndarray) -> str:
+    words = []
+    if rule.layout != "copy" and array.ndim == 2:
+        words.append("transposed" if rule.layout == "linear" else "transposed, as 1x1 convolution")
+    if rule.rows:
+        words.append(f"rows {rule.rows[0]}/{rule.rows[2]} to {rule.rows[1]}/{rule.rows[2]}")
+    if not isinstance(rule.foreign, str):
+        words.append("split")
+    return ", ".join(words) or "copied"
