@@ -39,8 +39,10 @@ setup(
         "pyyaml>=6",
         "tqdm",
         "pillow",
+        "safetensors",
     ],
     extras_require={
+        "convert": ["torch>=2.6"],  # weight files that PyTorch wrote
         "dev": [
             "mypy>=1.15",
             "pre-commit",
@@ -48,6 +50,8 @@ setup(
             "pytest-xdist>=3.6",
             "ruff~=0.17.5",  # the formatter's output changes with the minor version
             "scikit-learn",
+            "torch==2.13.0",
+            "transformers==5.23.0",
             "types-PyYAML",
         ],
     },

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from paddle import nn
 
+from paddleseg_segformer.checkpoints.formats import HUGGINGFACE
 from paddleseg_segformer.config.building import build_component
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.huggingface.json_files import read_json, write_json
 from paddleseg_segformer.models.mix_transformer import PATCH_KERNELS, PATCH_STRIDES
 
-EPSILON = 1e-5  # of every LayerNorm there, whatever `layer_norm_eps` says
+EPSILONS = dict(HUGGINGFACE.epsilons or {})  # of its LayerNorms, whatever its `layer_norm_eps` says
 BACKBONE_KEYS = {  # theirs -> ours
     "num_channels": "in_channels",
     "hidden_sizes": "embed_dims",
@@ -26,6 +30,8 @@ BACKBONE_KEYS = {  # theirs -> ours
     "drop_path_rate": "drop_path_rate",
 }
 HEAD_KEYS = {"decoder_hidden_size": "embedding_dim", "classifier_dropout_prob": "dropout_rate"}
+LABEL_KEYS = ("num_labels", "id2label", "label2id")
+CONFIG_FILE = "config.json"
 FIXED = {
     "num_encoder_blocks": 4,
     "patch_sizes": PATCH_KERNELS,
@@ -98,11 +104,16 @@ class SegformerConfig:
         assert self.id2label is not None
         return [self.id2label[index] for index in range(len(self.id2label))]
 
-    def section(self, model_type: str) -> dict[str, Any]:
-        """Return the `model` section of a config, or for "" the section of its backbone."""
-        backbone = {ours: getattr(self, theirs) for theirs, ours in BACKBONE_KEYS.items()}
-        backbone |= {"norm_eps": EPSILON, "embed_norm_eps": EPSILON}
-        backbone = {"type": "MixVisionTransformer_B0", **backbone}
+    def section(
+        self, model_type: str, epsilons: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Return the `model` section of a config, or for "" the section of its backbone.
+
+        Args:
+            epsilons: Of LayerNorms, as the backbone's arguments; by default Hugging Face's.
+        """
+        sizes = {ours: getattr(self, theirs) for theirs, ours in BACKBONE_KEYS.items()}
+        backbone = {"type": "MixVisionTransformer", **sizes, **(epsilons or EPSILONS)}
         if not model_type:
             return backbone
         section: dict[str, Any] = {"type": model_type, "num_classes": self.num_labels}
@@ -110,10 +121,10 @@ class SegformerConfig:
             section |= {ours: getattr(self, theirs) for theirs, ours in HEAD_KEYS.items()}
         return {**section, "backbone": backbone}
 
-    def build(self, model_type: str) -> nn.Layer:
+    def build(self, model_type: str, epsilons: Mapping[str, float] | None = None) -> nn.Layer:
         """Return a network with initial weights; see `section`."""
         kind = "model" if model_type else "backbone"
-        return build_component(kind, self.section(model_type), "config")
+        return build_component(kind, self.section(model_type, epsilons), "config")
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any], **others: Any) -> SegformerConfig:
@@ -129,6 +140,40 @@ class SegformerConfig:
         given = {key: value for key, value in known.items() if value is not None}
         return cls(**{**given, **others})
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], **overrides: Any) -> SegformerConfig:
+        """Return the config of plain data such as `config.json` holds; others' keys are left out.
+
+        Args:
+            overrides: Fields that replace those of the data.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {key: value for key, value in content.items() if key in known}
+        if "num_labels" in overrides or "id2label" in overrides:
+            values = {key: values[key] for key in values if key not in LABEL_KEYS}
+        return cls(**{**values, **overrides})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **overrides: Any) -> SegformerConfig:
+        """Read `config.json` of a folder.
+
+        Raises:
+            UserError: no such file, or not such a file.
+        """
+        path = Path(folder) / CONFIG_FILE
+        content = read_json(path)
+        try:
+            return cls.from_dict(content, **overrides)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` into a folder."""
+        write_json(Path(folder) / CONFIG_FILE, self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain data, as `config.json` holds them."""
-        return {"model_type": "segformer", **dataclasses.asdict(self)}
+        values = dataclasses.asdict(self)
+        del values["num_labels"]  # the number of id2label's entries
+        values = {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
+        return {"model_type": "segformer", **values}

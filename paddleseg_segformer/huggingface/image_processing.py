@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
@@ -19,7 +18,7 @@ from paddleseg_segformer.data.labels import IGNORE_INDEX
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.data.resize import AntialiasResize, resize_map
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import make_folder, write_text
+from paddleseg_segformer.huggingface.json_files import read_json, write_json
 from paddleseg_segformer.huggingface.outputs import BatchFeature, LogitsOutput
 from paddleseg_segformer.inference.upsample_argmax import upsampled_labels
 
@@ -149,16 +148,7 @@ class SegformerImageProcessor:
             UserError: no such file, or not such a file.
         """
         path = Path(folder) / PROCESSOR_FILE
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError:
-            raise UserError(
-                f"{path}: no such file. Name a folder that save_pretrained wrote."
-            ) from None
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON: {error}.") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: found {type(content).__name__}, expected keys and values.")
+        content = read_json(path)
         known = {item.name for item in dataclasses.fields(cls)} | {"reduce_labels"}
         own = {key: content[key] for key in content if key in known and content[key] is not None}
         try:
@@ -168,8 +158,7 @@ class SegformerImageProcessor:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `preprocessor_config.json` into a folder."""
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
-        write_text(make_folder(folder) / PROCESSOR_FILE, text + "\n")
+        write_json(Path(folder) / PROCESSOR_FILE, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data."""

@@ -7,14 +7,31 @@ saved. Shapes: N batch, C channels, H W input pixels, K classes, L queries and S
 from __future__ import annotations
 
 import logging
-from typing import ClassVar, TypeVar
+import os
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from paddle import Tensor, nn
 
-from paddleseg_segformer.huggingface.configuration import SegformerConfig
+from paddleseg_segformer.checkpoints import (
+    Checkpoint,
+    load_pretrained,
+    load_weights,
+    open_checkpoint,
+)
+from paddleseg_segformer.checkpoints.architectures import full_backbone
+from paddleseg_segformer.checkpoints.formats import HUGGINGFACE
+from paddleseg_segformer.checkpoints.naming import export_state
+from paddleseg_segformer.dependencies import explained
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import atomic_path
+from paddleseg_segformer.huggingface.configuration import CONFIG_FILE, EPSILONS, SegformerConfig
+from paddleseg_segformer.huggingface.json_files import write_json
 from paddleseg_segformer.huggingface.losses import classification_loss, segmentation_loss
 from paddleseg_segformer.huggingface.outputs import EncoderOutput, LogitsOutput
-from paddleseg_segformer.models import MixVisionTransformer
+from paddleseg_segformer.models import MixVisionTransformer, SegFormer
+
+WEIGHTS_FILE = "model.safetensors"
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +52,52 @@ class _Pretrained(nn.Layer):
         super().__init__()
         self.config = config
         self.model = config.build(self.model_type) if model is None else model
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Pretrained],
+        source: str | os.PathLike[str],
+        ignore_mismatched_sizes: bool = False,
+        **overrides: Any,
+    ) -> Pretrained:
+        """Load a folder that `save_pretrained` wrote, here or there, or any weight file.
+
+        The network gets the LayerNorm epsilons of the code base that the weights come from. Where
+        the source has no head of this kind, an ImageNet classifier for example, the head starts
+        from initial weights, which is logged. Evaluation mode, as there.
+
+        Args:
+            source: A Hugging Face folder, or what `open_checkpoint` reads.
+            ignore_mismatched_sizes: Take a source of another number of classes; the classifier then
+                starts from initial weights.
+            overrides: Fields of the config that replace the source's, such as `id2label`.
+
+        Raises:
+            UserError: no such file, weights that do not fit, or an unknown field.
+        """
+        checkpoint = open_checkpoint(source)
+        config = _config_of(Path(source), checkpoint, overrides)
+        backbone = full_backbone(checkpoint.model.get("backbone", checkpoint.model))
+        model = config.build(cls.model_type, {key: backbone[key] for key in EPSILONS})
+        _load(model, source, checkpoint, ignore_mismatched_sizes)
+        loaded = cls(config, model)
+        loaded.eval()
+        return loaded
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder that transformers loads: `config.json` and `model.safetensors`."""
+        prefix = "" if self.model_type else "backbone."
+        state = {prefix + key: item.numpy() for key, item in self.model.state_dict().items()}
+        tensors = export_state(HUGGINGFACE, state, self.config.num_labels)
+        if not self.model_type:
+            bare = HUGGINGFACE.backbone_prefix
+            tensors = {key.removeprefix(bare): array for key, array in tensors.items()}
+        with explained():
+            from safetensors.numpy import save_file
+        with atomic_path(Path(folder) / WEIGHTS_FILE) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        architectures = {"architectures": [type(self).__name__]}
+        write_json(Path(folder) / CONFIG_FILE, {**self.config.to_dict(), **architectures})
 
     @property
     def backbone(self) -> MixVisionTransformer:
@@ -134,3 +197,47 @@ class SegformerForImageClassification(_Pretrained):
         if output_hidden_states:
             states = (*features[:-1], self._last_state(features[-1]))
         return LogitsOutput(loss, logits, states, attentions)
+
+
+def _config_of(source: Path, checkpoint: Checkpoint, overrides: dict[str, Any]) -> SegformerConfig:
+    """Return the config beside the weights, or one that says what the weights show."""
+    if (source / CONFIG_FILE).is_file():
+        return SegformerConfig.from_pretrained(source, **overrides)
+    section = checkpoint.model
+    backbone = full_backbone(section.get("backbone", section))
+    known = SegformerConfig.from_section({**section, "backbone": backbone}).to_dict()
+    if checkpoint.classes:
+        known["id2label"] = dict(enumerate(checkpoint.classes))
+    elif "num_classes" in section:
+        known["id2label"] = {index: f"LABEL_{index}" for index in range(section["num_classes"])}
+    return SegformerConfig.from_dict(known, **overrides)
+
+
+def _load(
+    model: nn.Layer,
+    source: str | os.PathLike[str],
+    checkpoint: Checkpoint,
+    ignore_mismatched_sizes: bool,
+) -> None:
+    """Load the whole model where the source has one, else its backbone."""
+    section = checkpoint.model
+    if section.get("type") == type(model).__name__:
+        if section["num_classes"] == model.num_classes:
+            load_weights(model, source)
+        elif ignore_mismatched_sizes:
+            load_pretrained(model, str(source))
+        else:
+            raise UserError(
+                f"{source}: has {section['num_classes']} classes, the model is to have "
+                f"{model.num_classes}. To start its classifier from initial weights: "
+                "ignore_mismatched_sizes=True"
+            )
+    elif section.get("type") == "SegFormerMM" and isinstance(model, SegFormer):
+        raise UserError(
+            f"{source}: has mmsegmentation's head, which these classes do not have. Load it with "
+            "paddleseg_segformer.load_model."
+        )
+    else:
+        if hasattr(model, "backbone"):
+            logger.warning("%s: has no such head; it starts from initial weights", source)
+        load_pretrained(getattr(model, "backbone", model), str(source))

@@ -1,0 +1,112 @@
+"""Loading and saving: what is taken over, what starts anew, what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_segformer.checkpoints import save_weights
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.huggingface import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerModel,
+)
+from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
+
+TINY = {
+    "hidden_sizes": (8, 16, 20, 32),
+    "depths": (1, 2, 1, 1),
+    "decoder_hidden_size": 16,
+}
+CLASSES = {0: "road", 1: "sky", 2: "tree"}
+BACKBONE = {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}
+
+
+def epsilons(model: paddle.nn.Layer) -> set[float]:
+    return {x._epsilon for x in model.sublayers() if isinstance(x, paddle.nn.LayerNorm)}
+
+
+def equal(model: paddle.nn.Layer, other: paddle.nn.Layer) -> bool:
+    own, others = model.state_dict(), other.state_dict()
+    return own.keys() == others.keys() and all(
+        np.array_equal(own[key].numpy(), others[key].numpy()) for key in own
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with a segmentation model of three classes."""
+    config = SegformerConfig(**TINY, id2label=CLASSES, semantic_loss_ignore_index=9)
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "seg")
+    return tmp_path / "seg"
+
+
+def test_round_trip_keeps_weights_and_config(folder: Path, tmp_path: Path) -> None:
+    model = SegformerForSemanticSegmentation.from_pretrained(folder)
+    assert not model.training and model.config.id2label == CLASSES
+    assert model.config.semantic_loss_ignore_index == 9
+    assert epsilons(model) == {1e-5}
+    model.save_pretrained(tmp_path / "again")
+    again = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "again")
+    assert equal(model, again) and again.config == model.config
+    content = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert content["architectures"] == ["SegformerForSemanticSegmentation"]
+    assert content["id2label"] == {"0": "road", "1": "sky", "2": "tree"}
+
+
+def test_other_classes_are_taken_on_request_only(folder: Path) -> None:
+    load = SegformerForSemanticSegmentation.from_pretrained
+    with pytest.raises(UserError, match="seg: has 3 classes, the model is to have 5"):
+        load(folder, num_labels=5)
+    model = load(folder, num_labels=5, ignore_mismatched_sizes=True)
+    assert model.config.classes[4] == "LABEL_4" and model.model.linear_pred.weight.shape[0] == 5
+    assert equal(model.backbone, load(folder).backbone)
+    renamed = load(folder, id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2})
+    assert renamed.config.classes == ["a", "b", "c"]
+
+
+def test_encoder_goes_from_any_model_to_any_other(folder: Path, tmp_path: Path, caplog) -> None:
+    encoder = SegformerModel.from_pretrained(folder)
+    encoder.save_pretrained(tmp_path / "encoder")
+    with caplog.at_level(logging.WARNING, "paddleseg_segformer"):
+        classifier = SegformerForImageClassification.from_pretrained(
+            tmp_path / "encoder", num_labels=4
+        )
+    assert "encoder: has no such head; it starts from initial weights" in caplog.text
+    assert equal(classifier.backbone, encoder.backbone) and classifier.model.num_classes == 4
+    classifier.save_pretrained(tmp_path / "classifier")
+    model = SegformerForSemanticSegmentation.from_pretrained(
+        tmp_path / "classifier", id2label=CLASSES
+    )
+    assert equal(model.backbone, encoder.backbone) and model.model.num_classes == 3
+
+
+def test_weight_files_of_this_package_keep_their_epsilons(tmp_path: Path) -> None:
+    own = SegFormer(3, BACKBONES["MixVisionTransformer_B0"](**BACKBONE), 16)
+    save_weights(own, tmp_path / "model.pdparams")
+    model = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "model.pdparams")
+    assert equal(model.model, own) and epsilons(model) == {1e-5, 1e-6}
+    assert model.config.hidden_sizes == [8, 16, 20, 32] and model.config.num_labels == 3
+
+
+def test_mmsegmentations_head_is_refused(tmp_path: Path) -> None:
+    own = SegFormerMM(3, BACKBONES["MixVisionTransformer_B0"](**BACKBONE), 16)
+    save_weights(own, tmp_path / "model.pdparams")
+    with pytest.raises(UserError, match="model.pdparams: has mmsegmentation's head"):
+        SegformerForSemanticSegmentation.from_pretrained(tmp_path / "model.pdparams")
+
+
+def test_config_file_mistakes_name_it(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "hidden_act": "relu"}))
+    with pytest.raises(UserError, match="config.json: hidden_act"):
+        SegformerForSemanticSegmentation.from_pretrained(folder)
+    with pytest.raises(UserError, match="config.json: no such file"):
+        SegformerConfig.from_pretrained(folder / "nowhere")
