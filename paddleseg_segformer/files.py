@@ -1,14 +1,22 @@
-"""Files that are never half written: written beside their destination, then renamed onto it."""
+"""Files and folders that are never half written: written beside their destination, then renamed."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from paddleseg_segformer.errors import UserError
+
+PART, OLD = ".part", ".old"  # suffixes of a folder being written, and of one being replaced
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
 @contextmanager
@@ -17,22 +25,144 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary name keeps the destination's suffix, since many writers choose the format by it.
     On an exception the temporary file is removed and the destination stays as it was.
+
+    Raises:
+        UserError: the disk is full, or cannot be written to.
     """
     destination = Path(destination)
     make_folder(destination.parent)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{destination.stem}.", suffix=destination.suffix, dir=destination.parent
-    )
+    with _explained(destination):
+        handle, name = tempfile.mkstemp(
+            prefix=f".{destination.stem}.", suffix=destination.suffix, dir=destination.parent
+        )
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, destination)
+        with _explained(destination):
+            yield temporary
+            _sync_and_rename(temporary, destination)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside `destination`; on success it is synced and takes its place.
+
+    A folder that was there is exchanged with the new one in a single step where the system can
+    (Linux), and is deleted after it. On an exception the destination stays as it was. What a killed
+    process leaves is for `clear_leftovers`.
+
+    Raises:
+        UserError: the disk is full, or cannot be written to.
+    """
+    destination = Path(destination)
+    temporary = make_folder(destination.parent) / f".{destination.name}{PART}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with _explained(destination):
+            temporary.mkdir()
+            yield temporary
+            for path in temporary.iterdir():
+                _sync(path)
+            _sync(temporary)
+            _put_in_place(temporary, destination)
+            _sync(destination.parent)
+    except UserError as error:  # of a file within
+        raise UserError(str(error).replace(str(temporary), str(destination))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder; a kill under way leaves it whole, or under a temporary name."""
+    temporary = folder.with_name(f".{folder.name}{PART}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    folder.rename(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def clear_leftovers(folder: str | os.PathLike[str]) -> list[str]:
+    """Remove what killed processes left in `folder`; put a folder back that was being replaced.
+
+    Returns:
+        Names of what was found.
+    """
+    found = []
+    for path in sorted(Path(folder).glob(f".*{OLD}")):
+        destination = path.with_name(path.name[1:].removesuffix(OLD))
+        if destination.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(destination)
+        found.append(path.name)
+    for path in sorted(Path(folder).glob(f".*{PART}")):
+        shutil.rmtree(path, ignore_errors=True)
+        found.append(path.name)
+    return found
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's content, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync_and_rename(temporary: Path, destination: Path) -> None:
+    _sync(temporary)
+    os.chmod(temporary, 0o666 & ~_umask())
+    os.replace(temporary, destination)
+
+
+def _sync(path: Path) -> None:
+    """Write a file's content, or a folder's entries, to the disk."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put_in_place(new: Path, destination: Path) -> None:
+    """Rename a folder to its destination; one that is there gives way, and is deleted."""
+    if not destination.exists():
+        new.rename(destination)
+    elif _exchange(new, destination):
+        shutil.rmtree(new)
+    else:
+        old = destination.with_name(f".{destination.name}{OLD}")
+        shutil.rmtree(old, ignore_errors=True)
+        destination.rename(old)
+        new.rename(destination)
+        shutil.rmtree(old)
+
+
+def _exchange(left: Path, right: Path) -> bool:
+    """Exchange two paths in one step; tell whether the system could."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):
+        return False
+    paths = os.fsencode(left), os.fsencode(right)
+    return library.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE) == 0
+
+
+@contextmanager
+def _explained(destination: Path) -> Iterator[None]:
+    """Say in one line that the disk does not take a file, and of which one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise UserError(
+            f"{destination}: cannot be written ({os.strerror(error.errno)}). What was there "
+            "before is as it was."
+        ) from error
 
 
 def write_text(destination: str | os.PathLike[str], text: str) -> None:

@@ -44,7 +44,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--use_vdl", action="store_true", help="write a VisualDL log into save_dir")
     add("--use_ema", action="store_true", help="average the weights, and evaluate the average")
-    add("--resume_model", default=None, help="checkpoint folder to go on from (output/iter_1000)")
+    add(
+        "--resume_model",
+        default=None,
+        help="checkpoint folder to go on from (output/iter_1000), or auto: the newest good one in "
+        "save_dir, or a fresh start",
+    )
     add("--save_interval", type=int, default=1000, help="steps between checkpoints and evaluations")
     add(
         "--keep_checkpoint_max",
@@ -82,6 +87,24 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=None,
         help="evaluations without a better one before stopping",
+    )
+    add(
+        "--on_nonfinite",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at a loss or gradient that is not finite: stop, or skip the step",
+    )
+    add(
+        "--on_bad_sample",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at a sample that cannot be read: stop, or take another in its place",
+    )
+    add(
+        "--max_skipped",
+        type=int,
+        default=100,
+        help="steps, and samples, that may be skipped; one more stops",
     )
 
 

@@ -7,17 +7,20 @@ workers, and a run that starts at iteration t gets what an unbroken run gets the
 from __future__ import annotations
 
 import copy
+import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import NamedTuple, TypeVar
 
@@ -28,6 +31,9 @@ from paddleseg_segformer.data.datasets import RawSample, SegmentationDataset
 from paddleseg_segformer.errors import UserError
 
 SIGTERM_GRACE_S = 5.0
+END_TIMEOUT_S = 5.0
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[int, int]  # (index in the data set, seed of the sample)
 Sample = tuple[np.ndarray, np.ndarray, int]
@@ -42,11 +48,20 @@ class Batch(NamedTuple):
         img: (N, C, h, w), uint8 or float32.
         label: (N, h, w) class ids, uint8 or int32.
         indices: (N,) positions in the data set.
+        num_replaced: bad samples that were passed over.
     """
 
     img: np.ndarray
     label: np.ndarray
     indices: np.ndarray
+    num_replaced: int = 0
+
+
+class _BadSample(NamedTuple):
+    """A sample that cannot be read, and why."""
+
+    key: Key
+    error: UserError
 
 
 class TrainSampler:
@@ -113,13 +128,17 @@ def train_loader(
     start_iter: int = 0,
     rank: int = 0,
     world_size: int = 1,
-) -> Iterator[Batch]:
+    max_replaced: int = 0,
+) -> Generator[Batch, None, None]:
     """Return an endless iterator of batches; see `TrainSampler` for the arguments.
 
     With `num_workers` 0 samples are made in this process, at the moment they are asked for; else
     by that many processes, ahead of time, but for two batches at most. They end with this process,
     and when the iterator is closed. As they are not forked, a script that calls this needs the
     guard `if __name__ == "__main__":`.
+
+    A sample that cannot be read is an error if `max_replaced` is 0; else another one takes its
+    place, drawn from the sample's own seed, and drawn again up to so many times if it is bad too.
 
     Raises:
         UserError: a sample cannot be read, a worker was killed, or the images of a batch differ in
@@ -128,7 +147,7 @@ def train_loader(
     sampler = TrainSampler(
         len(dataset), batch_size, seed, start_iter=start_iter, rank=rank, world_size=world_size
     )
-    return _batches(dataset, iter(sampler), batch_size, num_workers)
+    return _batches(dataset, iter(sampler), batch_size, num_workers, max_replaced)
 
 
 def read_ahead(
@@ -146,16 +165,58 @@ def read_ahead(
 
 
 def _batches(
-    dataset: SegmentationDataset, lists: Iterator[list[Key]], batch_size: int, num_workers: int
-) -> Iterator[Batch]:
+    dataset: SegmentationDataset,
+    lists: Iterator[list[Key]],
+    batch_size: int,
+    num_workers: int,
+    max_replaced: int,
+) -> Generator[Batch, None, None]:
     """Yield batches of the samples in `lists`."""
     keys = (key for keys in lists for key in keys)
-    if num_workers == 0:
-        samples: Iterator[Sample] = map(dataset.__getitem__, keys)
-    else:
-        samples = _in_processes(dataset, keys, num_workers, max(2 * batch_size, num_workers + 1))
-    while True:
-        yield _collate(dataset, list(islice(samples, batch_size)))
+    with ExitStack() as stack:
+        if num_workers == 0:
+            results: Iterator[Sample | _BadSample] = (_attempt(dataset, key) for key in keys)
+        else:
+            ahead = max(2 * batch_size, num_workers + 1)
+            in_processes = _in_processes(dataset, keys, num_workers, ahead)
+            results = stack.enter_context(closing(in_processes))
+        while True:
+            samples, num_replaced = [], 0
+            for result in islice(results, batch_size):
+                sample, num_bad = _good(dataset, result, max_replaced)
+                samples.append(sample)
+                num_replaced += num_bad
+            yield _collate(dataset, samples)._replace(num_replaced=num_replaced)
+
+
+def _attempt(dataset: SegmentationDataset, key: Key) -> Sample | _BadSample:
+    """Return the sample `key`, or what is wrong with it."""
+    try:
+        return dataset[key]
+    except UserError as error:
+        return _BadSample(key, error)
+
+
+def _good(
+    dataset: SegmentationDataset, result: Sample | _BadSample, max_replaced: int
+) -> tuple[Sample, int]:
+    """Return the sample, or one in its place, and how many bad ones were passed over."""
+    if not isinstance(result, _BadSample):
+        return result, 0
+    if not max_replaced:
+        raise result.error
+    seed = result.key[1]
+    generator = np.random.default_rng(seed)
+    for num_bad in range(1, max_replaced + 1):
+        key = int(generator.integers(len(dataset))), seed
+        other = _attempt(dataset, key)
+        logger.warning("bad sample, replaced by another: %s", result.error)
+        if not isinstance(other, _BadSample):
+            return other, num_bad
+        result = other
+    raise UserError(
+        f"{max_replaced} bad samples in a row (--max_skipped), the last: {result.error}"
+    )
 
 
 def _collate(dataset: SegmentationDataset, samples: list[Sample]) -> Batch:
@@ -193,7 +254,7 @@ def map_in_order(
 
 def _in_processes(
     dataset: SegmentationDataset, keys: Iterator[Key], num_workers: int, ahead: int
-) -> Iterator[Sample]:
+) -> Generator[Sample | _BadSample, None, None]:
     """Yield samples made by worker processes, in the order of their keys."""
     tasks = ((index, dataset.samples[index], seed) for index, seed in keys)
     executor = _start_processes(dataset, num_workers)
@@ -205,7 +266,22 @@ def _in_processes(
             "memory. Lower num_workers or batch_size."
         ) from None
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        _end_processes(executor)
+
+
+def _end_processes(executor: ProcessPoolExecutor) -> None:
+    """End the workers at once: what they still make is not wanted, and they hold nothing.
+
+    Left to themselves they end after the sample under way, or after their start, which takes long
+    under load.
+    """
+    workers = list((executor._processes or {}).values())  # None once all have ended
+    executor.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.kill()
+    deadline = time.monotonic() + END_TIMEOUT_S
+    for worker in workers:
+        wait([worker.sentinel], max(deadline - time.monotonic(), 0))
 
 
 def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessPoolExecutor:
@@ -277,7 +353,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _make_sample(task: tuple[int, tuple[str, str | None], int]) -> Sample:
-    """Return one sample of the worker's data set."""
+def _make_sample(task: tuple[int, tuple[str, str | None], int]) -> Sample | _BadSample:
+    """Return one sample of the worker's data set, or what is wrong with it."""
     index, paths, seed = task
-    return (*_worker_dataset.make_sample(*paths, seed), index)
+    try:
+        return (*_worker_dataset.make_sample(*paths, seed), index)
+    except UserError as error:
+        return _BadSample((index, seed), error)

@@ -41,6 +41,11 @@ def sum_over_processes(array: np.ndarray) -> np.ndarray:
     return tensor.numpy()
 
 
+def of_first_process(array: np.ndarray) -> np.ndarray:
+    """Return the first process's integer array."""
+    return sum_over_processes(array * (dist.get_rank() == 0))
+
+
 def mean_over_processes(value: float) -> float:
     """Return the mean of every process's value."""
     if dist.get_world_size() == 1:

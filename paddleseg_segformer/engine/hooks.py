@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import datetime
 import logging
-import shutil
+import math
 import signal
 import time
 from collections import defaultdict
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from paddleseg_segformer.checkpoints import save_weights
 from paddleseg_segformer.engine.ema import EMA
-from paddleseg_segformer.engine.state import (
-    CONFIG,
-    WEIGHTS,
-    BestModel,
-    checkpoints,
-    save_checkpoint,
-)
+from paddleseg_segformer.engine.manifest import verify_manifest
+from paddleseg_segformer.engine.state import BestModel, checkpoints, save_best, save_checkpoint
 from paddleseg_segformer.engine.trainer import Hook, Trainer
 from paddleseg_segformer.engine.writers import Writers
-from paddleseg_segformer.files import write_text
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import remove_folder
 
 if TYPE_CHECKING:
     from paddleseg_segformer.evaluation import Metrics
@@ -57,7 +52,7 @@ class Progress(Hook):
             self.records[name].append(value)
         if trainer.iteration % self.log_iters and trainer.iteration != trainer.iters:
             return
-        mean = {name: float(np.mean(values)) for name, values in self.records.items()}
+        mean = {name: _finite_mean(values) for name, values in self.records.items()}
         self.records.clear()
         images_per_s = mean["images"] / mean["step_s"]
         eta = datetime.timedelta(seconds=int((trainer.iters - trainer.iteration) * mean["step_s"]))
@@ -80,8 +75,15 @@ class Progress(Hook):
             "Train/images_per_s": images_per_s,
             "Train/data_s": mean["data_s"],
             "Train/compute_s": mean["step_s"] - mean["data_s"],
+            **{f"Train/{name}": count for name, count in trainer.faults.state_dict().items()},
         }
         self.writers.scalars(trainer.iteration, scalars)
+
+
+def _finite_mean(values: list[float]) -> float:
+    """Return the mean of the finite values: a skipped step's loss is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
 class Evaluation(Protocol):
@@ -101,7 +103,7 @@ class RunFolder:
     save_dir: Path
     config_yaml: str
     writers: Writers
-    best: BestModel = field(default_factory=BestModel)
+    best: BestModel
 
 
 class Evaluate(Hook):
@@ -156,9 +158,7 @@ class Evaluate(Hook):
             return
         best.miou, best.iteration = metrics.miou, trainer.iteration
         if self.is_first:
-            folder = self.run.save_dir / "best_model"
-            save_weights(trainer.network, folder / WEIGHTS)
-            write_text(folder / CONFIG, self.run.config_yaml)
+            save_best(self.run.save_dir, best, trainer.network, self.run.config_yaml)
 
     def _report(self, iteration: int, metrics: Metrics, seconds: float) -> None:
         logger.info(
@@ -186,6 +186,11 @@ class Checkpoints(Hook):
         self.ema = ema
         self.saved_iteration: int | None = None
 
+    def before_train(self, trainer: Trainer) -> None:
+        """Look whether the run is taken up from a checkpoint of its own folder."""
+        if self._folder(trainer).is_dir():
+            self.saved_iteration = trainer.iteration
+
     def after_step(self, trainer: Trainer) -> None:
         """Save when it is time."""
         if trainer.iteration % self.interval == 0:
@@ -196,18 +201,35 @@ class Checkpoints(Hook):
         if self.saved_iteration != trainer.iteration:
             self._save(trainer)
         if trainer.iteration < trainer.iters:
-            folder = self.run.save_dir / f"iter_{trainer.iteration}"
             logger.info(
-                "stopped at iter %d; continue with --resume_model %s", trainer.iteration, folder
+                "stopped at iter %d; continue with --resume_model %s",
+                trainer.iteration,
+                self._folder(trainer),
             )
 
+    def _folder(self, trainer: Trainer) -> Path:
+        return self.run.save_dir / f"iter_{trainer.iteration}"
+
     def _save(self, trainer: Trainer) -> None:
-        folder = self.run.save_dir / f"iter_{trainer.iteration}"
-        save_checkpoint(folder, trainer, self.run.best, self.ema, self.run.config_yaml)
+        folder = self._folder(trainer)
+        try:
+            save_checkpoint(folder, trainer, self.ema, self.run.config_yaml)
+        except UserError as error:
+            raise UserError(f"{error} {self._remedy()}") from error
         self.saved_iteration = trainer.iteration
         older = [path for path in checkpoints(self.run.save_dir) if path != folder]
-        for path in older[: max(len(older) - self.keep + 1, 0)]:
-            shutil.rmtree(path, ignore_errors=True)
+        surplus = older[: max(len(older) - self.keep + 1, 0)]
+        if surplus:
+            verify_manifest(folder)
+        for path in surplus:
+            remove_folder(path)
+
+    def _remedy(self) -> str:
+        """Say how to go on after a checkpoint that could not be saved."""
+        older = checkpoints(self.run.save_dir)
+        if not older:
+            return "There is no older checkpoint: start again when this is mended."
+        return f"Mend this, then go on from {older[-1].name} with --resume_model auto."
 
 
 class GracefulStop(Hook):
@@ -220,7 +242,7 @@ class GracefulStop(Hook):
             number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
         }
 
-    def after_train(self, trainer: Trainer) -> None:
+    def close(self) -> None:
         """Give the signals back."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)

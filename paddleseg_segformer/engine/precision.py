@@ -35,7 +35,8 @@ class Precision:
             )
         self.dtype = PRECISIONS[name]
         self.level = level
-        self.scaler = paddle.amp.GradScaler(enable=name == "fp16", init_loss_scaling=2.0**15)
+        self.is_scaled = name == "fp16"  # steps whose gradients overflow are then part of the plan
+        self.scaler = paddle.amp.GradScaler(enable=self.is_scaled, init_loss_scaling=2.0**15)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context of the forward pass."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
-import paddle.distributed as dist
 from paddle import Tensor, nn
 
 from paddleseg_segformer.analysis.complexity import count_parameters
@@ -28,9 +27,11 @@ from paddleseg_segformer.engine.distributed import (
     data_parallel,
     init_distributed,
     lost_peers_explained,
+    of_first_process,
     sum_over_processes,
 )
 from paddleseg_segformer.engine.ema import EMA
+from paddleseg_segformer.engine.faults import FaultPolicy, Faults
 from paddleseg_segformer.engine.hooks import (
     Checkpoints,
     Evaluate,
@@ -41,7 +42,14 @@ from paddleseg_segformer.engine.hooks import (
 from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.engine.optimizer import build_lr_schedule
 from paddleseg_segformer.engine.precision import Precision
-from paddleseg_segformer.engine.state import CONFIG, BestModel, read_checkpoint, restore
+from paddleseg_segformer.engine.resume import check_config, find_checkpoint
+from paddleseg_segformer.engine.state import (
+    CONFIG,
+    BestModel,
+    read_best,
+    read_checkpoint,
+    restore,
+)
 from paddleseg_segformer.engine.trainer import Trainer
 from paddleseg_segformer.engine.writers import JsonLinesWriter, VisualDLWriter, Writer, Writers
 from paddleseg_segformer.errors import UserError
@@ -73,6 +81,9 @@ class RunOptions:
     precision: str = "fp32"
     amp_level: str = "O1"
     early_stop_intervals: int | None = None
+    on_nonfinite: str = "stop"  # or skip: the step
+    on_bad_sample: str = "stop"  # or skip: another sample takes its place
+    max_skipped: int = 100  # steps, and samples
 
     def __post_init__(self) -> None:
         for name in ("save_interval", "keep_checkpoint_max", "log_iters"):
@@ -80,13 +91,19 @@ class RunOptions:
                 raise UserError(f"--{name}: found {getattr(self, name)}, expected 1 or more.")
         if self.num_workers < 0:
             raise UserError(f"--num_workers: found {self.num_workers}, expected 0 or more.")
+        self.fault_policy()
+
+    def fault_policy(self) -> FaultPolicy:
+        """Return what to do about faults."""
+        return FaultPolicy(self.on_nonfinite, self.on_bad_sample, self.max_skipped)
 
 
 def train(config: Config, options: RunOptions) -> BestModel:
     """Train as the config says; return the best evaluation (-1 where none was done)."""
     keep_freed_memory()
     rank, world_size = init_distributed()
-    checkpoint = read_checkpoint(Path(options.resume_model)) if options.resume_model else None
+    folder = find_checkpoint(options.resume_model, Path(options.save_dir), rank)
+    checkpoint = read_checkpoint(folder) if folder else None
     seed = _seed(options, checkpoint)
     dataset = _train_dataset(config)
     val_dataset = _val_dataset(config) if options.do_eval else None
@@ -94,11 +111,14 @@ def train(config: Config, options: RunOptions) -> BestModel:
     paddle.seed(seed)  # the initial weights; the trainer seeds every step
     model = build_model(config, load_pretrained=checkpoint is None)
     trainer = _build_trainer(config, options, seed, model, dataset, rank, world_size)
-    run = RunFolder(save_dir, config.to_yaml(), _writers(save_dir, options, rank))
     ema = EMA(model, config.ema_decay) if options.use_ema else None
-    if options.resume_model and checkpoint:
-        restore(checkpoint, Path(options.resume_model), trainer, run.best, ema)
-        logger.info("resumed from %s at iter %d", options.resume_model, trainer.iteration)
+    if folder and checkpoint:
+        restore(checkpoint, folder, trainer, ema)
+        check_config(folder, config.to_yaml())
+        logger.info("resumed from %s at iter %d", folder, trainer.iteration)
+    writers = _writers(save_dir, options, rank, trainer.iteration)
+    best = _best_so_far(save_dir, trainer.iteration)
+    run = RunFolder(save_dir, config.to_yaml(), writers, best)
     epoch_iters = len(dataset) / (config.batch_size * config.accumulation_steps * world_size)
     trainer.hooks = [GracefulStop(), Progress(run.writers, options.log_iters, epoch_iters)]
     interval = options.save_interval
@@ -132,7 +152,7 @@ def _build_trainer(
     schedule = build_lr_schedule(config.lr_scheduler, config.iters)
     loss, coefficient = build_loss(config.loss, dataset.ignore_index)
 
-    def batches(start: int) -> Iterator[Batch]:
+    def batches(start: int) -> Generator[Batch, None, None]:
         return train_loader(
             dataset,
             config.batch_size,
@@ -141,6 +161,7 @@ def _build_trainer(
             start_iter=start,
             rank=rank,
             world_size=world_size,
+            max_replaced=options.fault_policy().max_replaced,
         )
 
     network = model
@@ -158,6 +179,7 @@ def _build_trainer(
         accumulation_steps=config.accumulation_steps,
         seed=seed,
         rank=rank,
+        faults=Faults(options.fault_policy()),
         sample_names=lambda batch: [dataset.samples[index][0] for index in batch.indices],
     )
 
@@ -168,8 +190,17 @@ def _seed(options: RunOptions, checkpoint: dict[str, Any] | None) -> int:
         return options.seed
     if checkpoint:
         return checkpoint["seed"]
-    drawn = np.array([random.SystemRandom().randrange(2**31)]) * (dist.get_rank() == 0)
-    return int(sum_over_processes(drawn)[0])
+    return int(of_first_process(np.array([random.SystemRandom().randrange(2**31)]))[0])
+
+
+def _best_so_far(save_dir: Path, iteration: int) -> BestModel:
+    """Return the best model's figures as the first process reads them, for all processes."""
+    best = read_best(save_dir)
+    if best.iteration == 0:
+        best.iteration = iteration  # from here an early stop waits for a better one
+    bits = np.array([best.miou]).view(np.int64)
+    (miou,) = of_first_process(bits).view(np.float64)
+    return BestModel(float(miou), int(of_first_process(np.array([best.iteration]))[0]))
 
 
 def _train_dataset(config: Config) -> SegmentationDataset:
@@ -190,12 +221,13 @@ def _as_float(image: Tensor) -> Tensor:
     return image.astype("float32")
 
 
-def _writers(save_dir: Path, options: RunOptions, rank: int) -> Writers:
+def _writers(save_dir: Path, options: RunOptions, rank: int, iteration: int) -> Writers:
     if rank > 0:
         return Writers([])
-    writers: list[Writer] = [JsonLinesWriter(save_dir)]
+    start = iteration if options.resume_model else None
+    writers: list[Writer] = [JsonLinesWriter(save_dir, start)]
     if options.use_vdl:
-        writers.append(VisualDLWriter(save_dir))
+        writers.append(VisualDLWriter(save_dir, start))
     return Writers(writers)
 
 

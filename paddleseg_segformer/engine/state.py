@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,22 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from paddle import nn
 
 from paddleseg_segformer.checkpoints import load_weights, save_weights
 from paddleseg_segformer.checkpoints.pickles import read_pickle, write_pickle
+from paddleseg_segformer.engine.manifest import read_manifest, verify_manifest, write_manifest
 from paddleseg_segformer.engine.trainer import Trainer
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import make_folder, write_text
+from paddleseg_segformer.files import atomic_folder, write_text
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.pdparams"
 STATE = "model.pdopt"
 CONFIG = "config.yml"
-FORMAT_VERSION = 1
+BEST = "best_model"
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -34,34 +36,28 @@ class BestModel:
     iteration: int = 0
 
 
-def save_checkpoint(
-    folder: Path, trainer: Trainer, best: BestModel, ema: Any | None, config_yaml: str
-) -> None:
+def save_checkpoint(folder: Path, trainer: Trainer, ema: Any | None, config_yaml: str) -> None:
     """Write a checkpoint beside `folder`, then rename it there: `folder` is whole or absent."""
-    temporary = make_folder(folder.parent) / f".{folder.name}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_weights(trainer.network, temporary / WEIGHTS)
-    write_text(temporary / CONFIG, config_yaml)
     state = {
         "format_version": FORMAT_VERSION,
         "iteration": trainer.iteration,
         "seed": trainer.seed,
         "world_size": dist.get_world_size(),
-        "best_miou": best.miou,
-        "best_iteration": best.iteration,
         "optimizer": _optimizer_state(trainer),
-        "schedule": trainer.schedule.state_dict(),
         "scaler": trainer.precision.scaler.state_dict(),
         "ema": ema.state_dict() if ema else {},
+        "faults": trainer.faults.state_dict(),
     }
-    write_pickle(state, temporary / STATE)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    newest = max((serial(path) for path in checkpoints(folder.parent)), default=0)
+    with atomic_folder(folder) as temporary:
+        save_weights(trainer.network, temporary / WEIGHTS)
+        write_text(temporary / CONFIG, config_yaml)
+        write_pickle(state, temporary / STATE)
+        write_manifest(temporary, iteration=trainer.iteration, serial=newest + 1)
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote beside the weights.
+    """Read what `save_checkpoint` wrote beside the weights, after verifying all its files.
 
     Raises:
         UserError: the folder is no checkpoint, or is damaged.
@@ -69,8 +65,9 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     if not (folder / STATE).is_file():
         raise UserError(
             f"--resume_model {folder}: expected a folder such as output/iter_1000 that holds "
-            f"{WEIGHTS} and {STATE}."
+            f"{WEIGHTS} and {STATE}, or auto."
         )
+    verify_manifest(folder)
     state = read_pickle(folder / STATE)
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         raise UserError(
@@ -80,9 +77,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     return state
 
 
-def restore(
-    state: dict[str, Any], folder: Path, trainer: Trainer, best: BestModel, ema: Any | None
-) -> None:
+def restore(state: dict[str, Any], folder: Path, trainer: Trainer, ema: Any | None) -> None:
     """Bring a trainer to where `save_checkpoint` was called.
 
     Args:
@@ -92,15 +87,19 @@ def restore(
         UserError: the weights are damaged, or of another model.
     """
     load_weights(trainer.network, folder / WEIGHTS)
-    _set_optimizer_state(trainer, state["optimizer"], state["schedule"])
+    for _ in range(state["iteration"]):  # rather than a state: right for a changed schedule too
+        trainer.schedule.step()
+    _set_optimizer_state(trainer, state["optimizer"])
     trainer.precision.scaler.load_state_dict(state["scaler"])
+    trainer.faults.set_state_dict(state["faults"])
     trainer.iteration = state["iteration"]
-    best.miou, best.iteration = state["best_miou"], state["best_iteration"]
     if state["seed"] != trainer.seed:
         logger.warning("seed: the checkpoint's was %s, now %s", state["seed"], trainer.seed)
-    _warn_of_other_world_size(state.get("world_size", dist.get_world_size()))
-    if ema and state["ema"]:
-        ema.set_state_dict(state["ema"])
+    _warn_of_other_world_size(state["world_size"])
+    if ema:
+        if not state["ema"]:
+            logger.warning("the checkpoint has no averaged weights: they start from its weights")
+        ema.set_state_dict(state["ema"] or trainer.network.state_dict())
 
 
 def _warn_of_other_world_size(saved: int) -> None:
@@ -116,9 +115,43 @@ def _warn_of_other_world_size(saved: int) -> None:
 
 
 def checkpoints(save_dir: Path) -> list[Path]:
-    """Return the checkpoint folders in `save_dir`, oldest first."""
+    """Return the checkpoint folders in `save_dir` in the order they were saved.
+
+    The order is that of the manifests' serial numbers: it depends neither on the clock nor on the
+    iteration, which goes back where a run is taken up from an older checkpoint. Folders without a
+    readable manifest come first.
+    """
     found = [path for path in save_dir.glob("iter_*") if path.name[5:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    return sorted(found, key=lambda path: (serial(path), int(path.name[5:])))
+
+
+def read_best(save_dir: Path) -> BestModel:
+    """Return the figures of the best model that lies in `save_dir`."""
+    folder = save_dir / BEST
+    if not folder.is_dir():
+        return BestModel()
+    try:
+        manifest = verify_manifest(folder)
+        return BestModel(manifest["miou"], manifest["iteration"])
+    except (UserError, KeyError) as error:
+        logger.warning("%s is damaged and will be replaced: %s", folder, error)
+        return BestModel()
+
+
+def save_best(save_dir: Path, best: BestModel, model: nn.Layer, config_yaml: str) -> None:
+    """Replace the best model in `save_dir`, together with its figures."""
+    with atomic_folder(save_dir / BEST) as temporary:
+        save_weights(model, temporary / WEIGHTS)
+        write_text(temporary / CONFIG, config_yaml)
+        write_manifest(temporary, miou=best.miou, iteration=best.iteration)
+
+
+def serial(folder: Path) -> int:
+    """Return the number of a checkpoint in the order of saving; -1 where that is unreadable."""
+    try:
+        return int(read_manifest(folder)["serial"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return -1
 
 
 def _structured_names(trainer: Trainer) -> dict[str, str]:
@@ -140,11 +173,9 @@ def _optimizer_state(trainer: Trainer) -> dict[str, Any]:
     return state
 
 
-def _set_optimizer_state(
-    trainer: Trainer, state: dict[str, np.ndarray], schedule: dict[str, Any]
-) -> None:
+def _set_optimizer_state(trainer: Trainer, state: dict[str, np.ndarray]) -> None:
     automatic = {name: auto for auto, name in _structured_names(trainer).items()}
-    restored: dict[str, Any] = {"LR_Scheduler": schedule}
+    restored: dict[str, Any] = {"LR_Scheduler": trainer.schedule.state_dict()}
     for key, value in state.items():
         name, _, suffix = key.partition("@")
         restored[automatic[name] + suffix] = paddle.to_tensor(value)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.data.loader import Batch
 from paddleseg_segformer.engine.distributed import any_process, mean_over_processes
+from paddleseg_segformer.engine.faults import Faults, gradient_problem, loss_problem
 from paddleseg_segformer.engine.precision import Precision
-from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.layers import upsample_to_input
 
 
@@ -30,6 +30,9 @@ class Hook:
 
     def after_train(self, trainer: Trainer) -> None:
         """Run once, after the last step, also when the run was asked to stop early."""
+
+    def close(self) -> None:
+        """Run once at the very end, also after an error."""
 
 
 class Trainer:
@@ -49,6 +52,7 @@ class Trainer:
         accumulation_steps: batches per optimizer step.
         rank: of this process; dropout differs between processes.
         hooks: called in order.
+        faults: decides about steps that are not finite and counts bad samples.
         sample_names: names the files of a batch, for messages.
     """
 
@@ -58,7 +62,7 @@ class Trainer:
         optimizer: Any,
         schedule: Any,
         loss: Callable[[Tensor, Tensor], Tensor],
-        batches: Callable[[int], Iterator[Batch]],
+        batches: Callable[[int], Generator[Batch, None, None]],
         prepare: Callable[[Tensor], Tensor],
         iters: int,
         *,
@@ -67,6 +71,7 @@ class Trainer:
         seed: int = 0,
         rank: int = 0,
         hooks: Sequence[Hook] = (),
+        faults: Faults | None = None,
         sample_names: Callable[[Batch], list[str]] = lambda batch: [],
     ) -> None:
         self.model = model
@@ -81,6 +86,7 @@ class Trainer:
         self.seed = seed
         self.rank = rank
         self.hooks = list(hooks)
+        self.faults = faults or Faults()
         self.sample_names = sample_names
         self.iteration = 0
         self.stop_requested = False
@@ -94,30 +100,43 @@ class Trainer:
 
     def train(self) -> None:
         """Train from `iteration` to `iters`, or until `stop_requested`."""
-        for hook in self.hooks:
-            hook.before_train(self)
-        batches = self.batches(self.iteration * self.accumulation_steps)
+        with ExitStack() as stack:
+            for hook in self.hooks:
+                stack.callback(hook.close)
+                hook.before_train(self)
+            batches = self.batches(self.iteration * self.accumulation_steps)
+            self._loop(stack.enter_context(closing(batches)))
+            for hook in self.hooks:
+                hook.after_train(self)
+
+    def _loop(self, batches: Iterator[Batch]) -> None:
         self.model.train()
         while self.iteration < self.iters and not any_process(self.stop_requested):
             self._step(batches)
             self.iteration += 1
             for hook in self.hooks:
                 hook.after_step(self)
-        for hook in self.hooks:
-            hook.after_train(self)
 
     def _step(self, batches: Iterator[Batch]) -> None:
         start = time.perf_counter()
-        data_s, total_loss, images = 0.0, 0.0, 0
+        data_s, total_loss, images, num_replaced = 0.0, 0.0, 0, 0
+        names: list[str] = []
         self._seed_step()
+        self.faults.before_step(self.network)
         for _ in range(self.accumulation_steps):
             waiting = time.perf_counter()
             batch = next(batches)
             data_s += time.perf_counter() - waiting
+            names += self.sample_names(batch)
             total_loss += self._forward_backward(batch)
             images += len(batch.img)
+            num_replaced += batch.num_replaced
         learning_rate = self.optimizer.get_lr()
-        self.precision.step(self.optimizer)
+        problem = loss_problem(total_loss) or self._gradient_problem()
+        if self.faults.allow_step(self.network, problem, num_replaced, self.iteration + 1, names):
+            self.precision.step(self.optimizer)
+        else:
+            self.optimizer.clear_grad()
         self.schedule.step()
         self.step_record = {
             "loss": mean_over_processes(total_loss),
@@ -140,11 +159,10 @@ class Trainer:
         logits = upsample_to_input(logits.astype("float32"), label.shape[1:], pad_multiple)
         loss = self.loss(logits, label) / self.accumulation_steps
         value = float(loss)
-        if not math.isfinite(value):
-            raise UserError(
-                f"iteration {self.iteration + 1}: the loss is {value}. Lower the learning "
-                "rate, clip gradients, or "
-                f"look at the batch: {', '.join(self.sample_names(batch))}"
-            )
+        self.faults.check_loss(value, self.iteration + 1, self.sample_names(batch))
         self.precision.backward(loss)
         return value
+
+    def _gradient_problem(self) -> str:
+        """Say which gradients are not finite; loss scaling sees to its own."""
+        return "" if self.precision.is_scaled else gradient_problem(self.network)

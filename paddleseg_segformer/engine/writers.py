@@ -1,16 +1,23 @@
-"""Where a run's numbers and pictures go: the console, a JSON-lines file, VisualDL."""
+"""Where a run's numbers and pictures go: a JSON-lines file, VisualDL.
+
+A log that cannot be written does not end a run: a lost point is a warning, once. A run that is
+taken up at iteration t drops what its log holds of later iterations, which then come again.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import os
+import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from paddleseg_segformer.files import make_folder
+from paddleseg_segformer.files import atomic_path, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -31,31 +38,71 @@ class Writer:
 
 
 class JsonLinesWriter(Writer):
-    """One JSON object per line in `log.jsonl`, appended to on resume."""
+    """One JSON object per line in `log.jsonl`, appended to on resume.
 
-    def __init__(self, save_dir: Path) -> None:
-        path = make_folder(save_dir) / "log.jsonl"
-        self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close)
+    Args:
+        start: iteration that the run is taken up at; None keeps all that the file holds.
+    """
+
+    def __init__(self, save_dir: Path, start: int | None = None) -> None:
+        self.path = make_folder(save_dir) / "log.jsonl"
+        self.is_failing = False
+        if start is not None and self.path.is_file():
+            kept = [line for line in self.path.read_bytes().splitlines() if _is_before(line, start)]
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(b"".join(line + b"\n" for line in kept))
 
     def scalars(self, iteration: int, values: Scalars) -> None:
-        """Append one line."""
-        record = {"iteration": iteration, "time_s": round(time.time(), 3)}
-        self.file.write(json.dumps({**record, **values}) + "\n")
+        """Append one line, whole or not at all; numbers that are not finite are left out."""
+        finite = {tag: value for tag, value in values.items() if math.isfinite(value)}
+        record = {"iteration": iteration, "time_s": round(time.time(), 3), **finite}
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            self._append(line)
+            self.is_failing = False
+        except OSError as error:
+            if not self.is_failing:
+                logger.warning("%s: points are being lost (%s)", self.path, error.strerror)
+            self.is_failing = True
 
-    def close(self) -> None:
-        """Close the file."""
-        self.file.close()
+    def _append(self, line: bytes) -> None:
+        with open(self.path, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(0, "a part of the line could not be written")
+            except OSError:
+                os.truncate(self.path, end)
+                raise
+
+
+def _is_before(line: bytes, start: int) -> bool:
+    """Tell whether a line is whole, and not of an iteration after `start`."""
+    try:
+        return bool(json.loads(line)["iteration"] <= start)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 class VisualDLWriter(Writer):
-    """A VisualDL log in the run's folder (`visualdl --logdir SAVE_DIR`), appended to on resume."""
+    """A VisualDL log in the run's folder (`visualdl --logdir SAVE_DIR`), appended to on resume.
 
-    def __init__(self, save_dir: Path) -> None:
+    VisualDL itself says once that a point could not be written, and goes on.
+
+    Args:
+        start: iteration that the run is taken up at; None keeps all that the file holds.
+    """
+
+    def __init__(self, save_dir: Path, start: int | None = None) -> None:
         from visualdl import LogWriter
 
-        self.writer = LogWriter(
-            logdir=str(save_dir), file_name="vdlrecords.run.log", display_name=save_dir.name
-        )
+        name = "vdlrecords.run.log"
+        path = make_folder(save_dir) / name
+        if start is not None and path.is_file():
+            kept = b"".join(_records_before(path.read_bytes(), start))
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(kept)
+        self.writer = LogWriter(logdir=str(save_dir), file_name=name, display_name=save_dir.name)
 
     def scalars(self, iteration: int, values: Scalars) -> None:
         """Add one point to each curve."""
@@ -70,6 +117,29 @@ class VisualDLWriter(Writer):
     def close(self) -> None:
         """Flush and close the log."""
         self.writer.close()
+
+
+def _records_before(content: bytes, start: int) -> Iterator[bytes]:
+    """Yield the whole records of a VisualDL log that are not of an iteration after `start`.
+
+    A record is its length in bytes (64 bits, little-endian) and a protocol buffer.
+    """
+    from google.protobuf.message import DecodeError
+    from visualdl.proto.record_pb2 import Record
+
+    position = 0
+    while position + 8 <= len(content):
+        (length,) = struct.unpack_from("<Q", content, position)
+        end = position + 8 + length
+        if end > len(content):  # cut short by a kill
+            return
+        try:
+            record = Record.FromString(content[position + 8 : end])
+        except DecodeError:  # what follows a record that a full disk cut short
+            return
+        if all(value.id <= start for value in record.values):
+            yield content[position:end]
+        position = end
 
 
 class Writers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 
 from paddleseg_segformer.data.labels import LabelSet
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import write_text
+from paddleseg_segformer.files import sha256, write_text
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.typed import from_plain
@@ -34,7 +33,7 @@ class ModelFile:
     @classmethod
     def of(cls, path: Path) -> ModelFile:
         """Describe an existing file."""
-        return cls(path.name, _sha256(path))
+        return cls(path.name, sha256(path))
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class DeployConfig:
             path = folder / file.name
             if not path.is_file():
                 raise UserError(f"{path}: no such file, but {FILE_NAME} names it. Export again.")
-            if _sha256(path) != file.sha256:
+            if sha256(path) != file.sha256:
                 raise UserError(
                     f"{path}: the file is damaged or was replaced (its checksum is not the one in "
                     f"{FILE_NAME}). Copy the export's folder again, or export again."
@@ -211,11 +210,3 @@ def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
 
 
 _Dumper.add_representer(list, _represent_list)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,0 +1,88 @@
+"""Files and folders are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from paddleseg_segformer import files
+from paddleseg_segformer.errors import UserError
+
+
+def make(folder: Path, text: str) -> None:
+    with files.atomic_folder(folder) as temporary:
+        (temporary / "a").write_text(text)
+        (temporary / "b").write_text(text)
+
+
+def read(folder: Path) -> list[str]:
+    return [path.read_text() for path in sorted(folder.iterdir())]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_folder_is_replaced_and_nothing_is_left(tmp_path, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(files, "_exchange", lambda left, right: False)
+    make(tmp_path / "run" / "new", "1")
+    make(tmp_path / "run" / "new", "2")
+    assert read(tmp_path / "run" / "new") == ["2", "2"]
+    assert os.listdir(tmp_path / "run") == ["new"]
+
+
+def test_linux_exchanges_folders_in_one_step(tmp_path):
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    if not files._exchange(tmp_path / "left", tmp_path / "right"):
+        pytest.skip("this system cannot exchange two paths")
+    assert os.listdir(tmp_path / "left") == ["right"]
+    assert not files._exchange(tmp_path / "left", tmp_path / "nowhere")
+
+
+def test_error_within_leaves_the_folder_as_it_was(tmp_path):
+    make(tmp_path / "new", "1")
+    with pytest.raises(KeyError), files.atomic_folder(tmp_path / "new") as temporary:
+        (temporary / "a").write_text("2")
+        raise KeyError
+    assert read(tmp_path / "new") == ["1", "1"]
+    assert os.listdir(tmp_path) == ["new"]
+
+
+@pytest.mark.parametrize("write", [files.atomic_folder, files.atomic_path])
+def test_full_disk_is_one_line_that_names_the_destination(tmp_path, write):
+    with pytest.raises(UserError) as caught, write(tmp_path / "new"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(caught.value).startswith(f"{tmp_path / 'new'}: cannot be written (No space left")
+    assert os.listdir(tmp_path) == []
+
+
+def test_full_disk_within_a_folder_names_the_folder_to_be(tmp_path):
+    with (
+        pytest.raises(UserError, match=f"^{tmp_path / 'new' / 'a'}: cannot be written"),
+        files.atomic_folder(tmp_path / "new") as folder,
+        files.atomic_path(folder / "a"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_other_errors_keep_their_kind(tmp_path):
+    with pytest.raises(ConnectionResetError), files.atomic_path(tmp_path / "new"):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+def test_leftovers_are_cleared_and_a_folder_under_exchange_is_put_back(tmp_path):
+    for name in (".iter_4.part", ".iter_2.old", ".iter_3.old", "iter_3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(name)
+    assert files.clear_leftovers(tmp_path) == [".iter_2.old", ".iter_3.old", ".iter_4.part"]
+    assert sorted(os.listdir(tmp_path)) == ["iter_2", "iter_3"]
+    assert read(tmp_path / "iter_2") == [".iter_2.old"] and read(tmp_path / "iter_3") == ["iter_3"]
+
+
+def test_removed_folder_is_gone(tmp_path):
+    make(tmp_path / "new", "1")
+    files.remove_folder(tmp_path / "new")
+    assert os.listdir(tmp_path) == []
