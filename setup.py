@@ -51,7 +51,7 @@ setup(
             "ruff~=0.17.5",  # the formatter's output changes with the minor version
             "scikit-learn",
             "torch==2.13.0",
-            "transformers==5.23.0",
+            "transformers==5.23.0; python_version >= '3.11'",
             "types-PyYAML",
         ],
     },

@@ -22,9 +22,8 @@ from paddleseg_segformer.checkpoints import (
 from paddleseg_segformer.checkpoints.architectures import full_backbone
 from paddleseg_segformer.checkpoints.formats import HUGGINGFACE
 from paddleseg_segformer.checkpoints.naming import export_state
-from paddleseg_segformer.dependencies import explained
+from paddleseg_segformer.checkpoints.writing import write_tensors
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_path
 from paddleseg_segformer.huggingface.configuration import CONFIG_FILE, EPSILONS, SegformerConfig
 from paddleseg_segformer.huggingface.json_files import write_json
 from paddleseg_segformer.huggingface.losses import classification_loss, segmentation_loss
@@ -92,10 +91,7 @@ class _Pretrained(nn.Layer):
         if not self.model_type:
             bare = HUGGINGFACE.backbone_prefix
             tensors = {key.removeprefix(bare): array for key, array in tensors.items()}
-        with explained():
-            from safetensors.numpy import save_file
-        with atomic_path(Path(folder) / WEIGHTS_FILE) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
+        write_tensors(tensors, Path(folder) / WEIGHTS_FILE, is_torch=True)
         architectures = {"architectures": [type(self).__name__]}
         write_json(Path(folder) / CONFIG_FILE, {**self.config.to_dict(), **architectures})
 
