@@ -38,6 +38,8 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 # What the zoo's table states costs for: (height, width) by part of the name.
 COST_SIZES_HW = {
+    "linear_cityscapes_768x768": (768, 768),
+    "mask_cityscapes_768x768": (768, 768),
     "cityscapes_1024x1024": (1024, 1024),
     "cityscapes_1024x512": (1024, 2048),
     "cityscapes_768x768": (768, 1536),
@@ -109,6 +111,11 @@ def test_zoo_is_complete() -> None:
         "b0_street_scenes_256x512",
     ):
         assert f"segformer_{rest}" in names
+    for size in ("small", "base"):
+        for head in ("linear", "mask"):
+            for rest in ("ade20k_512x512_160k", "cityscapes_768x768_80k"):
+                assert f"segmenter_vit_{size}_{head}_{rest}" in names
+    assert "segmenter_vit_small_mask_camvid_480x360" in names
 
 
 @each_config
@@ -127,14 +134,41 @@ def test_header_states_a_command_that_works(path: Path) -> None:
     assert any(line.startswith("Recipe: ") for line in rest)
 
 
-@each_config
-def test_name_states_variant_iterations_and_crop(path: Path) -> None:
-    config = loaded(path)
+def check_segformer(path: Path, config: Config) -> None:
     variant = re.search(r"_b(\d)_", path.stem)
     assert variant and config.model["backbone"]["type"] == f"MixVisionTransformer_B{variant[1]}"
     pretrained = config.model["backbone"].get("pretrained")
     assert pretrained is None or pretrained.endswith(f"_b{variant[1]}.tar.gz")
     assert config.model["embedding_dim"] == (256 if variant[1] in "01" else 768)
+
+
+def check_segmenter(path: Path, config: Config) -> None:
+    variant = re.match(r"segmenter_vit_(small|base)_(linear|mask)_", path.stem)
+    assert variant
+    width, heads = {"small": (384, 6), "base": (768, 12)}[variant[1]]
+    backbone = config.model["backbone"]
+    assert (backbone["type"], backbone["patch_size"], backbone["depth"]) == (
+        "VisionTransformer", 16, 12,
+    )  # fmt: skip
+    assert (backbone["embed_dim"], backbone["num_heads"]) == (width, heads)
+    assert backbone["qkv_bias"] and backbone["final_norm"]
+    pretrained = backbone.get("pretrained")
+    assert pretrained is None or f"/vit_{variant[1]}_patch16_384_augreg" in pretrained
+    assert config.model["type"] == f"{variant[2].capitalize()}Segmenter"
+    if variant[2] == "mask":
+        head = [config.model[f"h_{key}"] for key in ("embed_dim", "depth", "num_heads")]
+        assert head == [width, 2, heads]
+    crop = next(c["crop_size"] for c in config.train_dataset["transforms"] if "crop_size" in c)
+    assert crop == [backbone["img_size"]] * 2  # the position embedding is that of the crops
+
+
+@each_config
+def test_name_states_variant_iterations_and_crop(path: Path) -> None:
+    config = loaded(path)
+    if path.stem.startswith("segmenter_"):
+        check_segmenter(path, config)
+    else:
+        check_segformer(path, config)
     thousands = re.search(r"_(\d+)k$", path.stem)
     if thousands:
         assert config.iters == 1000 * int(thousands[1])
@@ -203,6 +237,8 @@ def _check_train_transforms(sections: str) -> None:
         ("segformer_b0_cityscapes_640x1280_160k", (1024, 2048), (640, 1280)),
         ("segformer_b0_cityscapes_512x1024_160k", (1024, 2048), (512, 1024)),
         ("segformer_b0_cityscapes_1024x1024_160k", (1024, 2048), (1024, 2048)),
+        ("segmenter_vit_small_mask_ade20k_512x512_160k", (375, 500), (512, 683)),
+        ("segmenter_vit_base_linear_cityscapes_768x768_80k", (1024, 2048), (1024, 2048)),
     ],
 )
 def test_evaluation_sees_the_published_size(
@@ -270,6 +306,25 @@ def test_paddleseg_recipe(path: Path) -> None:
     assert settings.is_slide == ("1024x1024" in path.stem)
 
 
+@pytest.mark.parametrize("path", named("segmenter_vit"), ids=lambda path: path.stem)
+def test_segmenter_recipe(path: Path) -> None:
+    config = loaded(path)
+    settings = config.test_config.inference_settings()
+    side = config.model["backbone"]["img_size"]
+    assert settings.is_slide and settings.crop_size_hw == (side, side)
+    if "camvid" in path.stem:
+        return
+    assert config.optimizer == {"type": "Momentum", "momentum": 0.9, "weight_decay": 0.0}
+    assert config.model["backbone"]["drop_path_rate"] == 0.1
+    schedule = build_lr_schedule(config.lr_scheduler, config.iters)
+    base = 1e-2 if "cityscapes" in path.stem else 1e-3
+    for step in (0, config.iters // 2, config.iters):
+        expected = (base - 1e-5) * (1 - step / config.iters) ** 0.9 + 1e-5
+        assert rate_at(schedule, step) == pytest.approx(expected)
+    assert (config.test_config.average, config.test_config.absent_class) == ("logits", 1)
+    assert settings.stride_hw == ((512, 512) if side in (512, 768) else None)
+
+
 def rate_at(schedule: Any, step: int) -> float:
     schedule.step(step)
     return schedule.get_lr()
@@ -301,7 +356,7 @@ def test_paper_recipe(path: Path) -> None:
 
 
 def b0_of(path: Path) -> Path:
-    return FOLDER / re.sub(r"_b\d_", "_b0_", path.name)
+    return FOLDER / re.sub(r"_b\d_", "_b0_", path.name.replace("_vit_base_", "_vit_small_"))
 
 
 @pytest.mark.parametrize(
@@ -335,7 +390,8 @@ def test_zoo_table_lists_every_config_with_its_costs() -> None:
             sum(count_macs(model, size_hw, rewritten=rewritten).values()) / 1e9
             for rewritten in (False, True)
         )
-        cells = f"| {count_parameters(model) / 1e6:.2f} | {published:.2f} → {here:.2f} |"
+        macs = f"{published:.2f} → {here:.2f}" if here < published else f"{here:.2f}"
+        cells = f"| {count_parameters(model) / 1e6:.2f} | {macs} |"
         assert cells in rows[path.stem]
 
 
@@ -349,4 +405,4 @@ def test_scores_in_headers_are_those_of_the_zoo_table() -> None:
                 for score in re.findall(r"\b\d\d\.\d+\b", line):
                     assert score in row
                     num_scores += 1
-    assert num_scores >= 12 + 9 + 24 + 6
+    assert num_scores >= 12 + 9 + 24 + 6 + 8
