@@ -74,8 +74,9 @@ def open_checkpoint(path: str | os.PathLike[str], is_known: bool = True) -> Chec
     Args:
         path: `.pdparams`, `.safetensors`, `.pth`, `.pt`, `.bin`, or a folder with one of the usual
             names in it: Hugging Face's with its `config.json`, or this package's with `config.yml`.
-        is_known: stop where the weights are of a model that is none of this package's; otherwise
-            they are taken under their own names, with an empty `model`.
+        is_known: stop where the weights are of a model that is none of this package's. Otherwise
+            they are taken under their own names, with an empty `model`, and configs beside them
+            are not read: the caller has a model.
 
     Raises:
         UserError: not a weight file, not of a known code base, or contradicted by the config
@@ -92,7 +93,7 @@ def open_checkpoint(path: str | os.PathLike[str], is_known: bool = True) -> Chec
     if names is None:
         return _unknown(container)
     try:
-        return _known(container, names)
+        return _known(container, names, is_stated=is_known)
     except UnfitWeight as error:
         if names.format is PADDLESEG and not is_known:
             return _unknown(container)
@@ -103,12 +104,12 @@ def open_checkpoint(path: str | os.PathLike[str], is_known: bool = True) -> Chec
         ) from None
 
 
-def _known(container: Container, names: Names) -> Checkpoint:
+def _known(container: Container, names: Names, is_stated: bool) -> Checkpoint:
     shapes = _Shapes(container, names)
     architecture = architecture_of(shapes)
     assert architecture is not None, "a fingerprint that marks no architecture"
     found = architecture.section(shapes)
-    source = source_of(container, names.format, found)
+    source = source_of(container, names.format, found, is_stated)
     keys = architecture.keys(found)
     entries = {key: entry for key in keys if (entry := shapes.entry(key)) is not None}
     used = {name for entry in entries.values() for name in entry.names}

@@ -17,7 +17,7 @@ from paddleseg_segformer.checkpoints.architectures import architecture_of, descr
 from paddleseg_segformer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from paddleseg_segformer.checkpoints.download import fetch, is_url
 from paddleseg_segformer.checkpoints.pickles import write_pickle
-from paddleseg_segformer.checkpoints.state import State
+from paddleseg_segformer.checkpoints.state import State, check_finite
 from paddleseg_segformer.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -211,24 +211,14 @@ def _assign(
     """Check that every weight is finite, then write them all."""
     keys, others = list(keys), others or {}
     for key in keys:
-        _check_finite(state[key], state, key)
+        check_finite(state[key], key, state.file)
     for key, array in others.items():
-        _check_finite(array, state, key)
+        check_finite(array, key, state.file)
     own = layer.state_dict()
     for key in keys:
         _write(own[key], state[key])
     for key, array in others.items():
         _write(own[key], array)
-
-
-def _check_finite(array: np.ndarray, state: State, key: str) -> None:
-    with np.errstate(all="ignore"):
-        is_finite = np.isfinite(array.sum(dtype=np.float32))  # one pass; NaN and inf carry through
-    if not is_finite and not np.isfinite(array).all():
-        raise UserError(
-            f"{state.file}: {key} holds numbers that are not finite; these weights are of a run "
-            "that diverged, or damaged."
-        )
 
 
 def _write(tensor: Tensor, array: np.ndarray) -> None:

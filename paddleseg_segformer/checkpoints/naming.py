@@ -94,7 +94,7 @@ class Rule:
         """Undo `read`: return the file's arrays, of which `rows` are the part meant."""
         if self.layout != "copy" and array.ndim == 2:
             array = array.T[:, :, None, None] if self.layout == "conv1x1" else array.T
-        return np.split(array, num_parts)
+        return [array] if num_parts == 1 else np.split(array, num_parts)
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,7 @@ def export_state(
         rule, names = found
         for name, part in zip(names, rule.write(array, len(names)), strict=True):
             parts[name].append((rule.rows[0] if rule.rows else 0, part))
-    exported = {
-        name: np.ascontiguousarray(
-            np.concatenate([part for _, part in sorted(rows, key=lambda row: row[0])])
-        )
-        for name, rows in parts.items()
-    }
+    exported = {name: _joined(rows) for name, rows in parts.items()}
     if format.is_torch:
         for name in [name for name in exported if name.endswith(".running_mean")]:
             counter = name.removesuffix("running_mean") + "num_batches_tracked"
@@ -234,3 +229,11 @@ def export_state(
             size = [num_classes if item == "K" else int(item) for item in shape]
             exported[name] = np.zeros(size, np.float32)
     return exported
+
+
+def _joined(rows: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Return parts of one tensor, each with its place, as a contiguous array of its own."""
+    if len(rows) == 1:
+        return np.array(rows[0][1], order="C")
+    parts = [part for _, part in sorted(rows, key=lambda row: row[0])]
+    return np.ascontiguousarray(np.concatenate(parts))

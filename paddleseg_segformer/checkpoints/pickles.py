@@ -50,16 +50,10 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     try:
         with open(path, "rb") as file:
             return _plain(_RestrictedUnpickler(file).load())
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        IndexError,
-        KeyError,
-        UnicodeDecodeError,
-    ) as error:
+    except Exception as error:  # a damaged pickle fails in every way there is
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"{path}: not a readable Paddle weight file ({error}). It may be cut short or of "
+            f"{path}: not a readable Paddle weight file ({reason}). It may be cut short or of "
             "another format."
         ) from None
 

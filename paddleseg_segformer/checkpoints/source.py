@@ -33,15 +33,20 @@ class Source:
     epsilons: Mapping[str, float] | None = None
 
 
-def source_of(container: Container, format: Format, found: Section) -> Source:
+def source_of(
+    container: Container, format: Format, found: Section, is_stated: bool = True
+) -> Source:
     """Return what is known about the source of weights whose sizes are `found`.
+
+    Args:
+        is_stated: read the config beside the weights, where there is one.
 
     Raises:
         UserError: a file beside the weights cannot be read, or says something else than they do.
     """
     for name, read in SIDECARS.items():
         path = container.beside(name)
-        if path is not None and found:
+        if path is not None and is_stated:
             source = read(path, format, found)
             check_agreement(path, source.model, found)
             return source
@@ -132,15 +137,16 @@ def _is_color(value: Any) -> bool:
 def _own(path: Path, format: Format, found: Section) -> Source:
     """Read the config of a model folder of this package."""
     from paddleseg_segformer.config import load_config
-    from paddleseg_segformer.registry import resolve
+    from paddleseg_segformer.data import DATASETS
 
     config = load_config(path)
     model = {key: value for key, value in config.model.items() if key != "pretrained"}
-    backbone = {k: v for k, v in model.get("backbone", {}).items() if k != "pretrained"}
-    if backbone:
-        model["backbone"] = backbone
-    data = config.val_dataset or {}
-    label_set = getattr(resolve("dataset", data["type"]), "label_set", None) if data else None
+    backbone = model.get("backbone")
+    if not isinstance(backbone, dict):
+        raise UserError(f"{path}: model.backbone is {backbone!r}, expected keys with a `type`.")
+    model["backbone"] = backbone = {k: v for k, v in backbone.items() if k != "pretrained"}
+    data = config.val_dataset or config.train_dataset or {}
+    label_set = getattr(DATASETS.get(data.get("type", "")), "label_set", None)
     epsilons = {key: full_backbone(backbone)[key] for key in ("norm_eps", "embed_norm_eps")}
     defaults = dataclasses.asdict(type(config.test_config)())
     tested = dataclasses.asdict(config.test_config)

@@ -92,3 +92,14 @@ def find_entry(
     if len({(item.shape[1:], item.dtype) for item in stored}) > 1:
         raise UserError(f"{file}: {' and '.join(own)} do not fit together.")
     return Entry(rule, own, rule.shape([item.shape for item in stored]), stored[0].dtype)
+
+
+def check_finite(array: np.ndarray, key: str, file: Path) -> None:
+    """Raise a `UserError` where a weight holds NaN or infinity."""
+    with np.errstate(all="ignore"):
+        is_finite = np.isfinite(array.sum(dtype=np.float32))  # one pass; NaN and inf carry through
+    if not is_finite and not np.isfinite(array).all():
+        raise UserError(
+            f"{file}: {key} holds numbers that are not finite; these weights are of a run that "
+            "diverged, or damaged."
+        )

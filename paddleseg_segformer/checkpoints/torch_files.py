@@ -70,6 +70,8 @@ def _explanation(error: Exception) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     if named:
         return f"not read, because it would run {named[1]}. Take a file that holds only weights."
+    if "TorchScript" in str(error):
+        return "a TorchScript program, not weights. Save its state_dict() with torch.save instead."
     reason = " ".join(str(error).split()).split(". ")[0][:200]
     return (
         f"not a readable PyTorch weight file ({type(error).__name__}: {reason}). It may be cut "
