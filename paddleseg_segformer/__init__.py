@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SegFormerMM,
         VisionTransformer,
     )
+    from paddleseg_segformer.pretrained import load_model
     from paddleseg_segformer.registry import register
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ __all__ = [
     "VisionTransformer",
     "build_model",
     "load_config",
+    "load_model",
     "register",
 ]
 
@@ -58,6 +60,7 @@ _HOMES = {
     "VisionTransformer": "models",
     "build_model": "config.building",
     "load_config": "config",
+    "load_model": "pretrained",
     "register": "registry",
 }
 

@@ -22,7 +22,8 @@ def add_config_arguments(parser: ArgumentParser, required: bool = True) -> None:
         required=required,
         default=None,
         help="YAML file, or the name of a packaged config such as "
-        "segformer_b2_cityscapes_1024x1024_160k",
+        "segformer_b2_cityscapes_1024x1024_160k"
+        + ("" if required else "; without it: what goes with the weights"),
     )
     parser.add_argument(
         "--opts",
@@ -45,11 +46,30 @@ def add_device_argument(parser: ArgumentParser) -> None:
     )
 
 
+def add_model_path_argument(parser: ArgumentParser, more: str = "") -> None:
+    """Add `--model_path`."""
+    parser.add_argument(
+        "--model_path",
+        help="weights: .pdparams, a model folder, a Hugging Face folder, .pth or .safetensors of "
+        f"another code base{more}",
+    )
+
+
 def load_config_from(args: Namespace) -> Config:
-    """Load the config that `--config` and `--opts` describe."""
+    """Load the config of `--config`, or the one that goes with `--model_path`, with `--opts`.
+
+    Raises:
+        UserError: neither flag, or no such config.
+    """
     from paddleseg_segformer.config import load_config
 
-    return load_config(args.config, args.opts)
+    if args.config:
+        return load_config(args.config, args.opts)
+    if not args.model_path:
+        raise UserError("--config is missing; weights that say what they are of need none.")
+    from paddleseg_segformer.pretrained import config_of
+
+    return config_of(args.model_path, args.opts)
 
 
 def set_device(device: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from paddleseg_segformer.cli.common import (
     add_config_arguments,
+    add_model_path_argument,
     load_config_from,
     set_device,
     set_up_logging,
@@ -23,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the job's flags: PaddleSeg's, where it has them."""
-    add_config_arguments(parser)
+    add_config_arguments(parser, required=False)
+    add_model_path_argument(parser, "; without it: the initial weights of --config")
     add = parser.add_argument
-    add("--model_path", help="trained weights, .pdparams; without it: the initial weights")
     add("--save_dir", default="output/inference_model", help="folder of the export, its own")
     add(
         "--input_shape",

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from paddleseg_segformer.cli.common import (
     add_config_arguments,
+    add_model_path_argument,
     load_config_from,
     set_device,
     set_up_logging,
@@ -43,8 +44,8 @@ OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the job's flags: PaddleSeg's, where it has them."""
     add_config_arguments(parser, required=False)
+    add_model_path_argument(parser)
     add = parser.add_argument
-    add("--model_path", help="weights of the config's model, .pdparams")
     add("--export_dir", help="folder of an exported model, instead of --config and --model_path")
     add("--image_path", help="image, folder, list file (.txt), or video (.mp4, .avi, .mov)")
     add("--file_list", help="list file, an image a line, relative to --image_path or to the list")
@@ -91,8 +92,10 @@ def _predictor(args: Namespace) -> Predictor:
         base = predictor.settings
         predictor.settings = settings_with_flags(args, base, "aug_pred", args.aug_pred)
     else:
-        if not args.config or not args.model_path:
-            raise UserError("give --config and --model_path, or --export_dir.")
+        if not args.model_path:
+            raise UserError(
+                "give --config and --model_path, or --export_dir, or --model_path alone."
+            )
         config = load_config_from(args)
         settings = settings_from_config(args, config.test_config, "aug_pred")
         predictor = Predictor.from_config(config, args.model_path, **vars(settings))

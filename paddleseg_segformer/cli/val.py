@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from paddleseg_segformer.cli.common import (
     add_config_arguments,
+    add_model_path_argument,
     load_config_from,
     set_device,
     set_up_logging,
@@ -28,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the job's flags: PaddleSeg's, where it has them."""
-    add_config_arguments(parser)
+    add_config_arguments(parser, required=False)
+    add_model_path_argument(parser)
     add = parser.add_argument
-    add("--model_path", help="weights of the model, .pdparams")
     add("--num_workers", type=int, default=2, help="threads that read images ahead")
     add("--batch_size", type=int, default=1, help="images whose windows are computed together")
     add_inference_arguments(parser, "aug_eval")
@@ -50,7 +51,9 @@ def run(args: Namespace) -> None:
     set_up_logging()
     config = load_config_from(args)
     if config.val_dataset is None:
-        raise UserError(f"{args.config}: has no val_dataset, which evaluation needs.")
+        raise UserError(
+            f"{args.config or args.model_path}: has no val_dataset, which evaluation needs."
+        )
     if not args.model_path and not args.print_plan:
         raise UserError("--model_path is missing: name the weights to evaluate (.pdparams).")
     settings = settings_from_config(args, config.test_config, "aug_eval")
@@ -68,7 +71,7 @@ def run(args: Namespace) -> None:
     print(metrics.table())
     if args.json:
         report = {
-            "config": str(args.config),
+            "config": str(args.config or args.model_path),
             "model_path": str(args.model_path),
             "inference": settings.to_dict(),
             **metrics.to_dict(),

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -100,9 +99,12 @@ class Config:
         """Return the config as plain data, readable by `load_config` again."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
-    def to_yaml(self) -> str:
-        """Return `to_dict` as YAML text."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+    def to_yaml(self, skip_defaults: bool = False) -> str:
+        """Return `to_dict` as YAML text, with `skip_defaults` only what differs from a default."""
+        content = self.to_dict()
+        if skip_defaults:
+            content = _difference(content, Config(model={"type": ""}).to_dict())
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def load_config(path_or_name: str | os.PathLike[str], opts: Iterable[str] | None = None) -> Config:
@@ -112,11 +114,31 @@ def load_config(path_or_name: str | os.PathLike[str], opts: Iterable[str] | None
         UserError: no such config, an unknown key (with a suggestion), or a value of the wrong kind.
     """
     path = find_config(path_or_name)
-    content = apply_overrides(load_yaml(path), opts or ())
+    return config_from(load_yaml(path), path.name, opts)
+
+
+def config_from(content: dict[str, Any], name: str, opts: Iterable[str] | None = None) -> Config:
+    """Return the config of plain data, with `a.b=value` overrides.
+
+    Args:
+        name: what messages call it.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    content = apply_overrides(content, opts or ())
     try:
         return from_plain(Config, content)
     except UserError as error:
-        raise UserError(f"{Path(path).name}: {error}") from None
+        raise UserError(f"{name}: {error}") from None
+
+
+def _difference(content: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries that differ; of the test settings, those that differ inside."""
+    changed = {key: value for key, value in content.items() if value != defaults.get(key)}
+    if "test_config" in changed:
+        changed["test_config"] = _difference(changed["test_config"], defaults["test_config"])
+    return changed
 
 
 def _hw(size_wh: list[int] | None, name: str) -> tuple[int, int] | None:

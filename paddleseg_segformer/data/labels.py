@@ -219,3 +219,12 @@ LABEL_SETS: dict[str, LabelSet] = {
         ),
     )
 }
+
+
+def palette_of(classes: Sequence[str]) -> list[list[int]] | None:
+    """Return the colours of the data set whose classes have these names; None if none has."""
+    names = [name.lower() for name in classes]
+    for label_set in LABEL_SETS.values():
+        if [name.lower() for name in label_set.classes] == names:
+            return [list(color) for color in label_set.palette]
+    return None

@@ -93,6 +93,7 @@ class Predictor:
         label_set: Names and colours; by default numbered classes.
         device: Name for `paddle.set_device`; by default the current device.
         img_channels: Channels of images that are read from files.
+        config: What the network, preprocessing and classes were built from, for `save_pretrained`.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Predictor:
         label_set: LabelSet | None = None,
         device: str | None = None,
         img_channels: int = 3,
+        config: Config | None = None,
     ) -> None:
         import paddle
 
@@ -113,6 +115,7 @@ class Predictor:
         self.pipeline = Pipeline(network, preprocess, settings)
         self.label_set = label_set
         self.img_channels = img_channels
+        self.config = config
 
     @property
     def settings(self) -> InferenceSettings:
@@ -166,7 +169,55 @@ class Predictor:
             settings,
             label_set_of(section, model.num_classes),
             img_channels=section.get("img_channels", 3),
+            config=config,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        opts: Sequence[str] | None = None,
+        device: str | None = None,
+        **overrides: Any,
+    ) -> Predictor:
+        """Build what a weight file or folder is of, and prepare images as its source does.
+
+        Args:
+            path: A model folder, a Hugging Face folder, a `.pdparams` with its YAML beside it, or a
+                weight file of NVlabs, mmsegmentation or smp.
+            opts: Overrides of the config, such as "test_config.is_slide=False".
+            device: Name for `paddle.set_device`.
+            overrides: As of `from_config`.
+
+        Raises:
+            UserError: the weights are wrong, or nothing says how to prepare images for them.
+        """
+        from paddleseg_segformer.pretrained import config_of
+
+        return cls.from_config(config_of(path, opts), path, device=device, **overrides)
+
+    def save_pretrained(self, path: str | os.PathLike[str], format: str = "paddleseg") -> None:
+        """Write the model with its preprocessing and classes, as they were loaded.
+
+        Args:
+            path: A folder; for other formats than "hf" and "paddleseg", a weight file.
+            format: "paddleseg" for a model folder, "hf" for Hugging Face's, or the name of another
+                code base.
+
+        Raises:
+            UserError: not a network that was built from a config, or none that the format has.
+        """
+        from paddle import nn
+
+        from paddleseg_segformer.pretrained import save_model
+
+        network = self.pipeline.network
+        if self.config is None or not isinstance(network, nn.Layer):
+            raise UserError(
+                "save_pretrained: this predictor was not made by from_config or from_pretrained, "
+                "so nothing says how to build its network again."
+            )
+        save_model(network, self.config, path, format)
 
     @classmethod
     def from_export(

@@ -94,6 +94,9 @@ class Block(nn.Layer):
         return x + self.drop_path(self.mlp(self.norm2(x), hw))
 
 
+Observer = Callable[[Block, Tensor, Sequence["int | Tensor"]], None]
+
+
 class MixVisionTransformer(nn.Layer):
     """Four stages of overlapping patch embedding and transformer blocks.
 
@@ -185,10 +188,14 @@ class MixVisionTransformer(nn.Layer):
         They are held whole: 16 MiB for each image and block of stage 1 at 512x512.
         """
         attentions: list[Tensor] = []
-        return self._features(x, attentions), attentions
 
-    def _features(self, x: Tensor, attentions: list[Tensor] | None) -> list[Tensor]:
-        """Return the four maps; append each block's attention weights where a list is given."""
+        def observe(block: Block, tokens: Tensor, hw: Sequence[int | Tensor]) -> None:
+            attentions.append(block.attn.weights(block.norm1(tokens), hw))
+
+        return self._features(x, observe), attentions
+
+    def _features(self, x: Tensor, observe: Observer | None) -> list[Tensor]:
+        """Return the four maps; show each block and its input to `observe`."""
         if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.min_input_px:
             raise UserError(
                 f"image of {x.shape[2]}x{x.shape[3]} px: MiT needs {self.min_input_px} px or "
@@ -199,8 +206,8 @@ class MixVisionTransformer(nn.Layer):
         for stage in range(1, 5):
             tokens, hw = getattr(self, f"patch_embed{stage}")(x)
             for block in getattr(self, f"block{stage}"):
-                if attentions is not None:
-                    attentions.append(block.attn.weights(block.norm1(tokens), hw))
+                if observe is not None:
+                    observe(block, tokens, hw)
                 tokens = block(tokens, hw)
             x = tokens_to_map(getattr(self, f"norm{stage}")(tokens), hw)
             features.append(x)
