@@ -18,6 +18,7 @@ JOBS = {
     "convert_weights": "write weights as another code base's files, where that is possible exactly",
     "check_dataset": "audit a data set and suggest class weights",
     "make_dataset": "generate the embedded street-scene data set",
+    "chaos": "kill a training run again and again and see that nothing is lost",
     "demo": "run the whole job on the embedded data set and print a report",
 }
 

@@ -60,7 +60,7 @@ class Faults:
     def before_step(self, network: nn.Layer) -> None:
         """Keep what a forward pass changes, where the step may be skipped."""
         if self.policy.on_nonfinite == "skip":
-            self._statistics = {key: item.clone() for key, item in network.named_buffers()}
+            self._statistics = {key: item.clone() for key, item in _untrained(network).items()}
 
     def check_loss(self, value: float, iteration: int, names: Sequence[str]) -> None:
         """Stop at a loss that is not finite, before its gradients reach the other processes.
@@ -120,8 +120,8 @@ class Faults:
             )
 
     def _skip(self, network: nn.Layer, problem: str, iteration: int, names: Sequence[str]) -> None:
-        for key, buffer in network.named_buffers():
-            buffer.set_value(self._statistics[key])
+        for key, item in _untrained(network).items():
+            item.set_value(self._statistics[key])
         self.num_skipped_steps += 1
         limit = self.policy.max_skipped
         message = f"iteration {iteration}: {problem}; the batch: {', '.join(names)}"
@@ -143,6 +143,11 @@ class Faults:
                 f"were replaced (see above), more than --max_skipped {limit}. Repair the data set: "
                 "python -m paddleseg_segformer check_dataset --config CONFIG finds them all."
             )
+
+
+def _untrained(network: nn.Layer) -> dict[str, Tensor]:
+    """Return what the network holds beside trained weights: batch norm's statistics."""
+    return {key: item for key, item in network.state_dict().items() if item.stop_gradient}
 
 
 def loss_problem(value: float) -> str:
