@@ -13,6 +13,7 @@ from typing import Any
 
 from paddleseg_segformer.checkpoints.architectures import Section, full_backbone
 from paddleseg_segformer.checkpoints.containers import Container
+from paddleseg_segformer.checkpoints.mm_config import evaluation_settings
 from paddleseg_segformer.checkpoints.naming import Format
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError
@@ -50,11 +51,21 @@ def source_of(
             source = read(path, format, found)
             check_agreement(path, source.model, found)
             return source
-    num_classes = found.get("num_classes")
-    transforms, test_config = DEFAULTS.get(format.name, {}).get(num_classes, (None, {}))
-    if transforms is None and format.name in DEFAULTS:
-        transforms, test_config = DEFAULTS[format.name][None]
-    classes, palette = _classes_of(container.meta, num_classes)
+    return _by_default(container, format, found.get("num_classes"))
+
+
+def _by_default(container: Container, format: Format, num_classes: int | None) -> Source:
+    """Return what the metadata in the file say, and else what the code base publishes."""
+    table = DEFAULTS.get(format.name, {None: (None, {})})
+    transforms, test_config = table.get(num_classes, table[None])
+    meta = container.meta.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    text = meta.get("config") or meta.get("cfg")  # of 0.x, of 1.x
+    if isinstance(text, str):
+        stated, windows = evaluation_settings(text)
+        if stated is not None:
+            transforms, test_config = stated, {**_SOFTMAX, **windows}
+    classes, palette = _classes_of(meta, num_classes)
     return Source(
         classes=classes,
         palette=palette,
@@ -71,7 +82,7 @@ _CITYSCAPES = {"is_slide": True, "crop_size": [1024, 1024], "stride": [768, 768]
 
 # By code base and number of classes (None: any other): the published evaluation on ADE20K (150)
 # and Cityscapes (19).
-DEFAULTS: dict[str, dict[int | None, tuple[Transforms, dict[str, Any]]]] = {
+DEFAULTS: dict[str, dict[int | None, tuple[Transforms | None, dict[str, Any]]]] = {
     "nvlabs": {
         150: ([{"type": "AlignedResize", "scale": [2048, 512]}, _IMAGENET], _SOFTMAX),
         19: ([_IMAGENET], _CITYSCAPES),
@@ -114,12 +125,10 @@ def _classes_of(
     meta: Mapping[str, Any], num_classes: int | None
 ) -> tuple[list[str] | None, list[list[int]] | None]:
     """Return class names and palette that mmcv or mmengine saved, where they are of K classes."""
-    inner = meta.get("meta")
-    inner = inner if isinstance(inner, Mapping) else {}
-    data = inner.get("dataset_meta")
+    data = meta.get("dataset_meta")
     data = data if isinstance(data, Mapping) else {}
-    classes = inner.get("CLASSES") or data.get("classes")
-    palette = inner.get("PALETTE") or data.get("palette")
+    classes = meta.get("CLASSES") or data.get("classes")
+    palette = meta.get("PALETTE") or data.get("palette")
     return (
         classes if _is_list_of(classes, num_classes, lambda item: isinstance(item, str)) else None,
         palette if _is_list_of(palette, num_classes, _is_color) else None,

@@ -8,6 +8,7 @@ import pytest
 from paddleseg_segformer.checkpoints.architectures import ARCHITECTURES, full_backbone
 from paddleseg_segformer.checkpoints.formats import FORMATS, HUGGINGFACE, MMSEG, NVLABS, SMP
 from paddleseg_segformer.checkpoints.naming import Names, export_state
+from paddleseg_segformer.models import MODELS, MixVisionTransformer
 from paddleseg_segformer.models.mix_transformer import VARIANTS
 
 KEYS = {item.type: item.keys for item in ARCHITECTURES}
@@ -76,6 +77,14 @@ def test_number_of_keys_is_that_of_the_real_models(format, model, expected):
     assert [number for number, known in zip(found, expected, strict=True) if known] == [
         known for known in expected if known
     ]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("model", ["SegFormer", "SegFormerMM", "MixVisionTransformerClassifier"])
+def test_listed_keys_are_those_of_the_models(model, variant):
+    narrow = {**VARIANTS[variant], "embed_dims": (8, 16, 40, 64)}  # the names do not change
+    net = MODELS[model](num_classes=3, backbone=MixVisionTransformer(**narrow))
+    assert sorted(keys_of(model, variant)) == sorted(net.state_dict())
 
 
 PAIRS = [(item.name, model) for item in FORMATS.values() for model in item.models]
