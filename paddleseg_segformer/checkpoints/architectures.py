@@ -5,11 +5,14 @@ Everything is asked by canonical name, so it holds for every format.
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models import vision_transformer
 from paddleseg_segformer.models.mix_transformer import VARIANTS
 
 Section = dict[str, Any]  # a `model` or `backbone` section of a config
@@ -29,6 +32,15 @@ MIT_DEFAULTS: Section = {
     "norm_eps": 1e-6,
     "embed_norm_eps": 1e-5,
 }
+VIT_DEFAULTS: Section = {
+    name: parameter.default
+    for name, parameter in inspect.signature(
+        vision_transformer.VisionTransformer
+    ).parameters.items()
+}
+EPSILONS = ("norm_eps", "embed_norm_eps", "epsilon")  # arguments of backbones
+_HEAD_WIDTH = 64  # of a ViT's attention, but for the widest one: channels -> heads
+_OTHER_HEADS = {1280: 16}
 _BATCH_NORM = ("weight", "bias", "_mean", "_variance")
 _LINEAR = ("weight", "bias")
 
@@ -171,6 +183,114 @@ def _classifier_keys(section: Section) -> list[str]:
     return [*mit_keys(section["backbone"]), "head.weight", "head.bias"]
 
 
+def is_vit(backbone: Section) -> bool:
+    """Return whether a backbone's section is of a Vision Transformer."""
+    type_name = backbone.get("type", "")
+    return type_name == "VisionTransformer" or type_name in vision_transformer.VARIANTS
+
+
+def vit_section(shapes: Shapes) -> Section:
+    """Read the sizes of a Vision Transformer that the weights show."""
+    dim = axis(shapes, "backbone.pos_embed", 2, 3)
+    hidden = axis(shapes, "backbone.blocks.0.mlp.fc1.weight", 1, 2)
+    return {
+        "type": "VisionTransformer",
+        "patch_size": axis(shapes, "backbone.patch_embed.proj.weight", 2, 4),
+        "in_channels": axis(shapes, "backbone.patch_embed.proj.weight", 1, 4),
+        "embed_dim": dim,
+        "depth": count(shapes, "backbone.blocks.{}.norm1.weight"),
+        "mlp_ratio": hidden // dim if hidden % dim == 0 else hidden / dim,
+        "qkv_bias": shapes("backbone.blocks.0.attn.qkv.bias") is not None,
+        "final_norm": shapes("backbone.norm.weight") is not None,
+    }
+
+
+def vit_keys(backbone: Section) -> list[str]:
+    """List the weights of a Vision Transformer with a full section."""
+    return [
+        "backbone.pos_embed",
+        "backbone.cls_token",
+        *(f"backbone.patch_embed.proj.{part}" for part in _LINEAR),
+        *_block_keys("backbone.blocks", backbone["depth"], backbone["qkv_bias"]),
+        *(f"backbone.norm.{part}" for part in _LINEAR if backbone["final_norm"]),
+    ]
+
+
+def _block_keys(prefix: str, depth: int, qkv_bias: bool) -> list[str]:
+    names = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    keys = [
+        f"{prefix}.{j}.{name}.{part}" for j in range(depth) for name in names for part in _LINEAR
+    ]
+    return [key for key in keys if qkv_bias or not key.endswith(".qkv.bias")]
+
+
+def _linear_segmenter_section(shapes: Shapes) -> Section:
+    return {
+        "type": "LinearSegmenter",
+        "num_classes": axis(shapes, "head.head.weight", 1, 2),
+        "backbone": vit_section(shapes),
+    }
+
+
+def _linear_segmenter_keys(section: Section) -> list[str]:
+    return [*vit_keys(section["backbone"]), *(f"head.head.{part}" for part in _LINEAR)]
+
+
+def _mask_segmenter_section(shapes: Shapes) -> Section:
+    dim = axis(shapes, "head.cls_token", 2, 3)
+    hidden = axis(shapes, "head.blocks.0.mlp.fc1.weight", 1, 2)
+    return {
+        "type": "MaskSegmenter",
+        "num_classes": axis(shapes, "head.cls_token", 1, 3),
+        "h_embed_dim": dim,
+        "h_depth": count(shapes, "head.blocks.{}.norm1.weight"),
+        "h_mlp_ratio": hidden // dim if hidden % dim == 0 else hidden / dim,
+        "h_qkv_bias": shapes("head.blocks.0.attn.qkv.bias") is not None,
+        "backbone": vit_section(shapes),
+    }
+
+
+def _mask_segmenter_keys(section: Section) -> list[str]:
+    names = ("head.proj_input", "head.decoder_norm", "head.mask_norm")
+    return [
+        *vit_keys(section["backbone"]),
+        "head.cls_token",
+        *_block_keys("head.blocks", section["h_depth"], section["h_qkv_bias"]),
+        *(f"{name}.{part}" for name in names for part in _LINEAR),
+        "head.proj_patch.weight",
+        "head.proj_class.weight",
+    ]
+
+
+def guessed(shapes: Shapes, section: Section) -> Section:
+    """Return what a section lacks because the weights do not show it, as published.
+
+    These are attention heads, of 64 channels each, and the image size of the position embedding,
+    a square; what is stated beside the weights comes before it.
+    """
+    if not is_vit(section["backbone"]):
+        return {}
+    backbone: Section = {"num_heads": _num_heads(section["backbone"]["embed_dim"])}
+    side = math.isqrt(axis(shapes, "backbone.pos_embed", 1, 3) - 1)
+    if side**2 + 1 == axis(shapes, "backbone.pos_embed", 1, 3):
+        backbone["img_size"] = side * section["backbone"]["patch_size"]
+    if section.get("type") == "MaskSegmenter":
+        return {"backbone": backbone, "h_num_heads": _num_heads(section["h_embed_dim"])}
+    return {"backbone": backbone}
+
+
+def _num_heads(dim: int) -> int:
+    return _OTHER_HEADS.get(dim, max(dim // _HEAD_WIDTH, 1))
+
+
+def _bare_vit_section(shapes: Shapes) -> Section:
+    return {"backbone": vit_section(shapes)}
+
+
+def _bare_vit_keys(section: Section) -> list[str]:
+    return vit_keys(section["backbone"])
+
+
 def _backbone_section(shapes: Shapes) -> Section:
     return {"backbone": mit_section(shapes)}
 
@@ -179,7 +299,7 @@ def _backbone_keys(section: Section) -> list[str]:
     return mit_keys(section["backbone"])
 
 
-_MIT = "backbone.patch_embed1.proj.weight"
+_MIT, _VIT = "backbone.patch_embed1.proj.weight", "backbone.pos_embed"
 
 ARCHITECTURES = (  # the first whose marks are there
     Architecture(
@@ -193,6 +313,16 @@ ARCHITECTURES = (  # the first whose marks are there
         _classifier_keys,
     ),
     Architecture("", (_MIT,), _backbone_section, _backbone_keys),
+    Architecture(
+        "LinearSegmenter",
+        (_VIT, "head.head.weight"),
+        _linear_segmenter_section,
+        _linear_segmenter_keys,
+    ),
+    Architecture(
+        "MaskSegmenter", (_VIT, "head.cls_token"), _mask_segmenter_section, _mask_segmenter_keys
+    ),
+    Architecture("", (_VIT,), _bare_vit_section, _bare_vit_keys),
 )
 
 
@@ -205,7 +335,10 @@ def architecture_of(shapes: Shapes) -> Architecture | None:
 
 
 def full_backbone(section: Section) -> Section:
-    """Return a Mix Transformer's section with every size spelled out, whatever its `type`."""
+    """Return a backbone's section with every size spelled out, whatever its `type`."""
+    if is_vit(section):
+        variant = vision_transformer.VARIANTS.get(section["type"], {})
+        return {**VIT_DEFAULTS, **variant, **section, "type": "VisionTransformer"}
     variant = VARIANTS.get(section.get("type", "").rpartition("_")[2], {})
     given = {key: value for key, value in section.items() if key != "type"}
     full = {**MIT_DEFAULTS, **variant, **given}
@@ -213,7 +346,10 @@ def full_backbone(section: Section) -> Section:
 
 
 def short_backbone(section: Section) -> Section:
-    """Return the shortest section that builds the same Mix Transformer."""
+    """Return the shortest section that builds the same backbone."""
+    if is_vit(section):
+        full = full_backbone(section)
+        return {key: value for key, value in full.items() if value != VIT_DEFAULTS.get(key)}
     full = full_backbone(section)
     for name, difference in VARIANTS.items():
         variant = full_backbone(difference)

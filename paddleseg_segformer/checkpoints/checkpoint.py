@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,9 @@ from paddleseg_segformer.checkpoints.architectures import (
     UnfitWeight,
     architecture_of,
     describe,
+    full_backbone,
+    guessed,
+    is_vit,
     short_backbone,
 )
 from paddleseg_segformer.checkpoints.containers import Container, read_container
@@ -88,10 +92,12 @@ def open_checkpoint(path: str | os.PathLike[str], is_known: bool = True) -> Chec
     if names is None and is_known:
         raise UserError(
             f"{container.file}: the weights of an unknown model ({_listed(container.tensors)}). "
-            f"Known are SegFormer's by {', '.join(item.title for item in FORMATS.values())}."
+            f"Known are SegFormer's and Segmenter's by "
+            f"{', '.join(item.title for item in FORMATS.values())}."
         )
     if names is None:
         return _unknown(container)
+    _refuse_other_models(container, names.format)
     try:
         return _known(container, names, is_stated=is_known)
     except UnfitWeight as error:
@@ -115,7 +121,7 @@ def _known(container: Container, names: Names, is_stated: bool) -> Checkpoint:
     used = {name for entry in entries.values() for name in entry.names}
     return Checkpoint(
         format=names.format.name,
-        model=_section(found, source, names.format),
+        model=_section(found, guessed(shapes, found), source, names.format),
         state=State(container.file, entries, container.tensors),
         unexpected=names.others(used),
         missing=[key for key in keys if key not in entries],
@@ -126,6 +132,13 @@ def _known(container: Container, names: Names, is_stated: bool) -> Checkpoint:
         reduces_labels=source.reduces_labels,
         epsilons=source.epsilons,
     )
+
+
+def _refuse_other_models(container: Container, format: Format) -> None:
+    for pattern, reason in format.refused:
+        for name in container.tensors:
+            if re.fullmatch(pattern, name):
+                raise UserError(f"{container.file}: holds {name}: {reason}")
 
 
 class _Shapes:
@@ -147,14 +160,22 @@ class _Shapes:
         return entry.shape if entry else None
 
 
-def _section(found: Section, source: Source, format: Format) -> Section:
+def _section(found: Section, guessed: Section, source: Source, format: Format) -> Section:
     """Put the sizes that the weights show and what is stated beside them into one section."""
-    epsilons = source.epsilons or {}
-    backbone = short_backbone({**found["backbone"], **epsilons, **source.model.get("backbone", {})})
+    stated = source.model.get("backbone", {})
+    backbone = short_backbone(
+        {
+            **guessed.get("backbone", {}),
+            **found["backbone"],
+            **format.backbone,
+            **(source.epsilons or {}),
+            **(full_backbone(stated) if is_vit(stated) else stated),
+        }
+    )
     if "num_classes" not in found:
         return backbone
     rest = {key: value for key, value in source.model.items() if key not in ("type", "backbone")}
-    return {**found, **rest, "backbone": backbone}
+    return {**guessed, **found, **rest, "backbone": backbone}
 
 
 def _unknown(container: Container) -> Checkpoint:
@@ -179,7 +200,10 @@ def _names_in(container: Container) -> Names | None:
 
 
 # A matrix that is not square, and the vector of its inputs' length: canonical names.
-ORIENTATION = (("backbone.block1.0.mlp.fc1.weight", "backbone.block1.0.norm2.weight"),)
+ORIENTATION = (
+    ("backbone.block1.0.mlp.fc1.weight", "backbone.block1.0.norm2.weight"),
+    ("backbone.blocks.0.mlp.fc1.weight", "backbone.blocks.0.norm2.weight"),
+)
 
 
 def _has_torch_layout(container: Container, candidates: list[Names]) -> bool:

@@ -27,6 +27,7 @@ FOLDER_FILES = (
     "pytorch_model.bin.index.json",
     "checkpoint.pth",
 )
+_MAX_HEADER = 100_000_000  # bytes, safetensors' own limit
 _ZIP = b"PK\x03\x04"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _OTHER_FILES = {  # what is often saved under a weight file's name: first bytes -> what to do
@@ -103,14 +104,19 @@ def _read_file(path: Path, file: Path) -> Container:
         from paddleseg_segformer.checkpoints.torch_files import read_torch
 
         content, kind = read_torch(file, is_zip=head.startswith(_ZIP)), "torch"
+    elif _is_safetensors(head):
+        return Container(path, file, "safetensors", _read_safetensors(file))
     elif head.startswith(b"\x80"):
         content, kind = read_pickle(file), "paddle"
-    elif head[8:9] == b"{":
-        return Container(path, file, "safetensors", _read_safetensors(file))
     else:
         raise UserError(f"{file}: not a readable weight file: {_what_it_is(head)}")
     state, meta = _unwrapped(content, file)
     return Container(path, file, kind, state, meta)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Return whether a header's length and its brace come first; the length may look like 0x80."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
 
 
 def _what_it_is(head: bytes) -> str:

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_segformer.checkpoints.architectures import MIT_DEFAULTS
+from paddleseg_segformer.checkpoints.architectures import (
+    full_backbone,
+    is_vit,
+)
 from paddleseg_segformer.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from paddleseg_segformer.checkpoints.formats import FORMATS, HUGGINGFACE, PADDLESEG
+from paddleseg_segformer.checkpoints.formats import FORMATS, HUGGINGFACE, PADDLESEG, RSTRUDEL
 from paddleseg_segformer.checkpoints.hub_folder import hub_notes, write_configs
-from paddleseg_segformer.checkpoints.naming import Format, Rule, export_state
+from paddleseg_segformer.checkpoints.naming import Format, Rule, export_state, with_biases
+from paddleseg_segformer.checkpoints.variant_yml import write_variant
 from paddleseg_segformer.checkpoints.writing import SUFFIXES, write_tensors
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder
@@ -81,16 +85,17 @@ def prepare(source: str | os.PathLike[str], to: str, backbone_only: bool = False
             )
     is_backbone = backbone_only or checkpoint.is_backbone
     _check_convertible(checkpoint, format, source, is_backbone)
-    state = {
-        key: checkpoint.state[key]
-        for key in checkpoint.state
-        if key.startswith("backbone.") or not is_backbone
-    }
-    has_synthetic = checkpoint.model["type"] == "SegFormer" and not is_backbone
-    tensors = export_state(
-        format, state, checkpoint.model["num_classes"] if has_synthetic else None
+    state = with_biases(
+        format,
+        {
+            key: checkpoint.state[key]
+            for key in checkpoint.state
+            if key.startswith("backbone.") or not is_backbone
+        },
     )
-    if is_backbone or checkpoint.model["type"] in format.bare_models:
+    is_bare = is_backbone or checkpoint.model["type"] in format.bare_models
+    tensors = export_state(format, state, None if is_bare else checkpoint.model["num_classes"])
+    if is_bare:
         prefix = format.backbone_prefix
         tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
     return Conversion(checkpoint, format, state, tensors, _notes(checkpoint, format))
@@ -107,17 +112,21 @@ def write(conversion: Conversion, destination: str | os.PathLike[str]) -> list[P
     if not destination.suffix and format is HUGGINGFACE:
         weights = make_folder(destination) / "model.safetensors"
         configs = write_configs(destination, checkpoint, conversion.is_backbone)
+    elif not destination.suffix and format is RSTRUDEL and not conversion.is_backbone:
+        weights = make_folder(destination) / "checkpoint.pth"
+        configs = [write_variant(destination, checkpoint.model, checkpoint.test_config)]
     else:
         weights, configs = destination, []
     allowed = SUFFIXES["torch" if format.is_torch else "paddle"]
     if weights.suffix not in allowed:
-        folder = " or a folder" if format is HUGGINGFACE else ""
+        folder = " or a folder" if format in (HUGGINGFACE, RSTRUDEL) else ""
         raise UserError(
             f"{destination}: {format.title}'s weights are written as {', '.join(allowed)}{folder}."
         )
-    is_wrapped = format.has_metadata and not conversion.is_backbone
-    meta = {"CLASSES": checkpoint.classes, "PALETTE": checkpoint.palette} if is_wrapped else None
-    write_tensors(conversion.tensors, weights, format.is_torch, meta)
+    key = "" if conversion.is_backbone else format.weights_key
+    meta = {"CLASSES": checkpoint.classes, "PALETTE": checkpoint.palette}
+    beside = {"meta": meta} if format.has_metadata else {}
+    write_tensors(conversion.tensors, weights, format.is_torch, key, beside)
     return [weights, *configs]
 
 
@@ -139,9 +148,16 @@ def _check_convertible(
 ) -> None:
     model = checkpoint.model["type"]
     backbone = checkpoint.model if checkpoint.is_backbone else checkpoint.model["backbone"]
-    if format is not PADDLESEG and not backbone.get("qkv_bias", True):
+    if format is PADDLESEG:
+        return
+    kind = "VisionTransformer" if is_vit(backbone) else "MixVisionTransformer"
+    if kind != format.backbone_type:
+        raise UserError(
+            f"{source}: holds a {kind}, but {format.title}'s files are of a {format.backbone_type}."
+        )
+    if not full_backbone(backbone)["qkv_bias"]:
         raise UserError(f"{source}: {format.title} has no attention without qkv_bias.")
-    if is_backbone or format is PADDLESEG or model in format.models:
+    if is_backbone or model in format.models:
         return
     theirs = " and ".join(format.models)
     raise UserError(
@@ -160,7 +176,8 @@ _REASONS = {
 def _notes(checkpoint: Checkpoint, format: Format) -> list[str]:
     notes = []
     theirs = format.epsilons or {}
-    ours = checkpoint.epsilons or {key: MIT_DEFAULTS[key] for key in theirs}
+    backbone = full_backbone(checkpoint.model.get("backbone", checkpoint.model))
+    ours = checkpoint.epsilons or backbone
     changed = [
         f"{key} {ours[key]:g} -> {value:g}" for key, value in theirs.items() if ours[key] != value
     ]
@@ -169,6 +186,11 @@ def _notes(checkpoint: Checkpoint, format: Format) -> list[str]:
             f"{format.title}'s code fixes other LayerNorm epsilons ({', '.join(changed)}): its "
             "results differ in about the fifth digit"
         )
+    for key, value in format.backbone.items():
+        if backbone[key] != value:
+            notes.append(
+                f"{format.title}'s code acts as {key}={value}, this model as {backbone[key]}"
+            )
     if format is not PADDLESEG and checkpoint.model.get("align_corners"):
         notes.append(f"{format.title}'s head does not align corners, this model's does")
     if format is HUGGINGFACE:

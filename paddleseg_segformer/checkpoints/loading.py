@@ -16,6 +16,7 @@ from paddle import Tensor, nn
 from paddleseg_segformer.checkpoints.architectures import architecture_of, describe, short_backbone
 from paddleseg_segformer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from paddleseg_segformer.checkpoints.download import fetch, is_url
+from paddleseg_segformer.checkpoints.formats import FORMATS
 from paddleseg_segformer.checkpoints.pickles import write_pickle
 from paddleseg_segformer.checkpoints.state import State, check_finite
 from paddleseg_segformer.errors import UserError
@@ -191,6 +192,14 @@ def _warn_of_epsilons(
 ) -> None:
     """Say where the layer's LayerNorm epsilons are not those that the weights were made with."""
     backbone = getattr(layer, "backbone", layer)
+    for key, theirs in FORMATS[checkpoint.format].backbone.items():
+        ours = getattr(backbone, key, theirs)
+        if ours != theirs:
+            logger.warning(
+                "%s: made with %s=%s, the model has %s; set model.backbone.%s=%s for the same "
+                "results at every size",
+                *(path, key, theirs, ours, key, theirs),
+            )
     for key, theirs in (checkpoint.epsilons or {}).items():
         ours = getattr(backbone, key, theirs)
         if ours != theirs:

@@ -111,12 +111,18 @@ class Format:
         aliases: (pattern, replacement) pairs for names of other versions.
         ignored: patterns of a file's names that carry nothing.
         synthetic: zero tensors that its strict loaders expect: name -> shape, in which "K" is the
-            number of classes; "backbone" models have none.
+            number of classes, and a canonical name its first side; "backbone" models have none.
+        biased: patterns of canonical linears that always have a bias there; zeros where ours lacks
+            it.
+        refused: (pattern of a file's name, reason) of models that no model of ours is.
+        backbone: arguments of our backbone that stand for what its programs do.
+        backbone_type: whose weights it names, "MixVisionTransformer" or "VisionTransformer".
         is_torch: whether matrices are (out, in) and batch norms count their batches.
         epsilons: LayerNorm epsilons as our backbone's arguments; None where a file may have been
             made with any.
         models: model types that can be written.
         bare_models: those of them whose files leave the `backbone_prefix` out.
+        weights_key: what the weights lie under in its files of whole models, "" for nothing.
         has_metadata: whether its whole models' files hold class names and palette.
         notes: what its programs do otherwise, for whoever converts to it.
     """
@@ -129,10 +135,15 @@ class Format:
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     synthetic: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    biased: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    backbone_type: str = "MixVisionTransformer"
     is_torch: bool = True
     epsilons: Mapping[str, float] | None = None
     models: tuple[str, ...] = ()
     bare_models: tuple[str, ...] = ()
+    weights_key: str = ""
     has_metadata: bool = False
     notes: tuple[str, ...] = ()
 
@@ -226,8 +237,9 @@ def export_state(
             exported[counter] = np.zeros((), np.int64)
     if num_classes is not None:
         for name, shape in format.synthetic.items():
-            size = [num_classes if item == "K" else int(item) for item in shape]
-            exported[name] = np.zeros(size, np.float32)
+            exported[name] = np.zeros(
+                [_side(item, num_classes, state) for item in shape], np.float32
+            )
     return exported
 
 
@@ -237,3 +249,20 @@ def _joined(rows: list[tuple[int, np.ndarray]]) -> np.ndarray:
         return np.array(rows[0][1], order="C")
     parts = [part for _, part in sorted(rows, key=lambda row: row[0])]
     return np.ascontiguousarray(np.concatenate(parts))
+
+
+def _side(item: int | str, num_classes: int, state: Mapping[str, np.ndarray]) -> int:
+    if isinstance(item, int):
+        return item
+    return num_classes if item == "K" else len(state[item])
+
+
+def with_biases(format: Format, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a canonical state with zeros for the biases that a format always has."""
+    full = dict(state)
+    for key, array in state.items():
+        linear, _, part = key.rpartition(".")
+        is_biased = any(re.fullmatch(pattern, linear) for pattern in format.biased)
+        if part == "weight" and is_biased and f"{linear}.bias" not in state:
+            full[f"{linear}.bias"] = np.zeros(array.shape[-1], np.float32)
+    return full

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paddleseg_segformer.checkpoints.architectures import Section, full_backbone
+from paddleseg_segformer.checkpoints.architectures import EPSILONS, Section, full_backbone
 from paddleseg_segformer.checkpoints.containers import Container
 from paddleseg_segformer.checkpoints.mm_config import evaluation_settings
 from paddleseg_segformer.checkpoints.naming import Format
+from paddleseg_segformer.checkpoints.variant_yml import read_variant
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError
 
@@ -71,14 +72,20 @@ def _by_default(container: Container, format: Format, num_classes: int | None) -
         palette=palette,
         transforms=transforms,
         test_config=test_config,
-        reduces_labels=num_classes == 150 and format.name in ("nvlabs", "mmseg"),
+        reduces_labels=num_classes == 150 and format.name in ("nvlabs", "mmseg", "rstrudel"),
         epsilons=format.epsilons,
     )
 
 
 _IMAGENET = {"type": "Normalize", "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+_HALF = {"type": "Normalize", "mean": [0.5], "std": [0.5]}
 _SOFTMAX = {"average": "softmax", "scale_mode": "source"}
 _CITYSCAPES = {"is_slide": True, "crop_size": [1024, 1024], "stride": [768, 768], **_SOFTMAX}
+
+
+def _windows(side: int, stride: int) -> dict[str, Any]:
+    return {"is_slide": True, "crop_size": [side] * 2, "stride": [stride] * 2, **_SOFTMAX}
+
 
 # By code base and number of classes (None: any other): the published evaluation on ADE20K (150)
 # and Cityscapes (19).
@@ -100,6 +107,12 @@ DEFAULTS: dict[str, dict[int | None, tuple[Transforms | None, dict[str, Any]]]] 
         )
     },
     "smp": {None: ([_IMAGENET], {})},
+    "rstrudel": {
+        150: ([{"type": "ResizeKeepRatio", "scale": [2048, 512]}, _HALF], _windows(512, 512)),
+        19: ([{"type": "ResizeKeepRatio", "scale": [2048, 1024]}, _HALF], _windows(768, 512)),
+        None: ([_HALF], _SOFTMAX),
+    },
+    "timm": {None: ([_HALF], {})},
 }
 
 
@@ -156,7 +169,8 @@ def _own(path: Path, format: Format, found: Section) -> Source:
     model["backbone"] = backbone = {k: v for k, v in backbone.items() if k != "pretrained"}
     data = config.val_dataset or config.train_dataset or {}
     label_set = getattr(DATASETS.get(data.get("type", "")), "label_set", None)
-    epsilons = {key: full_backbone(backbone)[key] for key in ("norm_eps", "embed_norm_eps")}
+    full = full_backbone(backbone)
+    epsilons = {key: full[key] for key in EPSILONS if key in full}
     defaults = dataclasses.asdict(type(config.test_config)())
     tested = dataclasses.asdict(config.test_config)
     return Source(
@@ -186,8 +200,13 @@ def _hub(path: Path, format: Format, found: Section) -> Source:
     )
 
 
+def _rstrudel(path: Path, format: Format, found: Section) -> Source:
+    return Source(**read_variant(path, format), epsilons=format.epsilons)
+
+
 # File name -> its reader; the first that is there is read.
 SIDECARS: dict[str, Callable[[Path, Format, Section], Source]] = {
     "config.yml": _own,
+    "variant.yml": _rstrudel,
     "config.json": _hub,
 }

@@ -22,14 +22,16 @@ def write_tensors(
     tensors: Mapping[str, np.ndarray],
     path: Path,
     is_torch: bool,
-    meta: Mapping[str, Any] | None = None,
+    weights_key: str = "",
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Write arrays in the container that the suffix names.
 
     Args:
         is_torch: whether PyTorch's loaders are to read a `.safetensors` file.
-        meta: written beside the weights in PyTorch's files, as mmcv does; without it the file is a
+        weights_key: what the weights lie under in a `.pth` or `.pt` file; without it the file is a
             flat dictionary.
+        beside: what is written beside them there.
 
     Raises:
         MissingDependency: the container needs a package that is not installed.
@@ -45,8 +47,7 @@ def write_tensors(
         with explained():
             import torch
         state = {name: torch.from_numpy(array) for name, array in tensors.items()}
-        is_wrapped = meta is not None and path.suffix != ".bin"
+        is_wrapped = weights_key and path.suffix != ".bin"
+        content = {**(beside or {}), weights_key: state} if is_wrapped else state
         with atomic_path(path) as temporary:
-            torch.save(
-                {"meta": dict(meta or {}), "state_dict": state} if is_wrapped else state, temporary
-            )
+            torch.save(content, temporary)

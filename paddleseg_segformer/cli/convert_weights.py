@@ -9,7 +9,7 @@ from paddleseg_segformer.cli.common import set_up_logging
 
 logger = logging.getLogger(__name__)
 
-TARGETS = ("paddleseg", "nvlabs", "mmseg", "hf", "smp")
+TARGETS = ("paddleseg", "nvlabs", "mmseg", "hf", "smp", "rstrudel")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "dest",
         metavar="DEST",
         help="file to write, its container by the suffix (.pdparams, .safetensors, .pth, .bin), or "
-        "a folder for hf",
+        "a folder for hf and rstrudel",
     )
     add("--to", choices=TARGETS, required=True, help="code base whose names the weights get")
     add("--backbone_only", action="store_true", help="leave the head out")

@@ -8,10 +8,12 @@ Source: Dosovitskiy et al., "An Image Is Worth 16x16 Words", 2021; Strudel et al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -150,6 +152,8 @@ class VisionTransformer(nn.Layer):
         self.embed_dim = embed_dim
         self.patch_size = patch_size
         self.grid_hw = _grid_hw(img_size, patch_size)
+        self.epsilon = epsilon
+        self.pad_input = pad_input
         self.pos_embed_interpolation = pos_embed_interpolation
         self.pad_multiple = patch_size if pad_input else 1  # see `layers.upsample_to_input`
         self.min_input_px = 1 if pad_input else patch_size
@@ -212,6 +216,21 @@ class VisionTransformer(nn.Layer):
         if paddle.in_dynamic_mode() and tuple(hw) == self.grid_hw:
             return self.pos_embed
         return resize_positions(self.pos_embed, self.grid_hw, hw, self.pos_embed_interpolation)
+
+    def reshape_pretrained(self, name: str, array: np.ndarray) -> np.ndarray | None:
+        """Return a position embedding of a square grid, resized to this one's; None for the rest.
+
+        Args:
+            name: of the weight in this layer.
+            array: the weight of a file that does not have this layer's shape.
+        """
+        side = math.isqrt(array.shape[1] - 1) if array.ndim == 3 and array.shape[1] else 0
+        shape = (1, 1 + side * side, self.embed_dim)
+        if name != "pos_embed" or side == 0 or array.shape != shape:
+            return None
+        positions = paddle.to_tensor(np.ascontiguousarray(array))
+        mode = self.pos_embed_interpolation
+        return resize_positions(positions, (side, side), self.grid_hw, mode).numpy()
 
 
 def resize_positions(

@@ -4,8 +4,12 @@ from paddleseg_segformer.checkpoints.formats.huggingface import HUGGINGFACE
 from paddleseg_segformer.checkpoints.formats.mmseg import MMSEG
 from paddleseg_segformer.checkpoints.formats.nvlabs import NVLABS
 from paddleseg_segformer.checkpoints.formats.paddleseg import PADDLESEG
+from paddleseg_segformer.checkpoints.formats.rstrudel import RSTRUDEL
 from paddleseg_segformer.checkpoints.formats.smp import SMP
+from paddleseg_segformer.checkpoints.formats.timm_vit import TIMM_VIT
 
-FORMATS = {item.name: item for item in (PADDLESEG, NVLABS, MMSEG, HUGGINGFACE, SMP)}
+FORMATS = {
+    item.name: item for item in (PADDLESEG, NVLABS, MMSEG, HUGGINGFACE, SMP, RSTRUDEL, TIMM_VIT)
+}
 
-__all__ = ["FORMATS", "HUGGINGFACE", "MMSEG", "NVLABS", "PADDLESEG", "SMP"]
+__all__ = ["FORMATS", "HUGGINGFACE", "MMSEG", "NVLABS", "PADDLESEG", "RSTRUDEL", "SMP", "TIMM_VIT"]

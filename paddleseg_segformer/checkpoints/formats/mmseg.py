@@ -33,5 +33,6 @@ MMSEG = Format(
     ignored=(r".*\.num_batches_tracked",),
     epsilons={"norm_eps": 1e-6, "embed_norm_eps": 1e-6},
     models=("SegFormerMM",),
+    weights_key="state_dict",
     has_metadata=True,
 )

@@ -26,5 +26,6 @@ NVLABS = Format(
     epsilons={"norm_eps": 1e-6, "embed_norm_eps": 1e-5},
     models=("SegFormer", "MixVisionTransformerClassifier"),
     bare_models=("MixVisionTransformerClassifier",),
+    weights_key="state_dict",
     has_metadata=True,
 )
