@@ -189,8 +189,8 @@ def _names_in(container: Container) -> Names | None:
     """Tell the code base by its names; where several use the same, by the layout of matrices."""
     fitting = []
     for format in FORMATS.values():
-        for is_bare in (False, True) if format.backbone_prefix else (False,):
-            names = Names(format, container.tensors, is_bare)
+        whole = Names(format, container.tensors, is_bare=False)
+        for names in (whole, whole.bare()) if format.backbone_prefix else (whole,):
             if any(names.find(key) for key in format.fingerprints):
                 fitting.append(names)
     if len(fitting) > 1:

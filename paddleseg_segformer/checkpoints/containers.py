@@ -30,6 +30,7 @@ FOLDER_FILES = (
 _MAX_HEADER = 100_000_000  # bytes, safetensors' own limit
 _ZIP = b"PK\x03\x04"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_WRAPPERS = ("module.", "model.", "net.", "network.", "_orig_mod.")  # of training programs
 _OTHER_FILES = {  # what is often saved under a weight file's name: first bytes -> what to do
     b"": "it is empty. Fetch it again.",
     b"<": "it is a web page, not weights. Fetch it again from the address of the file itself.",
@@ -146,8 +147,10 @@ def _unwrapped(content: Any, file: Path) -> tuple[dict[str, StoredTensor], dict[
                 f"{file}: {key!r} is {type(value).__name__}, expected a dictionary of weights."
             )
         state[key] = stored
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    while state and (prefix := next(iter(state)).partition(".")[0] + ".") in _WRAPPERS:
+        if not all(key.startswith(prefix) for key in state):
+            break
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state, meta
 
 

@@ -79,7 +79,14 @@ def load_weights(model: nn.Layer, path: str | os.PathLike[str], strict: bool = T
                 f"{path}: these weights are of {checkpoint.describe()}, the model is "
                 f"{describe_model(model)} ({report}). Take the config that they were trained with."
             )
-        logger.warning("%s: loaded in part: %s", path, report)
+        if not report.matched:
+            raise UserError(
+                f"{path}: not a single weight fits; they are of {checkpoint.describe()}, the model "
+                f"is {describe_model(model)}."
+            )
+        for name in ("missing", "unexpected", "mismatched"):
+            if keys := getattr(report, name):
+                logger.warning("%s: loaded in part; %s: %s", path, name, ", ".join(keys))
     elif report.cast:
         logger.warning("%s: %s", path, report)
     _warn_of_epsilons(model, checkpoint, path)
@@ -134,8 +141,9 @@ def save_weights(model: nn.Layer, path: str | os.PathLike[str]) -> None:
 
 def describe_model(layer: nn.Layer) -> str:
     """Say which model a layer is, as far as its weights' names tell."""
-    prefix = "" if hasattr(layer, "backbone") else _BACKBONE
-    shapes = {prefix + key: tuple(item.shape) for key, item in layer.state_dict().items()}
+    own = layer.state_dict()
+    prefix = "" if any(key.startswith(_BACKBONE) for key in own) else _BACKBONE
+    shapes = {prefix + key: tuple(item.shape) for key, item in own.items()}
     architecture = architecture_of(shapes.get)
     if architecture is None:
         return describe({}, len(shapes))
@@ -145,9 +153,11 @@ def describe_model(layer: nn.Layer) -> str:
 
 def _state_for(layer: nn.Layer, checkpoint: Checkpoint) -> State:
     """Return the weights under the layer's names: a backbone's have no prefix of their own."""
-    state = checkpoint.state
-    is_whole = hasattr(layer, "backbone") or not any(key.startswith(_BACKBONE) for key in state)
-    return state if is_whole else state.without_prefix(_BACKBONE)
+    own, state = layer.state_dict(), checkpoint.state
+    has_prefix, needs_prefix = (
+        any(key.startswith(_BACKBONE) for key in keys) for keys in (state, own)
+    )
+    return state.without_prefix(_BACKBONE) if has_prefix and not needs_prefix else state
 
 
 def _compare(layer: nn.Layer, state: State, checkpoint: Checkpoint) -> LoadReport:

@@ -7,6 +7,7 @@ reading (look up what each canonical name needs) and writing (make what each one
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from collections import defaultdict
@@ -171,14 +172,21 @@ class Names:
 
     Args:
         format: whose names they are.
-        tensors: anything with a `shape`, by the file's names.
+        tensors: the names in the file.
         is_bare: whether the names lack the format's `backbone_prefix`.
     """
 
     def __init__(self, format: Format, tensors: Iterable[str], is_bare: bool) -> None:
         self.format = format
         self.is_bare = is_bare
-        self._own = {format.renamed(name): name for name in tensors}
+        self._tensors = list(tensors)
+        self._own = {format.renamed(name): name for name in self._tensors}
+
+    def bare(self) -> Names:
+        """Return the same names taken as those of a bare backbone."""
+        other = copy.copy(self)
+        other.is_bare = True
+        return other
 
     def find(self, canonical: str) -> tuple[Rule, list[str]] | None:
         """Return the rule and the file's own names of a canonical one; None where one is absent."""
@@ -206,8 +214,8 @@ class Names:
         """Return the file's names that are not among the used ones and that carry something."""
         return [
             own
-            for name, own in self._own.items()
-            if own not in used and not self.format.is_ignored(name)
+            for own in self._tensors
+            if own not in used and not self.format.is_ignored(self.format.renamed(own))
         ]
 
 

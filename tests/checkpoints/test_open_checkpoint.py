@@ -183,6 +183,34 @@ def test_trainers_wrapping_and_metadata(tmp_path):
     assert checkpoint.epsilons == {"norm_eps": 1e-6, "embed_norm_eps": 1e-6}
 
 
+def test_wrappers_of_training_programs_are_taken_off(tmp_path):
+    net = make("SegFormer")
+    for prefix in ("model._orig_mod.", "module.", "net.model."):
+        state = {prefix + key: torch.from_numpy(v) for key, v in foreign(net, "hf").items()}
+        torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
+        checkpoint = open_checkpoint(tmp_path / "last.ckpt")
+        assert checkpoint.format == "hf" and checkpoint.unexpected == checkpoint.missing == []
+
+
+def test_weight_under_two_names_is_unexpected(tmp_path):
+    state = foreign(make("SegFormer"), "hf")
+    twice = "segformer.stages.0.layer_norm.weight"
+    write({**state, twice: np.zeros(8, np.float32)}, tmp_path / "hf.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "hf.safetensors")
+    assert len(checkpoint.unexpected) == 1 and "layer_norm" in checkpoint.unexpected[0]
+
+
+def test_weights_go_into_a_network_of_half_precision(tmp_path):
+    net, target = make("SegFormer"), make("SegFormer").bfloat16()
+    write(foreign(net, "nvlabs"), tmp_path / "nv.pth")
+    load_weights(target, tmp_path / "nv.pth")
+    for key, value in net.state_dict().items():
+        found = target.state_dict()[key]
+        np.testing.assert_array_equal(
+            found.astype("float32").numpy(), value.astype(found.dtype).astype("float32").numpy()
+        )
+
+
 def test_half_precision_is_widened_and_said(tmp_path):
     net, target = make("SegFormer"), make("SegFormer")
     state = {key: torch.from_numpy(value) for key, value in foreign(net, "nvlabs").items()}
@@ -235,6 +263,13 @@ def test_loading_in_part_is_deliberate_and_logged(tmp_path, caplog):
     with pytest.raises(UserError, match="5 classes, the model is .*3 classes"):
         load_weights(target, tmp_path / "smp.pth")
     report = load_weights(target, tmp_path / "smp.pth", strict=False)
-    assert len(report.mismatched) == 2 and "loaded in part" in caplog.text
+    assert len(report.mismatched) == 2
+    assert "loaded in part; mismatched: linear_pred.weight: found [5," in caplog.text
     key = "linear_c4.proj.weight"
     np.testing.assert_array_equal(target.state_dict()[key].numpy(), net.state_dict()[key].numpy())
+
+
+def test_nothing_in_common_is_refused_even_in_part(tmp_path):
+    write({"stem.weight": np.ones(3, np.float32)}, tmp_path / "other.pdparams")
+    with pytest.raises(UserError, match="not a single weight fits"):
+        load_weights(make("SegFormer"), tmp_path / "other.pdparams", strict=False)
