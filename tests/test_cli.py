@@ -81,6 +81,10 @@ MISTAKES = {
         f"predict --config {STREET_SCENES} --model_path any --image_path nowhere.jpg",
         "nowhere.jpg: no such file",
     ),
+    "visualize without weights": (
+        f"visualize --config {STREET_SCENES} --image_path any.jpg",
+        "--model_path is missing",
+    ),
     "export of missing weights": (
         f"export --config {STREET_SCENES} --model_path nowhere.pdparams",
         "nowhere.pdparams",

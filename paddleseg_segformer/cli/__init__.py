@@ -14,6 +14,7 @@ JOBS = {
     "train": "train a model from a YAML config",
     "val": "evaluate a trained model on a labelled data set",
     "predict": "write label maps and overlays for images, folders, lists or videos",
+    "visualize": "draw the attention of a patch and a mask transformer's class maps over images",
     "export": "write a static graph and its deploy.yaml for Paddle Inference",
     "convert_weights": "write weights as another code base's files, where that is possible exactly",
     "check_dataset": "audit a data set and suggest class weights",
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m paddleseg_segformer",
-        description="Train, evaluate, predict with and export SegFormer.",
+        description="Train, evaluate, predict with and export SegFormer and Segmenter.",
     )
     subparsers = parser.add_subparsers(dest="job", metavar="JOB", required=True)
     for name, summary in JOBS.items():

@@ -1,0 +1,164 @@
+"""`visualize`: draw what a network looks at, over the images it looks at."""
+
+from __future__ import annotations
+
+import logging
+import re
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paddleseg_segformer.cli.common import (
+    add_config_arguments,
+    add_model_path_argument,
+    load_config_from,
+    set_device,
+    set_up_logging,
+)
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.image_sources import find_images, read_ahead
+from paddleseg_segformer.inference.overlay import write_image
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+    from paddleseg_segformer.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the job's flags."""
+    add_config_arguments(parser, required=False)
+    add_model_path_argument(parser)
+    add = parser.add_argument
+    add("--image_path", help="image, folder, or list file (.txt); images are taken as a whole")
+    add("--save_dir", default="output/visualize", help="folder of the pictures, one for each image")
+    add(
+        "--patch",
+        nargs=2,
+        type=int,
+        metavar=("Y", "X"),
+        help="pixel of the image whose patch's attention is drawn; without it: the centre",
+    )
+    add(
+        "--layer",
+        type=int,
+        default=-1,
+        help="block of the encoder, counted from 0 over all stages; negative from the last",
+    )
+    add(
+        "--heads",
+        nargs="*",
+        type=int,
+        help="attention heads to draw beside their mean; without it: all",
+    )
+    add(
+        "--classes",
+        nargs="+",
+        type=int,
+        metavar="ID",
+        help="classes whose maps are drawn (MaskSegmenter); without it: those in the prediction",
+    )
+
+
+def run(args: Namespace) -> None:
+    """Draw the pictures of all images."""
+    set_up_logging()
+    from paddleseg_segformer.inference.predictor import Predictor
+
+    if not args.model_path:
+        raise UserError("--model_path is missing: name the weights to look at (.pdparams).")
+    images = find_images(args.image_path)
+    config = load_config_from(args)
+    device = set_device(args.device)
+    predictor = Predictor.from_config(config, args.model_path)
+    logger.info("%s: %d images", device, len(images))
+    for image, pixels in read_ahead(images, predictor.img_channels):
+        if isinstance(pixels, UserError):
+            raise pixels
+        folder = Path(args.save_dir) / image.name
+        try:
+            written = _draw(predictor, pixels, folder, args)
+        except UserError as error:
+            raise UserError(f"{image.path}: {error}") from None
+        logger.info("%s: %d pictures", folder, written)
+
+
+def _draw(predictor: Predictor, image: np.ndarray, folder: Path, args: Namespace) -> int:
+    """Write one image's pictures; return how many."""
+    from paddleseg_segformer.analysis.attention_maps import (
+        attention_picture,
+        patch_attention,
+        pixel_in_input,
+    )
+
+    pixel = tuple(args.patch) if args.patch else (image.shape[0] // 2, image.shape[1] // 2)
+    if not all(0 <= place < side for place, side in zip(pixel, image.shape, strict=False)):
+        raise UserError(
+            f"--patch: found y {pixel[0]}, x {pixel[1]}, expected a pixel of the image, which is "
+            f"{image.shape[0]} px high and {image.shape[1]} px wide."
+        )
+    pipeline = predictor.pipeline
+    resized, steps = pipeline.preprocess.resize(image)
+    x = _network_input(predictor, resized)
+    network: Any = pipeline.network
+    size_hw = (resized.shape[0], resized.shape[1])
+    attention = patch_attention(
+        network.backbone, x, pixel_in_input(pixel, steps, size_hw), args.layer
+    )
+    heads = list(range(len(attention.weights))) if args.heads is None else args.heads
+    if any(not 0 <= head < len(attention.weights) for head in heads):
+        raise UserError(
+            f"--heads: found {heads}, expected 0 to {len(attention.weights) - 1} in layer "
+            f"{attention.layer}."
+        )
+    pictures = {f"head{head}": attention_picture(resized, attention, head) for head in heads}
+    pictures["mean"] = attention_picture(resized, attention, None)
+    for name, picture in pictures.items():
+        write_image(folder / f"attention_layer{attention.layer}_{name}.png", picture)
+    return len(pictures) + _draw_classes(predictor, resized, x, folder, args)
+
+
+def _network_input(predictor: Predictor, image: np.ndarray) -> Tensor:
+    import paddle
+
+    x = paddle.to_tensor(np.ascontiguousarray(image.transpose(2, 0, 1))).unsqueeze(0)
+    normalize = predictor.pipeline.preprocess.normalize
+    return normalize.on_device(x) if normalize else x.astype("float32")
+
+
+def _draw_classes(
+    predictor: Predictor, image: np.ndarray, x: Tensor, folder: Path, args: Namespace
+) -> int:
+    """Write the class maps of a mask transformer; return how many."""
+    from paddleseg_segformer.analysis.attention_maps import (
+        class_maps,
+        has_class_maps,
+        heat_picture,
+    )
+
+    model: Any = predictor.pipeline.network
+    if not args.classes and not has_class_maps(model):
+        return 0
+    maps = class_maps(model, x)
+    classes = args.classes or _predicted(model, x)
+    if not all(0 <= class_id < len(maps) for class_id in classes):
+        raise UserError(f"--classes: found {classes}, expected ids of 0 to {len(maps) - 1}.")
+    assert predictor.label_set is not None
+    side = model.backbone.patch_size
+    for class_id in classes:
+        name = re.sub(r"\W+", "_", predictor.label_set.classes[class_id])
+        picture = heat_picture(image, maps[class_id], side, (-1.0, 1.0))
+        write_image(folder / f"class{class_id}_{name}.png", picture)
+    return len(classes)
+
+
+def _predicted(model: Any, x: Tensor) -> list[int]:
+    """Return the classes that win somewhere."""
+    import paddle
+
+    with paddle.no_grad():
+        return np.unique(model(x).argmax(axis=1).numpy()).tolist()
