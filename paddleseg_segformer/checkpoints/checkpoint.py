@@ -19,6 +19,7 @@ from paddleseg_segformer.checkpoints.architectures import (
     short_backbone,
 )
 from paddleseg_segformer.checkpoints.containers import Container, read_container
+from paddleseg_segformer.checkpoints.download import local_path
 from paddleseg_segformer.checkpoints.formats import FORMATS, PADDLESEG
 from paddleseg_segformer.checkpoints.naming import Format, Names
 from paddleseg_segformer.checkpoints.source import Source, source_of
@@ -36,6 +37,7 @@ class Checkpoint:
             for a bare backbone the `backbone` section.
         state: canonical names -> arrays, read on access.
         unexpected: the file's tensors that no part of the model is made of.
+        other_head: those of them that stand on a backbone and are of no head that is known.
         missing: canonical names that the model needs and the file lacks.
         classes, palette: of the data set that the weights were trained on, where the file says.
         transforms: the source's preprocessing in evaluation, as a config's `transforms`; None where
@@ -49,6 +51,7 @@ class Checkpoint:
     model: Section
     state: State
     unexpected: list[str] = field(default_factory=list)
+    other_head: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     classes: list[str] | None = None
     palette: list[list[int]] | None = None
@@ -64,8 +67,9 @@ class Checkpoint:
 
     @property
     def head_keys(self) -> set[str]:
-        """Return the canonical names of what stands on the backbone."""
-        return {key for key in self.state if not key.startswith("backbone.")}
+        """Return the names of what stands on the backbone, the file's for a head not known."""
+        own = {key for key in self.state if not key.startswith("backbone.")}
+        return own | set(self.other_head)
 
     def describe(self) -> str:
         """Say in a few words which model the weights are of."""
@@ -76,8 +80,9 @@ def open_checkpoint(path: str | os.PathLike[str], is_known: bool = True) -> Chec
     """Open a weight file or folder of any known code base; the weights are read when needed.
 
     Args:
-        path: `.pdparams`, `.safetensors`, `.pth`, `.pt`, `.bin`, or a folder with one of the usual
-            names in it: Hugging Face's with its `config.json`, or this package's with `config.yml`.
+        path: `.pdparams`, `.safetensors`, `.pth`, `.pt`, `.bin`, a URL of one, or a folder with one
+            of the usual names in it: Hugging Face's with its `config.json`, or this package's with
+            `config.yml`.
         is_known: stop where the weights are of a model that is none of this package's. Otherwise
             they are taken under their own names, with an empty `model`, and configs beside them
             are not read: the caller has a model.
@@ -87,7 +92,7 @@ def open_checkpoint(path: str | os.PathLike[str], is_known: bool = True) -> Chec
             beside it.
         MissingDependency: the file needs a package that is not installed.
     """
-    container = read_container(path)
+    container = read_container(local_path(path))
     names = _names_in(container)
     if names is None and is_known:
         raise UserError(
@@ -119,11 +124,13 @@ def _known(container: Container, names: Names, is_stated: bool) -> Checkpoint:
     keys = architecture.keys(found)
     entries = {key: entry for key in keys if (entry := shapes.entry(key)) is not None}
     used = {name for entry in entries.values() for name in entry.names}
+    unexpected = names.others(used)
     return Checkpoint(
         format=names.format.name,
         model=_section(found, guessed(shapes, found), source, names.format),
         state=State(container.file, entries, container.tensors),
-        unexpected=names.others(used),
+        unexpected=unexpected,
+        other_head=[name for name in unexpected if names.is_beside_backbone(name)],
         missing=[key for key in keys if key not in entries],
         classes=source.classes,
         palette=source.palette,

@@ -77,13 +77,8 @@ def prepare(source: str | os.PathLike[str], to: str, backbone_only: bool = False
     """
     format = FORMATS[to]
     checkpoint = open_checkpoint(source)
-    for problem in ("missing", "unexpected"):
-        if keys := getattr(checkpoint, problem):
-            raise UserError(
-                f"{source}: not converted, because it is not all explained: {problem}: "
-                f"{', '.join(keys[:3])} ({len(keys)} in all)."
-            )
     is_backbone = backbone_only or checkpoint.is_backbone
+    _check_explained(checkpoint, source, checkpoint.other_head if backbone_only else [])
     _check_convertible(checkpoint, format, source, is_backbone)
     state = with_biases(
         format,
@@ -141,6 +136,16 @@ def check_written(conversion: Conversion, path: Path) -> None:
         not np.array_equal(again[key], array) for key, array in conversion.state.items()
     ):
         raise UserError(f"{path}: reads back as other weights than were written. Check the disk.")
+
+
+def _check_explained(checkpoint: Checkpoint, source: Any, excused: list[str]) -> None:
+    unexpected = [key for key in checkpoint.unexpected if key not in excused]
+    for problem, keys in (("missing", checkpoint.missing), ("unexpected", unexpected)):
+        if keys:
+            raise UserError(
+                f"{source}: not converted, because it is not all explained: {problem}: "
+                f"{', '.join(keys[:3])} ({len(keys)} in all)."
+            )
 
 
 def _check_convertible(

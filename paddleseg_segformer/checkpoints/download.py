@@ -33,6 +33,11 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
+def local_path(source: str | os.PathLike[str]) -> Path:
+    """Return the path of weights that are named by a path or by a URL."""
+    return fetch(source) if isinstance(source, str) and is_url(source) else Path(source)
+
+
 def cache_folder() -> Path:
     """Return the folder of fetched weights, under `$PADDLESEG_SEGFORMER_HOME` or `~/.cache`."""
     default = Path.home() / ".cache" / "paddleseg_segformer"

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -15,7 +14,7 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.checkpoints.architectures import architecture_of, describe, short_backbone
 from paddleseg_segformer.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from paddleseg_segformer.checkpoints.download import fetch, is_url
+from paddleseg_segformer.checkpoints.download import local_path
 from paddleseg_segformer.checkpoints.formats import FORMATS
 from paddleseg_segformer.checkpoints.pickles import write_pickle
 from paddleseg_segformer.checkpoints.state import State, check_finite
@@ -102,7 +101,7 @@ def load_pretrained(layer: nn.Layer, source: str) -> LoadReport:
     (`reshape_pretrained(name, array)`); all of it is logged. Anything else that does not match
     stops.
     """
-    path = fetch(source) if is_url(source) else Path(source)
+    path = local_path(source)
     checkpoint = open_checkpoint(path, is_known=False)
     state = _state_for(layer, checkpoint)
     report = _compare(layer, state, checkpoint)

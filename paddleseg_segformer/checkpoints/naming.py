@@ -198,6 +198,12 @@ class Names:
             return None
         return rule, [self._own[name] for name in names]
 
+    def is_beside_backbone(self, name: str) -> bool:
+        """Return whether one of the file's names is none of the backbone's."""
+        prefix = self.format.backbone_prefix
+        is_whole = bool(prefix) and not self.is_bare
+        return is_whole and not self.format.renamed(name).startswith(prefix)
+
     def spelled(self, canonical: str) -> str:
         """Return what the file would call a canonical weight, for messages."""
         found = self._look_up(canonical)

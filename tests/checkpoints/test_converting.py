@@ -8,9 +8,15 @@ import numpy as np
 import paddle
 import pytest
 
-from paddleseg_segformer.checkpoints import load_weights, open_checkpoint, save_weights
+from paddleseg_segformer.checkpoints import (
+    load_pretrained,
+    load_weights,
+    open_checkpoint,
+    save_weights,
+)
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.config.building import build_component
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import MODELS, MixVisionTransformer
 
 torch = pytest.importorskip("torch")
@@ -176,3 +182,22 @@ def test_incomplete_weights_are_not_converted(tmp_path, capsys):
     paddle.save(state, str(tmp_path / "net.pdparams"))
     assert convert(tmp_path / "net.pdparams", tmp_path / "o.pth", "--to", "nvlabs") == 1
     assert "missing: linear_c2.proj.bias" in capsys.readouterr().err
+
+
+def test_backbone_of_a_head_that_is_not_known_can_be_taken(tmp_path, capsys):
+    net, path = make("SegFormerMM"), tmp_path / "net.pdparams"
+    state = {f"backbone.{key}": value for key, value in net.backbone.state_dict().items()}
+    state["decode_head.bottleneck.conv.weight"] = paddle.zeros([2, 3])
+    paddle.save(state, str(path))
+    assert convert(path, tmp_path / "mit.pth", "--to", "mmseg") == 1
+    assert "unexpected: decode_head.bottleneck.conv.weight" in capsys.readouterr().err
+    assert convert(path, tmp_path / "mit.pth", "--to", "mmseg", "--backbone_only") == 0
+    target = make("SegFormer").backbone
+    report = load_pretrained(target, str(path))
+    assert report.left_out == ["decode_head.bottleneck.conv.weight"]
+    for key, value in net.backbone.state_dict().items():
+        np.testing.assert_array_equal(target.state_dict()[key].numpy(), value.numpy())
+    state["backbone.block9.weight"] = paddle.zeros([2])
+    paddle.save(state, str(path))
+    with pytest.raises(UserError, match="unexpected: backbone.block9.weight"):
+        load_pretrained(target, str(path))

@@ -8,9 +8,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import paddle
 import pytest
 
-from paddleseg_segformer.checkpoints import download
+from paddleseg_segformer.checkpoints import download, open_checkpoint
 from paddleseg_segformer.checkpoints.download import fetch
 from paddleseg_segformer.errors import UserError
 
@@ -183,3 +184,11 @@ def test_processes_share_one_download(server, tmp_path):
         process.join()
     assert server.requests == [None]
     assert left_in(tmp_path) == ["mit_b0.pth"]
+
+
+def test_weights_are_opened_by_their_url(server, tmp_path):
+    arrays = {"stem.weight": np.ones(3, np.float32)}
+    paddle.save(arrays, str(tmp_path / "net.pdparams"))
+    server.content = (tmp_path / "net.pdparams").read_bytes()
+    checkpoint = open_checkpoint(url_of(server, "net.pdparams"), is_known=False)
+    np.testing.assert_array_equal(checkpoint.state["stem.weight"], arrays["stem.weight"])

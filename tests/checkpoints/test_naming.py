@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
+from paddle.nn import Layer
 
 from paddleseg_segformer.checkpoints.architectures import ARCHITECTURES, full_backbone
 from paddleseg_segformer.checkpoints.formats import FORMATS, HUGGINGFACE, MMSEG, NVLABS, SMP
@@ -18,45 +21,18 @@ def keys_of(model: str, variant: str) -> list[str]:
     return KEYS[model]({"backbone": full_backbone({"type": f"MixVisionTransformer_{variant}"})})
 
 
-def small_state(model: str = "SegFormer") -> dict[str, np.ndarray]:
-    """Return random weights of a tiny net whose square matrices are not symmetric."""
-    dims = {1: 2, 2: 4, 3: 6, 4: 8}
-    reduction = {1: 8, 2: 4, 3: 2}
-    width = 8
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i, dim in dims.items():
-        block = f"backbone.block{i}.0"
-        shapes |= {
-            f"backbone.patch_embed{i}.proj.weight": (dim, dims.get(i - 1, 3), 3, 3),
-            f"{block}.attn.q.weight": (dim, dim),
-            f"{block}.attn.kv.weight": (dim, 2 * dim),
-            f"{block}.attn.kv.bias": (2 * dim,),
-            f"{block}.attn.proj.weight": (dim, dim),
-            f"{block}.attn.sr.weight": (dim, dim, reduction.get(i, 1), reduction.get(i, 1)),
-            f"{block}.mlp.fc1.weight": (dim, 4 * dim),
-            f"{block}.mlp.fc1.bias": (4 * dim,),
-            f"{block}.mlp.dwconv.dwconv.weight": (4 * dim, 1, 3, 3),
-            f"{block}.mlp.dwconv.dwconv.bias": (4 * dim,),
-            f"{block}.mlp.fc2.weight": (4 * dim, dim),
-            f"linear_c{i}.proj.weight": (dim, width),
-            f"convs.{i - 1}._conv.weight": (width, dim, 1, 1),
-        }
-    shapes |= {
-        "linear_fuse._conv.weight": (width, 4 * width, 1, 1),
-        "fusion_conv._conv.weight": (width, 4 * width, 1, 1),
-        "linear_pred.weight": (5, width, 1, 1),
-        "linear_pred.bias": (5,),
-        "head.weight": (dims[4], 5),
-        "head.bias": (5,),
-    }
-    section = {"backbone": full_backbone({"depths": [1, 1, 1, 1]})}
+@functools.cache
+def narrow_model(model: str, variant: str) -> Layer:
+    """Build a variant with few channels: the names and the squareness of matrices do not change."""
+    narrow = {**VARIANTS[variant], "embed_dims": (8, 16, 40, 64)}
+    return MODELS[model](num_classes=5, backbone=MixVisionTransformer(**narrow))
+
+
+def random_state(model: str = "SegFormer", variant: str = "B0") -> dict[str, np.ndarray]:
+    """Return random weights, square matrices that are not symmetric among them."""
     rng = np.random.default_rng(0)
-
-    def shape(key: str) -> tuple[int, ...]:
-        stage = int(next((letter for letter in key if letter.isdigit()), "4"))
-        return shapes.get(key, (dims.get(stage, width) if "backbone" in key else width,))
-
-    return {key: rng.random(shape(key), np.float32) for key in KEYS[model](section)}
+    state = narrow_model(model, variant).state_dict()
+    return {key: rng.random(tensor.shape, np.float32) for key, tensor in state.items()}
 
 
 @pytest.mark.parametrize(
@@ -82,9 +58,7 @@ def test_number_of_keys_is_that_of_the_real_models(format, model, expected):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("model", ["SegFormer", "SegFormerMM", "MixVisionTransformerClassifier"])
 def test_listed_keys_are_those_of_the_models(model, variant):
-    narrow = {**VARIANTS[variant], "embed_dims": (8, 16, 40, 64)}  # the names do not change
-    net = MODELS[model](num_classes=3, backbone=MixVisionTransformer(**narrow))
-    assert sorted(keys_of(model, variant)) == sorted(net.state_dict())
+    assert sorted(keys_of(model, variant)) == sorted(narrow_model(model, variant).state_dict())
 
 
 PAIRS = [
@@ -95,9 +69,10 @@ PAIRS = [
 ]
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("format", "model"), PAIRS)
-def test_round_trip_is_exact_to_the_bit(format, model):
-    state = small_state(model)
+def test_round_trip_is_exact_to_the_bit(format, model, variant):
+    state = random_state(model, variant)
     exported = export_state(FORMATS[format], state, num_classes=5)
     names = Names(FORMATS[format], exported, is_bare=False)
     used = set()
@@ -112,7 +87,7 @@ def test_round_trip_is_exact_to_the_bit(format, model):
 
 def test_torch_layouts_of_square_and_packed_matrices():
     """Restated from the code bases' layers: q, k, v rows in order; outputs first."""
-    state = small_state()
+    state = random_state()
     q = state["backbone.block2.0.attn.q.weight"]
     k, v = np.split(state["backbone.block2.0.attn.kv.weight"], 2, axis=1)
     nvlabs = export_state(NVLABS, state, 5)
@@ -126,9 +101,9 @@ def test_torch_layouts_of_square_and_packed_matrices():
     attention = "segformer.encoder.block.1.0.attention.self."
     np.testing.assert_array_equal(hf[f"{attention}key.weight"], k.T)
     np.testing.assert_array_equal(hf[f"{attention}value.weight"], v.T)
-    mmseg = export_state(MMSEG, small_state("SegFormerMM"), 5)
+    mmseg = export_state(MMSEG, random_state("SegFormerMM"), 5)
     packed = "backbone.layers.1.1.0.attn.attn.in_proj_weight"
-    state = small_state("SegFormerMM")
+    state = random_state("SegFormerMM")
     np.testing.assert_array_equal(
         mmseg[packed],
         np.concatenate(
@@ -145,7 +120,7 @@ def test_torch_layouts_of_square_and_packed_matrices():
 
 
 def test_smp_counts_stages_from_the_last():
-    state = small_state()
+    state = random_state()
     smp = export_state(SMP, state, 5)
     for stage in range(1, 5):
         np.testing.assert_array_equal(
