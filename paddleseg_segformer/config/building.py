@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from paddle import nn
@@ -14,6 +16,8 @@ from paddleseg_segformer.registry import Component, resolve
 
 logger = logging.getLogger(__name__)
 
+MAX_MODEL_NUMBER = 100_000  # of layers, channels, classes
+MAX_REASON = 300  # characters
 NESTED_KINDS = {"backbone": "backbone", "transforms": "transform", "losses": "loss"}
 
 
@@ -29,7 +33,7 @@ def build_component(kind: str, section: dict[str, Any], name: str, **given: Any)
     Raises:
         UserError: an unknown type or key (with a suggestion), or a missing one.
     """
-    if not isinstance(section, dict) or "type" not in section:
+    if not isinstance(section, dict) or not isinstance(section.get("type"), str):
         raise UserError(f"{name}: found {section!r}, expected keys with a `type`.")
     try:
         component = resolve(kind, section["type"])
@@ -40,10 +44,23 @@ def build_component(kind: str, section: dict[str, Any], name: str, **given: Any)
     for key, nested_kind in NESTED_KINDS.items():
         if key in arguments:
             arguments[key] = _build_nested(nested_kind, arguments[key], f"{name}.{key}")
-    try:
+    with _mistakes_named(f"{name} ({section['type']})"):
         return component(**arguments, **given)
-    except (TypeError, AssertionError) as error:
-        raise UserError(f"{name} ({section['type']}): {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _mistakes_named(name: str) -> Iterator[None]:
+    """Turn what a constructor says of its arguments into one line that names the section.
+
+    Paddle's and PaddleSeg's constructors check little, and fail in any way.
+    """
+    try:
+        yield
+    except (UserError, ImportError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+        raise UserError(f"{name}: {reason}") from error
 
 
 def _build_nested(kind: str, value: Any, name: str) -> Any:
@@ -80,6 +97,7 @@ def build_model(config: Config, load_pretrained: bool = False) -> nn.Layer:
     Leave it off where a full checkpoint follows: nothing is then read or fetched in vain.
     """
     section = dict(config.model)
+    _check_numbers(section, "model")
     sources = {"": section.pop("pretrained", None)}
     if isinstance(section.get("backbone"), dict):
         section["backbone"] = dict(section["backbone"])
@@ -91,6 +109,15 @@ def build_model(config: Config, load_pretrained: bool = False) -> nn.Layer:
             if source:
                 _start_from(model, attribute, source)
     return model
+
+
+def _check_numbers(value: Any, name: str) -> None:
+    """Refuse counts and sizes that no machine could build."""
+    if isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_numbers(item, f"{name}.{key}")
+    elif isinstance(value, (int, float)) and not abs(value) <= MAX_MODEL_NUMBER:
+        raise UserError(f"{name}: found {value}, expected at most {MAX_MODEL_NUMBER}.")
 
 
 def _start_from(model: nn.Layer, attribute: str, source: str) -> None:
@@ -148,12 +175,16 @@ def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Compon
             "have one output. Combine losses with `type: MixedLoss`."
         )
     loss_section = _with_ignore_index(types[0], ignore_index)
+    if type(coefficients[0]) not in (int, float):
+        raise UserError(f"loss.coef: found {coefficients[0]!r}, expected a number.")
     return build_component("loss", loss_section, "loss.types.0"), float(coefficients[0])
 
 
 def _with_ignore_index(section: dict[str, Any], ignore_index: int) -> dict[str, Any]:
+    if not isinstance(section, dict):
+        raise UserError(f"loss: found {section!r}, expected keys with a `type`.")
     section = dict(section)
-    if "losses" in section:
+    if isinstance(section.get("losses"), list):
         section["losses"] = [_with_ignore_index(item, ignore_index) for item in section["losses"]]
         return section
     found = section.setdefault("ignore_index", ignore_index)
@@ -175,4 +206,6 @@ def build_optimizer(section: dict[str, Any], model: nn.Layer, learning_rate: Any
         section["type"] = "Momentum" if "momentum" in section else "SGD"
     elif section.get("type") == "adam":
         section["type"] = "Adam"
-    return build_component("optimizer", section, "optimizer")(model, learning_rate)
+    build = build_component("optimizer", section, "optimizer")
+    with _mistakes_named(f"optimizer ({section['type']})"):
+        return build(model, learning_rate)

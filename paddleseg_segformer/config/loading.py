@@ -11,24 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.yaml_files import parse_yaml, read_yaml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # installed, checkout
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads `6e-5` as a number, as YAML 1.2 does (PyYAML reads it as text)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
 
 
 def find_config(path_or_name: str | os.PathLike[str]) -> Path:
@@ -38,7 +26,7 @@ def find_config(path_or_name: str | os.PathLike[str]) -> Path:
         UserError: neither exists.
     """
     path = Path(path_or_name)
-    if path.is_file():
+    if os.path.isfile(path):  # Path.is_file raises for names that no file can have
         return path
     name = path.stem if path.suffix in (".yml", ".yaml") else path.name
     for folder in CONFIG_FOLDERS:
@@ -60,17 +48,15 @@ def load_yaml(path: Path) -> dict[str, Any]:
 def _load_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: `_base_` leads back to itself. Remove the circle.")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file, named by `_base_` in {seen[-1]}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: found {type(content).__name__}, expected keys and values.")
+    if seen and not os.path.isfile(path):
+        raise UserError(f"{path}: no such file, named by `_base_` in {seen[-1]}.")
+    content = read_yaml(path)
     bases = content.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: `_base_` is {bases!r}, expected the path of a file, or a list.")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         base_content = _load_with_bases(path.parent / base, (*seen, path.resolve()))
         merged = _merge(base_content, merged)
     return _merge(content, merged)
@@ -123,12 +109,7 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
             raise UserError(
                 f"--opts {override}: expected KEY=VALUE, such as optimizer.weight_decay=0.05"
             )
-        try:
-            value = _expand(yaml.load(text, Loader=_Loader))
-        except yaml.YAMLError as error:
-            raise UserError(
-                f"--opts {override}: not a YAML value: {' '.join(str(error).split())}"
-            ) from None
+        value = _expand(parse_yaml(text, f"--opts {override}"))
         _set(content, keys.split("."), value, override)
     return content
 

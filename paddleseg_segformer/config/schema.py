@@ -92,7 +92,7 @@ class Config:
             raise UserError(f"ema_decay: found {self.ema_decay}, expected a number in [0, 1).")
         for name in ("model", "train_dataset", "val_dataset", "optimizer", "lr_scheduler"):
             section = getattr(self, name)
-            if section is not None and "type" not in section:
+            if section is not None and not isinstance(section.get("type"), str):
                 raise UserError(f"{name}: no `type`, expected the name of a component.")
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from paddleseg_segformer.data.headers import check_array, check_image, check_pixels, open_image
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 
@@ -101,13 +102,17 @@ def write_label(
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Return the file's content."""
+    """Return the file's content; a pipe or a device, which might never end, is no file."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a file. Check the path or the list of samples.")
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Check the path or the list of samples.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise UserError(f"{str(path)!r}: not a path ({error}).") from None
     if not content:
         raise UserError(f"{path}: the file is empty. Replace it or remove it from the data set.")
     return content
@@ -118,15 +123,13 @@ def _decode(path: Path, flag: int) -> np.ndarray:
     content = _read_bytes(path)
     if _is_cut_jpeg(content):
         raise UserError(f"{path}: the JPEG file is cut off. Replace it or remove it.")
+    check_image(path, content)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
-    except cv2.error:
+    except (cv2.error, MemoryError):
         image = None
     if image is None:
-        raise UserError(
-            f"{path}: cannot be decoded as an image. Replace it or remove it; "
-            f"known formats: {', '.join(IMAGE_SUFFIXES)}."
-        )
+        raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")
     if image.ndim == 3 and image.shape[2] in (3, 4):
         code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         return cv2.cvtColor(image, code)
@@ -147,10 +150,8 @@ def _is_cut_jpeg(content: bytes) -> bool:
 def _read_array(path: Path) -> np.ndarray:
     """Return the array in a `.npy` file."""
     content = _read_bytes(path)
-    try:
-        return np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a NumPy array ({error}).") from None
+    check_array(path, content)
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _read_bands(path: Path) -> np.ndarray:
@@ -170,13 +171,18 @@ def _read_pages(path: Path) -> list[np.ndarray]:
     content = _read_bytes(path)
     pages = []
     try:
-        with Image.open(io.BytesIO(content)) as file:
-            if getattr(file, "n_frames", 1) < 2:
+        with open_image(content) as file:
+            num_pages = getattr(file, "n_frames", 1)
+            if num_pages < 2:
                 return []
-            for index in range(file.n_frames):
+            check_pixels(path, file.height, file.width, num_pages)
+            for index in range(num_pages):
                 file.seek(index)
+                check_pixels(path, file.height, file.width, num_pages)
                 pages.append(np.asarray(file))
-    except (OSError, SyntaxError, ValueError):
+    except UserError:
+        raise
+    except Exception:  # see open_image
         return []
     return pages
 
@@ -184,12 +190,11 @@ def _read_pages(path: Path) -> list[np.ndarray]:
 def _read_ids(path: Path) -> np.ndarray:
     """Return the ids of an image file; a palette's colours are not looked at."""
     content = _read_bytes(path)
+    check_image(path, content)
     try:
-        with Image.open(io.BytesIO(content)) as file:
+        with open_image(content) as file:
             mode, ids = file.mode, np.asarray(file)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: {error}. Cut it into tiles.") from None
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # see open_image
         raise UserError(
             f"{path}: cannot be decoded as a label image. Replace it or remove it."
         ) from None

@@ -6,6 +6,7 @@ Names and arguments are PaddleSeg's. Source of the recipes: NVlabs' and PaddleSe
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -190,6 +191,7 @@ def build_lr_schedule(section: dict[str, Any], iters: int) -> LRScheduler:
     warmup_iters = arguments.pop("warmup_iters", 0)
     start_lr = arguments.pop("warmup_start_lr", None)
     ratio = arguments.pop("warmup_ratio", None)
+    _check_warmup(warmup_iters, start_lr, ratio)
     if warmup_iters and (start_lr is None) == (ratio is None):
         raise UserError("lr_scheduler: warmup_iters needs one of warmup_start_lr and warmup_ratio.")
     if name == "PolynomialDecay":
@@ -199,7 +201,16 @@ def build_lr_schedule(section: dict[str, Any], iters: int) -> LRScheduler:
         return schedule
     if ratio is not None:
         return RatioWarmup(schedule, warmup_iters, ratio)
-    return LinearWarmup(schedule, warmup_iters, start_lr, arguments["learning_rate"])
+    end_lr = arguments.get("learning_rate", schedule.base_lr)
+    return LinearWarmup(schedule, warmup_iters, start_lr, end_lr)
+
+
+def _check_warmup(warmup_iters: Any, start_lr: Any, ratio: Any) -> None:
+    if type(warmup_iters) is not int or warmup_iters < 0:
+        raise UserError(f"lr_scheduler: warmup_iters is {warmup_iters!r}, expected 0 or more.")
+    for key, value in (("warmup_start_lr", start_lr), ("warmup_ratio", ratio)):
+        if value is not None and (type(value) not in (int, float) or not 0 <= value < math.inf):
+            raise UserError(f"lr_scheduler: {key} is {value!r}, expected a number of 0 or more.")
 
 
 def _paddle_schedule(name: str, arguments: dict[str, Any]) -> LRScheduler:
@@ -219,5 +230,6 @@ def _paddle_schedule(name: str, arguments: dict[str, Any]) -> LRScheduler:
             )
     try:
         return schedule_class(**arguments)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"lr_scheduler ({name}): {error}") from None
+    except Exception as error:  # Paddle's schedules check little, and fail in any way
+        reason = " ".join(str(error).split())
+        raise UserError(f"lr_scheduler ({name}): {reason or type(error).__name__}") from error

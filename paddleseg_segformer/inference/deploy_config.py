@@ -16,6 +16,7 @@ from paddleseg_segformer.files import sha256, write_text
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.typed import from_plain
+from paddleseg_segformer.yaml_files import read_yaml
 
 FILE_NAME = "deploy.yaml"
 FORMAT = 1  # of deploy.yaml; raised when a reader of the old one would go wrong
@@ -138,11 +139,8 @@ class DeployConfig:
                 those that were exported.
         """
         path = deploy_path(folder)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not readable as YAML ({error}).") from None
-        if not isinstance(content, dict) or "format" not in content:
+        content = read_yaml(path)
+        if "format" not in content:
             raise UserError(f"{path}: not a deploy.yaml of this package. Export the model again.")
         if content["format"] != FORMAT:
             raise UserError(

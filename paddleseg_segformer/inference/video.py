@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from paddleseg_segformer.data.headers import check_pixels
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA
@@ -31,9 +32,7 @@ def overlay_video(
     Raises:
         UserError: the video cannot be read, or this OpenCV cannot write one.
     """
-    capture = cv2.VideoCapture(str(source))
-    if not Path(source).is_file() or not capture.isOpened():
-        raise UserError(f"{source}: no such file, or not a video that OpenCV can read.")
+    capture = _open(source)
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     start = time.perf_counter()
@@ -44,6 +43,16 @@ def overlay_video(
         if not num_frames:
             raise UserError(f"{source}: no frame could be read.")
     return num_frames, num_frames / (time.perf_counter() - start)
+
+
+def _open(source: str | os.PathLike[str]) -> cv2.VideoCapture:
+    """Open a video file; OpenCV itself would also take URLs, devices and pipelines."""
+    capture = cv2.VideoCapture(str(source)) if Path(source).is_file() else None
+    if capture is None or not capture.isOpened():
+        raise UserError(f"{source}: no such file, or not a video that OpenCV can read.")
+    height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    check_pixels(source, height, int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
+    return capture
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:

@@ -83,7 +83,7 @@ def test_written_config_loads_back_equal(path, tmp_path):
         (["iters"], "expected KEY=VALUE"),
         (["train_dataset.transforms.3.prob=1"], "expected an index from 0 to 0"),
         (["model.backbon.type=x"], "no key 'backbon'. Did you mean 'backbone'?"),
-        (["optimizer=[1"], "not a YAML value"),
+        (["optimizer=[1"], "not valid YAML"),
         (["train_dataset={mode: train}"], "train_dataset: no `type`"),
     ],
 )

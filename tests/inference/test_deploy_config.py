@@ -107,7 +107,7 @@ def test_wrong_content_is_refused(folder, key, value, message) -> None:
 
 def test_text_that_is_no_yaml_is_refused(folder) -> None:
     (folder / "deploy.yaml").write_text("a: [")
-    with pytest.raises(UserError, match="not readable as YAML"):
+    with pytest.raises(UserError, match="not valid YAML"):
         DeployConfig.load(folder)
 
 

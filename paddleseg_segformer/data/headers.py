@@ -1,0 +1,138 @@
+"""What an image file says it holds, looked at before anything is decoded.
+
+A few bytes can claim billions of pixels. Files are bounded here by their headers; formats whose
+header is not understood are not decoded at all.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from paddleseg_segformer.errors import UserError
+
+MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
+DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript, which Pillow runs a program for
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+_WIDTH, _HEIGHT = 256, 257  # TIFF tags
+_pillow_limit = threading.Lock()
+
+
+def max_pixels() -> int:
+    """Return the bound on height x width x pages of an image.
+
+    Raises:
+        UserError: the environment variable is not a number above 0.
+    """
+    found = os.environ.get(MAX_PIXELS, str(DEFAULT_MAX_PIXELS))
+    if not found.isdecimal() or not int(found):
+        raise UserError(f"{MAX_PIXELS}: found {found!r}, expected a number of pixels above 0.")
+    return int(found)
+
+
+def check_pixels(path: str | os.PathLike[str], height: int, width: int, num_pages: int = 1) -> None:
+    """Refuse an image of more pixels than `max_pixels`, or of none."""
+    if height < 1 or width < 1:
+        raise UserError(f"{path}: found {height}x{width} px (height x width), expected some.")
+    if height * width * num_pages > max_pixels():
+        pages = f" and {num_pages} pages" if num_pages > 1 else ""
+        raise UserError(
+            f"{path}: the header claims {height}x{width} px (height x width){pages}, expected at "
+            f"most {max_pixels()} px. Cut the image into tiles, or raise {MAX_PIXELS}."
+        )
+
+
+def check_image(path: Path, content: bytes) -> None:
+    """Refuse a file whose header is of no known image format, or claims too many pixels.
+
+    Raises:
+        UserError: the file is named, and what was found.
+    """
+    size_hw = _pillow_size(content) or _tiff_size(content)
+    if size_hw is None:
+        raise UserError(
+            f"{path}: cannot be decoded as an image. Replace it or remove it; known formats: "
+            f"{', '.join(FORMATS)}, and NumPy arrays as .npy."
+        )
+    check_pixels(path, *size_hw)
+
+
+@contextmanager
+def open_image(content: bytes) -> Iterator[Image.Image]:
+    """Open an image with Pillow: its header alone is read, and bounded by `check_pixels` only.
+
+    Raises:
+        Exception: of any type; Pillow's readers were not written for damaged files.
+    """
+    with _pillow_limit:  # Pillow's own bound is lower, and a global
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        yield image
+
+
+def check_array(path: Path, content: bytes) -> None:
+    """Refuse a `.npy` whose header claims other bytes than follow it, objects, or too many pixels.
+
+    Raises:
+        UserError: the file is named, and what was found.
+    """
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(file)
+    except Exception as error:  # the header is a Python literal: parsing it fails in any way
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read as a NumPy array ({reason}).") from None
+    if dtype.kind not in "buif":
+        raise UserError(f"{path}: found an array of {dtype}, expected numbers.")
+    claimed, found = math.prod(shape) * dtype.itemsize, len(content) - file.tell()
+    if claimed != found or min(shape, default=1) < 0:
+        raise UserError(
+            f"{path}: the header claims {claimed} bytes of shape {shape}, the file holds {found}. "
+            "Replace it or remove it."
+        )
+    if len(shape) in (2, 3):
+        check_pixels(path, shape[0], shape[1])
+
+
+def _pillow_size(content: bytes) -> tuple[int, int] | None:
+    """Return (height, width) if Pillow understands the header."""
+    try:
+        with open_image(content) as image:
+            return image.height, image.width
+    except Exception:  # see open_image
+        return None
+
+
+def _tiff_size(content: bytes) -> tuple[int, int] | None:
+    """Return (height, width) of a TIFF file with bands or values that Pillow has no mode for."""
+    if not content.startswith(_TIFF_STARTS):
+        return None
+    is_big = content[2:4] in (b"+\0", b"\0+")
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if is_big else 8])
+        file = io.BytesIO(content)
+        file.seek(tags.next)
+        tags.load(file)
+        return int(tags[_HEIGHT]), int(tags[_WIDTH])
+    except Exception:  # see open_image
+        return None

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import io
+import os
+import struct
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddleseg_segformer.data.headers import MAX_PIXELS, check_image
+from paddleseg_segformer.data.io import read_image, read_label
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.video import overlay_video
+
+SIDE = 60_000
+
+
+def png(side: int) -> bytes:
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def small(suffix: str) -> bytearray:
+    return bytearray(cv2.imencode(suffix, np.zeros((16, 16), np.uint8))[1].tobytes())
+
+
+def jpeg(side: int) -> bytes:
+    content = small(".jpg")
+    at = content.index(b"\xff\xc0")
+    content[at + 5 : at + 9] = struct.pack(">HH", side, side)
+    return bytes(content)
+
+
+def bmp(side: int) -> bytes:
+    content = small(".bmp")
+    content[18:26] = struct.pack("<ii", side, side)
+    return bytes(content)
+
+
+def tiff(side: int, bits: int = 8) -> bytes:
+    """Without an image mode of Pillow's where the samples have 64 bits."""
+    tags = [(256, side), (257, side), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1)]
+    tags += [(278, side), (279, 100)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("read", [read_image, read_label])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bomb.png", png(SIDE)),
+        ("bomb.jpg", jpeg(SIDE)),
+        ("bomb.bmp", bmp(SIDE)),
+        ("bomb.tif", tiff(SIDE)),
+        ("deep.tif", tiff(SIDE, bits=64)),
+        ("png_in_disguise.jpg", png(SIDE)),
+    ],
+)
+def test_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch, read, name, content):
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("decoded"))
+    monkeypatch.setattr(Image.Image, "__array_interface__", property(lambda _: pytest.fail("read")))
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: the header claims 60000x60000 px .*tiles") as e:
+        read(path)
+    assert MAX_PIXELS in str(e.value) and "\n" not in str(e.value)
+
+
+def test_array_that_claims_more_than_it_holds(tmp_path):
+    buffer = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (SIDE, SIDE, 3)}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    path = tmp_path / "bomb.npy"
+    path.write_bytes(buffer.getvalue() + bytes(100))
+    with pytest.raises(UserError, match="bomb.npy: the header claims 10800000000 bytes"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([{"x": 1}], object), np.zeros((2, 2), "M8[s]"), np.zeros(3, "i4,f4")]
+)
+def test_array_of_anything_but_numbers_is_refused(tmp_path, array):
+    np.save(tmp_path / "x.npy", array, allow_pickle=True)
+    with pytest.raises(UserError, match="expected numbers"):
+        read_image(tmp_path / "x.npy")
+
+
+def test_archive_of_arrays_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", np.zeros((2, 2)))
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    with pytest.raises(UserError, match="x.npy: cannot be read as a NumPy array"):
+        read_label(tmp_path / "x.npy")
+
+
+def test_bound_is_set_by_the_environment(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    cv2.imwrite(str(path), np.zeros((10, 20), np.uint8))
+    monkeypatch.setenv(MAX_PIXELS, "200")
+    assert read_image(path).shape == (10, 20, 3)
+    monkeypatch.setenv(MAX_PIXELS, "199")
+    with pytest.raises(UserError, match="claims 10x20 px .* at most 199 px"):
+        read_image(path)
+    monkeypatch.setenv(MAX_PIXELS, "many")
+    with pytest.raises(UserError, match=f"{MAX_PIXELS}: found 'many'"):
+        read_image(path)
+
+
+def test_pages_are_counted_together(tmp_path, monkeypatch):
+    pages = [Image.new("L", (20, 10)) for _ in range(5)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    monkeypatch.setenv(MAX_PIXELS, "999")
+    with pytest.raises(UserError, match="10x20 px .* and 5 pages"):
+        read_image(tmp_path / "x.tif", 5)
+
+
+def test_size_of_a_tiff_without_a_pillow_mode_is_known(tmp_path):
+    check_image(Path("x.tif"), tiff(100, bits=64))
+    with pytest.raises(UserError, match="0x0 px"):
+        check_image(Path("x.tif"), tiff(0, bits=64))
+
+
+def test_postscript_is_not_run(tmp_path):
+    path = tmp_path / "label.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage")
+    with pytest.raises(UserError, match="label.png: cannot be decoded"):
+        read_label(path)
+
+
+def test_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    start = time.perf_counter()
+    with pytest.raises(UserError, match="x.png: not a file"):
+        read_image(tmp_path / "x.png")
+    assert time.perf_counter() - start < 5
+
+
+def test_path_with_a_zero_byte_is_refused():
+    with pytest.raises(UserError, match="not a path"):
+        read_image("a\0b.png")
+
+
+def test_pillows_own_limit_stays_for_others(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((10, 20), np.uint8))
+    before = Image.MAX_IMAGE_PIXELS
+    threads = [
+        threading.Thread(target=lambda: [read_label(tmp_path / "x.png") for _ in range(50)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Image.MAX_IMAGE_PIXELS == before is not None
+
+
+def test_video_is_opened_as_a_file_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: pytest.fail(f"opened {source}"))
+    for source in ("http://127.0.0.1:9/x.mp4", "0", "videotestsrc ! appsink"):
+        with pytest.raises(UserError, match="no such file"):
+            overlay_video(None, source, tmp_path / "out.mp4")
