@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -22,6 +23,14 @@ class _Inert:
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+class _Attribute(_Inert):
+    """Stands in for `getattr`, by which pickle names a method of a class: of an inert one only."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        if not (isinstance(owner, type) and issubclass(owner, _Inert)):
+            raise pickle.UnpicklingError("GLOBAL builtins.getattr")
 
 
 # Classes that training programs leave beside the weights: pickled name -> nothing of them is kept.
@@ -65,7 +74,8 @@ def _allowed() -> list[Any]:
     ]
     dtypes = {type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u1", "?", "U1")}
     stand_ins = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in STAND_INS]
-    return [*array_parts, np.ndarray, np.dtype, *dtypes, *stand_ins]
+    methods = (_Attribute, "builtins.getattr")  # a HistoryBuffer's state lists its own
+    return [*array_parts, np.ndarray, np.dtype, *dtypes, *stand_ins, methods]
 
 
 def _explanation(error: Exception) -> str:
