@@ -153,7 +153,28 @@ def test_closing_ends_the_workers(dataset: Cityscapes) -> None:
     next(loader)
     assert _children() - before
     loader.close()
-    assert _wait_until(lambda: _children() <= before)
+    assert _children() <= before  # at once, not some time later
+
+
+class Stall:
+    """A transform that takes a minute, but for the first sample."""
+
+    is_first = True
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        if not self.is_first:
+            time.sleep(60)
+        self.is_first = False
+        return data
+
+
+def test_closing_ends_workers_in_the_middle_of_a_sample(cityscapes: Path) -> None:
+    before = _children()
+    loader = train_loader(Cityscapes([Stall()], str(cityscapes)), 1, 1, seed=0)
+    next(loader)
+    start = time.monotonic()
+    loader.close()
+    assert _children() <= before and time.monotonic() - start < 5
 
 
 def run_script(root: Path, code: str) -> subprocess.CompletedProcess[bytes]:
