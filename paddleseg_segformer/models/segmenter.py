@@ -7,6 +7,8 @@ Source: Strudel et al., "Segmenter: Transformer for Semantic Segmentation", 2021
 
 from __future__ import annotations
 
+import logging
+
 import paddle
 from paddle import Tensor, nn
 
@@ -14,6 +16,8 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.init import init_tokens, init_vit_weights
 from paddleseg_segformer.models.layers import tokens_to_map
 from paddleseg_segformer.models.vision_transformer import VisionTransformer, make_blocks
+
+logger = logging.getLogger(__name__)
 
 
 class LinearHead(nn.Layer):
@@ -133,7 +137,8 @@ class MaskSegmenter(Segmenter):
     """Segmenter with a mask transformer.
 
     Args:
-        num_classes: K.
+        num_classes: K, 2 or more; of 2 classes the norm over them keeps little more than which is
+            the larger, so that a `LinearSegmenter` trains better.
         backbone: a `VisionTransformer`.
         h_embed_dim, h_depth, h_num_heads, h_mlp_ratio: of the mask transformer's blocks; published:
             the encoder's width, 2, and heads of 64 channels.
@@ -156,6 +161,7 @@ class MaskSegmenter(Segmenter):
         h_qkv_bias: bool = False,
     ) -> None:
         _check(num_classes, backbone)
+        _check_norm_over_classes(num_classes)
         head = MaskHead(
             backbone.embed_dim,
             num_classes,
@@ -169,6 +175,20 @@ class MaskSegmenter(Segmenter):
             h_qkv_bias,
         )
         super().__init__(num_classes, backbone, head)
+
+
+def _check_norm_over_classes(num_classes: int) -> None:
+    """Refuse one class, which a norm over the classes makes constant; warn of two."""
+    if num_classes < 2:
+        raise UserError(
+            f"num_classes: found {num_classes}, expected 2 or more: a MaskSegmenter compares "
+            "classes. Give the background a class of its own."
+        )
+    if num_classes == 2:
+        logger.warning(
+            "num_classes 2: a MaskSegmenter's norm over two classes keeps little more than which "
+            "is the larger; if it learns one class only, take a LinearSegmenter"
+        )
 
 
 def _check(num_classes: int, backbone: nn.Layer) -> None:

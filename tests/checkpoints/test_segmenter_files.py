@@ -23,6 +23,8 @@ from paddleseg_segformer.checkpoints.naming import export_state
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.config.building import build_component
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.models import LinearSegmenter, MaskSegmenter, VisionTransformer
 from paddleseg_segformer.models.vision_transformer import resize_positions
 
@@ -158,6 +160,26 @@ def test_variant_yml_states_heads_dropout_and_evaluation(tmp_path) -> None:
         "scale_mode": "source",
     }  # fmt: skip
     assert_same_logits(model, rebuilt(tmp_path))
+
+
+def test_folder_of_the_original_predicts_and_is_written_back(tmp_path) -> None:
+    model = make("mask", num_heads=2, **ORIGINAL)
+    source = tmp_path / "source"
+    source.mkdir()
+    write_rstrudel(model, source / "checkpoint.pth")
+    (source / "variant.yml").write_text(VARIANT)
+    predictor = Predictor.from_pretrained(source, is_slide=False)
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    expected = Predictor(
+        model,
+        Preprocess.from_transforms(open_checkpoint(source).transforms),
+        predictor.settings,
+    )
+    np.testing.assert_array_equal(predictor(image).label, expected(image).label)
+    for format in ("paddleseg", "rstrudel"):
+        predictor.save_pretrained(tmp_path / format, format)
+        again = Predictor.from_pretrained(tmp_path / format, is_slide=False)
+        assert_same_logits(again.pipeline.network, model)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,16 @@ from paddleseg_segformer.losses import CrossEntropyLoss
 from paddleseg_segformer.models import MaskSegmenter, VisionTransformer
 
 
+@pytest.mark.parametrize("is_static", [False, True], ids=["dygraph", "static"])
 @pytest.mark.parametrize("pad_input", [False, True])
-def test_crop_that_is_no_multiple_of_the_patch_trains(pad_input) -> None:
+def test_crop_that_is_no_multiple_of_the_patch_trains(pad_input, is_static) -> None:
     paddle.seed(0)
     backbone = VisionTransformer(
         img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=3, pad_input=pad_input
     )
     model = MaskSegmenter(3, backbone, 24, 1, 3)
+    if is_static:
+        model = paddle.jit.to_static(model, full_graph=True)
     schedule = paddle.optimizer.lr.StepDecay(learning_rate=3e-3, step_size=1000)
     optimizer = paddle.optimizer.AdamW(schedule, parameters=model.parameters())
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,7 @@ def test_mask_logits_are_normalised_over_the_classes():
         (lambda: VisionTransformer(img_size=[64, 64, 3]), "img_size: found"),
         (lambda: VisionTransformer(**{**TINY, "num_heads": 5}), "num_heads: found 5, expected a"),
         (lambda: LinearSegmenter(0, VisionTransformer(**TINY)), "num_classes: found 0"),
+        (lambda: MaskSegmenter(1, VisionTransformer(**TINY), 24, 1, 3), "expected 2 or more"),
         (lambda: LinearSegmenter(2, MixVisionTransformer()), "expected a VisionTransformer"),
         (lambda: MaskSegmenter(2, nn.Linear(2, 2), 8, 1, 1), "backbone Linear: expected"),
         (lambda: VisionTransformer(**TINY)(paddle.rand([1, 3, 15, 64])), "image of 15x64 px"),
@@ -187,6 +189,18 @@ def test_mask_logits_are_normalised_over_the_classes():
 def test_mistakes_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_norm_over_two_classes_keeps_their_order_alone(caplog):
+    """Why there is a warning: the logits do not grow with the distance of the two cosines."""
+    logging.getLogger("paddleseg_segformer").propagate = True
+    with caplog.at_level(logging.WARNING):
+        model = build("mask", 2, **TINY)
+    assert "take a LinearSegmenter" in caplog.text
+    cosines = paddle.to_tensor([[0.9, 0.1], [0.5, -0.5], [0.3, 0.2], [-1.0, 1.0]])
+    logits = model.head.mask_norm(cosines).numpy()
+    expected = [[1, -1], [1, -1], [1, -1], [-1, 1]]
+    np.testing.assert_allclose(logits, expected, atol=2e-3)
 
 
 def test_image_size_is_width_and_height():
