@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from paddleseg_segformer.checkpoints.architectures import (
-    full_backbone,
-    is_vit,
-)
+from paddleseg_segformer.checkpoints.architectures import full_backbone, is_vit
 from paddleseg_segformer.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from paddleseg_segformer.checkpoints.formats import FORMATS, HUGGINGFACE, PADDLESEG, RSTRUDEL
+from paddleseg_segformer.checkpoints.containers import FOLDER_FILES
+from paddleseg_segformer.checkpoints.formats import FORMATS, HUGGINGFACE, PADDLESEG
 from paddleseg_segformer.checkpoints.hub_folder import hub_notes, write_configs
 from paddleseg_segformer.checkpoints.naming import Format, Rule, export_state, with_biases
+from paddleseg_segformer.checkpoints.source import SIDECARS
 from paddleseg_segformer.checkpoints.variant_yml import write_variant
 from paddleseg_segformer.checkpoints.writing import SUFFIXES, write_tensors
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import make_folder
+from paddleseg_segformer.files import make_folder, write_text
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,15 @@ class Conversion:
     """Weights under a code base's names, ready to be written.
 
     Args:
-        checkpoint: where they come from.
+        source: where they come from.
+        checkpoint: the same, opened.
         format: whose names they get.
         state: the canonical weights that are converted.
         tensors: the same under the format's names, with what its strict loaders expect besides.
         notes: what the weights alone do not carry over, one line each.
     """
 
+    source: str | os.PathLike[str]
     checkpoint: Checkpoint
     format: Format
     state: Mapping[str, np.ndarray]
@@ -93,36 +94,72 @@ def prepare(source: str | os.PathLike[str], to: str, backbone_only: bool = False
     if is_bare:
         prefix = format.backbone_prefix
         tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return Conversion(checkpoint, format, state, tensors, _notes(checkpoint, format))
+    return Conversion(source, checkpoint, format, state, tensors, _notes(checkpoint, format))
 
 
 def write(conversion: Conversion, destination: str | os.PathLike[str]) -> list[Path]:
-    """Write a conversion: a file by the suffix, or Hugging Face's folder; return what was written.
+    """Write a conversion: a file by the suffix, or a folder; return what was written.
+
+    A folder is Hugging Face's, rstrudel's, or this package's, with the config that goes with it.
 
     Raises:
-        UserError: the format has no files of this suffix.
+        UserError: the format has no files of this suffix, or other weights lie in the folder.
     """
     destination = Path(destination)
-    format, checkpoint = conversion.format, conversion.checkpoint
-    if not destination.suffix and format is HUGGINGFACE:
-        weights = make_folder(destination) / "model.safetensors"
-        configs = write_configs(destination, checkpoint, conversion.is_backbone)
-    elif not destination.suffix and format is RSTRUDEL and not conversion.is_backbone:
-        weights = make_folder(destination) / "checkpoint.pth"
-        configs = [write_variant(destination, checkpoint.model, checkpoint.test_config)]
-    else:
-        weights, configs = destination, []
+    format = conversion.format
+    weights, write_beside = destination, None
+    if format.name in _FOLDERS and (destination.is_dir() or not destination.suffix):
+        name, config_name, write_beside = _FOLDERS[format.name]
+        weights = _folder_for(destination, {name, config_name}) / name
     allowed = SUFFIXES["torch" if format.is_torch else "paddle"]
     if weights.suffix not in allowed:
-        folder = " or a folder" if format in (HUGGINGFACE, RSTRUDEL) else ""
+        folder = " or a folder" if format.name in _FOLDERS else ""
         raise UserError(
             f"{destination}: {format.title}'s weights are written as {', '.join(allowed)}{folder}."
         )
+    checkpoint = conversion.checkpoint
     key = "" if conversion.is_backbone else format.weights_key
     meta = {"CLASSES": checkpoint.classes, "PALETTE": checkpoint.palette}
     beside = {"meta": meta} if format.has_metadata else {}
+    configs = write_beside(conversion, destination) if write_beside else []
     write_tensors(conversion.tensors, weights, format.is_torch, key, beside)
     return [weights, *configs]
+
+
+def _folder_for(folder: Path, own: set[str]) -> Path:
+    """Return the folder, made if need be, if no weights or configs of another kind lie there."""
+    make_folder(folder)
+    for other in {*FOLDER_FILES, *SIDECARS} - own:
+        if (folder / other).exists():
+            raise UserError(f"{folder}: holds {other} already. Choose another folder.")
+    return folder
+
+
+def _hub_configs(conversion: Conversion, folder: Path) -> list[Path]:
+    return write_configs(folder, conversion.checkpoint, conversion.is_backbone)
+
+
+def _variant(conversion: Conversion, folder: Path) -> list[Path]:
+    checkpoint = conversion.checkpoint
+    if conversion.is_backbone:
+        return []
+    return [write_variant(folder, checkpoint.model, checkpoint.test_config)]
+
+
+def _own_config(conversion: Conversion, folder: Path) -> list[Path]:
+    from paddleseg_segformer.pretrained import config_of
+
+    text = config_of(conversion.source).to_yaml(skip_defaults=True)
+    write_text(folder / "config.yml", text)
+    return [folder / "config.yml"]
+
+
+# Formats that have folders: the weights' name there, the config's, and what writes configs.
+_FOLDERS: dict[str, tuple[str, str, Callable[[Conversion, Path], list[Path]]]] = {
+    "hf": ("model.safetensors", "config.json", _hub_configs),
+    "rstrudel": ("checkpoint.pth", "variant.yml", _variant),
+    "paddleseg": ("model.pdparams", "config.yml", _own_config),
+}
 
 
 def check_written(conversion: Conversion, path: Path) -> None:

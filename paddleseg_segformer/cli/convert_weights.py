@@ -20,7 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "dest",
         metavar="DEST",
         help="file to write, its container by the suffix (.pdparams, .safetensors, .pth, .bin), or "
-        "a folder for hf and rstrudel",
+        "a folder for hf, rstrudel and paddleseg",
     )
     add("--to", choices=TARGETS, required=True, help="code base whose names the weights get")
     add("--backbone_only", action="store_true", help="leave the head out")

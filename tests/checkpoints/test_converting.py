@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
+from paddleseg_segformer import load_model
 from paddleseg_segformer.checkpoints import (
     load_pretrained,
     load_weights,
@@ -201,3 +202,41 @@ def test_backbone_of_a_head_that_is_not_known_can_be_taken(tmp_path, capsys):
     paddle.save(state, str(path))
     with pytest.raises(UserError, match="unexpected: backbone.block9.weight"):
         load_pretrained(target, str(path))
+
+
+def test_model_folder_keeps_what_the_source_says(tmp_path):
+    net = make("SegFormer", norm_eps=1e-5)
+    save_weights(net, tmp_path / "net.pdparams")
+    assert convert(tmp_path / "net.pdparams", tmp_path / "hub", "--to", "hf") == 0
+    assert convert(tmp_path / "hub", tmp_path / "own", "--to", "paddleseg") == 0
+    assert sorted(path.name for path in (tmp_path / "own").iterdir()) == [
+        "config.yml",
+        "model.pdparams",
+    ]
+    checkpoint = open_checkpoint(tmp_path / "own")
+    assert checkpoint.epsilons == {"norm_eps": 1e-5, "embed_norm_eps": 1e-5}
+    assert checkpoint.transforms == open_checkpoint(tmp_path / "hub").transforms
+    assert checkpoint.test_config == {"is_one_step": True}
+    again = load_model(tmp_path / "own")
+    x = paddle.randn([1, 3, 45, 67])
+    np.testing.assert_array_equal(again(x).numpy(), net(x).numpy())
+
+
+def test_folders_are_not_mixed(tmp_path, capsys):
+    save_weights(make("SegFormer"), tmp_path / "net.pdparams")
+    hub, own = tmp_path / "hub", tmp_path / "own"
+    for _ in range(2):  # the same again is no mistake
+        assert convert(tmp_path / "net.pdparams", hub, "--to", "hf") == 0
+        assert convert(hub, own, "--to", "paddleseg") == 0
+    capsys.readouterr()
+    assert convert(hub, own, "--to", "hf") == 1
+    assert "already. Choose another folder." in capsys.readouterr().err
+    assert convert(own, hub, "--to", "paddleseg") == 1
+    assert (hub / "model.safetensors").is_file() and not (hub / "config.yml").exists()
+
+
+def test_weights_of_unknown_preprocessing_get_no_model_folder(tmp_path, capsys):
+    save_weights(make("SegFormer"), tmp_path / "net.pdparams")
+    assert convert(tmp_path / "net.pdparams", tmp_path / "own", "--to", "paddleseg") == 1
+    assert "says how images are prepared" in capsys.readouterr().err
+    assert list((tmp_path / "own").iterdir()) == []
