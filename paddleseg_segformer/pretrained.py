@@ -71,7 +71,12 @@ def config_of(path: str | os.PathLike[str], opts: Iterable[str] | None = None) -
     """
     yaml = _yaml_beside(Path(path))
     if yaml is not None:
-        return load_config(yaml, opts)
+        config = load_config(yaml, opts)
+        if config.val_dataset is None:
+            raise UserError(
+                f"{yaml}: has no val_dataset, whose transforms say how images are prepared. Add it."
+            )
+        return config
     checkpoint = open_checkpoint(path)
     if checkpoint.transforms is None:
         raise UserError(

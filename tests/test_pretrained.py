@@ -95,6 +95,11 @@ def test_weights_find_the_yaml_of_their_name(folder: Path, tmp_path: Path) -> No
     assert Predictor.from_pretrained(tmp_path / "best.pdparams").settings.is_slide
 
 
+def test_yaml_without_a_val_dataset_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="config.yml: has no val_dataset"):
+        Predictor.from_pretrained(folder, ["val_dataset=null"])
+
+
 def test_bare_paddle_weights_say_what_is_missing(folder: Path, tmp_path: Path, capsys) -> None:
     (folder / "config.yml").unlink()
     path = folder / "model.pdparams"

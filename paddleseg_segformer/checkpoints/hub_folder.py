@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +9,13 @@ from PIL import Image
 
 from paddleseg_segformer.checkpoints.architectures import full_backbone
 from paddleseg_segformer.checkpoints.checkpoint import Checkpoint
-from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import make_folder, write_text
-from paddleseg_segformer.huggingface.configuration import SegformerConfig
+from paddleseg_segformer.huggingface.configuration import CONFIG_FILE, SegformerConfig
 from paddleseg_segformer.huggingface.image_processing import (
     PROCESSOR_FILE,
     SegformerImageProcessor,
 )
+from paddleseg_segformer.huggingface.json_files import write_json
 
-CONFIG_FILE = "config.json"
 ARCHITECTURES = {  # our model types -> theirs
     "": "SegformerModel",
     "SegFormer": "SegformerForSemanticSegmentation",
@@ -33,18 +29,7 @@ def read_configs(path: Path) -> tuple[SegformerConfig, SegformerImageProcessor]:
     Raises:
         UserError: not valid, or of another model.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}).") from None
-    content = content if isinstance(content, dict) else {"model_type": type(content).__name__}
-    if content.get("model_type", "segformer") != "segformer":
-        raise UserError(f"{path}: model_type is {content['model_type']!r}, expected 'segformer'.")
-    known = {item.name for item in dataclasses.fields(SegformerConfig)}
-    try:
-        config = SegformerConfig(**{key: content[key] for key in known & set(content)})
-    except (UserError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: {error}") from None
+    config = SegformerConfig.from_pretrained(path.parent)
     has_processor = path.with_name(PROCESSOR_FILE).is_file()
     processor = SegformerImageProcessor
     return config, processor.from_pretrained(path.parent) if has_processor else processor()
@@ -82,8 +67,7 @@ def write_configs(folder: Path, checkpoint: Checkpoint, is_backbone: bool) -> li
     others = {"id2label": dict(enumerate(classes))} if classes else {}
     config = SegformerConfig.from_section({**model, "backbone": backbone}, **others)
     content = {"architectures": [ARCHITECTURES[kind]], **config.to_dict()}
-    text = json.dumps(content, indent=2, sort_keys=True)
-    write_text(make_folder(folder) / CONFIG_FILE, text + "\n")
+    write_json(folder / CONFIG_FILE, content)
     _processor_for(checkpoint).save_pretrained(folder)
     return [folder / CONFIG_FILE, folder / PROCESSOR_FILE]
 

@@ -162,9 +162,12 @@ class SegformerConfig:
         """
         path = Path(folder) / CONFIG_FILE
         content = read_json(path)
+        model_type = content.get("model_type", "segformer")
+        if model_type != "segformer":
+            raise UserError(f"{path}: model_type is {model_type!r}, expected 'segformer'.")
         try:
             return cls.from_dict(content, **overrides)
-        except UserError as error:
+        except (TypeError, ValueError, AttributeError) as error:  # UserError is a ValueError
             raise UserError(f"{path}: {error}") from None
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:

@@ -86,7 +86,10 @@ class _Pretrained(nn.Layer):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that transformers loads: `config.json` and `model.safetensors`."""
         prefix = "" if self.model_type else "backbone."
-        state = {prefix + key: item.numpy() for key, item in self.model.state_dict().items()}
+        state = {
+            prefix + key: item.astype("float32").numpy()
+            for key, item in self.model.state_dict().items()
+        }
         tensors = export_state(HUGGINGFACE, state, self.config.num_labels)
         if not self.model_type:
             bare = HUGGINGFACE.backbone_prefix
