@@ -9,19 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paddleseg_segformer.checkpoints.architectures import (
-    Section,
-    UnfitWeight,
     architecture_of,
     describe,
     full_backbone,
-    guessed,
-    is_vit,
     short_backbone,
 )
 from paddleseg_segformer.checkpoints.containers import Container, read_container
 from paddleseg_segformer.checkpoints.download import local_path
 from paddleseg_segformer.checkpoints.formats import FORMATS, PADDLESEG
 from paddleseg_segformer.checkpoints.naming import Format, Names
+from paddleseg_segformer.checkpoints.segmenter_sizes import guessed, is_vit
+from paddleseg_segformer.checkpoints.sizes import Section, UnfitWeight
 from paddleseg_segformer.checkpoints.source import Source, source_of
 from paddleseg_segformer.checkpoints.state import Entry, State, find_entry
 from paddleseg_segformer.errors import UserError

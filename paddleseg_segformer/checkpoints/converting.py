@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_segformer.checkpoints.architectures import full_backbone, is_vit
+from paddleseg_segformer.checkpoints.architectures import full_backbone
 from paddleseg_segformer.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from paddleseg_segformer.checkpoints.containers import FOLDER_FILES
 from paddleseg_segformer.checkpoints.formats import FORMATS, HUGGINGFACE, PADDLESEG
 from paddleseg_segformer.checkpoints.hub_folder import hub_notes, write_configs
 from paddleseg_segformer.checkpoints.naming import Format, Rule, export_state, with_biases
+from paddleseg_segformer.checkpoints.segmenter_sizes import is_vit
 from paddleseg_segformer.checkpoints.source import SIDECARS
 from paddleseg_segformer.checkpoints.variant_yml import write_variant
 from paddleseg_segformer.checkpoints.writing import SUFFIXES, write_tensors

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paddleseg_segformer.checkpoints.architectures import EPSILONS, Section, full_backbone
+from paddleseg_segformer.checkpoints.architectures import EPSILONS, full_backbone
 from paddleseg_segformer.checkpoints.containers import Container
 from paddleseg_segformer.checkpoints.mm_config import evaluation_settings
 from paddleseg_segformer.checkpoints.naming import Format
+from paddleseg_segformer.checkpoints.sizes import Section
 from paddleseg_segformer.checkpoints.variant_yml import read_variant
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from paddleseg_segformer.checkpoints.architectures import Section, full_backbone
+from paddleseg_segformer.checkpoints.architectures import full_backbone
 from paddleseg_segformer.checkpoints.naming import Format
+from paddleseg_segformer.checkpoints.sizes import Section
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
