@@ -54,8 +54,11 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_yaml(path: str | os.PathLike[str], ignored_tag: str = "") -> dict[str, Any]:
     """Read a file of keys and values.
+
+    Args:
+        ignored_tag: left out of the text, such as that of Python's tuples, which are lists then.
 
     Raises:
         UserError: no such file, not YAML, more than the bounds above, or not keys and values.
@@ -70,6 +73,8 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not valid YAML: {error}.") from None
+    if ignored_tag:
+        text = text.replace(ignored_tag, "")
     content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise UserError(f"{path}: found {type(content).__name__}, expected keys and values.")

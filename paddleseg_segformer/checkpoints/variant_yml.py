@@ -14,29 +14,19 @@ from paddleseg_segformer.checkpoints.sizes import Section
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
+from paddleseg_segformer.yaml_files import read_yaml
 
 FILE_NAME = "variant.yml"
 MAX_RATIOS = {
     "ade20k": 4,
     "cityscapes": 2,
     "pascal_context": 8,
-}  # longest side in evaluation / shortest
+}  # of an image's sides, in evaluation
 NORMALIZATIONS = {
     "vit": {"mean": [0.5], "std": [0.5]},
     "deit": {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
 }
 _HEAD_WIDTH = 64  # its mask transformer's attention heads
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads plain data and the tuples that its programs write."""
-
-
-def _construct_tuple(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
-    return loader.construct_sequence(node)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)
 
 
 def read_variant(path: Path, format: Format) -> dict[str, Any]:
@@ -45,16 +35,14 @@ def read_variant(path: Path, format: Format) -> dict[str, Any]:
     Raises:
         UserError: not readable, or without the network's sizes.
     """
+    content = read_yaml(path, ignored_tag="!!python/tuple")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         net = content["net_kwargs"]
         return {
             "model": _model(net, format),
             "transforms": _transforms(net, content),
             "test_config": _test_config(content.get("inference_kwargs")),
         }
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())}).") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{path}: not a variant.yml of {format.title} ({type(error).__name__}: {error}). "

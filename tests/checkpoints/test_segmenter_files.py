@@ -186,7 +186,7 @@ def test_folder_of_the_original_predicts_and_is_written_back(tmp_path) -> None:
     ("text", "message"),
     [
         ("net_kwargs: {d_model: 64}", "not a variant.yml of rstrudel/segmenter"),
-        ("!!python/object/apply:os.system ['true']", "not readable as YAML"),
+        ("!!python/object/apply:os.system ['true']", "variant.yml: not valid YAML"),
         (VARIANT.replace("d_model: 64", "d_model: 128"), "says embed_dim 128, but the weights"),
         (VARIANT.replace("vit\n", "gan\n"), "KeyError: 'gan'"),
     ],
