@@ -63,15 +63,20 @@ def atomic_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
         with _explained(destination):
             temporary.mkdir()
             yield temporary
-            for path in temporary.iterdir():
-                _sync(path)
-            _sync(temporary)
-            _put_in_place(temporary, destination)
-            _sync(destination.parent)
+            replace_folder(destination, temporary)
     except UserError as error:  # of a file within
         raise UserError(str(error).replace(str(temporary), str(destination))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(destination: Path, new: Path) -> None:
+    """Put a finished folder in its place; one that is there gives way, and is deleted."""
+    for path in new.iterdir():
+        _sync(path)
+    _sync(new)
+    _rename_folder(new, destination)
+    _sync(destination.parent)
 
 
 def remove_folder(folder: Path) -> None:
@@ -128,8 +133,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _put_in_place(new: Path, destination: Path) -> None:
-    """Rename a folder to its destination; one that is there gives way, and is deleted."""
+def _rename_folder(new: Path, destination: Path) -> None:
     if not destination.exists():
         new.rename(destination)
     elif _exchange(new, destination):

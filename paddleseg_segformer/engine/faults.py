@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -165,8 +166,29 @@ def gradient_problem(network: nn.Layer) -> str:
         for name, parameter in network.named_parameters()
         if parameter.grad is not None
     }
-    if not gradients or math.isfinite(float(paddle.add_n([g.sum() for g in gradients.values()]))):
+    bad = _nonfinite(gradients)
+    return f"the gradient of {bad} is not finite" if bad else ""
+
+
+def refuse_ruined(network: nn.Layer, destination: Path) -> None:
+    """Stop where weights are not finite: what is saved can always be taken up again.
+
+    Raises:
+        UserError: a weight is not finite.
+    """
+    floating = {key: item for key, item in network.state_dict().items() if item.is_floating_point()}
+    bad = _nonfinite(floating)
+    if bad:
+        raise UserError(
+            f"{destination}: not saved, as the weight {bad} is not finite. Lower the learning "
+            "rate, or clip gradients."
+        )
+
+
+def _nonfinite(tensors: Mapping[str, Tensor]) -> str:
+    """Name the first tensor that is not finite, and say how many more; nothing if all are."""
+    if not tensors or math.isfinite(float(paddle.add_n([t.sum() for t in tensors.values()]))):
         return ""
-    bad = [name for name, g in gradients.items() if not math.isfinite(float(g.sum()))]
+    bad = [name for name, t in tensors.items() if not math.isfinite(float(t.sum()))]
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-    return f"the gradient of {bad[0] if bad else 'all parameters together'}{more} is not finite"
+    return f"{bad[0] if bad else 'all together'}{more}"

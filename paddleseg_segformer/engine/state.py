@@ -14,6 +14,7 @@ from paddle import nn
 
 from paddleseg_segformer.checkpoints import load_weights, save_weights
 from paddleseg_segformer.checkpoints.pickles import read_pickle, write_pickle
+from paddleseg_segformer.engine.faults import refuse_ruined
 from paddleseg_segformer.engine.manifest import read_manifest, verify_manifest, write_manifest
 from paddleseg_segformer.engine.trainer import Trainer
 from paddleseg_segformer.errors import UserError
@@ -37,7 +38,12 @@ class BestModel:
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, ema: Any | None, config_yaml: str) -> None:
-    """Write a checkpoint beside `folder`, then rename it there: `folder` is whole or absent."""
+    """Write a checkpoint beside `folder`, then rename it there: `folder` is whole or absent.
+
+    Raises:
+        UserError: the disk does not take it, or a weight is not finite.
+    """
+    refuse_ruined(trainer.network, folder)
     state = {
         "format_version": FORMAT_VERSION,
         "iteration": trainer.iteration,
@@ -139,7 +145,12 @@ def read_best(save_dir: Path) -> BestModel:
 
 
 def save_best(save_dir: Path, best: BestModel, model: nn.Layer, config_yaml: str) -> None:
-    """Replace the best model in `save_dir`, together with its figures."""
+    """Replace the best model in `save_dir`, together with its figures.
+
+    Raises:
+        UserError: the disk does not take it, or a weight is not finite.
+    """
+    refuse_ruined(model, save_dir / BEST)
     with atomic_folder(save_dir / BEST) as temporary:
         save_weights(model, temporary / WEIGHTS)
         write_text(temporary / CONFIG, config_yaml)

@@ -18,7 +18,7 @@ from paddleseg_segformer.data.labels import LabelSet, generic_label_set
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.static_graph import STEM, full_input_shape, save_static_graph
 from paddleseg_segformer.export.verify import verify
-from paddleseg_segformer.files import make_folder
+from paddleseg_segformer.files import make_folder, replace_folder
 from paddleseg_segformer.inference.deploy_config import (
     FILE_NAME,
     DeployConfig,
@@ -89,7 +89,7 @@ def export_model(
         if is_verified:
             deploy = replace(deploy, verified=verify(model, folder))
             deploy.save(folder)
-        _put_in_place(folder, save_dir, Path(workshop) / "old")
+        replace_folder(save_dir, folder)
     return deploy
 
 
@@ -131,13 +131,3 @@ def _explicit(preprocess: Preprocess) -> dict[str, list[dict[str, Any]]]:
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
         sections.append({"type": section["type"], **plain})
     return {"transforms": sections}
-
-
-def _put_in_place(folder: Path, save_dir: Path, old: Path) -> None:
-    """Move a finished folder to its destination; an earlier one goes to `old`."""
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    if save_dir.exists():
-        save_dir.rename(old)
-    folder.rename(save_dir)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -24,8 +25,15 @@ from paddleseg_segformer.engine.faults import (
     gradient_problem,
     loss_problem,
 )
-from paddleseg_segformer.engine.state import checkpoints, read_best
-from paddleseg_segformer.engine.writers import JsonLinesWriter, VisualDLWriter
+from paddleseg_segformer.engine.hooks import Evaluate, RunFolder
+from paddleseg_segformer.engine.state import (
+    BestModel,
+    checkpoints,
+    read_best,
+    save_best,
+    save_checkpoint,
+)
+from paddleseg_segformer.engine.writers import JsonLinesWriter, VisualDLWriter, Writers
 from paddleseg_segformer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +90,27 @@ def test_resume_with_skips_is_exact_and_goes_on_counting(poisoned, num_workers):
 def test_skips_are_bounded(poisoned, capsys):
     assert train(poisoned, "out", *SKIP, "--max_skipped", "1", "--iters", "30") == 1
     assert "1 steps were skipped already (--max_skipped)" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with paddle.no_grad():
+        net[1].bias.set_value(paddle.to_tensor([1.0, float("nan")]))
+    with pytest.raises(UserError, match=r"best_model: not saved, as the weight 1.bias is not"):
+        save_best(tmp_path, BestModel(0.5, 3), net, "")
+    trainer = SimpleNamespace(network=net)
+    with pytest.raises(UserError, match=r"iter_3: not saved, as the weight 1.bias is not finite"):
+        save_checkpoint(tmp_path / "iter_3", trainer, None, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
+    metrics = SimpleNamespace(miou=float("nan"))
+    best = BestModel(0.1, 5)
+    run = RunFolder(tmp_path, "", Writers([]), best)
+    hook = Evaluate(None, run, 1)
+    hook._keep_best(SimpleNamespace(iteration=6), metrics)
+    assert best == BestModel(0.1, 5) and not list(tmp_path.iterdir())
 
 
 def test_a_skipped_step_changes_nothing_but_the_iteration():
