@@ -47,11 +47,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_scalar(node)
 
 
-_Loader.add_implicit_resolver(
+EXPONENT_NUMBER = (
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
+_Loader.add_implicit_resolver(*EXPONENT_NUMBER)
 
 
 def read_yaml(path: str | os.PathLike[str], ignored_tag: str = "") -> dict[str, Any]:
