@@ -64,8 +64,10 @@ def count(shapes: Shapes, pattern: str) -> int:
 
 
 def ratio(hidden: int, dim: int) -> float:
-    """Return how many times wider a hidden layer is, a whole number where it is one."""
-    return hidden // dim if hidden % dim == 0 else hidden / dim
+    """Return r with int(dim * r) == hidden, a whole number where there is one."""
+    if hidden % dim == 0:
+        return hidden // dim
+    return hidden / dim if int(dim * (hidden / dim)) == hidden else (hidden + 0.5) / dim
 
 
 def defaults_of(component: Callable[..., Any]) -> Section:

@@ -11,6 +11,7 @@ from paddle.nn import Layer
 from paddleseg_segformer.checkpoints.architectures import ARCHITECTURES, full_backbone
 from paddleseg_segformer.checkpoints.formats import FORMATS, HUGGINGFACE, MMSEG, NVLABS, SMP
 from paddleseg_segformer.checkpoints.naming import Names, export_state
+from paddleseg_segformer.checkpoints.sizes import ratio
 from paddleseg_segformer.models import MODELS, MixVisionTransformer
 from paddleseg_segformer.models.mix_transformer import VARIANTS
 
@@ -142,3 +143,10 @@ def test_newer_names_of_hugging_face_are_aliases():
 def test_weights_without_a_place_in_a_format_are_refused():
     with pytest.raises(KeyError, match="fusion_conv"):
         export_state(NVLABS, {"fusion_conv._conv.weight": np.zeros((1, 4, 1, 1))}, 5)
+
+
+def test_ratio_gives_the_hidden_width_back():
+    for dim in range(1, 60):
+        for hidden in range(1, 300):
+            assert int(dim * ratio(hidden, dim)) == hidden
+    assert (ratio(128, 32), ratio(80, 32)) == (4, 2.5)
