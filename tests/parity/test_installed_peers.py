@@ -5,6 +5,7 @@ Each peer runs in a process of its own, with its packages in a folder of their o
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from random_weights import relative_difference
 
 from paddleseg_segformer import Predictor
 from paddleseg_segformer.checkpoints.converting import prepare, write
+from paddleseg_segformer.huggingface import SegformerImageProcessor
+from paddleseg_segformer.huggingface.outputs import LogitsOutput
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("torch")
@@ -58,11 +61,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 def run_peer(peer: str, packages: Path, job: str, folder: Path, variant: str) -> dict:
-    """Run a peer's script; return its outputs."""
-    script = HERE / "peers" / f"{peer}_peer.py"
-    path = os.pathsep.join(map(str, (packages, script.parent, HERE)))
+    """Run a peer's job; return its outputs."""
+    run_script(f"{peer}_peer.py", packages, folder, job, folder, variant)
+    return dict(np.load(folder / f"{job}.npz"))
+
+
+def run_script(name: str, packages: Path, folder: Path, *arguments: str | Path) -> None:
+    """Run a script of `peers` with a peer's packages in the way."""
+    path = os.pathsep.join(map(str, (packages, HERE / "peers", HERE)))
     done = subprocess.run(
-        [sys.executable, script, job, folder, variant],
+        [sys.executable, HERE / "peers" / name, *arguments],
         env={**os.environ, "PYTHONPATH": path},
         cwd=folder,
         capture_output=True,
@@ -70,7 +78,6 @@ def run_peer(peer: str, packages: Path, job: str, folder: Path, variant: str) ->
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return dict(np.load(folder / f"{job}.npz"))
 
 
 @pytest.mark.parametrize("variant", ["B0", "B2"])
@@ -105,3 +112,33 @@ def test_outputs_are_theirs_both_ways(
     back = run_peer(peer, installed(peer), "read", tmp_path, variant)
     for key, value in back.items():
         np.testing.assert_array_equal(value, expected[key])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"size": {"height": 70, "width": 33}, "resample": 3, "do_reduce_labels": True},
+        {"do_resize": False, "image_mean": [0.5, 0.4, 0.3], "rescale_factor": 1 / 127.5},
+    ],
+)
+def test_image_processor_of_version_4(
+    settings: dict, installed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (97, 131, 3), dtype=np.uint8)
+    label = rng.integers(0, 256, (97, 131), dtype=np.uint8)
+    logits = rng.standard_normal((1, 19, 16, 24), np.float32)
+    inputs = {"image": image, "label": label, "logits": logits, "target_size": (131, 77)}
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    script = "transformers4_processor.py"
+    run_script(script, installed("transformers4"), tmp_path, tmp_path)
+    expected = np.load(tmp_path / "outputs.npz")
+    processor = SegformerImageProcessor(**settings)
+    found = processor(image, label, return_tensors="np")
+    np.testing.assert_allclose(found["pixel_values"], expected["pixel_values"], atol=2e-6)
+    np.testing.assert_array_equal(found["labels"], expected["labels"])
+    outputs = LogitsOutput(logits=paddle.to_tensor(logits))
+    (own,) = processor.post_process_semantic_segmentation(outputs, [(131, 77)])
+    assert (own.numpy() != expected["map"]).mean() < 2e-4
