@@ -95,6 +95,7 @@ def set_device(device: str | None) -> str:
 def set_up_logging() -> None:
     """Log to standard output, one time-stamped line per message, for this package only."""
     warnings.filterwarnings("ignore", "When training, we now always track global mean")  # Paddle's
+    warnings.filterwarnings("ignore", module="PIL")  # damaged files are reported by name
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     package = logging.getLogger("paddleseg_segformer")

@@ -60,6 +60,22 @@ def any_process(condition: bool) -> bool:
     return bool(sum_over_processes(np.array([condition]))[0])
 
 
+def check_same_in_all(name: str, number: int) -> None:
+    """Refuse to go on with a number that is another one in another process.
+
+    Raises:
+        UserError: in every process, with all the numbers.
+    """
+    own = np.zeros(dist.get_world_size(), np.int64)
+    own[dist.get_rank()] = number
+    numbers = sum_over_processes(own).tolist()
+    if len(set(numbers)) > 1:
+        raise UserError(
+            f"{name}: found {numbers} in processes 0 to {len(numbers) - 1}, expected one number. "
+            "Give every machine the same data and the same configuration."
+        )
+
+
 @contextmanager
 def lost_peers_explained() -> Iterator[None]:
     """Say in one line that the connection broke because another process of the run ended.

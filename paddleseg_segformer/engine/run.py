@@ -24,6 +24,7 @@ from paddleseg_segformer.config.building import (
 from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.data.loader import Batch, train_loader
 from paddleseg_segformer.engine.distributed import (
+    check_same_in_all,
     data_parallel,
     init_distributed,
     lost_peers_explained,
@@ -106,6 +107,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
     checkpoint = read_checkpoint(folder) if folder else None
     seed = _seed(options, checkpoint)
     dataset = _train_dataset(config)
+    check_same_in_all("train_dataset, number of samples", len(dataset))
     val_dataset = _val_dataset(config) if options.do_eval else None
     save_dir = make_folder(options.save_dir)
     paddle.seed(seed)  # the initial weights; the trainer seeds every step
@@ -166,6 +168,11 @@ def _build_trainer(
 
     network = model
     if config.to_static_training:
+        if world_size > 1 and paddle.get_device().startswith("cpu"):
+            raise UserError(
+                "to_static_training: several processes on CPU synchronise batch norm in dygraph "
+                "only. Set it to false, or train in one process."
+            )
         network = paddle.jit.to_static(model, full_graph=True)
     return Trainer(
         data_parallel(network),

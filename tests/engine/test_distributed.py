@@ -21,7 +21,7 @@ from paddle import nn
 from paddleseg_segformer.checkpoints.pickles import read_pickle
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.engine import sync_batch_norm
-from paddleseg_segformer.engine.distributed import lost_peers_explained
+from paddleseg_segformer.engine.distributed import check_same_in_all, lost_peers_explained
 from paddleseg_segformer.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -134,6 +134,31 @@ def test_lost_peer_is_one_line_and_other_errors_stay(monkeypatch):
         raise RuntimeError("[/third_party/gloo/pair.cc:576] Read error")
     with pytest.raises(RuntimeError, match="out of memory"), lost_peers_explained():
         raise RuntimeError("out of memory")
+
+
+def test_one_process_agrees_with_itself():
+    check_same_in_all("samples", 3)
+
+
+@pytest.mark.slow
+def test_static_training_in_several_cpu_processes_is_refused(folder):
+    opts = ("--opts", "to_static_training=true")
+    status, output = launch(folder, 2, *train_arguments(folder, "out", *opts))
+    assert status != 0
+    assert "error: to_static_training: several processes on CPU" in output
+
+
+@pytest.mark.slow
+def test_other_data_in_another_process_is_refused_by_all(folder):
+    lines = (folder / "train.txt").read_text().splitlines(keepends=True)
+    for rank, count in ((0, 7), (1, 5)):
+        (folder / f"train{rank}.txt").write_text("".join(lines[:count]))
+    path = f"train_dataset.train_path={folder}/train${{PADDLE_TRAINER_ID}}.txt"
+    status, output = launch(folder, 2, *train_arguments(folder, "out", "--opts", path))
+    assert status != 0
+    message = "train_dataset, number of samples: found [7, 5] in processes 0 to 1"
+    for rank in (0, 1):
+        assert message in (folder / "log" / f"workerlog.{rank}").read_text(), output
 
 
 @pytest.mark.slow

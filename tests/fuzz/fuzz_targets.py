@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import paddle
 import seed_files
+import torch
 import yaml
 from mutations import mutate_bytes, mutate_text, mutate_tree
 
-from paddleseg_segformer.checkpoints import load_weights, save_weights
+from paddleseg_segformer.checkpoints import load_weights, open_checkpoint, save_weights
+from paddleseg_segformer.checkpoints.converting import prepare, write
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import (
     MAX_MODEL_NUMBER,
@@ -173,20 +175,40 @@ def has_large_numbers(value: Any) -> bool:
     return isinstance(value, (int, float)) and MAX_BUILT < abs(value) <= MAX_MODEL_NUMBER
 
 
+# what each code base would write: its name -> a name whose suffix chooses the container
+WEIGHT_FILES = {
+    "nvlabs": "nvlabs.pth",
+    "smp": "smp.safetensors",
+    "paddleseg": "paddleseg.safetensors",
+    "hf": "folder",
+}
+
+
 def weights(folder: Path) -> Case:
-    """Damage a weight file; load it into the model that wrote it."""
+    """Damage a weight file, or a file of a folder; load it into the model that wrote it."""
     model = build_component("model", TINY_MODEL, "model")
     shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
-    sound = folder / "sound.pdparams"
-    save_weights(model, sound)
-    seeds = {"x.pdparams": sound.read_bytes()}
+    save_weights(model, folder / "paddle.pdparams")
+    for format_name, name in WEIGHT_FILES.items():
+        write(prepare(folder / "paddle.pdparams", format_name), folder / name)
+    torch.save(  # the container of PyTorch before 1.6
+        torch.load(folder / "nvlabs.pth"), folder / "old.pth", _use_new_zipfile_serialization=False
+    )
+    seeds = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
     def case(rng: random.Random) -> None:
-        name = rng.choice(list(seeds))
-        path = folder / name
-        path.write_bytes(mutate_bytes(rng, seeds[name], list(seeds.values())))
-        load_weights(model, path)
+        path = rng.choice(list(seeds))
+        path.write_bytes(mutate_bytes(rng, seeds[path], list(seeds.values())))
+        source = path.parent if path.parent != folder else path
+        try:
+            checkpoint = open_checkpoint(source)
+            for key in checkpoint.state:
+                assert isinstance(checkpoint.state[key], np.ndarray)
+            load_weights(model, source)
+        finally:
+            path.write_bytes(seeds[path])
         assert {key: list(tensor.shape) for key, tensor in model.state_dict().items()} == shapes
+        build_component("model", dict(checkpoint.model), "model")
 
     return case
 
