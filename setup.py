@@ -42,6 +42,7 @@ setup(
         "safetensors",
     ],
     extras_require={
+        "analysis": ["matplotlib>=3.8"],  # pictures of measurements
         "convert": ["torch>=2.6"],  # weight files that PyTorch wrote
         "dev": [
             "mypy>=1.15",

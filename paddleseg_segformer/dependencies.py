@@ -17,6 +17,12 @@ REMEDIES = {
     "tqdm": "pip install tqdm",
     "PIL": "pip install pillow",
     "safetensors": "pip install safetensors",
+    "matplotlib": "pip install matplotlib",
+    "onnxruntime": "pip install onnxruntime",
+    "onnxslim": "pip install onnxslim",
+    "openvino": "pip install openvino",
+    "paddle2onnx": "pip install paddle2onnx==2.1.0",
+    "transformers": "pip install transformers==5.23.0",
     "torch": "pip install 'torch>=2.6' (to read PyTorch's files)",
 }
 LOADER_REMEDIES = {

@@ -1,0 +1,1 @@
+"""Speed, memory and agreement of engines, in one interleaved run; see docs/performance.md."""

@@ -1,0 +1,96 @@
+"""The machine: what it is, and how fast it multiplies and copies."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+PACKAGES = (
+    "paddleseg_segformer",
+    "paddlepaddle",
+    "paddleseg",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "transformers",
+)
+MATRIX_SIDE = 2048
+COPY_MIB = 256
+
+
+def describe() -> dict[str, object]:
+    """Return processor, cores and versions."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "cores": _cores(),
+        "memory_gib": _memory_gib(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _cores() -> int | None:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        lines = (line.partition(":") for line in path.read_text().splitlines())
+        facts = {key.strip(): value.strip() for key, _, value in lines}
+        instructions = [
+            name
+            for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+            if name in facts.get("flags", "").split()
+        ]
+        if "model name" in facts:
+            return f"{facts['model name']} ({', '.join(instructions) or 'no AVX2'})"
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    return round(int(path.read_text().split()[1]) / 2**20, 1)
+
+
+class Floor:
+    """A large matrix product by Paddle's library, and a large copy, each on all threads."""
+
+    def __init__(self, threads: int) -> None:
+        import paddle
+
+        self._matmul = paddle.matmul
+        self._a, self._b = (paddle.randn([MATRIX_SIDE, MATRIX_SIDE]) for _ in range(2))
+        count = COPY_MIB * 2**18  # float32
+        self._source = np.ones((threads, count // threads), np.float32)
+        self._target = np.empty_like(self._source)
+        self._pool = ThreadPoolExecutor(threads)
+
+    def measure(self) -> tuple[float, float]:
+        """Return GFLOP/s of the product, and GB copied per second (each read and written)."""
+        start = time.perf_counter()
+        self._matmul(self._a, self._b)
+        product_s = time.perf_counter() - start
+        start = time.perf_counter()
+        list(self._pool.map(np.copyto, self._target, self._source))
+        copy_s = time.perf_counter() - start
+        return 2 * MATRIX_SIDE**3 / product_s / 1e9, self._source.nbytes / copy_s / 1e9
