@@ -10,6 +10,8 @@ from typing import Any
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
 
+NO_HUB = "Models on the hub are downloaded first: hf download {0} --local-dir FOLDER"
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a file of keys and values.
@@ -20,9 +22,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise UserError(
-            f"{path}: no such file. Name a folder that save_pretrained wrote."
-        ) from None
+        raise UserError(f"{path}: no such file. {NO_HUB.format(path.parent)}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}.") from None
     if not isinstance(content, dict):

@@ -20,12 +20,13 @@ from paddleseg_segformer.checkpoints import (
     open_checkpoint,
 )
 from paddleseg_segformer.checkpoints.architectures import full_backbone
+from paddleseg_segformer.checkpoints.download import is_url
 from paddleseg_segformer.checkpoints.formats import HUGGINGFACE
 from paddleseg_segformer.checkpoints.naming import export_state
 from paddleseg_segformer.checkpoints.writing import write_tensors
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.huggingface.configuration import CONFIG_FILE, EPSILONS, SegformerConfig
-from paddleseg_segformer.huggingface.json_files import write_json
+from paddleseg_segformer.huggingface.json_files import NO_HUB, write_json
 from paddleseg_segformer.huggingface.losses import classification_loss, segmentation_loss
 from paddleseg_segformer.huggingface.outputs import EncoderOutput, LogitsOutput
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
@@ -74,6 +75,8 @@ class _Pretrained(nn.Layer):
         Raises:
             UserError: no such file, weights that do not fit, or an unknown field.
         """
+        if not is_url(str(source)) and not Path(source).exists():
+            raise UserError(f"{source}: no such file or folder. {NO_HUB.format(source)}")
         checkpoint = open_checkpoint(source)
         config = _config_of(Path(source), checkpoint, overrides)
         backbone = full_backbone(checkpoint.model.get("backbone", checkpoint.model))

@@ -16,6 +16,7 @@ from paddleseg_segformer.huggingface import (
     SegformerConfig,
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
     SegformerModel,
 )
 from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
@@ -110,3 +111,11 @@ def test_config_file_mistakes_name_it(folder: Path) -> None:
         SegformerForSemanticSegmentation.from_pretrained(folder)
     with pytest.raises(UserError, match="config.json: no such file"):
         SegformerConfig.from_pretrained(folder / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "loaded", [SegformerForSemanticSegmentation, SegformerImageProcessor, SegformerConfig]
+)
+def test_names_on_the_hub_are_told_how_to_get(loaded: type) -> None:
+    with pytest.raises(UserError, match="hf download nvidia/segformer-b0 --local-dir FOLDER"):
+        loaded.from_pretrained("nvidia/segformer-b0")
