@@ -200,6 +200,8 @@ def _check_convertible(
         )
     if not full_backbone(backbone)["qkv_bias"]:
         raise UserError(f"{source}: {format.title} has no attention without qkv_bias.")
+    if is_vit(backbone) and not full_backbone(backbone).get("final_norm"):
+        raise UserError(f"{source}: {format.title} has no encoder without final_norm.")
     if is_backbone or model in format.models:
         return
     theirs = " and ".join(format.models)

@@ -316,3 +316,11 @@ def test_other_rules_for_input_sizes_are_warned_about(tmp_path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         load_weights(make("linear", **ORIGINAL), tmp_path / "a.pth")
     assert caplog.text == ""
+
+
+def test_encoder_without_a_final_norm_is_not_converted(tmp_path, capsys) -> None:
+    save_weights(make("mask", final_norm=False), tmp_path / "model.pdparams")
+    source, destination = str(tmp_path / "model.pdparams"), tmp_path / "there"
+    assert main(["convert_weights", source, str(destination), "--to", "rstrudel"]) == 1
+    assert "rstrudel/segmenter has no encoder without final_norm" in capsys.readouterr().err
+    assert not destination.exists()
