@@ -26,6 +26,11 @@ from paddleseg_segformer.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_DROPOUT = ("model.backbone.drop_path_rate=0.0", "model.dropout_rate=0.0")
+SEGMENTER = (
+    "model={type: MaskSegmenter, num_classes: 3, h_embed_dim: 24, h_depth: 1, h_num_heads: 3, "
+    "backbone: {type: VisionTransformer, img_size: 32, patch_size: 8, embed_dim: 24, depth: 1, "
+    "num_heads: 3}}"
+)
 # Batch norm takes a bias before it away again: its gradient is rounding, which AdamW magnifies.
 WITHOUT_GRADIENT = r"linear_c\d\.proj\.bias|backbone\.norm4\.bias|.*_batch_norm\._mean"
 
@@ -162,7 +167,10 @@ def test_other_data_in_another_process_is_refused_by_all(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opts", [("batch_size=1",), ("batch_size=1", "model.type=SegFormerMM")])
+@pytest.mark.parametrize(
+    "opts",
+    [("batch_size=1",), ("batch_size=1", "model.type=SegFormerMM"), ("batch_size=1", SEGMENTER)],
+)
 def test_three_processes_train_as_one(folder, opts):
     ignore_one_image(folder)
     flags = ("--iters", "20", "--accumulation_steps", "2", "--opts", *NO_DROPOUT, *opts)

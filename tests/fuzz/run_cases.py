@@ -62,13 +62,16 @@ def _collect(log: Path, report: dict[str, Any], next_case: int) -> int:
 def run_here(target: str, first: int, count: int, log: Path) -> None:
     """Run the cases in this process, each noted before and after."""
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    import fuzz_targets
+    import faulty_targets
 
     from paddleseg_segformer.errors import UserError
 
+    targets = faulty_targets.TARGETS
+    if target not in targets:
+        from fuzz_targets import TARGETS as targets
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     with tempfile.TemporaryDirectory() as folder, open(log, "a") as file:
-        case = fuzz_targets.TARGETS[target](Path(folder))
+        case = targets[target](Path(folder))
         for number in range(first, first + count):
             _note(file, {"case": number})
             faulthandler.dump_traceback_later(HANG_S, exit=True)

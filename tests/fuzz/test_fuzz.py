@@ -7,7 +7,7 @@ import json
 import pytest
 from run_cases import run
 
-SMALL = {"images": 300, "yaml": 60, "weights": 60}
+SMALL = {"images": 300, "yaml": 40, "weights": 60}
 FULL = {"images": 20_000, "yaml": 5_000, "weights": 2_000}
 
 
