@@ -197,33 +197,30 @@ def _read_shards(path: Path, index: Path) -> Container:
 
 
 def _read_safetensors(file: Path) -> dict[str, StoredTensor]:
-    """List the tensors of a safetensors file; the library checks the header against the file."""
+    """List the tensors of a safetensors file as views into the mapped file.
+
+    The library checks the header against the file; its own reading copies, and knows no bfloat16
+    in NumPy.
+    """
     from paddleseg_segformer.dependencies import explained
 
     with explained():
         from safetensors import SafetensorError, safe_open
 
     try:
-        handle = safe_open(str(file), framework="np")
-        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
-        described = {
-            name: (tuple(item.get_shape()), _SAFETENSORS_TYPES.get(item.get_dtype(), "unknown"))
-            for name, item in slices.items()
-        }
+        with safe_open(str(file), framework="np"):
+            pass
+        with open(file, "rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size))
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
         raise UserError(
             f"{file}: not a readable safetensors file ({_one_line(error)}). It may be cut short."
         ) from None
-
-    def reader(name: str, dtype: str) -> Callable[[], np.ndarray]:
-        if dtype == "bfloat16":
-            return lambda: _read_bfloat16(file, name)
-        return lambda: handle.get_tensor(name)
-
-    return {
-        name: StoredTensor(shape, dtype, reader(name, dtype))
-        for name, (shape, dtype) in described.items()
-    }
+    header.pop("__metadata__", None)
+    has_data = file.stat().st_size > 8 + size
+    data = np.memmap(file, np.uint8, "r", offset=8 + size) if has_data else np.empty(0, np.uint8)
+    return {name: _mapped(entry, np.asarray(data)) for name, entry in header.items()}
 
 
 _SAFETENSORS_TYPES = {
@@ -240,15 +237,17 @@ _SAFETENSORS_TYPES = {
 }
 
 
-def _read_bfloat16(file: Path, name: str) -> np.ndarray:
-    """Read a tensor of a type that NumPy lacks; the header was checked when the file was opened."""
-    with open(file, "rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        entry = json.loads(stream.read(size))[name]
-        start, stop = entry["data_offsets"]
-        stream.seek(8 + size + start)
-        halves = np.frombuffer(stream.read(stop - start), "<u2")
-    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
+def _mapped(entry: Mapping[str, Any], data: np.ndarray) -> StoredTensor:
+    dtype, shape = _SAFETENSORS_TYPES.get(entry["dtype"], "unknown"), tuple(entry["shape"])
+    start, stop = entry["data_offsets"]
+
+    def read() -> np.ndarray:
+        if dtype == "bfloat16":  # the upper half of a float32
+            halves = data[start:stop].view("<u2")
+            return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+        return data[start:stop].view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
+
+    return StoredTensor(shape, dtype, read)
 
 
 def _one_line(error: Exception) -> str:
