@@ -12,6 +12,9 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "paddleseg_segformer"
 CONFIGS = f"{PACKAGE}.configs"  # the top-level folder `configs` is installed inside the package
+# `onnx` bounds what its converter was tried with; the others run what it wrote
+ONNX = ["onnx>=1.17,<1.18", "onnxruntime>=1.20", "onnxslim>=0.1.98", "paddle2onnx==2.1.0"]
+OPENVINO = ["openvino>=2026.0"]
 
 
 def read_version() -> str:
@@ -43,8 +46,12 @@ setup(
     ],
     extras_require={
         "analysis": ["matplotlib>=3.8"],  # pictures of measurements
+        "onnx": ONNX,
+        "openvino": [*ONNX, *OPENVINO],
         "convert": ["torch>=2.6"],  # weight files that PyTorch wrote
         "dev": [
+            *ONNX,
+            *OPENVINO,
             "mypy>=1.15",
             "pre-commit",
             "pytest>=8",

@@ -1,8 +1,8 @@
-"""Predict images with an exported model: label maps and overlays, by Paddle Inference alone.
+"""Predict images with an exported model: label maps and overlays, without its training config.
 
     python deploy/python/infer.py --config output/inference_model/deploy.yaml --image_path photos
 
-Size rules, normalisation, windows and colours come from `deploy.yaml`; no training config is read.
+Size rules, normalisation, windows and colours come from `deploy.yaml`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from paddleseg_segformer.dependencies import explain
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.engines import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +64,18 @@ def make_parser() -> argparse.ArgumentParser:
     add("--save_dir", default="output/infer", help="folder of the results")
     add("--device", default="cpu", help="cpu, gpu or gpu:1")
     add("--cpu_threads", type=int, default=os.cpu_count(), help="threads of the network on the CPU")
-    add("--precision", choices=("fp32", "fp16"), default="fp32", help="fp16 is for GPUs")
+    add(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="engine; auto: the fastest that is installed and reads what was exported",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="fp16: paddle on GPU; bf16: openvino",
+    )
     add("--batch_size", type=int, default=1, help="images whose windows are computed together")
     add("--benchmark", action="store_true", help="print the time of each step, after a warm-up")
     add("--is_slide", action="store_true", help="sliding window instead of the whole image")
@@ -117,12 +129,13 @@ def run(args: argparse.Namespace) -> None:
 def make_predictor(args: argparse.Namespace) -> Predictor:
     """Load the export, with the flags on top of its settings."""
     from paddleseg_segformer.cli.inference_flags import settings_with_flags
-    from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
+    from paddleseg_segformer.inference.engine_network import load_network
     from paddleseg_segformer.inference.predictor import Predictor
     from paddleseg_segformer.inference.preprocess import Preprocess
     from paddleseg_segformer.inference.settings import InferenceSettings
 
-    network = PaddleInferenceNetwork(args.config, args.device, args.cpu_threads, args.precision)
+    network = load_network(args.config, args.backend, args.device, args.cpu_threads, args.precision)
+    args.engine = network.description
     deploy = network.deploy
     exported = InferenceSettings.from_dict(deploy.inference)
     args.window_batch = args.window_batch or max(exported.window_batch, args.batch_size)
@@ -176,12 +189,10 @@ def save(prediction: Prediction, save_dir: Path, name: str) -> None:
 
 def report(num_images: int, args: argparse.Namespace) -> str:
     """Return the time of each step."""
-    import paddle
-
     threads = f", {args.cpu_threads} threads" if args.device == "cpu" else ""
     lines = [
         f"{num_images} images, batch size {args.batch_size}, {args.device} {args.precision}"
-        f"{threads}, Paddle Inference {paddle.__version__}; ms per image:"
+        f"{threads}, {args.engine}; ms per image:"
     ]
     steps = {
         "read": "waiting for images, which are read meanwhile",

@@ -1,4 +1,4 @@
-"""`export`: write a model as a static graph and its `deploy.yaml` for Paddle Inference."""
+"""`export`: write a model for Paddle Inference, ONNX Runtime and OpenVINO, with `deploy.yaml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paddleseg_segformer.cli.common import (
     set_device,
     set_up_logging,
 )
-from paddleseg_segformer.inference.deploy_config import OUTPUT_OPS
+from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, OUTPUT_OPS
 
 if TYPE_CHECKING:
     from paddleseg_segformer.inference.deploy_config import Verification
@@ -28,6 +28,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_model_path_argument(parser, "; without it: the initial weights of --config")
     add = parser.add_argument
     add("--save_dir", default="output/inference_model", help="folder of the export, its own")
+    add(
+        "--format",
+        nargs="+",
+        default=["paddle"],
+        metavar="FORMAT",
+        help=f"what to write, some of {', '.join(ARTEFACT_FILES)}",
+    )
     add(
         "--input_shape",
         nargs=4,
@@ -46,7 +53,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--verify",
         action=BooleanOptionalAction,
         default=True,
-        help="compare the export in Paddle Inference with the model, and discard it if they differ",
+        help="compare the export in its engines with the model, and discard it if they differ",
     )
 
 
@@ -58,10 +65,12 @@ def run(args: Namespace) -> None:
 
     from paddleseg_segformer.checkpoints import load_weights
     from paddleseg_segformer.config.building import build_model
-    from paddleseg_segformer.export import check_save_dir, export_model
+    from paddleseg_segformer.export import check_formats, check_save_dir, export_model
     from paddleseg_segformer.inference.predictor import label_set_of
     from paddleseg_segformer.inference.preprocess import Preprocess
 
+    formats = [name for item in args.format for name in item.split(",")]
+    check_formats(formats)
     check_save_dir(args.save_dir)
     preprocess = Preprocess.from_transforms((config.val_dataset or {}).get("transforms"))
     model = build_model(config)
@@ -78,9 +87,11 @@ def run(args: Namespace) -> None:
         output_op=args.output_op,
         input_shape=args.input_shape,
         is_verified=args.verify,
+        formats=formats,
     )
-    if deploy.verified:
-        logger.info(_report(deploy.verified))
+    for artefact in deploy.artefacts.values():
+        for verified in artefact.verified:
+            logger.info(_report(verified))
     for path in sorted(Path(args.save_dir).iterdir()):
         logger.info("%s  %.1f MiB", path, path.stat().st_size / 2**20)
 

@@ -28,6 +28,7 @@ from paddleseg_segformer.cli.inference_flags import (
 )
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
+from paddleseg_segformer.inference.engines import BACKENDS
 from paddleseg_segformer.inference.image_sources import ImageFile, find_images, read_ahead
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, write_image
 
@@ -47,6 +48,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_model_path_argument(parser)
     add = parser.add_argument
     add("--export_dir", help="folder of an exported model, instead of --config and --model_path")
+    add(
+        "--backend",
+        choices=BACKENDS,
+        help="engine of --export_dir; without it: the fastest that is installed and reads what was "
+        "exported",
+    )
     add("--image_path", help="image, folder, list file (.txt), or video (.mp4, .avi, .mov)")
     add("--file_list", help="list file, an image a line, relative to --image_path or to the list")
     add("--save_dir", default="output/result", help="folder of the results")
@@ -88,10 +95,14 @@ def _predictor(args: Namespace) -> Predictor:
     if args.export_dir:
         if args.config or args.model_path:
             raise UserError("--export_dir stands instead of --config and --model_path: give one.")
-        predictor = Predictor.from_export(args.export_dir, threads=os.cpu_count() or 1)
+        predictor = Predictor.from_export(
+            args.export_dir, threads=os.cpu_count() or 1, backend=args.backend or "auto"
+        )
         base = predictor.settings
         predictor.settings = settings_with_flags(args, base, "aug_pred", args.aug_pred)
     else:
+        if args.backend:
+            raise UserError("--backend has no effect without --export_dir. Add --export_dir.")
         if not args.model_path:
             raise UserError(
                 "give --config and --model_path, or --export_dir, or --model_path alone."

@@ -1,5 +1,6 @@
-"""Export: a trained model as a static graph with its `deploy.yaml`, verified."""
+"""Export: a trained model for each engine with its `deploy.yaml`, verified."""
 
 from paddleseg_segformer.export.folder import check_save_dir, export_model
+from paddleseg_segformer.export.onnx_graph import check_formats
 
-__all__ = ["check_save_dir", "export_model"]
+__all__ = ["check_formats", "check_save_dir", "export_model"]

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,26 @@ from paddle import nn
 import paddleseg_segformer
 from paddleseg_segformer.data.labels import LabelSet, generic_label_set
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.export.static_graph import STEM, full_input_shape, save_static_graph
+from paddleseg_segformer.export.onnx_graph import (
+    CONVERTERS,
+    check_formats,
+    save_onnx,
+    save_openvino,
+)
+from paddleseg_segformer.export.static_graph import full_input_shape, save_static_graph
 from paddleseg_segformer.export.verify import verify
 from paddleseg_segformer.files import make_folder, replace_folder
 from paddleseg_segformer.inference.deploy_config import (
+    ARTEFACT_FILES,
     FILE_NAME,
+    Artefact,
     DeployConfig,
     InputSpec,
-    ModelFile,
     OutputSpec,
 )
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 
-PROGRAM, WEIGHTS = f"{STEM}.json", f"{STEM}.pdiparams"
 OUTPUT_DTYPES = {"none": "float32", "argmax": "int32", "softmax": "float32"}
 
 
@@ -43,8 +50,9 @@ def export_model(
     output_op: str = "none",
     input_shape: Sequence[int] | None = None,
     is_verified: bool = True,
+    formats: Sequence[str] = ("paddle",),
 ) -> DeployConfig:
-    """Write `model.json`, `model.pdiparams` and `deploy.yaml`; all of them, or nothing.
+    """Write the network's files (see `ARTEFACT_FILES`) and `deploy.yaml`; all of them, or nothing.
 
     Args:
         model: SegFormer, SegFormerMM or a Segmenter; it is put into evaluation mode.
@@ -54,29 +62,30 @@ def export_model(
         output_op: What the graph gives: "none" (logits as the model gives them), "argmax" or
             "softmax" (both at the input's size).
         input_shape: (N, C, H, W), -1 for any size; by default only C is fixed.
-        is_verified: Compare the export in Paddle Inference with the model.
+        is_verified: Compare the export with the model in each installed engine that reads it.
+        formats: What to write, keys of `ARTEFACT_FILES`.
 
     Returns:
         The content of `deploy.yaml`.
 
     Raises:
         UserError: the model, the shape or `save_dir` does not fit, or the comparison failed.
+        MissingDependency: a package that a format needs is not installed.
     """
     save_dir = Path(save_dir).resolve()
     check_save_dir(save_dir)
+    check_formats(formats)
     make_folder(save_dir.parent)
     with tempfile.TemporaryDirectory(prefix=f".{save_dir.name}.", dir=save_dir.parent) as workshop:
         folder = Path(workshop) / "new"
         folder.mkdir()
-        save_static_graph(model, folder, output_op, input_shape)
+        _save_artefacts(model, folder, formats, output_op, input_shape)
         label_set = label_set or generic_label_set(model.num_classes)
         deploy = DeployConfig(
-            made_with={
-                "paddleseg_segformer": paddleseg_segformer.__version__,
-                "paddlepaddle": paddle.__version__,
+            made_with=_made_with(formats),
+            artefacts={
+                name: Artefact.of(folder, name) for name in ARTEFACT_FILES if name in formats
             },
-            program=ModelFile.of(folder / PROGRAM),
-            weights=ModelFile.of(folder / WEIGHTS),
             input=InputSpec(full_input_shape(model, input_shape), model.backbone.min_input_px),
             output=_output(model, output_op),
             preprocess=_explicit(preprocess or Preprocess()),
@@ -87,7 +96,12 @@ def export_model(
         )
         deploy.save(folder)
         if is_verified:
-            deploy = replace(deploy, verified=verify(model, folder))
+            verified = verify(model, folder)
+            artefacts = {
+                name: replace(artefact, verified=verified[name])
+                for name, artefact in deploy.artefacts.items()
+            }
+            deploy = replace(deploy, artefacts=artefacts)
             deploy.save(folder)
         replace_folder(save_dir, folder)
     return deploy
@@ -104,13 +118,43 @@ def check_save_dir(save_dir: str | os.PathLike[str]) -> None:
         raise UserError(f"{save_dir}: expected a folder, found a file. Choose another save_dir.")
     if not save_dir.is_dir():
         return
-    others = sorted({item.name for item in save_dir.iterdir()} - {PROGRAM, WEIGHTS, FILE_NAME})
+    ours = {FILE_NAME, *(file for files in ARTEFACT_FILES.values() for file in files)}
+    others = sorted({item.name for item in save_dir.iterdir()} - ours)
     if others:
         more = ", ..." if len(others) > 3 else ""
         raise UserError(
             f"{save_dir}: holds other files ({', '.join(others[:3])}{more}), and an export takes a "
             "folder of its own. Choose another save_dir."
         )
+
+
+def _save_artefacts(
+    model: nn.Layer,
+    folder: Path,
+    formats: Sequence[str],
+    output_op: str,
+    input_shape: Sequence[int] | None,
+) -> None:
+    """Write the network in each format; they are made from one another, in the table's order."""
+    save_static_graph(model, folder, output_op, input_shape)
+    paths = {name: [folder / file for file in files] for name, files in ARTEFACT_FILES.items()}
+    if set(formats) & {"onnx", "openvino"}:
+        save_onnx(paths["paddle"], paths["onnx"][0], output_op)
+    if "openvino" in formats:
+        save_openvino(paths["onnx"][0], paths["openvino"][0])
+    for name in set(ARTEFACT_FILES) - set(formats):
+        for path in paths[name]:
+            path.unlink(missing_ok=True)
+
+
+def _made_with(formats: Sequence[str]) -> dict[str, str]:
+    """Return the versions of what made the artefacts."""
+    versions = {
+        "paddleseg_segformer": paddleseg_segformer.__version__,
+        "paddlepaddle": paddle.__version__,
+    }
+    converters = dict.fromkeys(name for format in formats for name in CONVERTERS[format])
+    return versions | {name: metadata.version(name) for name in converters}
 
 
 def _output(model: nn.Layer, output_op: str) -> OutputSpec:

@@ -11,10 +11,10 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.folding import fold
-from paddleseg_segformer.inference.deploy_config import INPUT_NAME, OUTPUT_OPS
+from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, INPUT_NAME, OUTPUT_OPS
 from paddleseg_segformer.models.layers import upsample_to_input
 
-STEM = "model"  # of the two files
+STEM = ARTEFACT_FILES["paddle"][0].removesuffix(".json")  # Paddle adds both suffixes
 
 
 class ExportedNetwork(nn.Layer):

@@ -1,12 +1,10 @@
-"""An exported network in Paddle Inference against the model it was made from."""
+"""An exported network, in each engine, against the model it was made from."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import paddle
@@ -15,12 +13,10 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.data.street_scenes import SMALLEST_SIDE_PX, render_scene
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.deploy_config import (
-    DeployConfig,
-    InputSpec,
-    Verification,
-)
-from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
+from paddleseg_segformer.export.epsilons import check_epsilons
+from paddleseg_segformer.inference.deploy_config import DeployConfig, InputSpec, Verification
+from paddleseg_segformer.inference.engine_network import EngineNetwork, network_class
+from paddleseg_segformer.inference.engines import ENGINES
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.models.layers import upsample_to_input
@@ -32,34 +28,59 @@ SCENE_HW = (96, 160)
 ANY_BATCHES = (2, 1)  # tried where the batch size is free
 
 
-def verify(model: nn.Layer, folder: Path) -> Verification:
+def verify(model: nn.Layer, folder: Path) -> dict[str, list[Verification]]:
     """Compare an export with its model: values on random inputs, labels on an image.
 
     Args:
         model: The model as it was before the export, in evaluation mode.
         folder: A complete export of it.
 
+    Returns:
+        For each artefact the comparison in every installed engine that prefers it.
+
     Raises:
         UserError: they differ by more than rounding.
     """
     deploy = DeployConfig.load(folder)
     op = deploy.output.op
-    network = PaddleInferenceNetwork(folder, device="cpu", output_op=op)
-    epsilons = _check_epsilons(model, folder / deploy.program.name)
     inputs = list(_inputs(deploy.input))
-    pairs = [(_reference(model, x, op), network(x)) for x in inputs]
-    difference, std = (None, None) if op == "argmax" else _difference(pairs)
+    references = [_reference(model, x, op) for x in inputs]
+    verified: dict[str, list[Verification]] = {name: [] for name in deploy.artefacts}
+    for name, engine in ENGINES.items():
+        if not find_spec(engine.package) or not set(engine.artefacts) & set(verified):
+            continue
+        network = network_class(name)(folder, device="cpu", output_op=op)
+        epsilons = check_epsilons(model, folder, network.artefact)
+        pairs = [
+            (reference, network(x))
+            for reference, x in zip(references, inputs, strict=True)
+            for _ in range(2)  # OpenVINO compiles a shape for itself when it comes up again
+        ]
+        verified[network.artefact].append(_compare(model, network, inputs, pairs, epsilons))
+    return verified
+
+
+def _compare(
+    model: nn.Layer,
+    network: EngineNetwork,
+    inputs: Sequence[Tensor],
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    epsilons: dict[str, int],
+) -> Verification:
+    """Return how far the pairs of expected and found outputs, and the labels, are apart."""
+    op = network.deploy.output.op
+    difference, std = (None, None) if op == "argmax" else _difference(pairs, network)
     if op == "none":
-        agreement = _scene_agreement(model, network, deploy)
+        agreement = _scene_agreement(model, network)
     else:
         agreement = min(_agreement(_labels(a, op), _labels(b, op)) for a, b in pairs)
     if not agreement >= MIN_AGREEMENT:
         raise UserError(
-            f"the exported network gives {agreement:.2%} of the model's labels, expected "
-            f"{MIN_AGREEMENT:.1%}. The export was discarded."
+            f"the exported network gives {agreement:.2%} of the model's labels in "
+            f"{network.description}, expected {MIN_AGREEMENT:.1%}. The export was discarded."
         )
     return Verification(
-        engine=f"Paddle Inference {paddle.__version__}, {network.device}",
+        engine=network.description,
         input_shapes=[list(x.shape) for x in inputs],
         label_agreement=agreement,
         max_abs_difference=difference,
@@ -96,7 +117,9 @@ def _reference(model: nn.Layer, x: Tensor, op: str) -> Tensor:
         return logits.argmax(axis=1) if op == "argmax" else F.softmax(logits, axis=1)
 
 
-def _difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+def _difference(
+    pairs: Sequence[tuple[Tensor, Tensor]], network: EngineNetwork
+) -> tuple[float, float]:
     """Return the largest difference over all pairs, and the smallest standard deviation.
 
     Raises:
@@ -106,8 +129,8 @@ def _difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     for expected, found in pairs:
         if expected.shape != found.shape:
             raise UserError(
-                f"the exported network gives {found.shape}, the model {expected.shape}. "
-                "The export was discarded."
+                f"the exported network gives {found.shape} in {network.description}, the model "
+                f"{expected.shape}. The export was discarded."
             )
         differences.append(float((expected - found).abs().max()))
         stds.append(float(expected.std()))
@@ -115,17 +138,16 @@ def _difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     if not np.isfinite(differences).all() or difference > TOLERANCE * max(1, std):
         raise UserError(
             f"the exported network differs from the model by {difference:.2g} (standard deviation "
-            f"{std:.2g}), allowed is {TOLERANCE * max(1, std):.2g}. The export was discarded."
+            f"{std:.2g}) in {network.description}, allowed is {TOLERANCE * max(1, std):.2g}. The "
+            "export was discarded."
         )
     return difference, std
 
 
-def _scene_agreement(
-    model: nn.Layer, network: PaddleInferenceNetwork, deploy: DeployConfig
-) -> float:
+def _scene_agreement(model: nn.Layer, network: EngineNetwork) -> float:
     """Return the share of equal labels on a generated image; size rules are left out."""
-    image = _image(deploy.input.shape)
-    preprocess = Preprocess(normalize=Preprocess.from_dict(deploy.preprocess).normalize)
+    image = _image(network.deploy.input.shape)
+    preprocess = Preprocess(normalize=Preprocess.from_dict(network.deploy.preprocess).normalize)
     expected, found = (Pipeline(each, preprocess)(image).labels() for each in (model, network))
     return float((expected == found).mean())
 
@@ -149,34 +171,3 @@ def _labels(values: Tensor, op: str) -> Tensor:
 def _agreement(expected: Tensor, found: Tensor) -> float:
     """Return the share of equal labels."""
     return float((expected.numpy() == found.numpy()).mean())
-
-
-def _check_epsilons(model: nn.Layer, program: Path) -> dict[str, int]:
-    """Return the saved graph's layer norm epsilons, which have to be the model's.
-
-    Raises:
-        UserError: they are not.
-    """
-    expected = Counter(
-        f"{layer._epsilon:g}" for layer in model.sublayers() if isinstance(layer, nn.LayerNorm)
-    )
-    found = Counter(
-        f"{epsilon:g}" for epsilon in _epsilons(json.loads(program.read_text(encoding="utf-8")))
-    )
-    if found != expected:
-        raise UserError(
-            f"layer norm epsilons of the saved graph are {dict(found)}, the model's are "
-            f"{dict(expected)} (epsilon: how many). The export was discarded."
-        )
-    return dict(sorted(found.items()))
-
-
-def _epsilons(node: Any) -> Iterator[float]:
-    """Yield the epsilon of every layer norm in Paddle's program as plain data."""
-    children: Any = node if isinstance(node, list) else ()
-    if isinstance(node, dict):
-        children = node.values()
-        if str(node.get("#", "")).endswith(".layer_norm"):
-            yield from (item["AT"]["D"] for item in node["A"] if item["N"] == "epsilon")
-    for child in children:
-        yield from _epsilons(child)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from paddleseg_segformer.data.labels import LabelSet
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.files import sha256, write_text
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
@@ -19,9 +20,15 @@ from paddleseg_segformer.typed import from_plain
 from paddleseg_segformer.yaml_files import EXPONENT_NUMBER, read_yaml
 
 FILE_NAME = "deploy.yaml"
-FORMAT = 1  # of deploy.yaml; raised when a reader of the old one would go wrong
+FORMAT = 2  # of deploy.yaml; raised when a reader of the old one would go wrong
 INPUT_NAME = "x"
 OUTPUT_OPS = ("none", "argmax", "softmax")
+# what an export can hold, and its files in the order in which engines take them
+ARTEFACT_FILES = {
+    "paddle": ("model.json", "model.pdiparams"),
+    "onnx": ("model.onnx",),
+    "openvino": ("openvino_model.xml", "openvino_model.bin"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class OutputSpec:
 class Verification:
     """How far the exported network was from the model it was made from."""
 
-    engine: str  # Paddle's version and device
+    engine: str  # its version and device
     input_shapes: list[list[int]]  # (N, C, H, W) of the inputs tried
     label_agreement: float  # share of equal labels on an image, by way of the whole pipeline
     max_abs_difference: float | None = None  # of the logits or probabilities; none for labels
@@ -82,12 +89,24 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Artefact:
+    """One form of the exported network, and the engines it was compared in."""
+
+    files: list[ModelFile]  # as in `ARTEFACT_FILES`
+    verified: list[Verification] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, folder: Path, name: str) -> Artefact:
+        """Describe an artefact whose files exist."""
+        return cls([ModelFile.of(folder / file) for file in ARTEFACT_FILES[name]])
+
+
+@dataclass(frozen=True)
 class DeployConfig:
     """The content of `deploy.yaml`. The model's files lie beside it."""
 
     made_with: dict[str, str]  # versions
-    program: ModelFile
-    weights: ModelFile
+    artefacts: dict[str, Artefact]  # keys of `ARTEFACT_FILES`
     input: InputSpec
     output: OutputSpec
     preprocess: dict[str, Any]  # Preprocess.to_dict(): size rules and normalisation
@@ -95,10 +114,21 @@ class DeployConfig:
     classes: list[str]
     palette: list[list[int]]  # RGB colour of each class, 0..255
     ignore_index: int = 255
-    verified: Verification | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:
+        if not self.artefacts:
+            raise UserError("artefacts: found none, so there is nothing to run.")
+        for name, artefact in self.artefacts.items():
+            if name not in ARTEFACT_FILES:
+                raise UserError(
+                    f"artefacts: unknown key '{name}'.{did_you_mean(name, ARTEFACT_FILES)}"
+                )
+            if len(artefact.files) != len(ARTEFACT_FILES[name]):
+                raise UserError(
+                    f"artefacts.{name}.files: found {len(artefact.files)}, expected "
+                    f"{' and '.join(ARTEFACT_FILES[name])}."
+                )
         shape = self.input.shape
         if len(shape) != 4 or any(side < 1 and side != -1 for side in shape) or shape[1] < 1:
             raise UserError(f"input.shape: found {shape}, expected N, C, H, W; -1 for any, but C.")
@@ -142,10 +172,12 @@ class DeployConfig:
         content = read_yaml(path)
         if "format" not in content:
             raise UserError(f"{path}: not a deploy.yaml of this package. Export the model again.")
+        if content["format"] == 1:
+            content = _from_format_1(content)
         if content["format"] != FORMAT:
             raise UserError(
-                f"{path}: format {content['format']}, but this version reads format {FORMAT}. "
-                "Export the model again, or use the version it was made with."
+                f"{path}: format {content['format']}, but this version reads formats 1 to {FORMAT}."
+                " Export the model again, or use the version it was made with."
             )
         try:
             config = from_plain(cls, content)
@@ -155,31 +187,52 @@ class DeployConfig:
             config.check_files(path.parent)
         return config
 
-    def check_files(self, folder: Path) -> None:
+    def check_files(self, folder: Path, names: Iterable[str] | None = None) -> list[Path]:
         """Compare the model's files with their checksums.
+
+        Args:
+            folder: Where they are.
+            names: The artefacts to check; by default all.
+
+        Returns:
+            Their paths.
 
         Raises:
             UserError: a file is missing, or not the one that was exported.
         """
-        for file in (self.program, self.weights):
-            path = folder / file.name
-            if not path.is_file():
-                raise UserError(f"{path}: no such file, but {FILE_NAME} names it. Export again.")
-            if sha256(path) != file.sha256:
-                raise UserError(
-                    f"{path}: the file is damaged or was replaced (its checksum is not the one in "
-                    f"{FILE_NAME}). Copy the export's folder again, or export again."
-                )
+        paths = []
+        for name in self.artefacts if names is None else names:
+            for file in self.artefacts[name].files:
+                path = folder / file.name
+                if not path.is_file():
+                    raise UserError(
+                        f"{path}: no such file, but {FILE_NAME} names it. Export again."
+                    )
+                if sha256(path) != file.sha256:
+                    raise UserError(
+                        f"{path}: the file is damaged or was replaced (its checksum is not the one "
+                        f"in {FILE_NAME}). Copy the export's folder again, or export again."
+                    )
+                paths.append(path)
+        return paths
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `deploy.yaml` into `folder`; return its path."""
         path = Path(folder) / FILE_NAME
         content = {"format": self.format, **dataclasses.asdict(self)}
-        if self.verified is None:
-            del content["verified"]
         text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
         write_text(path, text)
         return path
+
+
+def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Return content of format 1, which knew Paddle's two files alone, as format 2 puts it."""
+    content = dict(content, format=2)
+    paddle = {
+        "files": [content.pop(key) for key in ("program", "weights") if key in content],
+        "verified": [item for item in [content.pop("verified", None)] if item],
+    }
+    return {**content, "artefacts": {"paddle": paddle}}
 
 
 def deploy_path(folder: str | os.PathLike[str]) -> Path:

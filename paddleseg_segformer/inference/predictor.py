@@ -226,6 +226,7 @@ class Predictor:
         device: str | None = None,
         threads: int = 1,
         precision: str = "fp32",
+        backend: str = "auto",
         **overrides: Any,
     ) -> Predictor:
         """Load an exported model with the `deploy.yaml` beside it.
@@ -234,15 +235,19 @@ class Predictor:
             folder: What `export` wrote.
             device: cpu, gpu or gpu:1; by default the current device.
             threads: CPU threads.
-            precision: fp32, or fp16 on GPU.
+            precision: fp32; also fp16 in Paddle Inference on GPU, and bf16 in OpenVINO.
+            backend: paddle, onnxruntime, openvino, or auto: the fastest that is installed and reads
+                what was exported, OpenVINO before ONNX Runtime before Paddle Inference.
             overrides: Fields of `InferenceSettings` that replace the exported ones.
 
         Raises:
-            UserError: not a complete export, or an override is unknown.
+            UserError: not a complete export, nothing in it that the engine reads, or an override is
+                unknown.
+            MissingDependency: the engine is not installed.
         """
-        from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
+        from paddleseg_segformer.inference.engine_network import load_network
 
-        network = PaddleInferenceNetwork(folder, device, threads, precision)
+        network = load_network(folder, backend, device, threads, precision)
         deploy = network.deploy
         return cls(
             network,

@@ -35,6 +35,12 @@ def spread(model: nn.Layer) -> nn.Layer:
     return model
 
 
+@pytest.fixture(scope="session")
+def spread_out() -> Callable[[nn.Layer], nn.Layer]:
+    """Return the function that spreads a model's weights."""
+    return spread
+
+
 @pytest.fixture
 def small_model() -> Callable[..., nn.Layer]:
     """Return a function that makes a narrow SegFormer with either head."""

@@ -61,7 +61,7 @@ def test_trained_weights_are_exported_with_all_that_evaluation_uses(
     ]
     assert main(["export", *map(str, flags)]) == 0
     deploy = DeployConfig.load(save_dir)
-    assert deploy.verified.label_agreement > 0.999
+    assert deploy.artefacts["paddle"].verified[0].label_agreement > 0.999
     assert deploy.classes == list(LABEL_SETS["cityscapes"].classes)
     assert deploy.inference["crop_size_hw"] == [64, 96]
     assert [section["type"] for section in deploy.preprocess["transforms"]] == [
@@ -80,7 +80,7 @@ def test_export_without_weights_warns(config, tmp_path, capsys) -> None:
     assert main(["export", *flags, "--input_shape", "1", "3", "64", "96"]) == 0
     assert "without --model_path the export holds initial weights" in capsys.readouterr().out
     deploy = DeployConfig.load(tmp_path / "out")
-    assert deploy.verified is None
+    assert deploy.artefacts["paddle"].verified == []
     assert deploy.input.shape == [1, 3, 64, 96]
 
 
@@ -107,7 +107,7 @@ def test_infer_writes_label_maps_and_overlays(exported, tmp_path) -> None:
         *flags, "--is_slide", "--crop_size", 64, 64, "--stride", 48, 48, "--flip_horizontal"
     )
     assert done.returncode == 0, done.stderr
-    assert "2 images, batch size 2, cpu fp32, 1 threads" in done.stdout
+    assert "2 images, batch size 2, cpu fp32, 1 threads, Paddle Inference" in done.stdout
     assert "network" in done.stdout
     reference = Predictor.from_export(
         exported.folder,

@@ -47,9 +47,9 @@ def small_segmenter(head: str, **encoder: Any) -> nn.Layer:
 def test_export_gives_logits_and_labels_of_the_model(head, encoder, tmp_path) -> None:
     model = small_segmenter(head, **encoder)
     deploy = export_model(model, tmp_path / "out", settings=SLIDE)
-    assert deploy.verified.label_agreement > 0.999
+    assert deploy.artefacts["paddle"].verified[0].label_agreement > 0.999
     num_norms = 2 * 2 + 1 + (2 * 2 + 2 if head == "mask" else 0)
-    assert deploy.verified.layer_norm_epsilons == {"1e-05": num_norms}
+    assert deploy.artefacts["paddle"].verified[0].layer_norm_epsilons == {"1e-05": num_norms}
     assert (deploy.output.stride, deploy.output.pad_multiple) == (16, 16 if encoder else 1)
     assert deploy.input.min_side_px == (1 if encoder else 16)
     network = PaddleInferenceNetwork(tmp_path / "out", device="cpu")
@@ -85,14 +85,14 @@ def test_output_at_the_input_size_leaves_the_padding_out(output_op, tmp_path) ->
 def test_fixed_input_shape(tmp_path) -> None:
     model = small_segmenter("mask")
     deploy = export_model(model, tmp_path / "out", input_shape=[1, 3, 70, 64])
-    assert deploy.verified.input_shapes == [[1, 3, 70, 64]]
+    assert deploy.artefacts["paddle"].verified[0].input_shapes == [[1, 3, 70, 64]]
     with pytest.raises(UserError, match="found 70x15 px, expected 16 px or more"):
         export_model(model, tmp_path / "other", input_shape=[1, 3, 70, 15])
 
 
 def test_large_patches_are_verified_with_images_that_hold_one(tmp_path) -> None:
     deploy = export_model(small_segmenter("linear", patch_size=32), tmp_path / "out")
-    assert deploy.verified.input_shapes[-1] == [1, 3, 32, 33]
+    assert deploy.artefacts["paddle"].verified[0].input_shapes[-1] == [1, 3, 32, 33]
 
 
 def test_deploy_yaml_without_padding_is_read_as_before(tmp_path) -> None:

@@ -14,7 +14,7 @@ from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model, folder, verify
-from paddleseg_segformer.inference.deploy_config import DeployConfig
+from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, DeployConfig
 from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.predictor import Predictor
@@ -27,11 +27,11 @@ def graphless(monkeypatch) -> None:
     """Let exports write empty files, where a test is about what surrounds them."""
 
     def write(model: nn.Layer, path: Path, *arguments: object) -> None:
-        for name in (folder.PROGRAM, folder.WEIGHTS):
+        for name in ARTEFACT_FILES["paddle"]:
             (path / name).write_bytes(b"")
 
     monkeypatch.setattr(folder, "save_static_graph", write)
-    monkeypatch.setattr(folder, "verify", lambda model, path: None)
+    monkeypatch.setattr(folder, "verify", lambda model, path: {"paddle": []})
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,8 @@ def test_deploy_yaml_says_what_was_exported_and_verified(exported) -> None:
     assert deploy.input.shape == [-1, 3, -1, -1]
     assert (deploy.output.op, deploy.output.stride, deploy.output.num_classes) == ("none", 4, 19)
     assert deploy.made_with["paddlepaddle"] == paddle.__version__
-    verified = deploy.verified
+    [verified] = deploy.artefacts["paddle"].verified
+    assert verified.engine == f"Paddle Inference {paddle.__version__}, cpu"
     assert verified.input_shapes == [[2, 3, 64, 64], [1, 3, 97, 131], [1, 3, 29, 33]]
     assert 0 < verified.max_abs_difference < 1e-4 * verified.std
     assert verified.label_agreement == 1
@@ -123,7 +124,7 @@ def test_defaults_of_the_preprocessing_are_written_out(small_model, tmp_path, gr
 def test_output_at_the_input_size(small_model, tmp_path, output_op, input_shape) -> None:
     model = small_model("SegFormerMM")
     deploy = export_model(model, tmp_path / "out", output_op=output_op, input_shape=input_shape)
-    assert deploy.verified.label_agreement == 1
+    assert deploy.artefacts["paddle"].verified[0].label_agreement == 1
     assert deploy.input.shape == (input_shape or [-1, 3, -1, -1])
     network = PaddleInferenceNetwork(tmp_path / "out", device="cpu", output_op=output_op)
     x = paddle.randn([3, 3, 45, 64])  # with a fixed batch of 1: in three parts
@@ -150,7 +151,7 @@ def test_verification_notices_another_model(exported) -> None:
     other = type(exported.model)(19, exported.model.backbone)
     other.set_state_dict(exported.model.state_dict())
     other.eval()
-    assert verify.verify(other, exported.folder).label_agreement == 1
+    assert verify.verify(other, exported.folder)["paddle"][0].label_agreement == 1
     other.linear_pred.bias.set_value(other.linear_pred.bias + 0.01)
     with pytest.raises(UserError, match="differs from the model by 0.01 "):
         verify.verify(other, exported.folder)

@@ -9,6 +9,7 @@ import yaml
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.deploy_config import (
+    Artefact,
     DeployConfig,
     InputSpec,
     ModelFile,
@@ -17,6 +18,9 @@ from paddleseg_segformer.inference.deploy_config import (
 )
 from paddleseg_segformer.inference.settings import InferenceSettings
 
+FILES = ("model.json", "model.pdiparams")
+VERIFIED = [Verification("Paddle Inference 3.3.1, cpu", [[1, 3, 64, 64]], 1.0, 1e-6, 2.0)]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -24,15 +28,13 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "model.pdiparams").write_bytes(bytes(100))
     config = DeployConfig(
         made_with={"paddlepaddle": "3.3.1"},
-        program=ModelFile.of(tmp_path / "model.json"),
-        weights=ModelFile.of(tmp_path / "model.pdiparams"),
+        artefacts={"paddle": Artefact([ModelFile.of(tmp_path / name) for name in FILES], VERIFIED)},
         input=InputSpec([-1, 3, -1, -1], min_side_px=29),
         output=OutputSpec("none", stride=4, num_classes=2, dtype="float32"),
         preprocess={"transforms": [{"type": "Normalize", "mean": [0.5], "std": [0.25]}]},
         inference=InferenceSettings(is_slide=True, crop_size_hw=(64, 32)).to_dict(),
         classes=["Straße", "no"],
         palette=[[1, 2, 3], [4, 5, 6]],
-        verified=Verification("Paddle Inference 3.3.1, cpu", [[1, 3, 64, 64]], 1.0, 1e-6, 2.0),
     )
     config.save(tmp_path)
     return tmp_path
@@ -57,7 +59,7 @@ def test_saved_config_is_loaded_equal(folder) -> None:
     config = DeployConfig.load(folder)
     assert config == DeployConfig.load(folder / "deploy.yaml")
     assert config.input.num_channels == 3
-    assert config.verified.input_shapes == [[1, 3, 64, 64]]
+    assert config.artefacts["paddle"].verified[0].input_shapes == [[1, 3, 64, 64]]
     assert InferenceSettings.from_dict(config.inference).stride_hw == (64, 32)
     before = (folder / "deploy.yaml").read_bytes()
     assert "Straße" in before.decode()
@@ -71,16 +73,33 @@ def test_label_set(folder) -> None:
     np.testing.assert_array_equal(label_set.colors[1], [4, 5, 6])
 
 
-def test_unverified_export_has_no_report(folder) -> None:
-    dataclasses.replace(DeployConfig.load(folder), verified=None).save(folder)
-    assert "verified" not in (folder / "deploy.yaml").read_text()
-    assert DeployConfig.load(folder).verified is None
+@pytest.mark.parametrize("is_verified", [True, False])
+def test_format_1_is_read(folder, is_verified) -> None:
+    new = DeployConfig.load(folder)
+    path = folder / "deploy.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    artefact = content.pop("artefacts")["paddle"]
+    content |= dict(zip(("program", "weights"), artefact["files"], strict=True), format=1)
+    if is_verified:
+        content["verified"] = artefact["verified"][0]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    old = DeployConfig.load(folder)
+    assert old.artefacts["paddle"].verified == (VERIFIED if is_verified else [])
+    assert dataclasses.replace(old, artefacts=new.artefacts) == new
+    del content["weights"]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(UserError, match="files: found 1, expected model.json and model.pdiparams"):
+        DeployConfig.load(folder)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 2, "format 2, but this version reads format 1"),
+        ("format", 3, "format 3, but this version reads formats 1 to 2"),
+        ("artefacts", None, "no key 'artefacts'"),
+        ("artefacts", {}, "artefacts: found none"),
+        ("artefacts", {"onx": {"files": []}}, "unknown key 'onx'. Did you mean 'onnx'"),
+        ("artefacts.paddle.files", [], "found 0, expected model.json and model.pdiparams"),
         ("format", None, "not a deploy.yaml of this package"),
         ("classes", None, "no key 'classes'"),
         ("clases", [], "unknown key 'clases'. Did you mean 'classes'"),

@@ -8,18 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 import pytest
 from paddle import inference, nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference import paddle_backend
-from paddleseg_segformer.inference.deploy_config import (
-    DeployConfig,
-    InputSpec,
-    ModelFile,
-    OutputSpec,
-)
 from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
@@ -28,49 +21,14 @@ from paddleseg_segformer.inference.settings import InferenceSettings
 NUM_CLASSES = 5
 
 
-class TinyNetwork(nn.Layer):
-    """Logits (N, K, ceil(h/4), ceil(w/4)), resized on the way so that the graph holds a resize."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        paddle.seed(5)
-        self.conv = nn.Conv2D(3, NUM_CLASSES, 7, stride=4, padding=3)
-        self.eval()
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = self.conv(x)
-        coarse = F.avg_pool2d(x, 2, ceil_mode=True)
-        return 4 * x + F.interpolate(coarse, size=x.shape[2:], mode="bilinear")
-
-
-def export(folder: Path, shape: list[int]) -> tuple[TinyNetwork, Path]:
-    folder.mkdir()
-    network = TinyNetwork()
-    spec = paddle.static.InputSpec([None if n == -1 else n for n in shape], "float32", name="x")
-    static = paddle.jit.to_static(TinyNetwork(), input_spec=[spec], full_graph=True)
-    paddle.jit.save(static, str(folder / "model"))
-    DeployConfig(
-        made_with={},
-        program=ModelFile.of(folder / "model.json"),
-        weights=ModelFile.of(folder / "model.pdiparams"),
-        input=InputSpec(shape, min_side_px=16),
-        output=OutputSpec("none", 4, NUM_CLASSES, "float32"),
-        preprocess=Preprocess().to_dict(),
-        inference=InferenceSettings().to_dict(),
-        classes=[str(i) for i in range(NUM_CLASSES)],
-        palette=[[i, i, i] for i in range(NUM_CLASSES)],
-    ).save(folder)
-    return network, folder
+@pytest.fixture(scope="module")
+def dynamic(export_tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, Path]:
+    return export_tiny(tmp_path_factory.mktemp("backend") / "森", [-1, 3, -1, -1])
 
 
 @pytest.fixture(scope="module")
-def dynamic(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyNetwork, Path]:
-    return export(tmp_path_factory.mktemp("backend") / "森", [-1, 3, -1, -1])
-
-
-@pytest.fixture(scope="module")
-def fixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyNetwork, Path]:
-    return export(tmp_path_factory.mktemp("backend") / "fixed", [2, 3, 32, 48])
+def fixed(export_tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, Path]:
+    return export_tiny(tmp_path_factory.mktemp("backend") / "fixed", [2, 3, 32, 48])
 
 
 def assert_same(network: Callable, exported: Callable, shape: list[int]) -> paddle.Tensor:
@@ -149,7 +107,10 @@ def test_image_below_the_smallest_size_is_refused(dynamic) -> None:
     [
         ({"device": "tpu"}, "device 'tpu': not available; this Paddle offers cpu"),
         ({"device": "cpu", "precision": "fp16"}, "fp16 is for GPUs"),
-        ({"device": "cpu", "precision": "int4"}, "found 'int4', expected fp32 or fp16"),
+        (
+            {"device": "cpu", "precision": "int4"},
+            "found 'int4', but Paddle Inference offers fp32 and fp16",
+        ),
         ({"device": "cpu", "threads": 0}, "threads: found 0"),
         ({"output_op": "argmax"}, "exported with --output_op none, but argmax is needed"),
     ],
@@ -180,8 +141,8 @@ def test_engine_without_memory_optimisation_is_the_fall_back(dynamic, monkeypatc
     assert_same(dynamic[0], exported, [1, 3, 32, 32])
 
 
-def test_damaged_export_is_refused(tmp_path) -> None:
-    _, folder = export(tmp_path / "damaged", [-1, 3, -1, -1])
+def test_damaged_export_is_refused(export_tiny, tmp_path) -> None:
+    _, folder = export_tiny(tmp_path / "damaged", [-1, 3, -1, -1])
     weights = folder / "model.pdiparams"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(UserError, match="model.pdiparams: the file is damaged or was replaced"):

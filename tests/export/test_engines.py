@@ -1,0 +1,109 @@
+"""SegFormer-B0 with both heads: every engine against dygraph."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_segformer.cli import main
+from paddleseg_segformer.data.io import read_label
+from paddleseg_segformer.data.street_scenes import render_scene
+from paddleseg_segformer.export import export_model
+from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES
+from paddleseg_segformer.inference.engine_network import load_network
+from paddleseg_segformer.inference.engines import ENGINES
+from paddleseg_segformer.inference.overlay import write_image
+from paddleseg_segformer.inference.pipeline import predict_label
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
+
+INFER = Path(__file__).resolve().parents[2] / "deploy" / "python" / "infer.py"
+WAYS = {
+    "whole": InferenceSettings(),
+    "slide and flip": InferenceSettings(
+        is_slide=True, crop_size_hw=(64, 72), stride_hw=(40, 48), flip_horizontal=True
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=[SegFormer, SegFormerMM])
+def exported_everywhere(request, spread_out, tmp_path_factory):
+    """Return a B0 with weights that matter, and its export in every format."""
+    paddle.seed(11)
+    model = spread_out(request.param(19, BACKBONES["MixVisionTransformer_B0"]()))
+    folder = tmp_path_factory.mktemp("everywhere") / "out"
+    deploy = export_model(
+        model,
+        folder,
+        preprocess=Preprocess.from_transforms([{"type": "Normalize"}]),
+        formats=tuple(ARTEFACT_FILES),
+    )
+    return model, folder, deploy
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_logits_and_labels_equal_those_of_the_model(exported_everywhere, backend) -> None:
+    model, folder, deploy = exported_everywhere
+    network = load_network(folder, backend, "cpu", threads=2)
+    for shape in ((1, 3, 64, 64), (2, 3, 97, 131), (1, 3, 29, 33), (2, 3, 97, 131)):
+        x = paddle.randn(shape)
+        with paddle.no_grad():
+            expected = model(x).numpy()
+        found = network(x).numpy()
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 1e-4
+    image, _ = render_scene(3, (133, 201))
+    preprocess = Preprocess.from_dict(deploy.preprocess)
+    for settings in WAYS.values():
+        expected = predict_label(model, image, preprocess, settings)
+        assert len(np.unique(expected)) > 4
+        found = predict_label(network, image, preprocess, settings)
+        assert (found == expected).mean() >= 0.9999
+
+
+def test_report_names_every_engine(exported_everywhere) -> None:
+    _, _, deploy = exported_everywhere
+    reports = {name: artefact.verified for name, artefact in deploy.artefacts.items()}
+    assert {name: [item.engine.split(" ")[0] for item in reports[name]] for name in reports} == {
+        "paddle": ["Paddle"],
+        "onnx": ["ONNX"],
+        "openvino": ["OpenVINO"],
+    }
+    for [report] in reports.values():
+        assert report.input_shapes == [[2, 3, 64, 64], [1, 3, 97, 131], [1, 3, 29, 33]]
+        assert report.label_agreement > 0.9999
+        assert 0 < report.max_abs_difference < 1e-4
+        assert report.layer_norm_epsilons == {"1e-05": 10, "1e-06": 20}
+
+
+def test_commands_take_a_backend(exported_everywhere, tmp_path) -> None:
+    model, folder, deploy = exported_everywhere
+    backend = "onnxruntime" if isinstance(model, SegFormer) else "openvino"
+    write_image(tmp_path / "a.png", render_scene(5, (64, 96))[0])
+    flags = ["--image_path", str(tmp_path / "a.png"), "--backend", backend, "--save_dir"]
+    assert main(["predict", "--export_dir", str(folder), *flags, str(tmp_path / "predict")]) == 0
+    command = [sys.executable, str(INFER), "--config", str(folder), "--benchmark", *flags]
+    done = subprocess.run(
+        [*command, str(tmp_path / "infer")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"threads, {ENGINES[backend].title} " in done.stdout
+    image = render_scene(5, (64, 96))[0]
+    preprocess = Preprocess.from_dict(deploy.preprocess)
+    expected = predict_label(model, image, preprocess, InferenceSettings())
+    for job in ("predict", "infer"):
+        label = read_label(tmp_path / job / "pseudo_color_prediction" / "a.png")
+        assert (label == expected).mean() >= 0.9999
+
+
+def test_backend_without_an_export_is_refused(tmp_path, capsys) -> None:
+    write_image(tmp_path / "a.png", render_scene(5, (64, 96))[0])
+    flags = ["--config", "x.yml", "--model_path", "x", "--image_path", str(tmp_path / "a.png")]
+    assert main(["predict", *flags, "--backend", "openvino"]) == 1
+    assert "--backend has no effect without --export_dir" in capsys.readouterr().err

@@ -1,0 +1,179 @@
+"""ONNX and OpenVINO files as an export writes them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import paddle
+import paddle.nn.functional as F
+import paddle2onnx
+import pytest
+from paddle import nn
+
+from paddleseg_segformer.cli import main
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export import export_model, folder, onnx_graph
+from paddleseg_segformer.export.epsilons import READERS, check_epsilons
+from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, DeployConfig
+from paddleseg_segformer.inference.engine_network import load_network
+from paddleseg_segformer.models import MixVisionTransformer, SegFormer
+
+
+@pytest.fixture(scope="module")
+def onnx_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, Path, DeployConfig]:
+    """Return a narrow SegFormer and its export as ONNX alone."""
+    paddle.seed(3)
+    backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
+    model = SegFormer(5, backbone, embedding_dim=16)
+    model.eval()
+    folder = tmp_path_factory.mktemp("onnx") / "out"
+    return model, folder, export_model(model, folder, formats=["onnx"])
+
+
+def test_onnx_alone(onnx_alone) -> None:
+    _, save_dir, deploy = onnx_alone
+    assert sorted(path.name for path in save_dir.iterdir()) == ["deploy.yaml", "model.onnx"]
+    engines = [item.engine for item in deploy.artefacts["onnx"].verified]
+    assert [name.split(" ")[0] for name in engines] == ["OpenVINO", "ONNX"]
+    assert {"paddle2onnx", "onnx", "onnxslim"} < set(deploy.made_with)
+    assert load_network(save_dir, device="cpu").name == "openvino"
+
+
+def test_onnx_file_describes_itself(onnx_alone) -> None:
+    model = onnx.load(onnx_alone[1] / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 17)]
+    assert model.producer_name == "paddleseg_segformer"
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {
+        "x": ["batch", 3, "height", "width"],
+        "logits": ["batch", 5, "output_height", "output_width"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("output_op", "input_shape", "name"),
+    [("argmax", None, "labels"), ("softmax", [2, 3, 45, 64], "probabilities")],
+)
+def test_output_at_the_input_size(small_model, tmp_path, output_op, input_shape, name) -> None:
+    model = small_model("SegFormerMM")
+    export_model(
+        model,
+        tmp_path / "out",
+        output_op=output_op,
+        input_shape=input_shape,
+        formats=["onnx"],
+        is_verified=False,
+    )
+    x = paddle.randn([2, 3, 45, 64])
+    with paddle.no_grad():
+        logits = F.interpolate(model(x), size=[45, 64], mode="bilinear")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    assert [item.name for item in session.get_outputs()] == [name]
+    for backend in ("onnxruntime", "openvino"):
+        found = load_network(tmp_path / "out", backend, "cpu", output_op=output_op)(x).numpy()
+        if output_op == "argmax":
+            assert found.dtype == np.int32
+            assert (found == logits.argmax(axis=1).numpy()).mean() > 0.9999
+        else:
+            np.testing.assert_allclose(found, F.softmax(logits, axis=1).numpy(), atol=1e-5)
+
+
+def test_epsilons_that_the_converter_misreads_are_put_right(
+    onnx_alone, tmp_path, monkeypatch, caplog
+) -> None:
+    model, _, _ = onnx_alone
+    convert = paddle2onnx.export
+
+    def misread(*arguments: object, **options: object) -> bytes:
+        converted = onnx.load_model_from_string(convert(*arguments, **options))
+        norms = [n for n in converted.graph.node if n.op_type == "LayerNormalization"]
+        next(a for a in norms[0].attribute if a.name == "epsilon").f = 5.3e-315
+        norms[1].attribute.remove(next(a for a in norms[1].attribute if a.name == "epsilon"))
+        return converted.SerializeToString()
+
+    monkeypatch.setattr(paddle2onnx, "export", misread)
+    with caplog.at_level(logging.WARNING, logger=onnx_graph.__name__):
+        export_model(model, tmp_path / "out", formats=["onnx"], is_verified=False)
+    assert len(caplog.messages) == 2
+    assert all("put right" in message for message in caplog.messages)
+    assert check_epsilons(model, tmp_path / "out", "onnx") == {"1e-05": 7, "1e-06": 12}
+
+
+def test_wrong_epsilons_are_noticed(onnx_alone, tmp_path) -> None:
+    model, save_dir, _ = onnx_alone
+    damaged = onnx.load(save_dir / "model.onnx")
+    node = next(n for n in damaged.graph.node if n.op_type == "LayerNormalization")
+    next(a for a in node.attribute if a.name == "epsilon").f = 1e-3
+    onnx.save(damaged, tmp_path / "model.onnx")
+    with pytest.raises(
+        UserError, match=r"epsilons of the saved graph are .*'0.001': 1.* in model.onnx"
+    ):
+        check_epsilons(model, tmp_path, "onnx")
+
+
+def test_openvino_epsilons_are_read(onnx_alone, tmp_path) -> None:
+    model, save_dir, _ = onnx_alone
+    onnx_graph.save_openvino(save_dir / "model.onnx", tmp_path / "openvino_model.xml")
+    assert check_epsilons(model, tmp_path, "openvino") == check_epsilons(model, save_dir, "onnx")
+    text = (tmp_path / "openvino_model.xml").read_text()
+    assert str(save_dir) not in text
+    epsilon = next(READERS["openvino"](tmp_path / "openvino_model.xml"))
+    assert epsilon == pytest.approx(1e-5)
+
+
+def test_failed_conversion_is_one_line_and_leaves_nothing(
+    onnx_alone, tmp_path, monkeypatch
+) -> None:
+    def fail(*arguments: object) -> bytes:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(paddle2onnx.paddle2onnx_cpp2py_export, "export", fail)
+    with pytest.raises(UserError, match="paddle2onnx could not convert the model"):
+        export_model(onnx_alone[0], tmp_path / "out", formats=["onnx"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_layer_norms_in_pieces_are_refused(onnx_alone, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(onnx_graph, "OPSET", 13)
+    with pytest.raises(UserError, match="paddle2onnx wrote 0 of 19 layer norms as such"):
+        export_model(onnx_alone[0], tmp_path / "out", formats=["onnx"])
+
+
+@pytest.mark.parametrize("formats", [[], ["onxx"], ["paddle", "tensorrt"]])
+def test_unknown_formats_are_refused(onnx_alone, tmp_path, formats) -> None:
+    with pytest.raises(UserError, match="format: found"):
+        export_model(onnx_alone[0], tmp_path / "out", formats=formats)
+
+
+def test_missing_converter_is_one_line_before_any_work(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "paddle2onnx", None)
+    flags = ["--config", "segformer_b0_camvid_480x360", "--save_dir", str(tmp_path / "out")]
+    assert main(["export", *flags, "--format", "paddle,onnx"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: paddle2onnx is not installed. Run: pip install paddle2onnx==2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_formats_of_an_earlier_export_are_gone(onnx_alone, tmp_path, monkeypatch) -> None:
+    def write(model: nn.Layer, path: Path, formats: list[str], *arguments: object) -> None:
+        for name in (name for format in formats for name in ARTEFACT_FILES[format]):
+            (path / name).write_bytes(b"")
+
+    monkeypatch.setattr(folder, "_save_artefacts", write)
+    model, save_dir = onnx_alone[0], tmp_path / "out"
+    export_model(model, save_dir, formats=["openvino"], is_verified=False)
+    names = ["deploy.yaml", "openvino_model.bin", "openvino_model.xml"]
+    assert sorted(path.name for path in save_dir.iterdir()) == names
+    export_model(model, save_dir, is_verified=False)
+    names = ["deploy.yaml", "model.json", "model.pdiparams"]
+    assert sorted(path.name for path in save_dir.iterdir()) == names
+    assert list(DeployConfig.load(save_dir).artefacts) == ["paddle"]

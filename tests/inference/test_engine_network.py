@@ -1,0 +1,212 @@
+"""ONNX Runtime and OpenVINO as networks, and the choice of an engine, with a tiny graph."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from paddleseg_segformer.dependencies import MissingDependency
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import sha256
+from paddleseg_segformer.inference import engine_network, openvino_backend
+from paddleseg_segformer.inference.deploy_config import DeployConfig
+from paddleseg_segformer.inference.engine_network import load_network, network_class
+from paddleseg_segformer.inference.engines import ENGINES
+from paddleseg_segformer.inference.openvino_backend import OpenVINONetwork
+from paddleseg_segformer.inference.predictor import Predictor
+
+OTHERS = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="module")
+def dynamic(export_tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, Path]:
+    folder = tmp_path_factory.mktemp("engines") / "森"
+    return export_tiny(folder, [-1, 3, -1, -1], ("paddle", "onnx"))
+
+
+@pytest.fixture(scope="module")
+def fixed(export_tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, Path]:
+    return export_tiny(tmp_path_factory.mktemp("engines") / "fixed", [2, 3, 32, 48], ("onnx",))
+
+
+def expected_of(network: nn.Layer, x: paddle.Tensor) -> np.ndarray:
+    with paddle.no_grad():
+        return network(x).numpy()
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_any_size_and_batch(dynamic, backend) -> None:
+    network, folder = dynamic
+    engine = load_network(folder, backend, "cpu")
+    kept = []
+    for shape in ([1, 3, 37, 51], [3, 3, 16, 64], [1, 3, 37, 51], [1, 3, 37, 51]):
+        x = paddle.randn(shape)
+        found, expected = engine(x), expected_of(network, x)
+        assert isinstance(found, paddle.Tensor)
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+        kept.append((found, expected))
+    for found, expected in kept:  # results do not share the engine's memory
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_fixed_batch_takes_any_number_of_images(fixed, backend, batch) -> None:
+    network, folder = fixed
+    x = paddle.randn([batch, 3, 32, 48])
+    found = load_network(folder, backend, "cpu")(x).numpy()
+    np.testing.assert_allclose(found, expected_of(network, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "gpu:0"}, "device 'gpu:0': .* runs on the CPU here"),
+        ({"precision": "fp16"}, "found 'fp16', but .* offers fp32"),
+        ({"threads": 0}, "threads: found 0"),
+        ({"output_op": "argmax"}, "exported with --output_op none, but argmax is needed"),
+    ],
+)
+def test_wrong_arguments_are_refused(dynamic, backend, arguments, message) -> None:
+    with pytest.raises(UserError, match=message):
+        load_network(dynamic[1], backend, **{"device": "cpu", **arguments})
+
+
+def test_unknown_backend_is_refused(dynamic) -> None:
+    with pytest.raises(UserError, match="found 'openvin', expected auto, .* mean 'openvino'"):
+        load_network(dynamic[1], "openvin")
+
+
+def test_engine_that_reads_nothing_of_the_export_is_refused(fixed) -> None:
+    message = "holds onnx, but Paddle Inference reads paddle. Export it again with --format paddle"
+    with pytest.raises(UserError, match=message):
+        load_network(fixed[1], "paddle")
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_missing_engine_is_one_line(dynamic, backend, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, backend, None)  # so that importing it fails
+    with pytest.raises(MissingDependency) as failure:
+        load_network(dynamic[1], backend, "cpu")
+    assert str(failure.value) == (
+        f"{backend} is not installed. Run: pip install {backend} 'numpy<2'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("installed", "arguments", "expected"),
+    [
+        (("openvino", "onnxruntime", "paddle"), {}, "openvino"),
+        (("onnxruntime", "paddle"), {}, "onnxruntime"),
+        (("paddle",), {}, "paddle"),
+        (("openvino", "onnxruntime", "paddle"), {"precision": "fp16"}, "paddle"),
+        (("openvino", "onnxruntime", "paddle"), {"device": "gpu"}, "paddle"),
+    ],
+)
+def test_auto_takes_the_fastest_that_is_there(
+    dynamic, monkeypatch, installed, arguments, expected
+) -> None:
+    chosen = []
+    monkeypatch.setattr(engine_network, "find_spec", lambda name: name in installed or None)
+    monkeypatch.setattr(
+        engine_network, "network_class", lambda name: lambda *arguments: chosen.append(name)
+    )
+    load_network(dynamic[1], **{"device": "cpu", **arguments})
+    assert chosen == [expected]
+
+
+def test_auto_passes_over_engines_that_cannot_read_the_export(export_tiny, tmp_path) -> None:
+    _, folder = export_tiny(tmp_path / "paddle", [-1, 3, -1, -1])
+    assert load_network(folder, device="cpu").name == "paddle"
+
+
+def test_predictor_names_its_engine(dynamic) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    labels = []
+    for backend in ("auto", *ENGINES):
+        predictor = Predictor.from_export(dynamic[1], "cpu", backend=backend)
+        expected = network_class("openvino" if backend == "auto" else backend)
+        assert isinstance(predictor.pipeline.network, expected)
+        labels.append(predictor(image).label)
+    assert len(np.unique(labels[0])) > 1
+    for label in labels[1:]:
+        np.testing.assert_array_equal(label, labels[0])
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_damaged_missing_and_unreadable_files_are_one_line(export_tiny, tmp_path, backend) -> None:
+    _, folder = export_tiny(tmp_path / "export", [-1, 3, -1, -1], ("onnx",))
+    path = folder / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="model.onnx: the file is damaged or was replaced"):
+        load_network(folder, backend, "cpu")
+    deploy = (folder / "deploy.yaml").read_text()
+    old = DeployConfig.load(folder, check_files=False).artefacts["onnx"].files[0].sha256
+    (folder / "deploy.yaml").write_text(deploy.replace(old, sha256(path)))
+    with pytest.raises(UserError, match="model.onnx: .* cannot load it") as failure:
+        load_network(folder, backend, "cpu")
+    assert "\n" not in str(failure.value)
+    path.unlink()
+    with pytest.raises(UserError, match="model.onnx: no such file, but deploy.yaml names it"):
+        load_network(folder, backend, "cpu")
+
+
+def test_files_of_other_engines_need_not_be_there(export_tiny, tmp_path) -> None:
+    _, folder = export_tiny(tmp_path / "export", [-1, 3, -1, -1], ("paddle", "onnx"))
+    (folder / "model.pdiparams").unlink()
+    assert load_network(folder, "onnxruntime", "cpu")(paddle.zeros([1, 3, 16, 16])).ndim == 4
+
+
+def test_openvino_compiles_shapes_that_come_again_and_keeps_few(dynamic, monkeypatch) -> None:
+    monkeypatch.setattr(openvino_backend, "MAX_COMPILED", 2)
+    monkeypatch.setattr(openvino_backend, "MAX_SEEN", 8)
+    monkeypatch.setattr(openvino_backend, "STALE_CALLS", 5)
+    network, folder = dynamic
+    engine = load_network(folder, "openvino", "cpu")
+    assert isinstance(engine, OpenVINONetwork)
+
+    def run(side: int) -> list[int]:
+        x = paddle.randn([1, 3, 16, side])
+        np.testing.assert_allclose(engine(x).numpy(), expected_of(network, x), atol=1e-5)
+        return sorted(shape[3] for shape in engine._compiled)
+
+    assert run(16) == []
+    assert run(16) == [16]
+    assert run(20) == [16]
+    assert run(20) == run(20) == [16, 20]
+    assert run(24) == run(24) == [16, 20]  # no room, and those that have one were in use lately
+    assert run(24) == [20, 24]  # 16 has not been
+    for side in range(30, 50):
+        run(side)
+    assert len(engine._last_calls) == 8
+
+
+def test_openvino_computes_in_float32_unless_asked(dynamic) -> None:
+    x = paddle.randn([1, 3, 64, 64])
+    exact = load_network(dynamic[1], "openvino", "cpu")
+    expected = expected_of(dynamic[0], x)
+    assert np.abs(exact(x).numpy() - expected).max() < 1e-5 * expected.std()
+    capabilities = exact._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in capabilities:
+        with pytest.raises(UserError, match="does not compute in bf16"):
+            load_network(dynamic[1], "openvino", "cpu", precision="bf16")
+        return
+    rounded = load_network(dynamic[1], "openvino", "cpu", precision="bf16")(x).numpy()
+    assert 1e-4 < np.abs(rounded - expected).max() / expected.std() < 0.1
+
+
+def test_parsing_flags_imports_no_engine() -> None:
+    code = (
+        "import sys; import paddleseg_segformer.inference.engines\n"
+        "assert not {'paddle', 'onnxruntime', 'openvino'} & set(sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=dict(os.environ))
