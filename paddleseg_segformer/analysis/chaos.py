@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from tqdm import tqdm
 
 from paddleseg_segformer.data.street_scenes import generate
 from paddleseg_segformer.engine.manifest import read_manifest, verify_manifest
@@ -95,8 +96,10 @@ class Chaos:
         begin = time.monotonic()
         write_inputs(self.folder, self.iters)
         with self._process(self.folder / "whole") as whole:
-            while self.report.kills.total() < num_kills:
-                self._run_and_kill()
+            with tqdm(total=num_kills, unit="kill", disable=None) as bar:
+                while self.report.kills.total() < num_kills:
+                    self._run_and_kill()
+                    bar.update(self.report.kills.total() - bar.n)
             self._finish(self._start(self.round_dir))
             self._compare() if whole.wait() == 0 else self._fail("the uninterrupted run failed")
         self.report.seconds = time.monotonic() - begin

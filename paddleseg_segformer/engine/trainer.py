@@ -102,8 +102,8 @@ class Trainer:
         """Train from `iteration` to `iters`, or until `stop_requested`."""
         with ExitStack() as stack:
             for hook in self.hooks:
-                stack.callback(hook.close)
                 hook.before_train(self)
+                stack.callback(hook.close)
             batches = self.batches(self.iteration * self.accumulation_steps)
             self._loop(stack.enter_context(closing(batches)))
             for hook in self.hooks:
