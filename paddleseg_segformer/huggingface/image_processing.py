@@ -23,7 +23,29 @@ from paddleseg_segformer.huggingface.outputs import BatchFeature, LogitsOutput
 from paddleseg_segformer.inference.upsample_argmax import upsampled_labels
 
 PROCESSOR_FILE = "preprocessor_config.json"
+MAX_SIDE = 1 << 16
 RETURN_TENSORS = ("pd", "np", None)
+
+
+def _is_size(value: Any) -> bool:
+    """Tell whether a value from a file is a height and a width."""
+    if not isinstance(value, Mapping) or set(value) != {"height", "width"}:
+        return False
+    return all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in value.values())
+
+
+def _is_filter(value: Any) -> bool:
+    return isinstance(value, int) and value in set(Image.Resampling)
+
+
+def _are_numbers(value: Any, dimensions: tuple[int, ...]) -> bool:
+    """Tell whether a value from a file is one finite number, or a list of them."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal lengths
+        return False
+    is_numeric = array.dtype.kind in "iuf" and array.ndim in dimensions and array.size > 0
+    return is_numeric and bool(np.isfinite(array).all())
 
 
 @dataclass
@@ -59,12 +81,20 @@ class SegformerImageProcessor:
     def __post_init__(self, reduce_labels: bool | None) -> None:
         if isinstance(self.size, int):
             self.size = {"height": self.size, "width": self.size}
-        if set(self.size) != {"height", "width"}:
-            raise UserError(f"size: found {dict(self.size)}, expected height and width.")
-        if self.resample not in set(Image.Resampling):
-            raise UserError(f"resample: found {self.resample}, expected one of Pillow's numbers.")
         if reduce_labels is not None:
             self.do_reduce_labels = reduce_labels
+        for name, is_right, expected in (
+            ("size", _is_size(self.size), "height and width in pixels"),
+            ("resample", _is_filter(self.resample), "one of Pillow's numbers"),
+            ("rescale_factor", _are_numbers(self.rescale_factor, (0,)), "a number"),
+            ("image_mean", _are_numbers(self.image_mean, (0, 1)), "one number per channel"),
+            ("image_std", _are_numbers(self.image_std, (0, 1)), "one number per channel"),
+        ):
+            if not is_right:
+                raise UserError(f"{name}: found {getattr(self, name)!r}, expected {expected}.")
+        for name in ("do_resize", "do_rescale", "do_normalize", "do_reduce_labels"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name}: found {getattr(self, name)!r}, expected true or false.")
 
     def __call__(
         self,

@@ -6,6 +6,7 @@ Each target takes a folder to write into and returns the function that runs one 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
 import shutil
@@ -194,7 +195,10 @@ def weights(folder: Path) -> Case:
 
     def case(rng: random.Random) -> None:
         path = rng.choice(list(seeds))
-        path.write_bytes(mutate_bytes(rng, seeds[path], list(seeds.values())))
+        if path.suffix == ".json" and rng.random() < 0.7:
+            path.write_text(json.dumps(mutate_tree(rng, json.loads(seeds[path]))))
+        else:
+            path.write_bytes(mutate_bytes(rng, seeds[path], list(seeds.values())))
         source = path.parent if path.parent != folder else path
         try:
             checkpoint = open_checkpoint(source)

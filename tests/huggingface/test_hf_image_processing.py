@@ -155,3 +155,22 @@ def test_sizes_of_another_number_of_images_are_refused() -> None:
         SMALL.post_process_semantic_segmentation(
             LogitsOutput(logits=paddle.zeros([2, 3, 4, 4])), [(8, 8)]
         )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", {"height": "512", "width": 512}),
+        ("size", [512, 512]),
+        ("size", {"height": 10**40, "width": 512}),
+        ("resample", {}),
+        ("rescale_factor", "1/255"),
+        ("image_mean", [0.5, None, 0.5]),
+        ("image_std", {"a": 1}),
+        ("do_resize", "yes"),
+    ],
+)
+def test_setting_of_the_wrong_kind_in_a_file_is_one_line(tmp_path, key, value):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(UserError, match=rf"preprocessor_config.json: {key}: found .*, expected"):
+        SegformerImageProcessor.from_pretrained(tmp_path)
