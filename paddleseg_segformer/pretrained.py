@@ -109,6 +109,8 @@ def _content_of(path: str | os.PathLike[str], checkpoint: Checkpoint) -> dict[st
         data["classes"] = checkpoint.classes
         if palette := checkpoint.palette or palette_of(checkpoint.classes):
             data["palette"] = palette
+    if checkpoint.reduces_labels:
+        data["reduce_zero_label"] = True
     num_channels = model["backbone"].get("in_channels", 3)
     if num_channels != 3:
         data["img_channels"] = num_channels

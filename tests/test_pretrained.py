@@ -117,7 +117,9 @@ def test_hugging_face_folder_predicts_as_its_classes_do(tmp_path: Path) -> None:
     config = SegformerConfig(id2label=names, depths=(1, 1, 1, 1), decoder_hidden_size=16)
     model = SegformerForSemanticSegmentation(config)
     randomized(model.model)
-    processor = SegformerImageProcessor(size={"height": 48, "width": 80}, image_mean=[0.1] * 3)
+    processor = SegformerImageProcessor(
+        size={"height": 48, "width": 80}, image_mean=[0.1] * 3, do_reduce_labels=True
+    )
     model.save_pretrained(tmp_path / "hf")
     processor.save_pretrained(tmp_path / "hf")
     predictor = Predictor.from_pretrained(tmp_path / "hf")
@@ -129,13 +131,15 @@ def test_hugging_face_folder_predicts_as_its_classes_do(tmp_path: Path) -> None:
     assert (label != expected.numpy()).mean() < 2e-3
     assert predictor.label_set.palette == LABEL_SETS["cityscapes"].palette
     predictor.save_pretrained(tmp_path / "own")
+    data = load_config(tmp_path / "own" / "config.yml").val_dataset
+    assert data is not None and data["reduce_zero_label"]
     again = Predictor.from_pretrained(tmp_path / "own")
     np.testing.assert_array_equal(again(STREETS).label, label)
     predictor.save_pretrained(tmp_path / "back", format="hf")
     back = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "back")
     assert equal(back.model, model.model) and back.config.id2label == names
     read = SegformerImageProcessor.from_pretrained(tmp_path / "back")
-    assert read.size == processor.size
+    assert read.size == processor.size and read.do_reduce_labels
     np.testing.assert_allclose(read.image_mean, processor.image_mean)
 
 

@@ -169,7 +169,9 @@ def _own(path: Path, format: Format, found: Section) -> Source:
         raise UserError(f"{path}: model.backbone is {backbone!r}, expected keys with a `type`.")
     model["backbone"] = backbone = {k: v for k, v in backbone.items() if k != "pretrained"}
     data = config.val_dataset or config.train_dataset or {}
-    label_set = getattr(DATASETS.get(data.get("type", "")), "label_set", None)
+    dataset_type = DATASETS.get(data.get("type", ""))
+    label_set = getattr(dataset_type, "label_set", None)
+    reduces = data.get("reduce_zero_label", getattr(dataset_type, "reduce_zero_label", False))
     full = full_backbone(backbone)
     epsilons = {key: full[key] for key in EPSILONS if key in full}
     defaults = dataclasses.asdict(type(config.test_config)())
@@ -181,6 +183,7 @@ def _own(path: Path, format: Format, found: Section) -> Source:
         or ([list(map(int, color)) for color in label_set.palette] if label_set else None),
         transforms=data.get("transforms"),
         test_config={key: value for key, value in tested.items() if value != defaults[key]},
+        reduces_labels=reduces,
         epsilons=epsilons,
     )
 

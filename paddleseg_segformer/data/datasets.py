@@ -22,10 +22,13 @@ from paddleseg_segformer.data.labels import (
     LabelSet,
     make_id_map,
     make_label_set,
+    reduced_id_map,
 )
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.data.sample_lists import FolderLayout, pair_folders, read_list_file
 from paddleseg_segformer.errors import UserError, did_you_mean
+
+REDUCED_IDS = "0 for unlabelled, 1..{} for the classes, or 255"
 
 
 class Transform(Protocol):
@@ -70,6 +73,7 @@ class SegmentationDataset:
     """
 
     label_set: LabelSet
+    reduce_zero_label = False  # whether label files hold 0 for no class, and id + 1
     stored_ids = ""  # what ids the label files may hold, where an id map is used
 
     def __init__(
@@ -223,8 +227,9 @@ class ADE20K(FolderDataset):
         "Get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it; dataset_root "
         "is its folder ADEChallengeData2016."
     )
-    ID_MAP = make_id_map({0: IGNORE_INDEX} | {index + 1: index for index in range(150)})
-    stored_ids = "0 for unlabelled, 1..150 for the classes, or 255"
+    ID_MAP = reduced_id_map(150)
+    reduce_zero_label = True
+    stored_ids = REDUCED_IDS.format(150)
 
 
 class CocoStuff(FolderDataset):
@@ -279,6 +284,8 @@ class Dataset(SegmentationDataset):
         edge: Not supported.
         classes: Names of the classes; by default they are numbered.
         palette: RGB colour of each class, 0..255; by default colours that differ.
+        reduce_zero_label: Label files hold 0 for pixels without a class and 1..K for the classes,
+            as ADE20K's do: 0 becomes `ignore_index`, the others id - 1.
     """
 
     def __init__(
@@ -296,6 +303,7 @@ class Dataset(SegmentationDataset):
         edge: bool = False,
         classes: Sequence[str] | None = None,
         palette: Sequence[Sequence[int]] | None = None,
+        reduce_zero_label: bool = False,
     ) -> None:
         lists = {"train": train_path, "val": val_path, "test": test_path}
         _check_arguments("Dataset", mode, lists, edge)
@@ -310,7 +318,13 @@ class Dataset(SegmentationDataset):
         root = _existing_root(dataset_root, f"Expected the folder that {list_path} refers to.")
         samples = read_list_file(list_path, root, separator, needs_label=mode != "test")
         label_set = make_label_set(num_classes, classes, palette, ignore_index)
-        super().__init__(samples, transforms, label_set, mode=mode, img_channels=img_channels)
+        id_map = None
+        if reduce_zero_label:
+            id_map = reduced_id_map(num_classes, ignore_index)
+            self.reduce_zero_label, self.stored_ids = True, REDUCED_IDS.format(num_classes)
+        super().__init__(
+            samples, transforms, label_set, mode=mode, img_channels=img_channels, id_map=id_map
+        )
 
 
 class CamVid(SegmentationDataset):

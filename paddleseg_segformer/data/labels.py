@@ -113,6 +113,20 @@ def make_id_map(train_ids: Mapping[int, int]) -> np.ndarray:
     return table
 
 
+def reduced_id_map(num_classes: int, ignore_index: int = IGNORE_INDEX) -> np.ndarray:
+    """Return the id map of label files with 0 for no class and 1..K for the classes.
+
+    Raises:
+        UserError: more classes than such files of 8 bits can hold, or another ignore_index.
+    """
+    if num_classes > NO_CLASS or ignore_index != IGNORE_INDEX:
+        raise UserError(
+            f"reduce_zero_label: found {num_classes} classes and ignore_index {ignore_index}, "
+            f"expected at most {NO_CLASS} classes and ignore_index {IGNORE_INDEX}."
+        )
+    return make_id_map({0: IGNORE_INDEX} | {index + 1: index for index in range(num_classes)})
+
+
 def _names(text: str) -> tuple[str, ...]:
     """Return the comma-separated names of a table below."""
     return tuple(name.strip() for name in text.replace("\n", " ").split(",") if name.strip())

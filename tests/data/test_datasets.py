@@ -188,6 +188,17 @@ def test_generic_ignore_index_beyond_8_bits(tmp_path: Path) -> None:
         generic(tmp_path, "x.jpg x.png").read(0)
 
 
+def test_generic_labels_that_count_from_one(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "", "", np.array([[0, 1, 2, 0, 255, 1]] * 4, np.uint8))
+    dataset = generic(tmp_path, "x.jpg x.png", reduce_zero_label=True)
+    assert dataset.read(0).label[0].tolist() == [255, 0, 1, 255, 255, 0]
+    write_label(tmp_path / "x.png", np.full((4, 6), 3, np.uint8))
+    with pytest.raises(UserError, match=r"class id 3, expected 0 for unlabelled, 1..2 for"):
+        dataset.read(0)
+    with pytest.raises(UserError, match="at most 254 classes"):
+        generic(tmp_path, "x.jpg x.png", reduce_zero_label=True, num_classes=255)
+
+
 def test_generic_bands(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.random.randint(0, 9, (4, 6, 7)).astype(np.uint16))
     write_label(tmp_path / "x.png", np.zeros((4, 6), np.uint8))
