@@ -38,6 +38,10 @@ class ModelFile:
     name: str
     sha256: str
 
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name:
+            raise UserError(f"name: found {self.name!r}, expected a file beside {FILE_NAME}.")
+
     @classmethod
     def of(cls, path: Path) -> ModelFile:
         """Describe an existing file."""

@@ -100,6 +100,11 @@ def test_format_1_is_read(folder, is_verified) -> None:
         ("artefacts", {}, "artefacts: found none"),
         ("artefacts", {"onx": {"files": []}}, "unknown key 'onx'. Did you mean 'onnx'"),
         ("artefacts.paddle.files", [], "found 0, expected model.json and model.pdiparams"),
+        (
+            "artefacts.onnx",
+            {"files": [{"name": "../model.onnx", "sha256": ""}]},
+            "found '../model.onnx', expected a file beside deploy.yaml",
+        ),
         ("format", None, "not a deploy.yaml of this package"),
         ("classes", None, "no key 'classes'"),
         ("clases", [], "unknown key 'clases'. Did you mean 'classes'"),
