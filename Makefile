@@ -12,7 +12,7 @@ FOUND = $(or $(shell $(PYTHON) --version 2>/dev/null),no $(PYTHON))
 NO_PYTHON = Python 3.10, 3.11 or 3.12 with venv is needed (numpy < 2 has no build for newer ones), \
     found $(FOUND). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow deploy-test lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m paddleseg_segformer demo
@@ -22,6 +22,12 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
+
+# the C++ programs need CMake, a compiler and system libraries: see deploy/cpp/README.md
+deploy-test: $(INSTALLED)
+	cmake -S deploy/cpp -B build/cpp -DPython3_EXECUTABLE=$(abspath $(BIN)/python)
+	cmake --build build/cpp --parallel
+	$(BIN)/python -m pytest -m slow tests/deploy $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

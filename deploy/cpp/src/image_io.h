@@ -1,0 +1,31 @@
+// Images in, label maps and overlays out; the same files as deploy/python/infer.py.
+#pragma once
+
+#include <filesystem>
+#include <opencv2/core.hpp>
+#include <string>
+#include <vector>
+
+namespace segment {
+
+struct ImageFile {
+  std::filesystem::path path;
+  std::string name;  // of its results: relative to their folder, without a suffix
+};
+
+/// Returns the images of a file, a folder with its sub-folders, or a list file (.txt).
+std::vector<ImageFile> find_images(const std::filesystem::path& path);
+
+/// Reads an image of so many channels, colours in the order red, green, blue; 8 bits, or float32
+/// where more are stored and the file is not converted to 1 or 3 channels.
+cv::Mat read_image(const std::filesystem::path& path, int num_channels);
+
+/// Writes class ids as a PNG: 8 bits with the classes' colours, or 16 bits for ids above 255.
+void write_label(const std::filesystem::path& path, const cv::Mat& label,
+                 const std::vector<cv::Vec3b>& palette);
+
+/// Writes the image with the classes' colours over it.
+void write_overlay(const std::filesystem::path& path, const cv::Mat& image, const cv::Mat& label,
+                   const std::vector<cv::Vec3b>& palette);
+
+}  // namespace segment

@@ -1,0 +1,114 @@
+// Paddle Inference, from its official package or from the wheel of `paddlepaddle`.
+#include <exception>
+#include <sstream>
+
+#include "engine.h"
+#include "error.h"
+
+#ifdef SEGMENT_PADDLE_INFERENCE
+#include "paddle_inference_api.h"
+#else
+#include "paddle_abi.h"
+#endif
+
+namespace segment {
+
+const std::vector<std::string> kEngineArtefacts = {"paddle"};
+
+namespace {
+
+namespace infer = paddle_infer;
+
+constexpr int kGpuMemoryMib = 256;  // taken at the start; grows as needed
+#ifdef SEGMENT_PADDLE_HAS_GPU
+constexpr bool kHasGpu = true;
+#else
+constexpr bool kHasGpu = false;
+#endif
+
+/// Returns what Paddle says last of an error, without its stack.
+std::string reason_of(const std::exception& error) {
+  std::istringstream lines(error.what());
+  std::string last;
+  for (std::string line; std::getline(lines, line);)
+    if (!one_line(line).empty()) last = one_line(line);
+  return last;
+}
+
+void set_device(infer::Config& config, const EngineOptions& options) {
+  const std::string kind = options.device.substr(0, options.device.find(':'));
+  if (kind == "cpu" && kind == options.device) {
+    config.DisableGpu();
+    config.SetCpuMathLibraryNumThreads(options.threads);
+    // oneDNN: Paddle 3.3.1 fails on bilinear resizing with it, and 3.2.2 gives wrong logits for
+    // images up to 32x32 px.
+    config.DisableONEDNN();
+  } else if (kind == "gpu" && kHasGpu) {
+    const std::string index = kind == options.device ? "0" : options.device.substr(4);
+    config.EnableUseGpu(kGpuMemoryMib, std::stoi(index), infer::PrecisionType::kFloat32);
+  } else {
+    fail("--device: found '", options.device, "', but this build offers cpu",
+         kHasGpu ? " and gpu." : " alone.");
+  }
+}
+
+class PaddleEngine : public Engine {
+ public:
+  PaddleEngine(const std::vector<std::filesystem::path>& files, const EngineOptions& options)
+      : config_(files.at(0).string(), files.at(1).string()) {
+    config_.DisableGlogInfo();
+    set_device(config_, options);
+#ifdef SEGMENT_PADDLE_INFERENCE
+    config_.EnableNewExecutor();  // without these two, memory optimisation fails
+    config_.EnableNewIR();
+    config_.EnableMemoryOptim();
+#endif
+    predictor_ = infer::CreatePredictor(config_);
+    input_ = predictor_->GetInputHandle(predictor_->GetInputNames().at(0));
+    output_ = predictor_->GetOutputHandle(predictor_->GetOutputNames().at(0));
+  }
+
+  Tensor run(const Tensor& input) override {
+    try {
+      input_->Reshape({input.shape.begin(), input.shape.end()});
+      input_->CopyFromCpu(input.values.data());
+      predictor_->Run();
+      const std::vector<int> shape = output_->shape();
+      Tensor output{{shape.at(0), shape.at(1), shape.at(2), shape.at(3)}, {}};
+      output.values.resize(output.shape[0] * output.item_size());
+      output_->CopyToCpu(output.values.data());
+      return output;
+    } catch (const std::exception& error) {
+      fail("Paddle Inference failed: ", reason_of(error));
+    }
+  }
+
+  std::string description() const override {
+    const std::string version = infer::GetVersion();
+    std::istringstream words(version);
+    std::string name, number;
+    words >> name >> number;
+    return "Paddle Inference " + number;
+  }
+
+ private:
+  infer::Config config_;
+  std::shared_ptr<infer::Predictor> predictor_;
+  decltype(predictor_->GetInputHandle("")) input_;
+  decltype(predictor_->GetOutputHandle("")) output_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> make_engine(const std::vector<std::filesystem::path>& files,
+                                    const EngineOptions& options) {
+  try {
+    return std::make_unique<PaddleEngine>(files, options);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    fail(files.at(0).string(), ": Paddle Inference cannot load it: ", reason_of(error));
+  }
+}
+
+}  // namespace segment
