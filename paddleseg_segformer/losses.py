@@ -139,13 +139,12 @@ def pixel_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> tup
     """
     valid = (label != ignore_index).astype("float32")
     losses = F.cross_entropy(
-        logits.astype("float32"),
-        label.unsqueeze(1),
+        logits.astype("float32").transpose([0, 2, 3, 1]),  # over the last axis it is twice as fast
+        label.unsqueeze(-1),
         ignore_index=ignore_index,
         reduction="none",
-        axis=1,
     )
-    return losses.squeeze(1), valid
+    return losses.squeeze(-1), valid
 
 
 def _mean_count(mask: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.models.layers import map_to_tokens, tokens_to_map
+from paddleseg_segformer.models.layers import Conv2D, map_to_tokens, tokens_to_map
 
 BLOCK_SCORES = 1 << 22  # scores held at once without gradients: 16 MiB in float32
 
@@ -149,7 +149,7 @@ class EfficientSelfAttention(nn.Layer):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         if sr_ratio > 1:
-            self.sr = nn.Conv2D(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
+            self.sr = Conv2D(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
             self.norm = nn.LayerNorm(dim, epsilon=norm_eps)
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:

@@ -6,7 +6,9 @@ Shapes: N batch, C channels, L tokens (h * w), h w sides of a feature map.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -31,10 +33,31 @@ class DropPath(nn.Layer):
         return x * (mask / keep)
 
 
+class Conv2D(nn.Conv2D):
+    """Convolution whose bias is added as (C, 1, 1).
+
+    Paddle adds it as (1, C, 1, 1); the gradient of that takes its CPU kernel as long as that
+    of a 3x3 depthwise convolution does.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None or not paddle.in_dynamic_mode():
+            return super().forward(x)
+        out = F.conv2d(
+            x, self.weight, None, self._stride, self._padding, self._dilation, self._groups
+        )
+        return add_channel_bias(out, self.bias)
+
+
+def add_channel_bias(x: Tensor, bias: Tensor) -> Tensor:
+    """Add (C,) to (N, C, h, w)."""
+    return x + bias.reshape([-1, 1, 1])
+
+
 def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
     """Return a 1x1 convolution without bias and a batch norm, named as in PaddleSeg's files."""
     return nn.Sequential(
-        ("_conv", nn.Conv2D(in_channels, out_channels, kernel_size=1, bias_attr=False)),
+        ("_conv", Conv2D(in_channels, out_channels, kernel_size=1, bias_attr=False)),
         ("_batch_norm", nn.BatchNorm2D(out_channels)),
     )
 
@@ -49,9 +72,36 @@ def map_to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose([0, 2, 1])
 
 
+# the longest side that is resized by matrix products, with and without gradients: their cost grows
+# with the square of the side, interpolation's does not
+MATRIX_SIDE, MATRIX_SIDE_NO_GRAD = 128, 32
+
+
 def upsample(x: Tensor, hw: Sequence[int | Tensor], align_corners: bool = False) -> Tensor:
     """Resize (N, C, h, w) bilinearly to (N, C, *hw)."""
+    if _is_resized_by_matrices(x, align_corners):
+        rows, columns = (
+            interpolation_matrix(x.shape[axis], int(hw[axis - 2]), str(x.dtype)) for axis in (2, 3)
+        )
+        return paddle.matmul(rows, paddle.matmul(x, columns, transpose_y=True))
     return F.interpolate(x, size=hw, mode="bilinear", align_corners=align_corners)
+
+
+def _is_resized_by_matrices(x: Tensor, align_corners: bool) -> bool:
+    """Return whether two products with small matrices are faster than Paddle's CPU kernel."""
+    if not paddle.in_dynamic_mode() or align_corners or not x.place.is_cpu_place():
+        return False
+    has_gradient = paddle.is_grad_enabled() and not x.stop_gradient
+    return max(x.shape[2:]) <= (MATRIX_SIDE if has_gradient else MATRIX_SIDE_NO_GRAD)
+
+
+@lru_cache(maxsize=256)
+def interpolation_matrix(length: int, new_length: int, dtype: str) -> Tensor:
+    """Return the (new_length, length) weights of bilinear resizing along one axis."""
+    position = (np.arange(new_length) + 0.5) * (length / new_length) - 0.5
+    position = np.clip(position, 0, length - 1)
+    matrix = np.maximum(1 - np.abs(position[:, None] - np.arange(length)), 0)  # a tent per sample
+    return paddle.to_tensor(matrix.astype("float32")).astype(dtype.rpartition(".")[2])
 
 
 def upsample_to_input(logits: Tensor, hw: Sequence[int | Tensor], pad_multiple: int = 1) -> Tensor:

@@ -18,7 +18,7 @@ from paddle import Tensor, nn
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.attention import EfficientSelfAttention
 from paddleseg_segformer.models.init import init_mit_weights
-from paddleseg_segformer.models.layers import DropPath, map_to_tokens, tokens_to_map
+from paddleseg_segformer.models.layers import Conv2D, DropPath, map_to_tokens, tokens_to_map
 
 PATCH_KERNELS = (7, 3, 3, 3)
 PATCH_STRIDES = (4, 2, 2, 2)
@@ -31,7 +31,7 @@ class OverlapPatchEmbed(nn.Layer):
         self, in_channels: int, dim: int, kernel: int, stride: int, norm_eps: float
     ) -> None:
         super().__init__()
-        self.proj = nn.Conv2D(in_channels, dim, kernel, stride=stride, padding=kernel // 2)
+        self.proj = Conv2D(in_channels, dim, kernel, stride=stride, padding=kernel // 2)
         self.norm = nn.LayerNorm(dim, epsilon=norm_eps)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Sequence[int | Tensor]]:
@@ -50,7 +50,7 @@ class MixFFN(nn.Layer):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.dwconv = nn.Sequential(
-            ("dwconv", nn.Conv2D(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim))
+            ("dwconv", Conv2D(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim))
         )
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)

@@ -20,7 +20,7 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.init import init_head_weights
-from paddleseg_segformer.models.layers import conv_bn, project, upsample
+from paddleseg_segformer.models.layers import Conv2D, add_channel_bias, conv_bn, project, upsample
 from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
 
 
@@ -43,11 +43,19 @@ class _Head(nn.Layer):
         self.num_classes = num_classes
         self.align_corners = align_corners
         self.dropout = nn.Dropout2D(dropout_rate)
-        self.linear_pred = nn.Conv2D(embedding_dim, num_classes, kernel_size=1)
+        self.linear_pred = Conv2D(embedding_dim, num_classes, kernel_size=1)
 
     def classify(self, fused: Tensor) -> Tensor:
         """(N, D, h, w) -> (N, K, h, w)."""
-        return self.linear_pred(self.dropout(F.relu(fused)))
+        fused = F.relu(fused)
+        if not self.training or self.dropout.p == 0:
+            return self.linear_pred(fused)
+        # a channel is dropped by dropping its weights, which are far fewer than its pixels
+        num_images, width, h, w = fused.shape
+        kept = self.dropout(paddle.ones([num_images, width, 1, 1], fused.dtype)).squeeze(-1)
+        weight = self.linear_pred.weight.flatten(1) * kept.transpose([0, 2, 1])  # (N, K, D)
+        logits = paddle.matmul(weight, fused.flatten(2)).reshape([0, 0, h, w])
+        return add_channel_bias(logits, self.linear_pred.bias)
 
 
 class AllMLPHead(_Head):
@@ -82,8 +90,9 @@ class AllMLPHead(_Head):
             merged = paddle.matmul(linear.weight, fuse_slices[stage], transpose_y=True)  # (C_i, D)
             biases.append(paddle.mv(fuse_slices[stage], linear.bias))
             maps.append(project(features[stage], merged))
-        bias = paddle.add_n(biases).reshape([1, -1, 1, 1])
-        return self.classify(self.linear_fuse[1](upsampled_sum(maps, self.align_corners) + bias))
+        # upsampling leaves a constant as it is, so the smallest map can carry it
+        maps[-1] = add_channel_bias(maps[-1], paddle.add_n(biases))
+        return self.classify(self.linear_fuse[1](upsampled_sum(maps, self.align_corners)))
 
 
 class MMHead(_Head):

@@ -21,7 +21,7 @@ from paddle import Tensor, nn
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.models.attention import SelfAttention
 from paddleseg_segformer.models.init import init_tokens, init_vit_weights
-from paddleseg_segformer.models.layers import DropPath, map_to_tokens, tokens_to_map
+from paddleseg_segformer.models.layers import Conv2D, DropPath, map_to_tokens, tokens_to_map
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 
@@ -38,7 +38,7 @@ class PatchEmbed(nn.Layer):
         super().__init__()
         # of P - 1 padded zeros the strided convolution uses as many as complete a patch
         padding = [0, patch_size - 1, 0, patch_size - 1] if pad_input else 0
-        self.proj = nn.Conv2D(in_channels, dim, patch_size, stride=patch_size, padding=padding)
+        self.proj = Conv2D(in_channels, dim, patch_size, stride=patch_size, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)
