@@ -117,3 +117,41 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert kept.mean() == pytest.approx(1.0, abs=0.05)
     layer.eval()
     assert layer(paddle.ones([2, 2])).numpy().tolist() == [[1, 1], [1, 1]]
+
+
+def test_recompute_gives_the_same_loss_gradients_and_random_numbers():
+    results = []
+    for use_recompute in (False, True):
+        paddle.seed(1)
+        encoder = MixVisionTransformer(
+            depths=(1, 2, 1, 1), drop_path_rate=0.5, drop_rate=0.1, use_recompute=use_recompute
+        )
+        encoder.train()
+        x = paddle.randn([3, 3, 37, 64])
+        paddle.seed(7)
+        loss = sum((feature**2).mean() for feature in encoder(x))
+        loss.backward()
+        gradients = {name: p.grad.numpy() for name, p in encoder.named_parameters()}
+        results.append((float(loss), gradients, paddle.rand([2]).tolist()))
+    (loss, plain, after), (same_loss, recomputed, same_after) = results
+    assert (loss, after) == (same_loss, same_after)
+    for name, gradient in plain.items():
+        np.testing.assert_allclose(recomputed[name], gradient, atol=1e-6, err_msg=name)
+
+
+def test_recompute_is_for_every_block_in_training_alone(monkeypatch):
+    import paddle.distributed.fleet.utils as utils
+
+    runs = []
+    monkeypatch.setattr(utils, "recompute", lambda block, *inputs: runs.append(1) or block(*inputs))
+    encoder = BACKBONES["MixVisionTransformer_B0"](use_recompute=True)
+    x = paddle.rand([1, 3, 32, 32])
+    encoder.train()
+    encoder(x)
+    assert len(runs) == sum(encoder.depths)
+    encoder.eval()
+    encoder(x)
+    with paddle.no_grad():
+        encoder.train()
+        encoder(x)
+    assert len(runs) == sum(encoder.depths)
