@@ -50,7 +50,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--num_classes", type=int, default=19, help="classes of the model")
     add("--base", default="paddleseg", metavar="ENGINE", help="engine that speeds are relative to")
     add("--repeats", type=int, default=10, help="timed passes per case")
-    add("--warmup", type=int, default=2, help="passes before them")
+    add("--warmup", type=int, default=3, help="passes before them")
     add("--limit_s", type=float, default=1200.0, help="longest time of one pass or load, s")
     add("--work_dir", default="output/benchmark", help="weights and graphs, kept between runs")
     add("--json", metavar="FILE", help="also write all figures to this JSON file")

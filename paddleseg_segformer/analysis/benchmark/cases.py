@@ -58,9 +58,11 @@ _TENSOR_TO_LABEL = ("network", "end_to_end")  # tasks
 ENGINES = {
     "ours": Engine("ours, dygraph", "ours", "weights", ("paddle",), tuple(TASKS)),
     "ours-inference": Engine("ours, Paddle Inference", "ours", "export", ("paddle",)),
-    "ours-onnxruntime": Engine("ours, ONNX Runtime", "ours", "onnx", ("paddle", "onnxruntime")),
+    "ours-onnxruntime": Engine(
+        "ours, ONNX Runtime", "ours", "export_onnx", ("paddle", "onnxruntime")
+    ),
     "ours-openvino": Engine(
-        "ours, OpenVINO", "ours", "onnx", ("paddle", "openvino"), precisions=("fp32", "bf16")
+        "ours, OpenVINO", "ours", "export_onnx", ("paddle", "openvino"), precisions=("fp32", "bf16")
     ),
     "paddleseg": Engine(
         "PaddleSeg, dygraph", "paddleseg_peer", "weights", _PADDLESEG, tuple(TASKS), output=_FULL

@@ -133,18 +133,20 @@ def _make_transformers(files: Files, path: Path) -> None:
     write(prepare(files.path("weights"), "hf"), path)
 
 
-def _make_export(files: Files, path: Path) -> None:
+def _make_export(files: Files, path: Path, formats: tuple[str, ...] = ("paddle",)) -> None:
     from paddleseg_segformer.analysis.benchmark.cases import MEAN, STD
     from paddleseg_segformer.export import export_model
     from paddleseg_segformer.inference.preprocess import Preprocess
 
     normalize = {"type": "Normalize", "mean": list(MEAN), "std": list(STD)}
     preprocess = Preprocess.from_transforms([normalize])
-    export_model(build_model(files), path, preprocess=preprocess, is_verified=False)
+    export_model(
+        build_model(files), path, preprocess=preprocess, formats=formats, is_verified=False
+    )
 
 
-def _make_onnx(files: Files, path: Path) -> None:
-    _paddle_to_onnx(files.path("export"), path)
+def _make_export_onnx(files: Files, path: Path) -> None:
+    _make_export(files, path, ("onnx",))
 
 
 def _make_paddleseg_graph(files: Files, path: Path, is_labels: bool = False) -> None:
@@ -189,7 +191,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...], Make]] = {
     # name in the folder, what it is made of, how
     "weights": ("model.pdparams", (), _make_weights),
     "export": ("export", ("weights",), _make_export),
-    "onnx": ("model.onnx", ("export",), _make_onnx),
+    "export_onnx": ("export_onnx", ("weights",), _make_export_onnx),
     "paddleseg_graph": ("paddleseg", ("weights",), _make_paddleseg_graph),
     "paddleseg_onnx": ("paddleseg.onnx", ("paddleseg_graph",), _make_paddleseg_onnx),
     "paddleseg_label_graph": ("paddleseg_labels", ("weights",), _make_paddleseg_label_graph),

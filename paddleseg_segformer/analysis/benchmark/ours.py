@@ -10,13 +10,18 @@ from paddle import Tensor
 
 from paddleseg_segformer.analysis.benchmark.cases import MEAN, STD, Case
 from paddleseg_segformer.analysis.benchmark.files import Files, build_model, normalized
-from paddleseg_segformer.analysis.benchmark.sessions import onnxruntime_session, openvino_session
 from paddleseg_segformer.analysis.benchmark.subject import Subject, labels_of_logits, to_array
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models.layers import upsample
+
+BACKENDS = {
+    "ours-inference": "paddle",
+    "ours-onnxruntime": "onnxruntime",
+    "ours-openvino": "openvino",
+}
 
 
 def build(case: Case, files: Files) -> Subject:
@@ -38,27 +43,13 @@ def build(case: Case, files: Files) -> Subject:
 
 
 def _network(case: Case, files: Files) -> Callable[[Tensor], Tensor]:
-    threads = case.setting.threads
     if case.engine == "ours":
         return build_model(files)
-    if case.engine == "ours-inference":
-        from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
+    from paddleseg_segformer.inference.engine_network import load_network
 
-        return PaddleInferenceNetwork(files.path(case.file), "cpu", threads)
-    if case.engine == "ours-onnxruntime":
-        session = onnxruntime_session(files.path(case.file), threads)
-        return lambda x: paddle.to_tensor(session(x.numpy()))
-    sessions = {}
-
-    def openvino(x: Tensor) -> Tensor:
-        shape = tuple(x.shape)
-        if shape not in sessions:
-            sessions[shape] = openvino_session(
-                files.path(case.file), threads, case.precision, shape
-            )
-        return paddle.to_tensor(sessions[shape](x.numpy()))
-
-    return openvino
+    threads = case.setting.threads
+    backend = BACKENDS[case.engine]
+    return load_network(files.path(case.file), backend, "cpu", threads, case.precision)
 
 
 def _network_pass(network: Callable[[Tensor], Tensor], images: np.ndarray) -> Subject:

@@ -44,7 +44,7 @@ class Plan:
 
     work_dir: Path
     repeats: int = 10
-    warmup: int = 2
+    warmup: int = 3
     limit_s: float = 1200.0
 
     def __post_init__(self) -> None:
