@@ -332,6 +332,8 @@ def changed(*keys: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (transforms({"type": "Normalize", "mean": [0.5], "std": [0.5]}), "last"),
         (transforms({"type": "Resize", "target_size": [4, 4], "interp": "RANDOM"}), "interp"),
         (changed("classes", value=None), "classes: missing"),
+        (changed("artefacts", value={}), "this program runs paddle, which was not exported"),
+        (changed("artefacts", "paddle", "files", value=[]), "paddle: found 0 files, expected 2"),
     ],
 )
 def test_wrong_deploy_yaml_is_one_line(edit, message, exported, images, segment) -> None:

@@ -13,6 +13,7 @@ namespace fs = std::filesystem;
 namespace {
 
 const std::set<int> kFormats = {1, 2};
+const std::map<std::string, std::size_t> kNumFiles = {{"paddle", 2}, {"onnx", 1}, {"openvino", 2}};
 
 ModelFile read_file(const Section& section) {
   return {section.get<std::string>("name"), section.get<std::string>("sha256")};
@@ -23,9 +24,14 @@ std::map<std::string, std::vector<ModelFile>> read_artefacts(const Section& root
     return {{"paddle", {read_file(root.section("program")), read_file(root.section("weights"))}}};
   std::map<std::string, std::vector<ModelFile>> artefacts;
   const Section section = root.section("artefacts");
-  for (const std::string& name : section.keys())
+  for (const auto& [name, num_files] : kNumFiles) {
+    if (!section.has(name)) continue;
     for (const Section& file : section.section(name).sections("files"))
       artefacts[name].push_back(read_file(file));
+    if (artefacts[name].size() != num_files)
+      fail(section.name_of(name), ": found ", artefacts[name].size(), " files, expected ",
+           num_files, ". Export the model again.");
+  }
   return artefacts;
 }
 

@@ -35,17 +35,22 @@ std::string reason_of(const std::exception& error) {
   return last;
 }
 
+/// Returns the number in gpu or gpu:1, or -1 for another name.
+int gpu_index(const std::string& device) {
+  if (device == "gpu") return 0;
+  const bool is_numbered = device.size() == 5 && device.rfind("gpu:", 0) == 0;
+  return is_numbered && device[4] >= '0' && device[4] <= '9' ? device[4] - '0' : -1;
+}
+
 void set_device(infer::Config& config, const EngineOptions& options) {
-  const std::string kind = options.device.substr(0, options.device.find(':'));
-  if (kind == "cpu" && kind == options.device) {
+  if (options.device == "cpu") {
     config.DisableGpu();
     config.SetCpuMathLibraryNumThreads(options.threads);
     // oneDNN: Paddle 3.3.1 fails on bilinear resizing with it, and 3.2.2 gives wrong logits for
     // images up to 32x32 px.
     config.DisableONEDNN();
-  } else if (kind == "gpu" && kHasGpu) {
-    const std::string index = kind == options.device ? "0" : options.device.substr(4);
-    config.EnableUseGpu(kGpuMemoryMib, std::stoi(index), infer::PrecisionType::kFloat32);
+  } else if (const int index = gpu_index(options.device); kHasGpu && index >= 0) {
+    config.EnableUseGpu(kGpuMemoryMib, index, infer::PrecisionType::kFloat32);
   } else {
     fail("--device: found '", options.device, "', but this build offers cpu",
          kHasGpu ? " and gpu." : " alone.");

@@ -62,12 +62,6 @@ class Section {
     return result;
   }
 
-  std::vector<std::string> keys() const {
-    std::vector<std::string> result;
-    for (const auto& item : node_) result.push_back(item.first.as<std::string>());
-    return result;
-  }
-
   /// Returns a list, or a single value as a list of one.
   std::vector<double> numbers(const std::string& key) const {
     if (has(key) && node_[key].IsScalar()) return {get<double>(key)};
@@ -76,19 +70,24 @@ class Section {
 
   /// Refuses keys that this program does not know: leaving one out would change the result.
   void expect_only(std::initializer_list<const char*> known) const {
-    for (const std::string& key : keys())
+    for (const auto& item : node_) {
+      const auto key = item.first.as<std::string>();
       if (std::find(known.begin(), known.end(), key) == known.end())
         fail(name_, ": unknown key '", key, "'.");
+    }
   }
 
  private:
-  /// Returns a value in one line.
+  static constexpr std::size_t kMaxShown = 80;
+
+  /// Returns a value in one line, cut off where it gets long.
   static std::string flow(const YAML::Node& node) {
     YAML::Emitter emitter;
     emitter.SetMapFormat(YAML::Flow);
     emitter.SetSeqFormat(YAML::Flow);
     emitter << node;
-    return emitter.c_str();
+    const std::string line = emitter.c_str();
+    return line.size() > kMaxShown ? line.substr(0, kMaxShown) + "..." : line;
   }
 
   YAML::Node node_;
