@@ -26,6 +26,7 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_from_config,
     settings_with_flags,
 )
+from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 from paddleseg_segformer.inference.engines import BACKENDS
@@ -77,6 +78,7 @@ def run(args: Namespace) -> None:
     is_video = str(args.image_path or "").lower().endswith(VIDEO_SUFFIXES)
     images = [] if is_video else find_images(args.image_path, args.file_list)
     device = set_device(args.device)
+    keep_freed_memory()
     predictor = _predictor(args)
     logger.info("%s: %s", device, predictor.settings.describe())
     if is_video:

@@ -15,6 +15,7 @@ from paddleseg_segformer.cli.common import (
     set_up_logging,
 )
 from paddleseg_segformer.cli.inference_flags import add_inference_arguments, settings_from_config
+from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
 
@@ -58,6 +59,7 @@ def run(args: Namespace) -> None:
         raise UserError("--model_path is missing: name the weights to evaluate (.pdparams).")
     settings = settings_from_config(args, config.test_config, "aug_eval")
     device = set_device(args.device)
+    keep_freed_memory()
 
     from paddleseg_segformer.config.building import build_dataset
 

@@ -12,6 +12,7 @@ from paddleseg_segformer.analysis.benchmark.cases import MEAN, STD, Case
 from paddleseg_segformer.analysis.benchmark.files import Files, build_model, normalized
 from paddleseg_segformer.analysis.benchmark.subject import Subject, labels_of_logits, to_array
 from paddleseg_segformer.data.normalize import Normalize
+from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
@@ -44,6 +45,7 @@ def build(case: Case, files: Files) -> Subject:
 
 def _network(case: Case, files: Files) -> Callable[[Tensor], Tensor]:
     if case.engine == "ours":
+        keep_freed_memory()  # as the command lines do
         return build_model(files)
     from paddleseg_segformer.inference.engine_network import load_network
 
@@ -66,7 +68,6 @@ def _network_pass(network: Callable[[Tensor], Tensor], images: np.ndarray) -> Su
 def _training(files: Files, images: np.ndarray) -> Subject:
     """Return one step as the trainer does it, with the recipe's optimizer."""
     from paddleseg_segformer.config.building import build_optimizer
-    from paddleseg_segformer.engine.memory import keep_freed_memory
     from paddleseg_segformer.losses import CrossEntropyLoss
 
     keep_freed_memory()
