@@ -117,7 +117,15 @@ def upsample_to_input(logits: Tensor, hw: Sequence[int | Tensor], pad_multiple: 
     return upsample(logits, padded)[:, :, : hw[0], : hw[1]]
 
 
-def project(x: Tensor, weight: Tensor) -> Tensor:
-    """Apply a 1x1 convolution: (N, C, h, w) by a (C, D) weight -> (N, D, h, w)."""
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply a linear to each position: (N, C, h, w) by a (C, D) weight -> (N, D, h, w).
+
+    In a graph it is a 1x1 convolution, so that engines keep the maps in the layout of the
+    convolutions around them; otherwise a matrix product.
+    """
+    if not paddle.in_dynamic_mode():
+        return F.conv2d(x, weight.transpose([1, 0]).unsqueeze(-1).unsqueeze(-1), bias)
     out = paddle.matmul(weight, x.flatten(2), transpose_x=True)  # (N, D, L)
+    if bias is not None:
+        out = out + bias.unsqueeze(-1)
     return out.reshape([0, 0, x.shape[2], x.shape[3]])

@@ -18,7 +18,13 @@ from paddle import Tensor, nn
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.attention import EfficientSelfAttention
 from paddleseg_segformer.models.init import init_mit_weights
-from paddleseg_segformer.models.layers import Conv2D, DropPath, map_to_tokens, tokens_to_map
+from paddleseg_segformer.models.layers import (
+    Conv2D,
+    DropPath,
+    map_to_tokens,
+    project,
+    tokens_to_map,
+)
 
 PATCH_KERNELS = (7, 3, 3, 3)
 PATCH_STRIDES = (4, 2, 2, 2)
@@ -43,7 +49,8 @@ class MixFFN(nn.Layer):
     """Feed-forward network with a 3x3 depthwise convolution, which carries the positions.
 
     The hidden map is kept channel first: both linears are matrix products that read or write it in
-    that layout, so no transpose is needed around the convolution.
+    that layout, so no transpose is needed around the convolution. In a graph they are convolutions
+    too, see `project`.
     """
 
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
@@ -57,6 +64,10 @@ class MixFFN(nn.Layer):
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
+        if not paddle.in_dynamic_mode():
+            hidden = project(tokens_to_map(x, hw), self.fc1.weight, self.fc1.bias)
+            hidden = self.drop(F.gelu(self.dwconv(hidden)))
+            return self.drop(map_to_tokens(project(hidden, self.fc2.weight, self.fc2.bias)))
         hidden = paddle.matmul(self.fc1.weight, x, transpose_x=True, transpose_y=True)  # (N, 4C, L)
         hidden = (hidden + self.fc1.bias.unsqueeze(-1)).reshape([0, 0, hw[0], hw[1]])
         hidden = self.drop(F.gelu(self.dwconv(hidden))).flatten(2)

@@ -82,6 +82,20 @@ def test_report_names_every_engine(exported_everywhere) -> None:
         assert report.layer_norm_epsilons == {"1e-05": 10, "1e-06": 20}
 
 
+def test_openvino_fuses_attention(exported_everywhere) -> None:
+    if "avx512f" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("on other processors OpenVINO leaves attention in pieces")
+    network = load_network(exported_everywhere[1], "openvino", "cpu")
+    x = paddle.zeros([1, 3, 64, 96])
+    network(x)
+    network(x)  # compiled for this shape
+    [request] = network._compiled.values()
+    graph = request.get_compiled_model().get_runtime_model()
+    kinds = {operator.get_rt_info()["layerType"].astype(str) for operator in graph.get_ops()}
+    assert "Subgraph" in kinds
+    assert not {"MatMul", "Softmax"} & kinds
+
+
 def test_commands_take_a_backend(exported_everywhere, tmp_path) -> None:
     model, folder, deploy = exported_everywhere
     backend = "onnxruntime" if isinstance(model, SegFormer) else "openvino"
