@@ -63,9 +63,9 @@ def _run(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
 
-def _segformer(head: type[nn.Layer], **backbone: Any) -> nn.Layer:
+def _segformer(head: type[nn.Layer], num_classes: int = NUM_CLASSES, **backbone: Any) -> nn.Layer:
     encoder = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), **backbone)
-    return head(NUM_CLASSES, encoder, embedding_dim=16)
+    return head(num_classes, encoder, embedding_dim=16)
 
 
 def _segmenter(head: type[nn.Layer], *arguments: int, **backbone: Any) -> nn.Layer:
@@ -78,6 +78,7 @@ MODELS: dict[str, Callable[[], nn.Layer]] = {
     "SegFormerMM": lambda: _segformer(SegFormerMM),
     "LinearSegmenter": lambda: _segmenter(LinearSegmenter),
     "padded MaskSegmenter": lambda: _segmenter(MaskSegmenter, 16, 2, 2, pad_input=True),
+    "300 classes": lambda: _segformer(SegFormer, 300),
     "one channel": lambda: _segformer(SegFormer, in_channels=1),
     "four channels": lambda: _segformer(SegFormer, in_channels=4),
 }

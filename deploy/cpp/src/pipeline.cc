@@ -51,32 +51,30 @@ cv::Mat Pipeline::labels(const cv::Mat& image, Timings& timings) {
     const Timings::Scope scope(timings, Step::kPreprocess);
     return prepare(image);
   }();
-  const auto num_rows = static_cast<int>(prepared.rows.windows.size());
-  const auto num_columns = static_cast<int>(prepared.columns.windows.size());
-  std::vector<Span> reaches;
-  for (int row = 0; row < num_rows; ++row) reaches.push_back(prepared.rows.reach(row));
-
   cv::Mat label(image.size(), deploy_.output.num_classes <= 256 ? CV_8U : CV_16U);
   pieces_.clear();
   for (int top = 0; top < label.rows; top += kBandHeight) {
     const cv::Range band(top, std::min(top + kBandHeight, label.rows));
-    std::vector<WindowKey> reaching, missing;
-    for (int row = 0; row < num_rows; ++row)
-      for (int column = 0; column < num_columns; ++column)
-        if (reaches[row].first < band.end && reaches[row].second > band.start)
-          reaching.emplace_back(row, column);
-    std::copy_if(reaching.begin(), reaching.end(), std::back_inserter(missing),
-                 [&](const WindowKey& key) { return pieces_.count(key) == 0; });
-    compute(prepared, missing, timings);
-
+    const std::vector<WindowKey> keys = prepared.windows_reaching(band);
+    compute(prepared, keys, timings);
     const Timings::Scope scope(timings, Step::kUpsample);
     std::vector<const Piece*> pieces;
-    for (const WindowKey& key : reaching) pieces.push_back(&pieces_.at(key));
+    for (const WindowKey& key : keys) pieces.push_back(&pieces_.at(key));
     label_rows(pieces, band, label);
-    for (const WindowKey& key : reaching)
-      if (reaches[key.first].second <= band.end) pieces_.erase(key);
+    for (const WindowKey& key : keys)
+      if (prepared.reaches[key.first].second <= band.end) pieces_.erase(key);
   }
   return label;
+}
+
+std::vector<Pipeline::WindowKey> Pipeline::Prepared::windows_reaching(cv::Range band) const {
+  std::vector<WindowKey> keys;
+  for (int row = 0; row < static_cast<int>(rows.windows.size()); ++row) {
+    if (reaches[row].first >= band.end || reaches[row].second <= band.start) continue;
+    for (int column = 0; column < static_cast<int>(columns.windows.size()); ++column)
+      keys.emplace_back(row, column);
+  }
+  return keys;
 }
 
 Pipeline::Prepared Pipeline::prepare(const cv::Mat& original) const {
@@ -94,7 +92,10 @@ Pipeline::Prepared Pipeline::prepare(const cv::Mat& original) const {
     return Axis{length, windows, back_steps(steps, side), settings.is_one_step,
                 deploy_.output.pad_multiple};
   };
-  Prepared prepared{image, axis(image.rows, &cv::Size::height), axis(image.cols, &cv::Size::width)};
+  Prepared prepared{
+      image, axis(image.rows, &cv::Size::height), axis(image.cols, &cv::Size::width), {}};
+  for (int row = 0; row < static_cast<int>(prepared.rows.windows.size()); ++row)
+    prepared.reaches.push_back(prepared.rows.reach(row));
   if (settings.is_one_step &&
       (deploy_.output.pad_multiple > 1 ||
        std::any_of(steps.begin(), steps.end(), [](const SizeStep& step) { return step.pads; })))
@@ -121,8 +122,10 @@ void Pipeline::check_input(int height, int width) const {
          "(--is_slide --crop_size 1024 1024), or raise --max_side_px.");
 }
 
-void Pipeline::compute(const Prepared& prepared, const std::vector<WindowKey>& keys,
-                       Timings& timings) {
+void Pipeline::compute(const Prepared& prepared, std::vector<WindowKey> keys, Timings& timings) {
+  keys.erase(std::remove_if(keys.begin(), keys.end(),
+                            [&](const WindowKey& key) { return pieces_.count(key) > 0; }),
+             keys.end());
   const int exported_batch = deploy_.input.shape[0];
   const auto batch = static_cast<std::size_t>(exported_batch == -1 ? deploy_.settings.window_batch
                                                                    : exported_batch);

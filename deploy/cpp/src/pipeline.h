@@ -28,12 +28,15 @@ class Pipeline {
   struct Prepared {
     cv::Mat image;
     Axis rows, columns;
+    std::vector<Span> reaches;  // rows of the label map that each row of windows has a share in
+
+    std::vector<WindowKey> windows_reaching(cv::Range band) const;
   };
 
   Prepared prepare(const cv::Mat& image) const;
   void check_input(int height, int width) const;
-  /// Puts windows of one size through the network, several at a time.
-  void compute(const Prepared& prepared, const std::vector<WindowKey>& keys, Timings& timings);
+  /// Puts the windows that are not at hand through the network, several at a time.
+  void compute(const Prepared& prepared, std::vector<WindowKey> keys, Timings& timings);
   Tensor read(const Prepared& prepared, const std::vector<WindowKey>& keys) const;
   void keep(const Prepared& prepared, const std::vector<WindowKey>& keys, const Tensor& logits);
 
