@@ -86,7 +86,7 @@ def export_model(
             artefacts={
                 name: Artefact.of(folder, name) for name in ARTEFACT_FILES if name in formats
             },
-            input=InputSpec(full_input_shape(model, input_shape), model.backbone.min_input_px),
+            input=InputSpec(full_input_shape(model, input_shape), _min_side_px(model, formats)),
             output=_output(model, output_op),
             preprocess=_explicit(preprocess or Preprocess()),
             inference=(settings or InferenceSettings()).to_dict(),
@@ -105,6 +105,14 @@ def export_model(
             deploy.save(folder)
         replace_folder(save_dir, folder)
     return deploy
+
+
+def _min_side_px(model: nn.Layer, formats: Sequence[str]) -> int:
+    """Return the smallest side of images that all engines of these formats agree on."""
+    smallest = model.backbone.min_input_px
+    if set(formats) == {"paddle"}:
+        return smallest
+    return getattr(model.backbone, "min_portable_px", smallest)
 
 
 def check_save_dir(save_dir: str | os.PathLike[str]) -> None:

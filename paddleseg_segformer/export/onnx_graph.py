@@ -70,10 +70,21 @@ def save_onnx(static_graph: Sequence[Path], path: Path, output_op: str) -> None:
 
 
 def save_openvino(source: Path, path: Path) -> None:
-    """Write an ONNX file as OpenVINO's `.xml` and `.bin`, weights in float32."""
+    """Write an ONNX file as OpenVINO's `.xml` and `.bin`, weights in float32.
+
+    Raises:
+        UserError: OpenVINO does not take the file.
+    """
     import openvino
 
-    model = openvino.Core().read_model(str(source))
+    try:
+        model = openvino.Core().read_model(str(source))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"OpenVINO {openvino.__version__} cannot convert the model ({reason}). Leave openvino "
+            "out of --format, or use another version."
+        ) from None
     openvino.save_model(model, str(path), compress_to_fp16=False)
 
 

@@ -80,14 +80,16 @@ class MaskHead(nn.Layer):
 
     def class_maps(self, patches: Tensor) -> Tensor:
         """Return the cosine of each patch and each class in -1..1, (N, L, C) -> (N, L, K)."""
+        num_patches = patches.shape[1]
         patches = self.proj_input(patches)  # (N, L, D)
         classes = self.cls_token.expand([patches.shape[0], -1, -1])  # (N, K, D)
         tokens = paddle.concat([patches, classes], axis=1)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.decoder_norm(tokens)
-        patches = _unit_length(self.proj_patch(tokens[:, : -self.num_classes]))
-        classes = _unit_length(self.proj_class(tokens[:, -self.num_classes :]))
+        # cut from the front: exported slices that count from the end confuse OpenVINO
+        patches = _unit_length(self.proj_patch(tokens[:, :num_patches]))
+        classes = _unit_length(self.proj_class(tokens[:, num_patches:]))
         return paddle.matmul(patches, classes, transpose_y=True)
 
 

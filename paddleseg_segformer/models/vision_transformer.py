@@ -157,6 +157,8 @@ class VisionTransformer(nn.Layer):
         self.pos_embed_interpolation = pos_embed_interpolation
         self.pad_multiple = patch_size if pad_input else 1  # see `layers.upsample_to_input`
         self.min_input_px = 1 if pad_input else patch_size
+        # two patches per side: Paddle resizes to a single one in a way of its own
+        self.min_portable_px = patch_size + 1 if pad_input else 2 * patch_size
         num_tokens = 1 + self.grid_hw[0] * self.grid_hw[1]
         self.patch_embed = PatchEmbed(in_channels, embed_dim, patch_size, pad_input)
         self.pos_embed = self.create_parameter([1, num_tokens, embed_dim])

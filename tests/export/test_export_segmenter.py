@@ -1,4 +1,4 @@
-"""Exported Segmenters in Paddle Inference against dygraph, with both rules for input sizes."""
+"""Exported Segmenters in every engine against dygraph, with both rules for input sizes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.deploy_config import DeployConfig
+from paddleseg_segformer.inference.engine_network import load_network
 from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
@@ -63,6 +64,23 @@ def test_export_gives_logits_and_labels_of_the_model(head, encoder, tmp_path) ->
     expected, found = (predict_label(each, image, preprocess, SLIDE) for each in (model, network))
     assert len(np.unique(expected)) > 2
     assert (found == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize("encoder", [{}, ORIGINAL], ids=["floored", "padded"])
+@pytest.mark.parametrize("head", ["linear", "mask"])
+def test_other_engines_give_the_logits_of_the_model(head, encoder, tmp_path) -> None:
+    model = small_segmenter(head, **encoder)
+    deploy = export_model(model, tmp_path / "out", formats=("onnx", "openvino"))
+    assert deploy.input.min_side_px == (17 if encoder else 32)
+    for backend in ("onnxruntime", "openvino"):
+        network = load_network(tmp_path / "out", backend, "cpu", threads=2)
+        for shape in ((1, 3, 64, 64), (2, 3, 33, 100), (1, 3, 40, 150), (2, 3, 33, 100)):
+            x = paddle.randn(shape)
+            with paddle.no_grad():
+                expected = model(x).numpy()
+            np.testing.assert_allclose(network(x).numpy(), expected, atol=1e-4 * expected.std())
+        with pytest.raises(UserError, match="px or more per side"):
+            network(paddle.randn([1, 3, 64, 16]))
 
 
 @pytest.mark.parametrize("output_op", ["argmax", "softmax"])
