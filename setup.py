@@ -28,7 +28,7 @@ def read_version() -> str:
 setup(
     name=PACKAGE,
     version=read_version(),
-    description="SegFormer for PaddlePaddle: models, training, evaluation, export and deployment",
+    description="SegFormer and Segmenter for PaddlePaddle: models, training, export, deployment",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -11,15 +11,23 @@ import numpy as np
 import yaml
 
 from paddleseg_segformer.engine.distributed import of_first_process
-from paddleseg_segformer.engine.state import CONFIG, checkpoints, read_checkpoint, serial
+from paddleseg_segformer.engine.state import checkpoints, read_checkpoint, serial
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import clear_leftovers
+from paddleseg_segformer.pretrained import CONFIG
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 # Keys of the model that may change under way: they leave the meaning of its weights as it is.
-_FREE_MODEL_KEYS = ("pretrained", "drop_rate", "attn_drop_rate", "drop_path_rate", "dropout_rate")
+_FREE_MODEL_KEYS = (
+    "pretrained",
+    "drop_rate",
+    "attn_drop_rate",
+    "drop_path_rate",
+    "dropout_rate",
+    "use_recompute",
+)
 _ABSENT = "(absent)"
 
 

@@ -45,7 +45,6 @@ from paddleseg_segformer.engine.optimizer import build_lr_schedule
 from paddleseg_segformer.engine.precision import Precision
 from paddleseg_segformer.engine.resume import check_config, find_checkpoint
 from paddleseg_segformer.engine.state import (
-    CONFIG,
     BestModel,
     read_best,
     read_checkpoint,
@@ -59,6 +58,7 @@ from paddleseg_segformer.files import make_folder, write_text
 from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.pretrained import CONFIG
 
 logger = logging.getLogger(__name__)
 

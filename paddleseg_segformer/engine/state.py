@@ -19,12 +19,11 @@ from paddleseg_segformer.engine.manifest import read_manifest, verify_manifest, 
 from paddleseg_segformer.engine.trainer import Trainer
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_folder, write_text
+from paddleseg_segformer.pretrained import CONFIG, WEIGHTS
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = "model.pdparams"
 STATE = "model.pdopt"
-CONFIG = "config.yml"
 BEST = "best_model"
 FORMAT_VERSION = 2
 

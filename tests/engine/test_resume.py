@@ -122,6 +122,7 @@ def test_leftovers_of_a_killed_run_are_cleared(folder, capsys):
 def test_changed_keys_are_logged_old_to_new(folder, capsys):
     assert train(folder, "out", "--iters", "2") == 0
     flags = ("--opts", "lr_scheduler.learning_rate=0.02", "model.backbone.drop_path_rate=0.0")
+    flags += ("model.backbone.use_recompute=True",)
     assert train(folder, "out", *AUTO, "--iters", "3", "--batch_size", "1", *flags) == 0
     printed = capsys.readouterr().out
     changes = re.findall(r"changed since the checkpoint: (.*)", printed)
@@ -130,6 +131,7 @@ def test_changed_keys_are_logged_old_to_new(folder, capsys):
         "lr_scheduler.learning_rate: 0.01 -> 0.02",
         "batch_size: 2 -> 1",
         "iters: 2 -> 3",
+        "model.backbone.use_recompute: (absent) -> True",
     ]
 
 
