@@ -122,7 +122,6 @@ def test_wrong_variant_is_no_start(tmp_path):
     ("content", "message"),
     [
         (b"", "not a readable weight file: it is empty"),
-        (b"PK\x03\x04 something else", "not a readable PyTorch weight file"),
         (b"\x80\x04 something else", "not a readable Paddle weight file"),
         (pickle.dumps([1, 2]), "expected a dictionary of weights"),
     ],
@@ -132,6 +131,13 @@ def test_other_files_are_refused(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         load_weights(segformer(), path)
+
+
+def test_other_zip_files_are_refused(tmp_path):
+    pytest.importorskip("torch")
+    test_other_files_are_refused(
+        tmp_path, b"PK\x03\x04 something else", "not a readable PyTorch weight file"
+    )
 
 
 def test_pickle_that_would_run_code_is_refused(tmp_path):
