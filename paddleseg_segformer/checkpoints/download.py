@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from paddleseg_segformer.checkpoints.containers import FOLDER_FILES
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_path, make_folder
+from paddleseg_segformer.files import atomic_path, make_folder, sha256
 
 TIMEOUT_S = 20
 ATTEMPTS = 3  # per call; each goes on where the one before broke off
@@ -204,13 +204,10 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
 def _verify(path: Path, remote: Remote) -> None:
     if not remote.sha256:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(remote.sha256):
+    digest = sha256(path)
+    if not digest.startswith(remote.sha256):
         raise UserError(
-            f"{path}: its SHA-256 starts with {digest.hexdigest()[: len(remote.sha256)]}, expected "
+            f"{path}: its SHA-256 starts with {digest[: len(remote.sha256)]}, expected "
             f"{remote.sha256}. Delete the file and fetch it again from {remote.url}."
         )
 
