@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddleseg_segformer.analysis.activations import activation_bytes
 from paddleseg_segformer.analysis.benchmark import report
 from paddleseg_segformer.analysis.benchmark.cases import (
     ENGINES,
@@ -152,6 +153,32 @@ def test_speed_is_taken_pass_by_pass_and_the_floor_from_the_fastest_product():
     assert report.gmacs(slide) == pytest.approx(3 * report.gmacs(SETTING))
     train = Setting("train", "B0", (64, 64), 4, 1, 19)
     assert report.gmacs(train) == pytest.approx(12 * report.gmacs(SETTING))
+
+
+def test_our_best_engine_is_compared_with_the_best_of_the_others_and_each_with_its_twin():
+    times = {
+        Case("ours", SETTING): [8.0, 8.0],
+        Case("ours-openvino", SETTING): [2.0, 3.0],
+        Case("ours-openvino", SETTING, "bf16"): [1.0, 1.0],
+        Case("paddleseg", SETTING): [16.0, 16.0],
+        Case("transformers", SETTING): [6.0, 6.0],
+    }
+    group = Group(SETTING, [Measurement(case, ms, ms) for case, ms in times.items()], [1.0], [1.0])
+    found = report.comparisons(group)
+    assert found == {
+        "ours, OpenVINO against transformers, eager": 2.4,
+        "ours, OpenVINO, bf16 against transformers, eager": 6.0,
+        "ours, dygraph against PaddleSeg, dygraph": 2.0,
+    }
+    assert "2.40 times: ours, OpenVINO against" in report.table(group, "paddleseg")
+
+
+def test_traffic_is_that_of_the_activations():
+    group = Group(SETTING, [], gflop_s=[1.0], copy_gb_s=[1.0, 2.0])
+    expected = sum(activation_bytes(build_published("B0", 19), (64, 64)).values())
+    assert report.traffic_ms(group) == pytest.approx(1e3 * expected / 2e9)
+    train = Group(Setting("train", "B0", (64, 64), 4, 1, 19), [], copy_gb_s=[1.0])
+    assert report.traffic_ms(train) is None
 
 
 def test_failed_case_stands_below_the_table():

@@ -16,6 +16,7 @@ from paddleseg_segformer.analysis.benchmark.runner import Group, Measurement, Pl
 from paddleseg_segformer.files import atomic_path, write_text
 
 TRAINING_PASSES = 3  # one forward, and about two in the backward pass
+OURS = "ours"  # how the names of our engines begin
 
 COLUMNS = (
     "engine",
@@ -70,6 +71,61 @@ def floor_ms(group: Group) -> float:
     return 2e3 * gmacs(group.setting) / max(group.gflop_s)
 
 
+@lru_cache
+def traffic_gb(setting: Setting) -> float | None:
+    """Return the activations of one pass of our network, 1e9 bytes; not known for a training step.
+
+    Each is written once and read once, as the large copy does (see `analysis.activations`).
+    """
+    from paddleseg_segformer.analysis.activations import activation_bytes
+    from paddleseg_segformer.analysis.published import build_published
+
+    if setting.task == "train":
+        return None
+    model = build_published(setting.variant, setting.num_classes)
+    return setting.num_passes * sum(activation_bytes(model, setting.size_hw).values()) / 1e9
+
+
+def traffic_ms(group: Group) -> float | None:
+    """Return the time of that traffic at the rate of the large copy."""
+    traffic = traffic_gb(group.setting)
+    return None if traffic is None else 1e3 * traffic / max(group.copy_gb_s)
+
+
+def best_of(group: Group, is_ours: bool, precision: str) -> Measurement | None:
+    """Return the case with the least median among our engines, or among the others."""
+    items = [
+        item
+        for item in group.measurements
+        if not item.error
+        and item.case.engine.startswith(OURS) == is_ours
+        and item.case.precision == precision
+    ]
+    return min(items, key=lambda item: median(item.ms), default=None)
+
+
+def comparisons(group: Group) -> dict[str, float]:
+    """Return our best engine in each precision against the best float32 one of the others.
+
+    And ours against PaddleSeg's model, engine by engine. All are quotients of medians.
+    """
+    best_peer = best_of(group, False, "fp32")
+    found: dict[str, float] = {}
+    for precision in dict.fromkeys(item.case.precision for item in group.measurements):
+        best = best_of(group, True, precision)
+        if best and best_peer:
+            found[_against(best, best_peer)] = median(best_peer.ms) / median(best.ms)
+    for name in (name for name in ENGINES if name.startswith(OURS)):
+        own, twin = base_of(group, name), base_of(group, name.replace(OURS, "paddleseg", 1))
+        if own and twin:
+            found[_against(own, twin)] = median(twin.ms) / median(own.ms)
+    return found
+
+
+def _against(own: Measurement, other: Measurement) -> str:
+    return f"{own.case.title} against {other.case.title}"
+
+
 def to_dict(group: Group, base: str) -> list[dict[str, Any]]:
     """Return one plain record per case."""
     against = base_of(group, base)
@@ -84,6 +140,7 @@ def _record(group: Group, item: Measurement, against: Measurement | None) -> dic
         "gmacs_rewritten": gmacs(group.setting),
         "machine_gflop_s": max(group.gflop_s, default=None),
         "machine_copy_gb_s": max(group.copy_gb_s, default=None),
+        "traffic_ms": traffic_ms(group) if group.copy_gb_s else None,
         "error": item.error,
     }
     if item.error is not None:
@@ -121,6 +178,7 @@ def write_json(
         "machine": machine,
         "tasks": {name: TASKS[name] for name in dict.fromkeys(g.setting.task for g in groups)},
         "base": base,
+        "comparisons": {str(group.setting): comparisons(group) for group in groups},
         "repeats": plan.repeats,
         "warmup": plan.warmup,
         "cases": [record for group in groups for record in to_dict(group, base)],
@@ -132,10 +190,13 @@ def table(group: Group, base: str) -> str:
     """Return one setting's figures as text."""
     lines = [f"\n{group.setting}\n  {TASKS[group.setting.task]}"]
     if group.gflop_s:
+        traffic = traffic_ms(group)
         lines.append(
             f"  machine: {max(group.gflop_s):.0f} GFLOP/s (matrix product), "
             f"{max(group.copy_gb_s):.1f} GB/s (copy); floor: {gmacs(group.setting):.2f} GMACs = "
-            f"{floor_ms(group):.1f} ms; speed: against {ENGINES[base].title}"
+            f"{floor_ms(group):.1f} ms; "
+            + (f"activations copied once: {traffic:.1f} ms; " if traffic else "")
+            + f"speed: against {ENGINES[base].title}"
         )
     records = to_dict(group, base)
     rows = [COLUMNS, *(_cells(record) for record in records if record["error"] is None)]
@@ -144,6 +205,7 @@ def table(group: Group, base: str) -> str:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  " + "  ".join([row[0].ljust(widths[0]), *cells]))
     lines += [f"  {r['title']}: failed: {r['error']}" for r in records if r["error"] is not None]
+    lines += [f"  {ratio:.2f} times: {names}" for names, ratio in comparisons(group).items()]
     return "\n".join(lines)
 
 
