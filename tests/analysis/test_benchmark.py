@@ -23,11 +23,11 @@ from paddleseg_segformer.analysis.benchmark.runner import (
     Group,
     Measurement,
     Plan,
-    Worker,
-    WorkerFailed,
     resized,
 )
+from paddleseg_segformer.analysis.benchmark.worker import BENCHMARK
 from paddleseg_segformer.analysis.complexity import count_macs
+from paddleseg_segformer.analysis.processes import Worker, WorkerFailed
 from paddleseg_segformer.analysis.published import build_published
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.cli.benchmark import installed_engines
@@ -96,7 +96,9 @@ def test_broken_case_is_named_and_ends_the_run_only_where_nothing_is_left(tiny_r
 
 
 def test_worker_that_dies_says_how(tmp_path):
-    worker = Worker({"case": {"engine": "no such engine"}}, 1, tmp_path / "log", 60.0)
+    worker = Worker(
+        f"{BENCHMARK}.worker", {"case": {"engine": "no such engine"}}, 1, tmp_path / "log", 60.0
+    )
     with pytest.raises(WorkerFailed, match="died with status 1"):
         worker.ask("load")
     worker.close()

@@ -6,12 +6,7 @@ threads of the last one have gone to sleep.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import selectors
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +19,7 @@ import numpy as np
 from paddleseg_segformer.analysis.benchmark.cases import REFERENCE, Case, Setting
 from paddleseg_segformer.analysis.benchmark.files import Files, ensure, ensure_images
 from paddleseg_segformer.analysis.benchmark.worker import BENCHMARK, LABELS, LOGITS
+from paddleseg_segformer.analysis.processes import Worker, WorkerFailed
 from paddleseg_segformer.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -77,65 +73,6 @@ class Group:
     copy_gb_s: list[float] = field(default_factory=list)
 
 
-class WorkerFailed(Exception):
-    """A case's process said why it cannot go on, or died."""
-
-
-class Worker:
-    """A process that answers commands."""
-
-    def __init__(self, values: dict[str, Any], threads: int, log: Path, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._log = log
-        numbers = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(numbers, str(threads))}
-        with open(log, "wb") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", f"{BENCHMARK}.worker", json.dumps(values)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=environment,
-            )
-
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Return the answer to a command.
-
-        Raises:
-            WorkerFailed: it failed, died, or took too long.
-        """
-        process = self._process
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write((json.dumps({"do": do, **arguments}) + "\n").encode())
-            process.stdin.flush()
-        except BrokenPipeError:
-            raise WorkerFailed(self._last_words()) from None
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            if not selector.select(self._limit_s):
-                raise WorkerFailed(f"no answer to {do!r} within {self._limit_s:g} s")
-        line = process.stdout.readline()
-        if not line:
-            raise WorkerFailed(self._last_words())
-        answer = json.loads(line)
-        if "error" in answer:
-            raise WorkerFailed(answer["error"])
-        return answer
-
-    def _last_words(self) -> str:
-        status = self._process.wait()
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        if status == -9:
-            return "killed by the system: probably out of memory"
-        return f"died with status {status}: {lines[-1] if lines else 'without a word'}"
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.communicate()
-
-
 def run(cases: dict[Setting, list[Case]], plan: Plan) -> Iterator[Group]:
     """Measure all cases; yield the cases of each setting when they are done."""
     for setting, members in cases.items():
@@ -173,7 +110,8 @@ class _Run:
 
     def _start(self, name: str, values: dict[str, Any]) -> Worker:
         log = self.folder / f"{name}.log"
-        return Worker(values, self.setting.threads, log, self.plan.limit_s)
+        module = f"{BENCHMARK}.worker"
+        return Worker(module, values, self.setting.threads, log, self.plan.limit_s)
 
     def _attempt(self, measurement: Measurement, step: Callable[[Measurement], None]) -> None:
         """Do a step of a case; where it fails, the case ends and the others go on."""

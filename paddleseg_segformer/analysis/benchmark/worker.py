@@ -6,10 +6,8 @@ of the machine is a case of its own, `{"floor": THREADS}`.
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from paddleseg_segformer.analysis.benchmark.files import Files
 from paddleseg_segformer.analysis.benchmark.machine import Floor
 from paddleseg_segformer.analysis.benchmark.memory import peak_mib
 from paddleseg_segformer.analysis.benchmark.subject import Subject
+from paddleseg_segformer.analysis.processes import answer_commands
 
 BENCHMARK = "paddleseg_segformer.analysis.benchmark"
 LABELS, LOGITS = "labels.npy", "logits.npy"
@@ -59,12 +58,12 @@ class CaseWorker:
         peak = peak_mib()
         return {"peak_mib": peak, "beyond_empty_mib": peak - self.empty_mib}
 
-    def write_result(self, folder: Path) -> dict[str, Any]:
+    def write_result(self, folder: str) -> dict[str, Any]:
         """Write labels and logits of the last pass."""
         assert self.subject is not None
-        np.save(folder / LABELS, self.subject.labels(self.result))
+        np.save(Path(folder) / LABELS, self.subject.labels(self.result))
         if self.subject.logits is not None:
-            np.save(folder / LOGITS, self.subject.logits(self.result).astype(np.float32))
+            np.save(Path(folder) / LOGITS, self.subject.logits(self.result).astype(np.float32))
         return {}
 
 
@@ -87,26 +86,13 @@ class FloorWorker:
         return {"gflop_s": gflops, "copy_gb_s": copy_gb_s}
 
 
-def main() -> None:
-    """Answer commands until the input ends."""
-    # libraries print as they like: answers get a channel of their own
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    worker: Any = _worker(json.loads(sys.argv[1]))
-    commands = {"load": "load", "pass": "one_pass", "memory": "memory", "result": "write_result"}
-    for line in sys.stdin:
-        command = json.loads(line)
-        arguments = [Path(command["folder"])] if "folder" in command else []
-        try:
-            answer = getattr(worker, commands[command["do"]])(*arguments)
-        except Exception as error:  # any engine's: it is this case's result
-            lines = str(error).strip().splitlines() or [""]
-            answer = {"error": f"{type(error).__name__}: {lines[-1].strip()}"}
-            import traceback
-
-            traceback.print_exc()
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+def _commands(values: dict[str, Any]) -> dict[str, Callable[..., dict[str, Any]]]:
+    worker = _worker(values)
+    commands: dict[str, Callable[..., dict[str, Any]]]
+    commands = {"load": worker.load, "pass": worker.one_pass}
+    if isinstance(worker, CaseWorker):
+        commands |= {"memory": worker.memory, "result": worker.write_result}
+    return commands
 
 
 def _worker(values: dict[str, Any]) -> CaseWorker | FloorWorker:
@@ -118,4 +104,4 @@ def _worker(values: dict[str, Any]) -> CaseWorker | FloorWorker:
 
 
 if __name__ == "__main__":
-    main()
+    answer_commands(_commands)
