@@ -52,8 +52,11 @@ def check_pixels(path: str | os.PathLike[str], height: int, width: int, num_page
         )
 
 
-def check_image(path: Path, content: bytes) -> None:
+def check_image(path: Path, content: bytes) -> tuple[int, int]:
     """Refuse a file whose header is of no known image format, or claims too many pixels.
+
+    Returns:
+        The claimed (height, width), before any orientation in the file is obeyed.
 
     Raises:
         UserError: the file is named, and what was found.
@@ -65,6 +68,7 @@ def check_image(path: Path, content: bytes) -> None:
             f"{', '.join(FORMATS)}, and NumPy arrays as .npy."
         )
     check_pixels(path, *size_hw)
+    return size_hw
 
 
 @contextmanager
@@ -84,8 +88,11 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
         yield image
 
 
-def check_array(path: Path, content: bytes) -> None:
+def check_array(path: Path, content: bytes) -> tuple[int, ...]:
     """Refuse a `.npy` whose header claims other bytes than follow it, objects, or too many pixels.
+
+    Returns:
+        The claimed shape.
 
     Raises:
         UserError: the file is named, and what was found.
@@ -112,6 +119,7 @@ def check_array(path: Path, content: bytes) -> None:
         )
     if len(shape) in (2, 3):
         check_pixels(path, shape[0], shape[1])
+    return tuple(shape)
 
 
 def _pillow_size(content: bytes) -> tuple[int, int] | None:

@@ -36,13 +36,27 @@ def read_image(path: str | os.PathLike[str], img_channels: int = 3) -> np.ndarra
         UserError: the file is missing, cannot be decoded, is cut off, or has other channels.
     """
     path = Path(path)
+    return decode_image(path, _read_bytes(path), img_channels)
+
+
+def decode_image(path: Path, content: bytes, img_channels: int = 3) -> np.ndarray:
+    """Decode a file's content as `read_image` does.
+
+    Args:
+        path: Its name, for messages; the suffix tells `.npy` and TIFF files from others.
+        content: The file, not empty.
+        img_channels: As of `read_image`.
+
+    Raises:
+        UserError: it cannot be decoded, is cut off, or has other channels.
+    """
     if path.suffix.lower() == ".npy":
-        image = _read_array(path)
+        image = _decode_array(path, content)
     elif img_channels in (1, 3):
         flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
-        image = _decode(path, flag)
+        image = _decode(path, content, flag)
     else:
-        image = _read_bands(path)
+        image = _decode_bands(path, content)
     image = image[:, :, None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] != img_channels:
         raise UserError(
@@ -62,7 +76,9 @@ def read_label(path: str | os.PathLike[str]) -> np.ndarray:
         UserError: the file is missing, cannot be decoded, or does not hold one id per pixel.
     """
     path = Path(path)
-    label = _read_array(path) if path.suffix.lower() == ".npy" else _read_ids(path)
+    content = _read_bytes(path)
+    decode = _decode_array if path.suffix.lower() == ".npy" else _decode_ids
+    label = decode(path, content)
     if label.ndim != 2 or label.dtype.kind not in "bui":
         raise UserError(
             f"{path}: found a label of shape {label.shape} and type {label.dtype}, "
@@ -118,9 +134,8 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _decode(path: Path, flag: int) -> np.ndarray:
+def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     """Return an image decoded by OpenCV with `flag`, colours in the order red, green, blue."""
-    content = _read_bytes(path)
     if _is_cut_jpeg(content):
         raise UserError(f"{path}: the JPEG file is cut off. Replace it or remove it.")
     check_image(path, content)
@@ -147,28 +162,25 @@ def _is_cut_jpeg(content: bytes) -> bool:
     return end < 0 or content.find(_JPEG_SCAN, end) >= 0
 
 
-def _read_array(path: Path) -> np.ndarray:
+def _decode_array(path: Path, content: bytes) -> np.ndarray:
     """Return the array in a `.npy` file."""
-    content = _read_bytes(path)
     check_array(path, content)
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
-def _read_bands(path: Path) -> np.ndarray:
+def _decode_bands(path: Path, content: bytes) -> np.ndarray:
     """Return an image with all its bands (H, W, C): the pages of a TIFF file, or its channels."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return _decode(path, cv2.IMREAD_UNCHANGED)
-    pages = _read_pages(path)
+    is_tiff = path.suffix.lower() in (".tif", ".tiff")
+    pages = _decode_pages(path, content) if is_tiff else []
     if len(pages) < 2:
-        return _decode(path, cv2.IMREAD_UNCHANGED)
+        return _decode(path, content, cv2.IMREAD_UNCHANGED)
     if len({page.shape for page in pages}) > 1:
         raise UserError(f"{path}: the pages differ in size; expected one page per band.")
     return np.dstack(pages)
 
 
-def _read_pages(path: Path) -> list[np.ndarray]:
+def _decode_pages(path: Path, content: bytes) -> list[np.ndarray]:
     """Return the pages of a TIFF file; none if its bands are not stored as pages."""
-    content = _read_bytes(path)
     pages = []
     try:
         with open_image(content) as file:
@@ -187,9 +199,8 @@ def _read_pages(path: Path) -> list[np.ndarray]:
     return pages
 
 
-def _read_ids(path: Path) -> np.ndarray:
+def _decode_ids(path: Path, content: bytes) -> np.ndarray:
     """Return the ids of an image file; a palette's colours are not looked at."""
-    content = _read_bytes(path)
     check_image(path, content)
     try:
         with open_image(content) as file:

@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 from small_datasets import write_image
 
-from paddleseg_segformer.data.io import encode_label, read_image, read_label, write_label
+from paddleseg_segformer.data.io import (
+    decode_image,
+    encode_label,
+    read_image,
+    read_label,
+    write_label,
+)
 from paddleseg_segformer.errors import UserError
 
 
@@ -169,3 +175,15 @@ def test_thumbnail_does_not_hide_a_cut(tmp_path: Path, image: np.ndarray) -> Non
 def _write(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
+
+
+def test_decoding_a_file_s_content_is_reading_it(tmp_path: Path, image: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image).save(tmp_path / "turned.jpg", exif=exif)
+    np.save(tmp_path / "array.npy", image)
+    for path in (tmp_path / "turned.jpg", tmp_path / "array.npy"):
+        decoded = decode_image(Path(path.name), path.read_bytes())
+        np.testing.assert_array_equal(decoded, read_image(path))
+    with pytest.raises(UserError, match=r"^x\.png: cannot be decoded"):
+        decode_image(Path("x.png"), b"no image")
