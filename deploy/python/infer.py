@@ -60,7 +60,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", required=True, help="deploy.yaml of the export, or its folder")
-    add("--image_path", required=True, help="image, folder, or list file (.txt)")
+    add("--image_path", help="image, folder, or list file (.txt)")
+    add(
+        "--self_check",
+        action="store_true",
+        help="first compare the engine with the labels that the export expects for its fixture "
+        "image; exit status 1 if they differ. Without --image_path nothing else is done",
+    )
     add("--save_dir", default="output/infer", help="folder of the results")
     add("--device", default="cpu", help="cpu, gpu or gpu:1")
     add("--cpu_threads", type=int, default=os.cpu_count(), help="threads of the network on the CPU")
@@ -100,10 +106,13 @@ def run(args: argparse.Namespace) -> None:
     try:
         from paddleseg_segformer.inference.image_sources import find_images, read_ahead
 
-        images = find_images(args.image_path)
+        is_check_alone = args.self_check and not args.image_path
+        images = [] if is_check_alone else find_images(args.image_path)
         predictor = make_predictor(args)
     except ImportError as error:
         raise explain(error) from None
+    if is_check_alone:
+        return
     if args.benchmark:  # the first calls set up memory
         predict(list(read_ahead(images[:1], predictor.img_channels)), predictor)
         seconds.clear()
@@ -132,10 +141,13 @@ def make_predictor(args: argparse.Namespace) -> Predictor:
     from paddleseg_segformer.inference.engine_network import load_network
     from paddleseg_segformer.inference.predictor import Predictor
     from paddleseg_segformer.inference.preprocess import Preprocess
+    from paddleseg_segformer.inference.self_check import self_check
     from paddleseg_segformer.inference.settings import InferenceSettings
 
     network = load_network(args.config, args.backend, args.device, args.cpu_threads, args.precision)
     args.engine = network.description
+    if args.self_check:
+        print(self_check(network, args.config).line)
     deploy = network.deploy
     exported = InferenceSettings.from_dict(deploy.inference)
     args.window_batch = args.window_batch or max(exported.window_batch, args.batch_size)

@@ -55,6 +55,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="engine of --export_dir; without it: the fastest that is installed and reads what was "
         "exported",
     )
+    add(
+        "--self_check",
+        action="store_true",
+        help="first compare the engine with the labels that --export_dir expects for its fixture "
+        "image; exit status 1 if they differ. Without --image_path nothing else is done",
+    )
     add("--image_path", help="image, folder, list file (.txt), or video (.mp4, .avi, .mov)")
     add("--file_list", help="list file, an image a line, relative to --image_path or to the list")
     add("--save_dir", default="output/result", help="folder of the results")
@@ -76,10 +82,14 @@ def run(args: Namespace) -> None:
     if not 0 <= args.overlay_alpha <= 1:
         raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
     is_video = str(args.image_path or "").lower().endswith(VIDEO_SUFFIXES)
-    images = [] if is_video else find_images(args.image_path, args.file_list)
+    is_check_alone = args.self_check and not (args.image_path or args.file_list)
+    has_images = not (is_video or is_check_alone)
+    images = find_images(args.image_path, args.file_list) if has_images else []
     device = set_device(args.device)
     keep_freed_memory()
     predictor = _predictor(args)
+    if is_check_alone:
+        return
     logger.info("%s: %s", device, predictor.settings.describe())
     if is_video:
         _predict_video(predictor, Path(args.image_path), args)
@@ -93,6 +103,7 @@ def run(args: Namespace) -> None:
 def _predictor(args: Namespace) -> Predictor:
     """Build the predictor that the flags describe."""
     from paddleseg_segformer.inference.predictor import Predictor
+    from paddleseg_segformer.inference.self_check import self_check
 
     if args.export_dir:
         if args.config or args.model_path:
@@ -100,11 +111,14 @@ def _predictor(args: Namespace) -> Predictor:
         predictor = Predictor.from_export(
             args.export_dir, threads=os.cpu_count() or 1, backend=args.backend or "auto"
         )
+        if args.self_check:
+            logger.info(self_check(predictor, args.export_dir).line)
         base = predictor.settings
         predictor.settings = settings_with_flags(args, base, "aug_pred", args.aug_pred)
     else:
-        if args.backend:
-            raise UserError("--backend has no effect without --export_dir. Add --export_dir.")
+        for flag in ("backend", "self_check"):
+            if getattr(args, flag):
+                raise UserError(f"--{flag} has no effect without --export_dir. Add --export_dir.")
         if not args.model_path:
             raise UserError(
                 "give --config and --model_path, or --export_dir, or --model_path alone."

@@ -17,6 +17,7 @@ from paddle import nn
 import paddleseg_segformer
 from paddleseg_segformer.data.labels import LabelSet, generic_label_set
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export.fixture import write_fixture
 from paddleseg_segformer.export.onnx_graph import (
     CONVERTERS,
     check_formats,
@@ -29,6 +30,7 @@ from paddleseg_segformer.files import make_folder, replace_folder
 from paddleseg_segformer.inference.deploy_config import (
     ARTEFACT_FILES,
     FILE_NAME,
+    FIXTURE_FILES,
     Artefact,
     DeployConfig,
     InputSpec,
@@ -52,7 +54,7 @@ def export_model(
     is_verified: bool = True,
     formats: Sequence[str] = ("paddle",),
 ) -> DeployConfig:
-    """Write the network's files (see `ARTEFACT_FILES`) and `deploy.yaml`; all of them, or nothing.
+    """Write the network's files, a fixture and `deploy.yaml`; all of them, or nothing.
 
     Args:
         model: SegFormer, SegFormerMM or a Segmenter; it is put into evaluation mode.
@@ -94,6 +96,7 @@ def export_model(
             palette=[list(color) for color in label_set.palette],
             ignore_index=label_set.ignore_index,
         )
+        deploy = replace(deploy, fixture=write_fixture(model, deploy, folder))
         deploy.save(folder)
         if is_verified:
             verified = verify(model, folder)
@@ -126,7 +129,11 @@ def check_save_dir(save_dir: str | os.PathLike[str]) -> None:
         raise UserError(f"{save_dir}: expected a folder, found a file. Choose another save_dir.")
     if not save_dir.is_dir():
         return
-    ours = {FILE_NAME, *(file for files in ARTEFACT_FILES.values() for file in files)}
+    ours = {
+        FILE_NAME,
+        *FIXTURE_FILES,
+        *(file for files in ARTEFACT_FILES.values() for file in files),
+    }
     others = sorted({item.name for item in save_dir.iterdir()} - ours)
     if others:
         more = ", ..." if len(others) > 3 else ""

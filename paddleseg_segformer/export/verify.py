@@ -8,28 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddleseg_segformer.data.street_scenes import SMALLEST_SIDE_PX, render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.epsilons import check_epsilons
+from paddleseg_segformer.export.fixture import reference_output
 from paddleseg_segformer.inference.deploy_config import DeployConfig, InputSpec, Verification
 from paddleseg_segformer.inference.engine_network import EngineNetwork, network_class
 from paddleseg_segformer.inference.engines import ENGINES
-from paddleseg_segformer.inference.pipeline import Pipeline
-from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.models.layers import upsample_to_input
+from paddleseg_segformer.inference.self_check import compare_with_fixture
 
 TOLERANCE = 1e-4  # of the largest difference, times max(1, std of the values)
 MIN_AGREEMENT = 0.999  # of labels: where two classes are equally likely, rounding decides
 SIZES_HW = ((64, 64), (97, 131), (29, 33))  # tried where the size is free
-SCENE_HW = (96, 160)
 ANY_BATCHES = (2, 1)  # tried where the batch size is free
 
 
 def verify(model: nn.Layer, folder: Path) -> dict[str, list[Verification]]:
-    """Compare an export with its model: values on random inputs, labels on an image.
+    """Compare an export with its model: values on random inputs, labels on the fixture.
 
     Args:
         model: The model as it was before the export, in evaluation mode.
@@ -44,7 +40,7 @@ def verify(model: nn.Layer, folder: Path) -> dict[str, list[Verification]]:
     deploy = DeployConfig.load(folder)
     op = deploy.output.op
     inputs = list(_inputs(deploy.input))
-    references = [_reference(model, x, op) for x in inputs]
+    references = [reference_output(model, x, op) for x in inputs]
     verified: dict[str, list[Verification]] = {name: [] for name in deploy.artefacts}
     for name, engine in ENGINES.items():
         if not find_spec(engine.package) or not set(engine.artefacts) & set(verified):
@@ -56,24 +52,26 @@ def verify(model: nn.Layer, folder: Path) -> dict[str, list[Verification]]:
             for reference, x in zip(references, inputs, strict=True)
             for _ in range(2)  # OpenVINO compiles a shape for itself when it comes up again
         ]
-        verified[network.artefact].append(_compare(model, network, inputs, pairs, epsilons))
+        verified[network.artefact].append(_compare(network, folder, inputs, pairs, epsilons))
     return verified
 
 
 def _compare(
-    model: nn.Layer,
     network: EngineNetwork,
+    folder: Path,
     inputs: Sequence[Tensor],
     pairs: Sequence[tuple[Tensor, Tensor]],
     epsilons: dict[str, int],
 ) -> Verification:
     """Return how far the pairs of expected and found outputs, and the labels, are apart."""
-    op = network.deploy.output.op
+    op, fixture = network.deploy.output.op, network.deploy.fixture
     difference, std = (None, None) if op == "argmax" else _difference(pairs, network)
-    if op == "none":
-        agreement = _scene_agreement(model, network)
-    else:
-        agreement = min(_agreement(_labels(a, op), _labels(b, op)) for a, b in pairs)
+    agreements = []
+    if fixture:
+        agreements.append(compare_with_fixture(network, folder).agreement)
+    if op != "none" or not fixture:
+        agreements += [_agreement(_labels(a, op), _labels(b, op)) for a, b in pairs]
+    agreement = min(agreements)
     if not agreement >= MIN_AGREEMENT:
         raise UserError(
             f"the exported network gives {agreement:.2%} of the model's labels in "
@@ -107,16 +105,6 @@ def _inputs(spec: InputSpec) -> Iterator[Tensor]:
         yield paddle.to_tensor(values)
 
 
-def _reference(model: nn.Layer, x: Tensor, op: str) -> Tensor:
-    """Return what the model itself gives for an input."""
-    with paddle.no_grad():
-        logits = model(x)
-        if op == "none":
-            return logits
-        logits = upsample_to_input(logits, x.shape[2:], getattr(model, "pad_multiple", 1))
-        return logits.argmax(axis=1) if op == "argmax" else F.softmax(logits, axis=1)
-
-
 def _difference(
     pairs: Sequence[tuple[Tensor, Tensor]], network: EngineNetwork
 ) -> tuple[float, float]:
@@ -142,25 +130,6 @@ def _difference(
             "export was discarded."
         )
     return difference, std
-
-
-def _scene_agreement(model: nn.Layer, network: EngineNetwork) -> float:
-    """Return the share of equal labels on a generated image; size rules are left out."""
-    image = _image(network.deploy.input.shape)
-    preprocess = Preprocess(normalize=Preprocess.from_dict(network.deploy.preprocess).normalize)
-    expected, found = (Pipeline(each, preprocess)(image).labels() for each in (model, network))
-    return float((expected == found).mean())
-
-
-def _image(shape: Sequence[int]) -> np.ndarray:
-    """Return an image (H, W, C) that the export takes: a street scene, or noise."""
-    _, channels, *sides = shape
-    height, width = (
-        default if side == -1 else side for side, default in zip(sides, SCENE_HW, strict=True)
-    )
-    if channels == 3 and min(height, width) >= SMALLEST_SIDE_PX:
-        return render_scene(0, (height, width))[0]
-    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
 def _labels(values: Tensor, op: str) -> Tensor:

@@ -20,7 +20,7 @@ from paddleseg_segformer.typed import from_plain
 from paddleseg_segformer.yaml_files import EXPONENT_NUMBER, read_yaml
 
 FILE_NAME = "deploy.yaml"
-FORMAT = 2  # of deploy.yaml; raised when a reader of the old one would go wrong
+FORMAT = 3  # of deploy.yaml; raised when a reader of the old one would go wrong
 INPUT_NAME = "x"
 OUTPUT_OPS = ("none", "argmax", "softmax")
 # what an export can hold, and its files in the order in which engines take them
@@ -29,6 +29,8 @@ ARTEFACT_FILES = {
     "onnx": ("model.onnx",),
     "openvino": ("openvino_model.xml", "openvino_model.bin"),
 }
+# an image of 1 or 3 channels, one of others (a page for each), and the labels expected for either
+FIXTURE_FILES = ("fixture.png", "fixture.tif", "fixture_labels.png")
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,30 @@ class Artefact:
 
     files: list[ModelFile]  # as in `ARTEFACT_FILES`
     verified: list[Verification] = field(default_factory=list)
+    precision: str = "fp32"  # of the computation
+    quality: dict[str, Any] = field(default_factory=dict)  # measured where precision is reduced
 
     @classmethod
     def of(cls, folder: Path, name: str) -> Artefact:
         """Describe an artefact whose files exist."""
         return cls([ModelFile.of(folder / file) for file in ARTEFACT_FILES[name]])
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """A small image and the labels that the model itself gives for it, for programs to try."""
+
+    image: ModelFile
+    labels: ModelFile  # class ids: at the image's size; for another output than logits, at its size
+    # share of equal labels, in float32; rounding decides where two classes are equally likely,
+    # while a wrong resize, channel order or normalisation changes far more
+    min_agreement: float = 0.999
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_agreement <= 1:
+            raise UserError(
+                f"min_agreement: found {self.min_agreement}, expected a share above 0, up to 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -118,6 +139,7 @@ class DeployConfig:
     classes: list[str]
     palette: list[list[int]]  # RGB colour of each class, 0..255
     ignore_index: int = 255
+    fixture: Fixture | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -178,6 +200,8 @@ class DeployConfig:
             raise UserError(f"{path}: not a deploy.yaml of this package. Export the model again.")
         if content["format"] == 1:
             content = _from_format_1(content)
+        if content["format"] == 2:  # the same without a fixture
+            content = dict(content, format=FORMAT)
         if content["format"] != FORMAT:
             raise UserError(
                 f"{path}: format {content['format']}, but this version reads formats 1 to {FORMAT}."
@@ -192,11 +216,11 @@ class DeployConfig:
         return config
 
     def check_files(self, folder: Path, names: Iterable[str] | None = None) -> list[Path]:
-        """Compare the model's files with their checksums.
+        """Compare files with their checksums.
 
         Args:
             folder: Where they are.
-            names: The artefacts to check; by default all.
+            names: The artefacts to check; by default all, and the fixture.
 
         Returns:
             Their paths.
@@ -204,21 +228,31 @@ class DeployConfig:
         Raises:
             UserError: a file is missing, or not the one that was exported.
         """
-        paths = []
-        for name in self.artefacts if names is None else names:
-            for file in self.artefacts[name].files:
-                path = folder / file.name
-                if not path.is_file():
-                    raise UserError(
-                        f"{path}: no such file, but {FILE_NAME} names it. Export again."
-                    )
-                if sha256(path) != file.sha256:
-                    raise UserError(
-                        f"{path}: the file is damaged or was replaced (its checksum is not the one "
-                        f"in {FILE_NAME}). Copy the export's folder again, or export again."
-                    )
-                paths.append(path)
-        return paths
+        files = [
+            file
+            for name in (self.artefacts if names is None else names)
+            for file in self.artefacts[name].files
+        ]
+        if names is None and self.fixture:
+            files += [self.fixture.image, self.fixture.labels]
+        return [self.check_file(folder, file) for file in files]
+
+    @staticmethod
+    def check_file(folder: Path, file: ModelFile) -> Path:
+        """Compare a file with its checksum; return its path.
+
+        Raises:
+            UserError: it is missing, or not the one that was exported.
+        """
+        path = folder / file.name
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, but {FILE_NAME} names it. Export again.")
+        if sha256(path) != file.sha256:
+            raise UserError(
+                f"{path}: the file is damaged or was replaced (its checksum is not the one in "
+                f"{FILE_NAME}). Copy the export's folder again, or export again."
+            )
+        return path
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `deploy.yaml` into `folder`; return its path."""

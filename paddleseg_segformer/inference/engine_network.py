@@ -62,6 +62,7 @@ class EngineNetwork(ABC):
                 f"{' and '.join(engine.precisions)}."
             )
         self.device = device or paddle.get_device()
+        self.precision = precision
         self.artefact = self._choose_artefact(folder)
         paths = self.deploy.check_files(deploy_path(folder).parent, [self.artefact])
         with explained():

@@ -227,6 +227,7 @@ class Predictor:
         threads: int = 1,
         precision: str = "fp32",
         backend: str = "auto",
+        self_check: bool = False,
         **overrides: Any,
     ) -> Predictor:
         """Load an exported model with the `deploy.yaml` beside it.
@@ -238,16 +239,21 @@ class Predictor:
             precision: fp32; also fp16 in Paddle Inference on GPU, and bf16 in OpenVINO.
             backend: paddle, onnxruntime, openvino, or auto: the fastest that is installed and reads
                 what was exported, OpenVINO before ONNX Runtime before Paddle Inference.
+            self_check: Compare the engine's labels with those that the export expects for its
+                fixture image; see `inference.self_check`.
             overrides: Fields of `InferenceSettings` that replace the exported ones.
 
         Raises:
             UserError: not a complete export, nothing in it that the engine reads, or an override is
-                unknown.
+                unknown; or the self-check failed.
             MissingDependency: the engine is not installed.
         """
+        from paddleseg_segformer.inference import self_check as checks
         from paddleseg_segformer.inference.engine_network import load_network
 
         network = load_network(folder, backend, device, threads, precision)
+        if self_check:
+            checks.self_check(network, folder)
         deploy = network.deploy
         return cls(
             network,

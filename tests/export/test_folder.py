@@ -91,6 +91,8 @@ def test_deploy_yaml_says_what_was_exported_and_verified(exported) -> None:
     assert deploy == exported.deploy
     assert sorted(path.name for path in exported.folder.iterdir()) == [
         "deploy.yaml",
+        "fixture.png",
+        "fixture_labels.png",
         "model.json",
         "model.pdiparams",
     ]

@@ -23,6 +23,8 @@ from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, DeployCo
 from paddleseg_segformer.inference.engine_network import load_network
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 
+FIXTURE = ("fixture.png", "fixture_labels.png")
+
 
 @pytest.fixture(scope="module")
 def onnx_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, Path, DeployConfig]:
@@ -37,7 +39,8 @@ def onnx_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, Path
 
 def test_onnx_alone(onnx_alone) -> None:
     _, save_dir, deploy = onnx_alone
-    assert sorted(path.name for path in save_dir.iterdir()) == ["deploy.yaml", "model.onnx"]
+    names = ["deploy.yaml", *FIXTURE, "model.onnx"]
+    assert sorted(path.name for path in save_dir.iterdir()) == names
     engines = [item.engine for item in deploy.artefacts["onnx"].verified]
     assert [name.split(" ")[0] for name in engines] == ["OpenVINO", "ONNX"]
     assert {"paddle2onnx", "onnx", "onnxslim"} < set(deploy.made_with)
@@ -171,9 +174,9 @@ def test_formats_of_an_earlier_export_are_gone(onnx_alone, tmp_path, monkeypatch
     monkeypatch.setattr(folder, "_save_artefacts", write)
     model, save_dir = onnx_alone[0], tmp_path / "out"
     export_model(model, save_dir, formats=["openvino"], is_verified=False)
-    names = ["deploy.yaml", "openvino_model.bin", "openvino_model.xml"]
+    names = ["deploy.yaml", *FIXTURE, "openvino_model.bin", "openvino_model.xml"]
     assert sorted(path.name for path in save_dir.iterdir()) == names
     export_model(model, save_dir, is_verified=False)
-    names = ["deploy.yaml", "model.json", "model.pdiparams"]
+    names = ["deploy.yaml", *FIXTURE, "model.json", "model.pdiparams"]
     assert sorted(path.name for path in save_dir.iterdir()) == names
     assert list(DeployConfig.load(save_dir).artefacts) == ["paddle"]

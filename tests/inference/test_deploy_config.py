@@ -92,10 +92,27 @@ def test_format_1_is_read(folder, is_verified) -> None:
         DeployConfig.load(folder)
 
 
+def test_format_2_is_read(folder) -> None:
+    new = DeployConfig.load(folder)
+    edit(folder, "format", 2)
+    edit(folder, "fixture", None)
+    for key in ("precision", "quality"):
+        edit(folder, f"artefacts.paddle.{key}", None)
+    assert DeployConfig.load(folder) == new
+
+
+def test_precision_and_quality_of_an_artefact(folder) -> None:
+    quality = {"mean_iou": 0.7, "drop": [0.001, 2], "images": {"calibration": 3}}
+    edit(folder, "artefacts.paddle.precision", "int8")
+    edit(folder, "artefacts.paddle.quality", quality)
+    artefact = DeployConfig.load(folder).artefacts["paddle"]
+    assert (artefact.precision, artefact.quality) == ("int8", quality)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 3, "format 3, but this version reads formats 1 to 2"),
+        ("format", 4, "format 4, but this version reads formats 1 to 3"),
         ("artefacts", None, "no key 'artefacts'"),
         ("artefacts", {}, "artefacts: found none"),
         ("artefacts", {"onx": {"files": []}}, "unknown key 'onx'. Did you mean 'onnx'"),
@@ -104,6 +121,17 @@ def test_format_1_is_read(folder, is_verified) -> None:
             "artefacts.onnx",
             {"files": [{"name": "../model.onnx", "sha256": ""}]},
             "found '../model.onnx', expected a file beside deploy.yaml",
+        ),
+        (
+            "fixture",
+            {"image": {"name": "a.png", "sha256": ""}},
+            "no key 'fixture.labels', which is needed",
+        ),
+        (
+            "fixture",
+            {key: {"name": "a.png", "sha256": ""} for key in ("image", "labels")}
+            | {"min_agreement": 1.5},
+            "min_agreement: found 1.5, expected a share above 0, up to 1",
         ),
         ("format", None, "not a deploy.yaml of this package"),
         ("classes", None, "no key 'classes'"),

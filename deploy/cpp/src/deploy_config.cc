@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::set<int> kFormats = {1, 2};
+const std::set<int> kFormats = {1, 2, 3};
 const std::map<std::string, std::size_t> kNumFiles = {{"paddle", 2}, {"onnx", 1}, {"openvino", 2}};
 
 ModelFile read_file(const Section& section) {
@@ -172,7 +172,7 @@ DeployConfig DeployConfig::load(const fs::path& given) {
   const auto format = root.get<int>("format");
   if (kFormats.count(format) == 0)
     fail(config.path.string(), ": format ", format,
-         ", but this program reads formats 1 and 2. Export the model again.");
+         ", but this program reads formats 1 to 3. Export the model again.");
   config.artefacts = read_artefacts(root, format);
   config.input = read_input(root.section("input"));
   config.output = read_output(root.section("output"));
