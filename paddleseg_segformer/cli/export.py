@@ -36,6 +36,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"what to write, some of {', '.join(ARTEFACT_FILES)}",
     )
     add(
+        "--with_preprocess",
+        action="store_true",
+        help="also model_with_preprocess.onnx: a uint8 RGB image (1, H, W, 3) of any size in, "
+        "class ids (1, H, W) of that size out; the same as --format onnx_with_preprocess",
+    )
+    add(
         "--input_shape",
         nargs=4,
         type=int,
@@ -66,10 +72,13 @@ def run(args: Namespace) -> None:
     from paddleseg_segformer.checkpoints import load_weights
     from paddleseg_segformer.config.building import build_model
     from paddleseg_segformer.export import check_formats, check_save_dir, export_model
+    from paddleseg_segformer.export.onnx_with_preprocess import WITH_PREPROCESS
     from paddleseg_segformer.inference.predictor import label_set_of
     from paddleseg_segformer.inference.preprocess import Preprocess
 
     formats = [name for item in args.format for name in item.split(",")]
+    if args.with_preprocess and WITH_PREPROCESS not in formats:
+        formats.append(WITH_PREPROCESS)
     check_formats(formats)
     check_save_dir(args.save_dir)
     preprocess = Preprocess.from_transforms((config.val_dataset or {}).get("transforms"))

@@ -47,6 +47,11 @@ class Normalize:
         self._offset = np.float32(255.0) * np.asarray(self.mean, np.float32)
         self._scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(self.std, np.float32))
 
+    @property
+    def offset_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the constants in (value - offset) * scale, float32, one or one per channel."""
+        return self._offset, self._scale
+
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Normalise `data['img']` (H, W, C)."""
         data["img"] = self.apply(data["img"])

@@ -81,4 +81,5 @@ READERS: dict[str, Callable[[Path], Iterator[float]]] = {
     "paddle": program_epsilons,
     "onnx": onnx_epsilons,
     "openvino": openvino_epsilons,
+    "onnx_with_preprocess": onnx_epsilons,
 }

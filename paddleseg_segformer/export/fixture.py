@@ -43,7 +43,7 @@ def write_fixture(model: nn.Layer, deploy: DeployConfig, folder: Path) -> Fixtur
         The files and their checksums; None, with a warning, where the settings refuse any image:
         an input shape that neither size rules nor windows lead to.
     """
-    image = _scene(deploy.input)
+    image = scene_image(_size_hw(deploy.input), deploy.input.num_channels)
     try:
         labels = fixture_labels(_Reference(model, deploy.output), deploy, image)
     except UserError as error:
@@ -79,16 +79,21 @@ def reference_output(model: nn.Layer, x: Tensor, op: str) -> Tensor:
         return logits.argmax(axis=1) if op == "argmax" else F.softmax(logits, axis=1)
 
 
-def _scene(spec: InputSpec) -> np.ndarray:
-    """Return a street scene (H, W, C) uint8 of a size that the network takes."""
-    _, channels, *sides = spec.shape
-    height, width = (
-        max(free, spec.min_side_px) if side == -1 else side
-        for side, free in zip(sides, SIZE_HW, strict=True)
-    )
+def scene_image(size_hw: tuple[int, int], channels: int) -> np.ndarray:
+    """Return a street scene (H, W, C) uint8 of any size and number of channels."""
+    height, width = size_hw
     drawn_hw = max(height, SMALLEST_SIDE_PX), max(width, SMALLEST_SIDE_PX)
     scene = render_scene(SEED, drawn_hw)[0][:height, :width]
     return np.ascontiguousarray(scene[:, :, np.resize(np.arange(3), channels)])
+
+
+def _size_hw(spec: InputSpec) -> tuple[int, int]:
+    """Return the fixture's size: `SIZE_HW` as far as the network takes it."""
+    height, width = (
+        max(free, spec.min_side_px) if side == -1 else side
+        for side, free in zip(spec.shape[2:], SIZE_HW, strict=True)
+    )
+    return height, width
 
 
 def _pages(image: np.ndarray) -> list[np.ndarray]:

@@ -24,6 +24,11 @@ from paddleseg_segformer.export.onnx_graph import (
     save_onnx,
     save_openvino,
 )
+from paddleseg_segformer.export.onnx_with_preprocess import (
+    WITH_PREPROCESS,
+    check_expressible,
+    save_with_preprocess,
+)
 from paddleseg_segformer.export.static_graph import full_input_shape, save_static_graph
 from paddleseg_segformer.export.verify import verify
 from paddleseg_segformer.files import make_folder, replace_folder
@@ -77,11 +82,14 @@ def export_model(
     save_dir = Path(save_dir).resolve()
     check_save_dir(save_dir)
     check_formats(formats)
+    preprocess, settings = preprocess or Preprocess(), settings or InferenceSettings()
+    if WITH_PREPROCESS in formats:
+        check_expressible(preprocess, settings, output_op, full_input_shape(model, input_shape))
     make_folder(save_dir.parent)
     with tempfile.TemporaryDirectory(prefix=f".{save_dir.name}.", dir=save_dir.parent) as workshop:
         folder = Path(workshop) / "new"
         folder.mkdir()
-        _save_artefacts(model, folder, formats, output_op, input_shape)
+        _save_artefacts(model, folder, formats, output_op, input_shape, preprocess)
         label_set = label_set or generic_label_set(model.num_classes)
         deploy = DeployConfig(
             made_with=_made_with(formats),
@@ -90,8 +98,8 @@ def export_model(
             },
             input=InputSpec(full_input_shape(model, input_shape), _min_side_px(model, formats)),
             output=_output(model, output_op),
-            preprocess=_explicit(preprocess or Preprocess()),
-            inference=(settings or InferenceSettings()).to_dict(),
+            preprocess=_explicit(preprocess),
+            inference=settings.to_dict(),
             classes=list(label_set.classes),
             palette=[list(color) for color in label_set.palette],
             ignore_index=label_set.ignore_index,
@@ -149,14 +157,23 @@ def _save_artefacts(
     formats: Sequence[str],
     output_op: str,
     input_shape: Sequence[int] | None,
+    preprocess: Preprocess,
 ) -> None:
     """Write the network in each format; they are made from one another, in the table's order."""
     save_static_graph(model, folder, output_op, input_shape)
     paths = {name: [folder / file for file in files] for name, files in ARTEFACT_FILES.items()}
-    if set(formats) & {"onnx", "openvino"}:
+    if set(formats) & {"onnx", "openvino", WITH_PREPROCESS}:
         save_onnx(paths["paddle"], paths["onnx"][0], output_op)
     if "openvino" in formats:
         save_openvino(paths["onnx"][0], paths["openvino"][0])
+    if WITH_PREPROCESS in formats:
+        save_with_preprocess(
+            paths["onnx"][0],
+            paths[WITH_PREPROCESS][0],
+            preprocess.normalize,
+            num_classes=model.num_classes,
+            pad_multiple=getattr(model, "pad_multiple", 1),
+        )
     for name in set(ARTEFACT_FILES) - set(formats):
         for path in paths[name]:
             path.unlink(missing_ok=True)

@@ -27,8 +27,11 @@ CONVERTERS: dict[str, tuple[str, ...]] = {  # packages that make an artefact
     "paddle": (),
     "onnx": _TO_ONNX,
     "openvino": (*_TO_ONNX, "openvino"),
+    "onnx_with_preprocess": _TO_ONNX,
 }
-VERIFIERS = {"onnx": ("onnxruntime",)}  # that run it and do not make it
+VERIFIERS = dict.fromkeys(
+    ("onnx", "onnx_with_preprocess"), ("onnxruntime",)
+)  # that run it and do not make it
 
 
 def check_formats(formats: Sequence[str]) -> None:

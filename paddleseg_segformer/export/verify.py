@@ -13,6 +13,7 @@ from paddle import Tensor, nn
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.epsilons import check_epsilons
 from paddleseg_segformer.export.fixture import reference_output
+from paddleseg_segformer.export.onnx_with_preprocess import WITH_PREPROCESS, verify_with_preprocess
 from paddleseg_segformer.inference.deploy_config import DeployConfig, InputSpec, Verification
 from paddleseg_segformer.inference.engine_network import EngineNetwork, network_class
 from paddleseg_segformer.inference.engines import ENGINES
@@ -53,6 +54,8 @@ def verify(model: nn.Layer, folder: Path) -> dict[str, list[Verification]]:
             for _ in range(2)  # OpenVINO compiles a shape for itself when it comes up again
         ]
         verified[network.artefact].append(_compare(network, folder, inputs, pairs, epsilons))
+    if WITH_PREPROCESS in verified:
+        verified[WITH_PREPROCESS] = verify_with_preprocess(model, folder)
     return verified
 
 
