@@ -21,6 +21,7 @@ JOBS = {
     "make_dataset": "generate the embedded street-scene data set",
     "chaos": "kill a training run again and again and see that nothing is lost",
     "benchmark": "time, memory and agreement of engines, ours and others, in one interleaved run",
+    "compare_engines": "the same images through every engine and surface: labels, time, memory",
     "complexity": "parameters, multiply-accumulates and activations, beside the published figures",
     "demo": "run the whole job on the embedded data set and print a report",
 }

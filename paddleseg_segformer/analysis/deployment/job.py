@@ -1,0 +1,136 @@
+"""What the process of a way is given, and what it gives back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+
+class NotHere(Exception):
+    """A way cannot be tried on this machine; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One way's work.
+
+    Args:
+        run: `module:function`, as of `Way`.
+        options: as of `Way`.
+        precision: of the computation.
+        export_dir: folder of the export.
+        model_path: the weights, where they are known.
+        images_dir: folder of the images, PNG files.
+        threads: on the CPU.
+        warmup: passes of each image size before the timing begins.
+        cpp_dir: where the C++ programs were built.
+        results: folder for the label maps.
+    """
+
+    run: str
+    options: dict[str, str]
+    precision: str
+    export_dir: str
+    model_path: str | None
+    images_dir: str
+    threads: int
+    warmup: int
+    cpp_dir: str
+    results: str
+
+    @property
+    def images(self) -> list[str]:
+        """Return the paths of the images, in order."""
+        return [str(path) for path in sorted(Path(self.images_dir).glob("*.png"))]
+
+    def save(self, index: int, label: np.ndarray) -> None:
+        """Keep the label map (H, W) of an image."""
+        np.save(label_path(self.results, index), label)
+
+
+def label_path(results: str | Path, index: int) -> Path:
+    """Return the file of an image's label map."""
+    return Path(results) / f"{index}.npy"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a way took; its label maps are in the job's folder.
+
+    Args:
+        ms: median time per image.
+        network_ms: that of the network alone, where it is known.
+        peak_mib: most memory its process ever held.
+        engine: what ran, with its version.
+    """
+
+    ms: float
+    network_ms: float | None
+    peak_mib: float
+    engine: str
+
+
+@dataclass
+class Clock:
+    """Times of a network that is called within something else.
+
+    Args:
+        network: a callable; `pad_multiple` is handed on.
+    """
+
+    network: Callable[[Any], Any]
+    ms: float = 0.0  # since the last `take`
+    pad_multiple: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pad_multiple = getattr(self.network, "pad_multiple", 1)
+
+    def __call__(self, x: Any) -> Any:
+        start = time.perf_counter()
+        result = self.network(x)
+        self.ms += 1e3 * (time.perf_counter() - start)
+        return result
+
+    def take(self) -> float:
+        """Return the time so far, and begin anew."""
+        ms, self.ms = self.ms, 0.0
+        return ms
+
+
+def time_images(
+    job: Job,
+    label_of: Callable[[Any], np.ndarray],
+    network_ms: Callable[[], float | None],
+    read: Callable[[str], Any] | None = None,
+) -> tuple[float, float | None]:
+    """Keep every image's label map; return the medians of the whole and of the network.
+
+    Args:
+        label_of: What is timed: what `read` gives -> label map (H, W).
+        network_ms: Time of the network since it was last asked for, or None.
+        read: Path -> what `label_of` takes; by default the RGB array (H, W, 3).
+    """
+    from paddleseg_segformer.data.io import read_image
+
+    read = read or read_image
+    seen, whole, inside = set(), [], []
+    for index, path in enumerate(job.images):
+        content = read(path)
+        size = read_image(path).shape
+        for _ in range(0 if size in seen else job.warmup):
+            label_of(content)
+        seen.add(size)
+        network_ms()
+        start = time.perf_counter()
+        label = label_of(content)
+        whole.append(1e3 * (time.perf_counter() - start))
+        inside.append(network_ms())
+        job.save(index, label)
+    known = [value for value in inside if value is not None]
+    return median(whole), median(known) if known else None

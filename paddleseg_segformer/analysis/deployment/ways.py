@@ -1,0 +1,89 @@
+"""The ways in which a model leaves, as data; nothing of them is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from paddleseg_segformer.errors import UserError, did_you_mean
+
+MIN_AGREEMENT = 0.9999  # of the pixels, for every exact way
+ALL = "all"
+
+TIMERS = {
+    "array": "RGB array in memory -> label map: size rules, normalisation, network, resizing,"
+    " argmax; the file is decoded before",
+    "steps": "the medians of the program's own steps preprocess, network and upsample+argmax, added"
+    " up; decoding and writing are not in it",
+    "request": "PNG file -> label map at the client, over loopback: sending, decoding, all that"
+    " array holds, encoding, receiving",
+    "page": "as the page counts it: pixels of the picture -> label map",
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a model.
+
+    Args:
+        title: for tables.
+        platform: what has to be there to run it.
+        run: `module:function`; the function takes a `Job` and gives an `Outcome`.
+        timer: what its time per image holds, a key of `TIMERS`.
+        export: which export it runs, a key of `material.EXPORTS`; None for the weights themselves.
+        options: for `run`.
+        precision: of the computation.
+        is_exact: whether it has to give the reference's labels.
+    """
+
+    title: str
+    platform: str
+    run: str
+    timer: str = "array"
+    export: str | None = "engines"
+    options: dict[str, str] = field(default_factory=dict)
+    precision: str = "fp32"
+    is_exact: bool = True
+
+
+_HERE = "paddleseg_segformer.analysis.deployment"
+_IN_PROCESS = f"{_HERE}.in_process:run"
+_PROGRAM = f"{_HERE}.programs:run"
+
+WAYS = {
+    "dygraph": Way("Paddle, dygraph", "Python", _IN_PROCESS, export=None),
+    "paddle": Way("Paddle Inference", "Python", _IN_PROCESS, options={"backend": "paddle"}),
+    "cpp-paddle": Way("Paddle Inference", "C++", _PROGRAM, "steps", options={"engine": "paddle"}),
+    "onnxruntime": Way("ONNX Runtime", "Python", _IN_PROCESS, options={"backend": "onnxruntime"}),
+    "openvino": Way("OpenVINO", "Python", _IN_PROCESS, options={"backend": "openvino"}),
+    "cpp-openvino": Way("OpenVINO", "C++", _PROGRAM, "steps", options={"engine": "openvino"}),
+    "openvino-bf16": Way(
+        "OpenVINO",
+        "Python",
+        _IN_PROCESS,
+        options={"backend": "openvino"},
+        precision="bf16",
+        is_exact=False,
+    ),
+}
+
+
+def chosen_ways(names: Sequence[str] | None, required: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Return the names of the ways to try, in the table's order, and those that have to run.
+
+    Args:
+        names: Ways to try; None for all of them.
+        required: Names, or "all" for every way that is tried.
+
+    Raises:
+        UserError: an unknown name, or a required way that is not tried.
+    """
+    for flag, given in (("--ways", names or ()), ("--require", required)):
+        for name in given:
+            if name not in WAYS and not (name == ALL and flag == "--require"):
+                raise UserError(f"{flag}: found {name!r}.{did_you_mean(name, WAYS)}")
+    tried = [name for name in WAYS if names is None or name in names]
+    needed = set(tried) if ALL in required else set(required)
+    if left_out := sorted(needed - set(tried)):
+        raise UserError(f"--require: {', '.join(left_out)} is not among --ways. Name it there too.")
+    return tried, needed

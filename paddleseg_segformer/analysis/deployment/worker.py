@@ -1,0 +1,33 @@
+"""The process of a way: `{"do": "run"}` does all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any
+
+from paddleseg_segformer.analysis.deployment.job import Job, NotHere
+from paddleseg_segformer.analysis.processes import answer_commands
+from paddleseg_segformer.dependencies import MissingDependency, explained
+
+MODULE = "paddleseg_segformer.analysis.deployment.worker"
+MISSING = "missing"  # key of an answer: why the way cannot be tried here
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Return a way's outcome as plain data, or what is missing for it."""
+    module, _, function = job.run.partition(":")
+    try:
+        with explained():
+            return asdict(getattr(import_module(module), function)(job))
+    except (NotHere, MissingDependency) as error:
+        return {MISSING: str(error)}
+
+
+def _commands(values: dict[str, Any]) -> dict[str, Callable[..., dict[str, Any]]]:
+    return {"run": lambda: run(Job(**values))}
+
+
+if __name__ == "__main__":
+    answer_commands(_commands)
