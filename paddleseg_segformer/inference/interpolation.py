@@ -9,7 +9,7 @@ float64 and applied to any part of the output alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class LinearMap:
         """Return the length of the output axis."""
         return len(self.start)
 
-    @property
+    @cached_property
     def output_range(self) -> tuple[int, int]:
         """Return first and last + 1 of the outputs that depend on any input."""
         used = np.flatnonzero(self.weights.any(axis=1))

@@ -28,8 +28,9 @@ from paddleseg_segformer.inference.upsample_argmax import (
     Piece,
     Tile,
     arrays_for,
-    tile_labels,
+    label_type,
     tile_probabilities,
+    write_tile_labels,
 )
 
 CACHE_MIB = 512
@@ -64,7 +65,7 @@ class Pipeline:
     def batch(self, images: Iterable[np.ndarray]) -> list[ImageLogits]:
         """Return the logits of several images; windows of equal size go through together."""
         logits = [self(image) for image in images]
-        self.compute([(item, key) for item in logits for key in item.missing(0, item.tile_hw[0])])
+        self.compute([(item, key) for item in logits for key in item.first_missing()])
         return logits
 
     def compute(self, wanted: Sequence[tuple[ImageLogits, Key]]) -> None:
@@ -156,15 +157,10 @@ class ImageLogits:
         self.size_hw = image.shape[0], image.shape[1]
 
     @property
-    def tile_hw(self) -> tuple[int, int]:
-        """Return the size of the tiles in which the output is made."""
-        return self._arrays.tile_hw
-
-    @property
     def num_classes(self) -> int:
         """Return the number of classes K that the network tells apart."""
         if not self._num_classes:
-            self._pipeline.compute([(self, key) for key in self.missing(0, self.tile_hw[0])])
+            self._pipeline.compute([(self, key) for key in self.first_missing()])
         return self._num_classes
 
     def labels(self) -> np.ndarray:
@@ -172,11 +168,9 @@ class ImageLogits:
 
         Of classes with equal logits the lowest id is taken.
         """
-        label = np.empty(self.size_hw, np.uint8 if self.num_classes <= 256 else np.int32)
-        for tile, views in self._tiles():
-            label[tile.top : tile.bottom, tile.left : tile.right] = tile_labels(
-                views, tile, self._average, self._arrays
-            )
+        label = np.empty(self.size_hw, label_type(self.num_classes))
+        for tile, views in self._tiles(self._arrays.label_tile_hw):
+            write_tile_labels(views, tile, self._average, self._arrays, label)
         return label
 
     def probabilities(self) -> np.ndarray:
@@ -206,21 +200,25 @@ class ImageLogits:
         return full
 
     def _probability_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
-        for tile, views in self._tiles():
+        for tile, views in self._tiles(self._arrays.tile_hw):
             yield tile, tile_probabilities(views, tile, self._average, self._arrays)
 
-    def _tiles(self) -> Iterator[tuple[Tile, list[list[Piece]]]]:
+    def _tiles(self, tile_hw: tuple[int, int]) -> Iterator[tuple[Tile, list[list[Piece]]]]:
         """Yield the tiles row by row, each with every view's pieces that reach into its row."""
         height, width = self.size_hw
-        for top in range(0, height, self.tile_hw[0]):
-            bottom = min(top + self.tile_hw[0], height)
+        for top in range(0, height, tile_hw[0]):
+            bottom = min(top + tile_hw[0], height)
             self._pipeline.compute([(self, key) for key in self.missing(top, bottom)])
             views: list[list[Piece]] = [[] for _ in self.views]
             for key in self._reaching(top, bottom):
                 views[key[0]].append(self._pieces[key])
-            for left in range(0, width, self.tile_hw[1]):
-                yield Tile(top, bottom, left, min(left + self.tile_hw[1], width)), views
+            for left in range(0, width, tile_hw[1]):
+                yield Tile(top, bottom, left, min(left + tile_hw[1], width)), views
             self._drop_above(bottom)
+
+    def first_missing(self) -> list[Key]:
+        """Return the windows that the first row of tiles needs and that are not at hand."""
+        return self.missing(0, self._arrays.tile_hw[0])
 
     def missing(self, top: int, bottom: int) -> list[Key]:
         """Return the windows that rows top .. bottom - 1 need and that are not at hand."""
@@ -259,8 +257,8 @@ class ImageLogits:
         rows, columns = self.views[view].axes
         self._arrays = arrays_for(logits)
         self._num_classes = logits.shape[0]
-        self._pieces[key] = Piece(
-            self._arrays.from_tensor(logits),
+        self._pieces[key] = self._arrays.piece(
+            logits,
             rows.to_original(row, logits.shape[1]),
             columns.to_original(column, logits.shape[2]),
         )

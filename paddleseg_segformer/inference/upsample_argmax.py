@@ -3,7 +3,7 @@
 A window's logits stay at the network's output resolution. For one tile of the output, its share is
 `rows @ logits @ columns^T` with two small matrices; shares are summed over windows and views, and
 the tile is reduced (argmax, maximum, entropy) before the next one is made. Logits of all classes at
-full size never exist.
+full size never exist. On the host, labels need even less: see `label_cells.py`.
 
 Legend: h w sides of a window's logits, K classes, R C sides of a tile.
 """
@@ -15,9 +15,11 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from paddleseg_segformer.inference.interpolation import LinearMap, bilinear
+from paddleseg_segformer.inference.label_cells import Source, write_labels
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -28,9 +30,10 @@ Array = Any  # a NumPy array or a Paddle tensor
 class Piece(NamedTuple):
     """A window's logits and their way to the original image."""
 
-    logits: Array  # (h, K, w): both matrix products are then plain two-dimensional ones
+    logits: Array  # (h, w, K)
     rows: LinearMap  # h -> H of the original image
     columns: LinearMap  # w -> W of the original image
+    best: Array = None  # (h, w) lowest id of the largest logit, on the host
 
 
 class Tile(NamedTuple):
@@ -50,11 +53,15 @@ class NumpyArrays:
     """
 
     tile_hw = (64, 64)
+    label_tile_hw = (64, 2048)  # larger: only the scores of some cells are made at a time
 
     @staticmethod
-    def from_tensor(logits: Tensor) -> np.ndarray:
-        """(K, h, w) -> (h, K, w) float32."""
-        return np.ascontiguousarray(logits.astype("float32").numpy().transpose(1, 0, 2))
+    def piece(logits: Tensor, rows: LinearMap, columns: LinearMap) -> Piece:
+        """(K, h, w) -> piece, float32; the tensor is copied once."""
+        num_classes, h, w = logits.shape
+        values = np.from_dlpack(logits.detach().astype("float32")).reshape(num_classes, h * w)
+        values = cv2.transpose(values).reshape(h, w, num_classes)
+        return Piece(values, rows, columns, values.argmax(axis=2).astype(np.int32))
 
     @staticmethod
     def matrix(block: np.ndarray) -> np.ndarray:
@@ -79,22 +86,6 @@ class NumpyArrays:
         return label
 
     @staticmethod
-    def candidates(parts: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the ids that can be the largest somewhere in a tile, in ascending order.
-
-        Every logit of the tile is a sum of the parts' logits with weights of 0 or more that are the
-        same for all classes. So a class that lies below another throughout all parts cannot win.
-
-        Args:
-            parts: The logits (h, K, w) that the tile depends on.
-        """
-        leader = sum(part.mean(axis=(0, 2)) for part in parts).argmax()
-        can_win = np.zeros(parts[0].shape[1], bool)
-        for part in parts:
-            can_win |= (part - part[:, leader : leader + 1]).max(axis=(0, 2)) >= 0
-        return np.flatnonzero(can_win)
-
-    @staticmethod
     def to_numpy(array: np.ndarray) -> np.ndarray:
         return array
 
@@ -102,12 +93,12 @@ class NumpyArrays:
 class PaddleArrays:
     """Array operations on the logits' own device: few large tiles."""
 
-    tile_hw = (256, 512)
+    tile_hw = label_tile_hw = (256, 512)
 
     @staticmethod
-    def from_tensor(logits: Tensor) -> Tensor:
-        """(K, h, w) -> (h, K, w) float32."""
-        return logits.astype("float32").transpose([1, 0, 2])
+    def piece(logits: Tensor, rows: LinearMap, columns: LinearMap) -> Piece:
+        """(K, h, w) -> piece, float32."""
+        return Piece(logits.astype("float32").transpose([1, 2, 0]), rows, columns)
 
     @staticmethod
     def matrix(block: np.ndarray) -> Tensor:
@@ -126,11 +117,6 @@ class PaddleArrays:
         return scores.argmax(axis=1, dtype="int32")
 
     @staticmethod
-    def candidates(parts: Sequence[Tensor]) -> None:
-        """Return None: leaving out classes would cost more here than it saves."""
-        return None
-
-    @staticmethod
     def to_numpy(array: Tensor) -> np.ndarray:
         return array.numpy()
 
@@ -143,20 +129,21 @@ def arrays_for(logits: Tensor) -> Arrays:
     return NumpyArrays if logits.place.is_cpu_place() else PaddleArrays
 
 
-def tile_labels(
-    views: Sequence[Sequence[Piece]], tile: Tile, average: str, arrays: Arrays
-) -> np.ndarray:
-    """Return the class ids of a tile (R, C), int32; ties go to the lowest id."""
-    if average == "softmax" and len(views) > 1:
-        return arrays.to_numpy(arrays.argmax(tile_scores(views, tile, average, arrays)))
-    shares = [share for pieces in views for share in _shares(pieces, tile, arrays)]
-    ids = arrays.candidates([logits for logits, _, _ in shares])
-    if ids is None:
-        return arrays.to_numpy(arrays.argmax(_sum_shares(shares)))
-    if len(ids) == 1:
-        return np.full((tile.bottom - tile.top, tile.right - tile.left), ids[0], np.int32)
-    chosen = [(logits[:, ids], rows, columns) for logits, rows, columns in shares]
-    return ids[arrays.argmax(_sum_shares(chosen))].astype(np.int32)
+def write_tile_labels(
+    views: Sequence[Sequence[Piece]], tile: Tile, average: str, arrays: Arrays, label: np.ndarray
+) -> None:
+    """Write the class ids of a tile into the label map (H, W); ties go to the lowest id."""
+    top, bottom, left, right = tile
+    is_sum = average == "logits" or len(views) == 1
+    if is_sum and arrays is NumpyArrays:
+        pieces = [piece for view in views for piece in view]
+        sources = [Source(each.logits, each.best, each.rows, each.columns) for each in pieces]
+        write_labels(sources, (top, bottom), (left, right), label[top:bottom, left:right])
+        return
+    for inner in tiles_of(tile, arrays.tile_hw):
+        scores = tile_scores(views, inner, "logits" if is_sum else average, arrays)
+        part = label[inner.top : inner.bottom, inner.left : inner.right]
+        part[:] = arrays.to_numpy(arrays.argmax(scores))
 
 
 def tile_scores(
@@ -184,25 +171,27 @@ def upsampled_labels(logits: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
     """
     num_classes, h, w = logits.shape
     arrays = arrays_for(logits)
-    rows, columns = bilinear(h, size_hw[0]), bilinear(w, size_hw[1])
-    views = [[Piece(arrays.from_tensor(logits), rows, columns)]]
-    label = np.empty(size_hw, np.uint8 if num_classes <= 256 else np.int32)
-    for tile in tiles_of(size_hw, arrays.tile_hw):
-        label[tile.top : tile.bottom, tile.left : tile.right] = tile_labels(
-            views, tile, "logits", arrays
-        )
+    views = [[arrays.piece(logits, bilinear(h, size_hw[0]), bilinear(w, size_hw[1]))]]
+    label = np.empty(size_hw, label_type(num_classes))
+    for tile in tiles_of(Tile(0, size_hw[0], 0, size_hw[1]), arrays.label_tile_hw):
+        write_tile_labels(views, tile, "logits", arrays, label)
     return label
 
 
-def tiles_of(size_hw: tuple[int, int], tile_hw: tuple[int, int]) -> Iterator[Tile]:
-    """Yield the tiles of an image row by row."""
-    for top in range(0, size_hw[0], tile_hw[0]):
-        for left in range(0, size_hw[1], tile_hw[1]):
-            bottom, right = min(top + tile_hw[0], size_hw[0]), min(left + tile_hw[1], size_hw[1])
-            yield Tile(top, bottom, left, right)
+def label_type(num_classes: int) -> type[np.uint8] | type[np.int32]:
+    """Return the type of label maps."""
+    return np.uint8 if num_classes <= 256 else np.int32
 
 
-Share = tuple[Array, Array, Array]  # logits (h, K, w) and matrices (R, h), (C, w)
+def tiles_of(whole: Tile, tile_hw: tuple[int, int]) -> Iterator[Tile]:
+    """Yield the tiles of a rectangle row by row."""
+    for top in range(whole.top, whole.bottom, tile_hw[0]):
+        bottom = min(top + tile_hw[0], whole.bottom)
+        for left in range(whole.left, whole.right, tile_hw[1]):
+            yield Tile(top, bottom, left, min(left + tile_hw[1], whole.right))
+
+
+Share = tuple[Array, Array, Array]  # logits (h, w, K) and matrices (R, h), (C, w)
 
 
 def _shares(pieces: Sequence[Piece], tile: Tile, arrays: Arrays) -> list[Share]:
@@ -215,7 +204,7 @@ def _shares(pieces: Sequence[Piece], tile: Tile, arrays: Arrays) -> list[Share]:
             continue
         (top, rows), (left, columns) = row_block, column_block
         bottom, right = top + rows.shape[1], left + columns.shape[1]
-        shares.append((piece.logits[top:bottom, :, left:right], rows, columns))
+        shares.append((piece.logits[top:bottom, left:right], rows, columns))
     return shares
 
 
@@ -225,8 +214,7 @@ def _sum_shares(shares: Sequence[Share]) -> Array:
 
 
 def _scores(logits: Array, rows: Array, columns: Array) -> Array:
-    """(h, K, w), (R, h), (C, w) -> (R, K, C)."""
-    h, num_classes, w = logits.shape
-    scores = rows @ logits.reshape([h, num_classes * w])  # (R, K * w)
-    scores = scores.reshape([rows.shape[0] * num_classes, w]) @ columns.T  # (R * K, C)
-    return scores.reshape([rows.shape[0], num_classes, columns.shape[0]])
+    """(h, w, K), (R, h), (C, w) -> (R, K, C)."""
+    h, w, num_classes = logits.shape
+    scores = (rows @ logits.reshape([h, w * num_classes])).reshape([-1, w, num_classes])
+    return scores.transpose([0, 2, 1]) @ columns.T

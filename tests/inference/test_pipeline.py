@@ -279,7 +279,7 @@ def test_dropped_windows_are_computed_again(network, monkeypatch) -> None:
     settings = InferenceSettings(**SLIDE, **FLIPS)
     logits = Pipeline(network, preprocess, settings)(smooth_image(300, 60))
     held = []
-    for _ in logits._tiles():
+    for _ in logits._tiles((64, 64)):
         held.append(len(logits._pieces))
     assert max(held) < 4 * 2 * len(logits.views[0].axes[0].windows)
     assert not logits._pieces
