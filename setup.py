@@ -15,6 +15,7 @@ CONFIGS = f"{PACKAGE}.configs"  # the top-level folder `configs` is installed in
 # `onnx` bounds what its converter was tried with; the others run what it wrote
 ONNX = ["onnx>=1.17,<1.18", "onnxruntime>=1.20", "onnxslim>=0.1.98", "paddle2onnx==2.1.0"]
 OPENVINO = ["openvino>=2026.0"]
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
 
 
 def read_version() -> str:
@@ -48,12 +49,16 @@ setup(
         "analysis": ["matplotlib>=3.8"],  # pictures of measurements
         "onnx": ONNX,
         "openvino": [*ONNX, *OPENVINO],
+        "serve": SERVE,  # the HTTP service
         "convert": ["torch>=2.6"],  # weight files that PyTorch wrote
         "dev": [
             *ONNX,
             *OPENVINO,
+            *SERVE,
+            "httpx",
             "mypy>=1.15",
             "pre-commit",
+            "pycocotools",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff~=0.17.5",  # the formatter's output changes with the minor version

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from paddleseg_segformer.errors import UserError
 
+SERVE = "pip install fastapi uvicorn python-multipart prometheus-client"
 REMEDIES = {
     "paddle": "pip install 'paddlepaddle>=3.2,<3.4' (or paddlepaddle-gpu)",
     "paddleseg": "pip install 'numpy<2' paddleseg==2.8.0",
@@ -24,6 +25,10 @@ REMEDIES = {
     "onnxruntime": "pip install onnxruntime 'numpy<2'",
     "openvino": "pip install openvino 'numpy<2'",
     "transformers": "pip install transformers==5.23.0",
+    "fastapi": SERVE,
+    "uvicorn": SERVE,
+    "python_multipart": SERVE,
+    "prometheus_client": SERVE,
     "torch": "pip install 'torch>=2.6' (to read PyTorch's files)",
 }
 LOADER_REMEDIES = {

@@ -16,6 +16,7 @@ JOBS = {
     "predict": "write label maps and overlays for images, folders, lists or videos",
     "visualize": "draw the attention of a patch and a mask transformer's class maps over images",
     "export": "write a static graph and its deploy.yaml for Paddle Inference",
+    "serve": "answer HTTP requests with the predictions of an exported model",
     "convert_weights": "write weights as another code base's files, where that is possible exactly",
     "check_dataset": "audit a data set and suggest class weights",
     "make_dataset": "generate the embedded street-scene data set",

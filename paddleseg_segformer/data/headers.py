@@ -28,6 +28,10 @@ _WIDTH, _HEIGHT = 256, 257  # TIFF tags
 _pillow_limit = threading.Lock()
 
 
+class TooManyPixels(UserError):
+    """An image that claims more pixels than `max_pixels`."""
+
+
 def max_pixels() -> int:
     """Return the bound on height x width x pages of an image.
 
@@ -46,7 +50,7 @@ def check_pixels(path: str | os.PathLike[str], height: int, width: int, num_page
         raise UserError(f"{path}: found {height}x{width} px (height x width), expected some.")
     if height * width * num_pages > max_pixels():
         pages = f" and {num_pages} pages" if num_pages > 1 else ""
-        raise UserError(
+        raise TooManyPixels(
             f"{path}: the header claims {height}x{width} px (height x width){pages}, expected at "
             f"most {max_pixels()} px. Cut the image into tiles, or raise {MAX_PIXELS}."
         )

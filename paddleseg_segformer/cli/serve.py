@@ -1,0 +1,96 @@
+"""`serve`: an exported model behind HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from paddleseg_segformer.cli.common import add_device_argument, set_device, set_up_logging
+from paddleseg_segformer.inference.engines import BACKENDS, PRECISIONS
+from paddleseg_segformer.serving.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+LIMITS = {
+    "max_batch": "the most images that are predicted together",
+    "max_wait_ms": "how long a first image waits for others to join it, ms",
+    "max_queue": "the most requests under way; more are told to try again later (503)",
+    "max_bytes": "the largest image file, bytes",
+    "max_pixels": "the largest image, height x width, also after the model's size rules",
+    "timeout_s": "from the end of the upload to the answer, s",
+    "upload_timeout_s": "for an upload, s",
+    "grace_s": "to finish what is under way after SIGTERM, s",
+    "decode_threads": "threads that decode images and encode answers",
+    "max_connections": "the most open connections",
+}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the job's flags."""
+    add = parser.add_argument
+    add("--config", required=True, help="deploy.yaml of the export, or its folder")
+    add(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="engine; auto: the fastest that is installed and reads what was exported",
+    )
+    add_device_argument(parser)
+    add("--threads", type=int, default=os.cpu_count(), help="threads of the network on the CPU")
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the computation")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all")
+    add("--port", type=int, default=8000, help="0: any free one")
+    defaults = ServingSettings()
+    for name, text in LIMITS.items():
+        value = getattr(defaults, name)
+        add(f"--{name}", type=type(value), default=value, help=text)
+    add("--log_requests", action="store_true", help="print a line for each request")
+
+
+def run(args: Namespace) -> None:
+    """Load the model, then answer requests until told to stop."""
+    from paddleseg_segformer.engine.memory import keep_freed_memory
+    from paddleseg_segformer.serving.server import serve
+    from paddleseg_segformer.serving.service import Service
+
+    set_up_logging()
+    settings = ServingSettings(
+        **{name: getattr(args, name) for name in LIMITS}, is_logged=args.log_requests
+    )
+    set_device(args.device)
+    keep_freed_memory()
+    service = Service(partial(_load, args), partial(_check, args), settings)
+    predictor = service.start()
+    logger.info("%s: %s", service.engine, predictor.settings.describe())
+    serve(service, args.host, args.port)
+
+
+def _load(args: Namespace) -> Predictor:
+    """Load the export; batches go through the network as a whole."""
+    from paddleseg_segformer.inference.predictor import Predictor
+
+    predictor = Predictor.from_export(
+        args.config, args.device, args.threads, args.precision, args.backend
+    )
+    exported = predictor.settings
+    window_batch = max(exported.window_batch, args.max_batch)
+    predictor.settings = replace(exported, window_batch=window_batch)
+    return predictor
+
+
+def _check(args: Namespace, predictor: Predictor) -> None:
+    """Compare the engine's labels with those that the export expects for its fixture."""
+    from paddleseg_segformer.inference.deploy_config import DeployConfig
+    from paddleseg_segformer.inference.self_check import self_check
+
+    if DeployConfig.load(args.config, check_files=False).fixture is None:
+        logger.warning("%s: names no fixture to check the engine with", args.config)
+        return
+    logger.info(self_check(predictor, args.config).line)

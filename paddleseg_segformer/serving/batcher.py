@@ -1,0 +1,207 @@
+"""The one thread that owns the engine: it loads it, and predicts what queues up, in batches."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.predictor import Prediction, Predictor
+
+logger = logging.getLogger(__name__)
+
+SMOOTHING = 0.1  # weight of the newest batch in the mean time per image
+
+
+class Stopping(Exception):
+    """The service takes no more images."""
+
+
+class Outcome(NamedTuple):
+    """What was predicted for one image, and how long it took."""
+
+    label: np.ndarray  # (H, W) class ids
+    confidence: np.ndarray | None  # (H, W) float32, where it was asked for
+    queue_s: float
+    network_s: float  # of the whole batch, from images to label maps
+    batch_size: int
+
+
+@dataclass
+class Job:
+    """An image that waits.
+
+    Args:
+        image: (H, W, C).
+        num_pixels: What it counts in a batch.
+        wants_confidence: Whether the confidence is to be computed too.
+        future: Takes the outcome; a cancelled one is passed over.
+        queued_at: `time.monotonic()`.
+    """
+
+    image: np.ndarray
+    num_pixels: int
+    wants_confidence: bool
+    future: Future[Outcome] = field(default_factory=Future)
+    queued_at: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Predicts images from any thread in a thread of its own.
+
+    Args:
+        load: Makes the predictor; it is called, and the predictor used, in that thread only.
+        check: Called once with the predictor, before the first image; raises if its answers are
+            wrong.
+        max_batch: The most images that are predicted together.
+        max_wait_ms: How long a first image waits for others.
+        max_pixels: Of a batch together; an image of more goes alone.
+        on_batch: Called with the number of images of each batch.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Predictor],
+        check: Callable[[Predictor], None],
+        *,
+        max_batch: int,
+        max_wait_ms: float,
+        max_pixels: int,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self._load = load
+        self._check = check
+        self.max_batch = max_batch
+        self.max_wait_s = max_wait_ms / 1000
+        self.max_pixels = max_pixels
+        self._on_batch = on_batch
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._is_stopping = False
+        self.seconds_per_image = 0.0  # smoothed
+        self.loaded: Future[Predictor] = Future()
+        self.checked: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> Predictor:
+        """Start the thread; return its predictor when it is loaded.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        self._thread.start()
+        return self.loaded.result()
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether images are being predicted, or could be."""
+        return self._thread.is_alive()
+
+    @property
+    def num_waiting(self) -> int:
+        """Return the number of images that wait."""
+        return len(self._jobs)
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Put an image into the queue; return what will hold its outcome.
+
+        Raises:
+            Stopping: the service is being stopped.
+        """
+        with self._changed:
+            if self._is_stopping or not self.is_alive:
+                raise Stopping
+            self._jobs.append(job)
+            self._changed.notify_all()
+        return job.future
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish what waits, then end the thread; tell whether it ended in time."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            predictor = self._load()
+        except BaseException as error:
+            self.loaded.set_exception(error)
+            return
+        self.loaded.set_result(predictor)
+        try:
+            self._check(predictor)
+        except BaseException as error:
+            self.checked.set_exception(error)
+            return
+        self.checked.set_result(None)
+        while batch := self._next_batch():
+            self._compute(predictor, batch)
+
+    def _next_batch(self) -> list[Job]:
+        """Return images to predict together; none when the service stops."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._is_stopping)
+            if not self._jobs:
+                return []
+            until = time.monotonic() + self.max_wait_s
+            while len(self._jobs) < self.max_batch and not self._is_stopping:
+                if not self._changed.wait(until - time.monotonic()):
+                    break
+            batch = [self._jobs.popleft()]
+            num_pixels = batch[0].num_pixels
+            while self._jobs and len(batch) < self.max_batch:
+                num_pixels += self._jobs[0].num_pixels
+                if num_pixels > self.max_pixels:
+                    break
+                batch.append(self._jobs.popleft())
+            return batch
+
+    def _compute(self, predictor: Predictor, batch: Sequence[Job]) -> None:
+        """Predict a batch, but for images that nobody waits for any more."""
+        batch = [job for job in batch if job.future.set_running_or_notify_cancel()]
+        if not batch:
+            return
+        for job, outcome in zip(batch, self._outcomes(predictor, batch), strict=True):
+            if isinstance(outcome, Outcome):
+                job.future.set_result(outcome)
+            else:
+                job.future.set_exception(outcome)
+
+    def _outcomes(self, predictor: Predictor, batch: Sequence[Job]) -> list[Outcome | Exception]:
+        """Return what came of each image; where a batch fails, each is tried alone."""
+        start = time.monotonic()
+        try:
+            predictions = predictor([job.image for job in batch])
+            maps = [_maps(*pair) for pair in zip(batch, predictions, strict=True)]
+        except Exception as error:
+            if len(batch) > 1:
+                return [item for job in batch for item in self._outcomes(predictor, [job])]
+            if not isinstance(error, UserError):
+                logger.exception("an image could not be predicted")
+            return [error]
+        seconds = time.monotonic() - start
+        self._note(seconds, len(batch))
+        return [
+            Outcome(label, confidence, start - job.queued_at, seconds, len(batch))
+            for job, (label, confidence) in zip(batch, maps, strict=True)
+        ]
+
+    def _note(self, seconds: float, num_images: int) -> None:
+        newest = seconds / num_images
+        before = self.seconds_per_image or newest
+        self.seconds_per_image = before + SMOOTHING * (newest - before)
+        self._on_batch(num_images)
+
+
+def _maps(job: Job, prediction: Prediction) -> tuple[np.ndarray, np.ndarray | None]:
+    return prediction.label, prediction.confidence if job.wants_confidence else None

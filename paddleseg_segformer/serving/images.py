@@ -1,0 +1,106 @@
+"""Uploaded files as images, within the limits on pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from paddleseg_segformer.data.headers import TooManyPixels, check_array, check_image, open_image
+from paddleseg_segformer.data.io import decode_image
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.augmentation import scaled_size
+from paddleseg_segformer.inference.pipeline import Pipeline
+from paddleseg_segformer.serving.settings import Refusal
+
+ARRAY_START = b"\x93NUMPY"
+TIFF_STARTS = (b"II", b"MM")
+ANIMATIONS = ("PNG", "WEBP")  # formats whose frames are moments; a TIFF's pages may be bands
+
+
+def decode_upload(content: bytes, img_channels: int, max_pixels: int) -> np.ndarray:
+    """Return an uploaded image (H, W, C) as `read_image` would return the same file.
+
+    Raises:
+        Refusal: no image, a damaged one, or one of more pixels than `max_pixels`.
+    """
+    path = Path("image" + _suffix(content))  # for messages, and to tell `.npy` and TIFF
+    try:
+        _check_size(path, content, max_pixels)
+        return decode_image(path, content, img_channels)
+    except TooManyPixels:  # more than any program of this package decodes
+        raise _too_many_pixels("very many px", max_pixels) from None
+    except UserError as error:
+        raise Refusal(422, str(error)) from None
+
+
+def network_pixels(pipeline: Pipeline, size_hw: tuple[int, int]) -> int:
+    """Return the pixels of an image's largest view, without making it."""
+    settings = pipeline.settings
+    scale = max(settings.scales)
+    is_source_scale = settings.scale_mode == "source"
+    for rule in pipeline.preprocess.size_rules:
+        size_hw = rule.new_size_hw(*size_hw, scale if is_source_scale else 1.0)
+    height, width = size_hw if is_source_scale else scaled_size(size_hw, scale)
+    return height * width
+
+
+def check_network_pixels(pipeline: Pipeline, image: np.ndarray, max_pixels: int) -> int:
+    """Return the pixels that an image counts in a batch.
+
+    Raises:
+        Refusal: the size rules would enlarge it beyond `max_pixels`, as they do with long strips.
+    """
+    height, width = image.shape[:2]
+    found = network_pixels(pipeline, (height, width))
+    if found > max_pixels:
+        raise Refusal(
+            413,
+            f"image of {height}x{width} px (height x width): the model's size rules make it "
+            f"{found} px, expected at most {max_pixels}. Send it in parts.",
+        )
+    return max(found, height * width)
+
+
+def _suffix(content: bytes) -> str:
+    """Return the suffix of files that `decode_image` tells apart by their names."""
+    if content.startswith(ARRAY_START):
+        return ".npy"
+    return ".tif" if content.startswith(TIFF_STARTS) else ""
+
+
+def _check_size(path: Path, content: bytes, max_pixels: int) -> None:
+    """Refuse images by what their header claims: more pixels than allowed, or several frames."""
+    if path.suffix == ".npy":
+        height, width = (*check_array(path, content), 1, 1)[:2]
+        num_pages = 1
+    else:
+        height, width = check_image(path, content)
+        num_pages = _num_pages(content)
+    if height * width * num_pages > max_pixels:
+        pages = f" and {num_pages} pages" if num_pages > 1 else ""
+        raise _too_many_pixels(f"{height}x{width} px (height x width){pages}", max_pixels)
+
+
+def _too_many_pixels(found: str, max_pixels: int) -> Refusal:
+    return Refusal(
+        413,
+        f"image: the header claims {found}, expected at most {max_pixels} px. Make it smaller, or "
+        "send it in parts.",
+    )
+
+
+def _num_pages(content: bytes) -> int:
+    """Return the pages of a file.
+
+    Raises:
+        Refusal: it is animated.
+    """
+    try:
+        with open_image(content) as image:
+            num_pages, format = int(getattr(image, "n_frames", 1)), image.format
+    except Exception:  # a TIFF that Pillow does not read; OpenCV takes its first page
+        return 1
+    if num_pages > 1 and format in ANIMATIONS:
+        raise Refusal(422, f"image: animated, {num_pages} frames. Send one frame.")
+    return num_pages

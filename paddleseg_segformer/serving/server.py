@@ -1,0 +1,128 @@
+"""The service as a process: it opens the port, and ends when it is told to."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.serving.app import make_app
+from paddleseg_segformer.serving.connection import HEADER_BYTES, BoundedConnection
+from paddleseg_segformer.serving.service import Service
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 128  # connections that wait to be accepted
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(service: Service, host: str, port: int) -> None:
+    """Answer requests until SIGTERM or SIGINT; then finish what is under way.
+
+    Args:
+        service: Loaded already, by its `start`.
+        host: Name or address to listen on.
+        port: 0 for any free one.
+
+    Raises:
+        UserError: the port cannot be opened, the engine's answers are wrong, or requests were under
+            way longer than the time of grace.
+    """
+    with listen(host, port) as sock:
+        found = sock.getsockname()
+        logger.info("listening on http://%s:%d", host, found[1])
+        server = _Server(service)
+        server.run(sockets=[sock])
+    is_whole = service.stop(max(0.0, server.stop_by - time.monotonic()))
+    if server.has_failed:
+        service.batcher.checked.result()  # raises what the check found
+        raise UserError("the engine's thread has ended; the messages above say why.")
+    if server.num_cut or not is_whole:
+        raise UserError(
+            f"stopped with requests under way, as --grace_s {service.settings.grace_s:g} was over."
+        )
+    logger.info("stopped")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an address.
+
+    Raises:
+        UserError: it is in use, not of this machine, or not allowed.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        sock.close()
+        raise UserError(
+            f"--host {host} --port {port}: cannot listen ({error}). Choose another port."
+        ) from None
+    return sock
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which ends without the signal that stopped it, and with a broken engine."""
+
+    def __init__(self, service: Service) -> None:
+        limits = service.settings
+        super().__init__(
+            uvicorn.Config(
+                make_app(service),
+                http=BoundedConnection,
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=limits.max_connections,
+                backlog=BACKLOG,
+                h11_max_incomplete_event_size=HEADER_BYTES,
+                timeout_graceful_shutdown=limits.grace_s,  # type: ignore[arg-type]
+                log_level="error",  # a warning for each bad request would fill the log
+            )
+        )
+        self.service = service
+        self.stop_by = 0.0  # `time.monotonic()`
+        self.num_cut = 0  # requests that were under way when time was up
+        self.has_failed = False
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at a signal, and at once at the second one; uvicorn would raise it again."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+        before = {number: signal.signal(number, stop) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Stop where the engine does not work (any more)."""
+        self.has_failed = self.service.status == "failed"
+        return self.has_failed or await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, and finish what is under way."""
+        logger.info("stopping: finishing what is under way")
+        self.stop_by = time.monotonic() + self.service.settings.grace_s
+        self.service.begin_stop()
+        await super().shutdown(sockets)
+        self.num_cut = len(self.server_state.tasks)

@@ -1,0 +1,69 @@
+"""Limits of the service, and what a request beyond them is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from paddleseg_segformer.errors import UserError
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """Limits of the service.
+
+    Args:
+        max_batch: The most images that are predicted together.
+        max_wait_ms: How long a first image waits for others to join it.
+        max_queue: The most requests under way, from their first byte to their answer.
+        max_bytes: The largest image file.
+        max_pixels: The largest image, as its file claims, and after the size rules; images of a
+            batch do not exceed it together either.
+        timeout_s: From the end of the upload to the answer.
+        upload_timeout_s: For the upload.
+        grace_s: To finish what is under way when the service is stopped.
+        decode_threads: Threads that decode images and encode answers.
+        max_connections: The most open connections.
+        is_logged: A line per request on standard output.
+
+    Raises:
+        UserError: a number that is not above 0 (the wait may be 0).
+    """
+
+    max_batch: int = 4
+    max_wait_ms: float = 5.0
+    max_queue: int = 64
+    max_bytes: int = 20 << 20
+    max_pixels: int = 1 << 22
+    timeout_s: float = 60.0
+    upload_timeout_s: float = 15.0
+    grace_s: float = 30.0
+    decode_threads: int = 2
+    max_connections: int = 512
+    is_logged: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            is_wrong = value < 0 or (value == 0 and field.name not in MAY_BE_0)
+            if field.name != "is_logged" and is_wrong:
+                raise UserError(f"--{field.name}: found {value}, expected a number above 0.")
+
+
+MAY_BE_0 = ("max_wait_ms", "grace_s")
+
+
+class Refusal(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        status: HTTP status.
+        message: One line for the sender: what was found, what is expected; no paths of the server.
+        headers: Further headers of the answer.
+    """
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = " ".join(message.split())
+        self.headers = dict(headers or {})

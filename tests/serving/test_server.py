@@ -1,0 +1,150 @@
+"""The service as a process of its own."""
+
+from __future__ import annotations
+
+import io
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddleseg_segformer.cli import main
+from paddleseg_segformer.inference.predictor import Predictor
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = ("--backend", "paddle", "--device", "cpu", "--threads", "1", "--max_bytes", "2000000")
+
+
+class Running:
+    """A service's process, and its address once it listens."""
+
+    def __init__(self, *flags: object) -> None:
+        script = ROOT / "deploy" / "serving" / "serve.py"
+        self.process = subprocess.Popen(
+            [sys.executable, script, *map(str, flags), "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.process.stdout
+        self.lines: list[str] = []
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if found := re.search(r"listening on (http://127\.0\.0\.1:(\d+))", line):
+                self.url, self.port = found[1], int(found[2])
+                break
+        else:
+            raise AssertionError("".join(self.lines))
+
+    def wait_until_ready(self) -> None:
+        for _ in range(300):
+            if httpx.get(f"{self.url}/health").status_code == 200:
+                return
+            time.sleep(0.1)
+        raise AssertionError("never ready")
+
+    def stop(self) -> tuple[int, str]:
+        """Send SIGTERM; return the exit status and all that was printed."""
+        self.process.send_signal(signal.SIGTERM)
+        rest, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, "".join(self.lines) + rest
+
+
+@pytest.fixture
+def running(exported: Path) -> Iterator[Running]:
+    service = Running("--config", exported / "deploy.yaml", *FLAGS, "--log_requests")
+    service.wait_until_ready()
+    yield service
+    service.process.kill()
+    service.process.wait()
+
+
+def test_a_running_service_answers_refuses_and_ends_with_what_it_has_accepted(
+    running: Running, exported: Path, scene: np.ndarray, encode: Callable[..., bytes]
+) -> None:
+    content = encode(np.tile(scene, (4, 4, 1)))
+    expected = Predictor.from_export(exported, "cpu", 1, backend="paddle")(
+        np.tile(scene, (4, 4, 1))
+    )
+
+    # a body that is too large is answered, though nothing of it was read
+    too_large = httpx.post(f"{running.url}/predict", files={"image": bytes(8_000_000)})
+    assert too_large.status_code == 413
+    with socket.create_connection(("127.0.0.1", running.port)) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n")
+        client.sendall(b"Content-Type: image/png\r\n\r\nzz\r\n")  # no length of a chunk
+        assert client.recv(100).startswith(b"HTTP/1.1 400")
+
+    def send(_: int) -> httpx.Response:
+        headers = {"Content-Type": "image/png"}
+        return httpx.post(f"{running.url}/predict", content=content, headers=headers, timeout=60)
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = [clients.submit(send, index) for index in range(8)]
+        while num_accepted(running.url) < 8:
+            time.sleep(0.02)
+        status, printed = running.stop()
+        for answer in answers:
+            response = answer.result()
+            assert response.status_code == 200, response.text
+            label = np.asarray(Image.open(io.BytesIO(response.content)))
+            assert (label == expected.label).mean() > 0.9999
+    assert status == 0, printed
+    assert "labels of the fixture are the model's" in printed
+    assert printed.count("POST /predict 200") == 8
+    assert "Traceback" not in printed
+    assert printed.rstrip().endswith("stopped")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{running.url}/health")
+
+
+def num_accepted(url: str) -> int:
+    """Return the predictions that are under way or answered."""
+    text = httpx.get(f"{url}/metrics").text
+    under_way = r"requests_in_flight (\d+)"
+    answered = r'requests_total{path="/predict",status="200"} (\d+)'
+    return sum(int(value) for name in (under_way, answered) for value in re.findall(name, text))
+
+
+def test_mistakes_end_with_one_line_before_the_port_is_opened(
+    exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for flags, message in (
+            (("--config", tmp_path), "no such file"),
+            (("--config", exported, "--backend", "onnxruntime"), "Export it again"),
+            (("--config", exported, "--max_batch", "0"), "--max_batch: found 0"),
+            (("--config", exported, "--port", port), "cannot listen"),
+            (("--config", exported, "--port", "70000"), "cannot listen"),
+        ):
+            assert main(["serve", *map(str, flags), "--device", "cpu", "--threads", "1"]) == 1
+            error = capfd.readouterr().err.strip().splitlines()[-1]
+            assert error.startswith("error: ") and message in error
+
+
+def test_a_missing_package_is_one_line(exported: Path) -> None:
+    code = (
+        "import sys; sys.modules['fastapi'] = None; from paddleseg_segformer.cli import main; "
+        f"sys.exit(main(['serve', '--config', {str(exported)!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "error: fastapi is not installed. Run: pip install fastapi uvicorn python-multipart "
+        "prometheus-client"
+    )
