@@ -1,0 +1,141 @@
+"""Label maps from the static page in `deploy/web`, by way of a real browser without a window."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from paddleseg_segformer.data.io import read_label
+from paddleseg_segformer.dependencies import explained
+from paddleseg_segformer.errors import UserError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+PAGE = Path(__file__).resolve().parents[3] / "deploy" / "web"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu")
+TIMEOUT_S = 300.0  # for a model to load, or an image to be predicted
+
+
+class SurfaceResult(NamedTuple):
+    """What a user interface showed for an image."""
+
+    label: np.ndarray  # (H, W) class ids
+    ms: dict[str, float]  # time of each step, as the interface shows it; `total` is their sum
+
+
+def browser_labels(
+    export: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]]
+) -> list[SurfaceResult]:
+    """Predict images on the static page: load the export, choose each file, save its labels.
+
+    Args:
+        export: Folder of an export that holds `model.onnx`.
+        images: Image files.
+
+    Raises:
+        UserError: the page is not built, there is no browser, or the page shows an error.
+        MissingDependency: playwright is not installed.
+    """
+    with served_page(export) as url, browser_page() as page:
+        page.goto(url)
+        wait_until_ready(page)
+        return [label_on_page(page, Path(image)) for image in images]
+
+
+def label_on_page(page: Page, image: Path) -> SurfaceResult:
+    """Choose an image on the open page and save the labels that it shows.
+
+    Raises:
+        UserError: the page shows an error.
+    """
+    page.set_input_files("#image-file", image)
+    wait_until_ready(page)
+    with page.expect_download() as download:
+        page.click("#save")
+    label = read_label(download.value.path())
+    rows = zip(
+        page.locator("#timings dt").all_inner_texts(),
+        page.locator("#timings dd").all_inner_texts(),
+        strict=True,
+    )
+    ms = {step: float(value.removesuffix(" ms")) for step, value in rows if value.endswith(" ms")}
+    return SurfaceResult(label, ms)
+
+
+def wait_until_ready(page: Page) -> None:
+    """Wait until the page has done what it is busy with.
+
+    Raises:
+        UserError: the page shows an error.
+    """
+    page.wait_for_function(
+        "['ready', 'error'].includes(document.body.dataset.state)", timeout=1000 * TIMEOUT_S
+    )
+    if page.evaluate("document.body.dataset.state") == "error":
+        raise UserError(f"the page in the browser says: {page.inner_text('#error')}")
+
+
+@contextmanager
+def served_page(export: str | os.PathLike[str]) -> Iterator[str]:
+    """Serve the built page and an export on this computer; yield the address that opens both.
+
+    Raises:
+        UserError: the page is not built, or Node.js is missing.
+    """
+    if not (PAGE / "dist" / "index.html").is_file():
+        raise UserError(f"{PAGE / 'dist'}: not built. Run: npm --prefix {PAGE} ci && npm --prefix "
+                        f"{PAGE} run build")  # fmt: skip
+    node = shutil.which("node")
+    if node is None:
+        raise UserError("node: not found, and it serves the page. Install Node.js 18 or later.")
+    command = [
+        node,
+        str(PAGE / "serve.mjs"),
+        "--port",
+        "0",
+        "--export",
+        str(Path(export).resolve()),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
+
+
+@contextmanager
+def browser_page(width: int = 1280, height: int = 800) -> Iterator[Page]:
+    """Open an empty page in the installed Chromium.
+
+    Args:
+        width: Of the page, in px.
+        height: Of the page, in px.
+
+    Raises:
+        UserError: there is no Chromium.
+        MissingDependency: playwright is not installed.
+    """
+    with explained():
+        from playwright.sync_api import sync_playwright
+
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        raise UserError("chromium: not found. Install it: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
+        try:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(1000 * TIMEOUT_S)
+            yield page
+        finally:
+            browser.close()
