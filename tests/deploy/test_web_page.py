@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from paddleseg_segformer.analysis.deployment.browser import (
     BROWSERS,
@@ -157,33 +160,33 @@ def test_size_rules_give_pythons_pixels(exported, page) -> None:
         for rules in SIZE_RULES.values():
             for index, (height, width) in enumerate(SIZES_HW):
                 image = render_scene(index, (height, width))[0]
-                planes = image.transpose(2, 0, 1).ravel().tolist()
-                size_hw, found = page.evaluate(
-                    """async ([height, width, planes, rules]) => {
+                planes = base64.b64encode(image.transpose(2, 0, 1).tobytes()).decode()
+                name, size_hw, text = page.evaluate(
+                    """async ([height, width, text, rules]) => {
                         const { applySizeRules } = await import("./size_rules.js");
-                        const source = { height, width, planes: Uint8Array.from(planes) };
-                        const { image } = applySizeRules(source, rules);
-                        return [[image.height, image.width], Array.from(image.planes)];
+                        const planes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt());
+                        const { image } = applySizeRules({ height, width, planes }, rules);
+                        const bytes = new Uint8Array(image.planes.buffer);
+                        const letters = Array.from(bytes, (byte) => String.fromCharCode(byte));
+                        const type = image.planes.constructor.name;
+                        return [type, [image.height, image.width], btoa(letters.join(""))];
                     }""",
                     [height, width, planes, rules],
                 )
+                dtype = {"Uint8Array": np.uint8, "Float32Array": np.float32}[name]
+                found = np.frombuffer(base64.b64decode(text), dtype)
                 expected, _ = Preprocess.from_transforms(rules).resize(image)
                 result = np.reshape(found, (3, *size_hw)).transpose(1, 2, 0)
+                assert result.dtype == expected.dtype
                 tolerance = 0 if expected.dtype == np.uint8 else 2e-3
                 np.testing.assert_allclose(result, expected, rtol=0, atol=tolerance)
 
 
 def shown(page: Any) -> np.ndarray:
     """Return the picture on the page, (H, W, 3)."""
-    size_hw, pixels = page.evaluate(
-        """() => {
-            const canvas = document.getElementById("picture");
-            const { height, width } = canvas;
-            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
-            return [[height, width], Array.from(data)];
-        }"""
-    )
-    return np.array(pixels, np.uint8).reshape(*size_hw, 4)[:, :, :3]
+    url = page.evaluate("document.getElementById('picture').toDataURL('image/png')")
+    content = base64.b64decode(url.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
 def difference(left: np.ndarray, right: np.ndarray) -> int:
