@@ -29,6 +29,7 @@ REMEDIES = {
     "uvicorn": SERVE,
     "python_multipart": SERVE,
     "prometheus_client": SERVE,
+    "playwright": "pip install playwright && apt-get install chromium",
     "torch": "pip install 'torch>=2.6' (to read PyTorch's files)",
 }
 LOADER_REMEDIES = {

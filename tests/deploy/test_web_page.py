@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +16,10 @@ from PIL import Image
 
 from paddleseg_segformer.analysis.deployment.browser import (
     BROWSERS,
-    PAGE,
     SurfaceResult,
     browser_labels,
     browser_page,
+    build_page,
     label_on_page,
     served_page,
     wait_until_ready,
@@ -60,18 +59,12 @@ SIZE_RULES: dict[str, list[dict[str, Any]]] = {
 
 @pytest.fixture(scope="session")
 def built_page() -> None:
-    """Build the page anew; its packages are installed once."""
+    """Build the page."""
     has_browser = any(map(shutil.which, BROWSERS)) and find_spec("playwright")
     if not (shutil.which("npm") and has_browser and find_spec("paddle2onnx")):
         # system packages and a large one of Python that nothing else needs
         pytest.skip("needs npm, chromium, and pip install playwright '.[onnx]'")
-    npm = ["npm", "--prefix", str(PAGE)]
-    commands = [[*npm, "run", "build"]]
-    if not (PAGE / "node_modules").is_dir():
-        commands.insert(0, [*npm, "ci"])
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    build_page()
 
 
 @pytest.fixture(scope="module")

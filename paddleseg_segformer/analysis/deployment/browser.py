@@ -42,7 +42,7 @@ def browser_labels(
         images: Image files.
 
     Raises:
-        UserError: the page is not built, there is no browser, or the page shows an error.
+        UserError: the page cannot be built, there is no browser, or the page shows an error.
         MissingDependency: playwright is not installed.
     """
     with served_page(export) as url, browser_page() as page:
@@ -89,28 +89,47 @@ def served_page(export: str | os.PathLike[str]) -> Iterator[str]:
     """Serve the built page and an export on this computer; yield the address that opens both.
 
     Raises:
-        UserError: the page is not built, or Node.js is missing.
+        UserError: the page cannot be built.
     """
-    if not (PAGE / "dist" / "index.html").is_file():
-        raise UserError(f"{PAGE / 'dist'}: not built. Run: npm --prefix {PAGE} ci && npm --prefix "
-                        f"{PAGE} run build")  # fmt: skip
-    node = shutil.which("node")
-    if node is None:
-        raise UserError("node: not found, and it serves the page. Install Node.js 18 or later.")
-    command = [
-        node,
-        str(PAGE / "serve.mjs"),
-        "--port",
-        "0",
-        "--export",
-        str(Path(export).resolve()),
-    ]
+    build_page()
+    flags = ["--port", "0", "--export", str(Path(export).resolve())]
+    command = [_program("node"), str(PAGE / "serve.mjs"), *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             yield server.stdout.readline().strip()
         finally:
             server.terminate()
+
+
+def build_page() -> None:
+    """Build the page where a source has changed; its packages are installed once.
+
+    Raises:
+        UserError: no clone of the repository, Node.js is missing, or npm fails.
+    """
+    if not PAGE.is_dir():
+        raise UserError(f"{PAGE}: no such folder. Run this in a clone of the repository.")
+    page = PAGE / "dist" / "index.html"
+    sources = [path for path in PAGE.iterdir() if path.is_file()]
+    if page.is_file() and page.stat().st_mtime > max(path.stat().st_mtime for path in sources):
+        return
+    commands = [["run", "build"]]
+    if not (PAGE / "node_modules").is_dir():
+        commands.insert(0, ["ci"])
+    for command in commands:
+        npm = [_program("npm"), "--prefix", str(PAGE), *command]
+        done = subprocess.run(npm, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            reason = " ".join((done.stdout + done.stderr).split())[-500:]
+            raise UserError(f"{' '.join(npm)}: failed ({reason}).")
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise UserError(f"{name}: not found. Install Node.js 18 or later.")
+    return path
 
 
 @contextmanager
