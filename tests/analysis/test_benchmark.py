@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from paddleseg_segformer.analysis.benchmark.cases import (
     Setting,
     all_cases,
 )
+from paddleseg_segformer.analysis.benchmark.files import Files
 from paddleseg_segformer.analysis.benchmark.runner import (
     Group,
     Measurement,
@@ -71,7 +73,7 @@ def test_json_of_a_run_has_every_figure(tiny_run):
 
 
 def test_weights_of_a_run_give_many_labels(tiny_run):
-    from paddleseg_segformer.analysis.benchmark.files import Files, build_model, normalized
+    from paddleseg_segformer.analysis.benchmark.files import build_model, normalized
     from paddleseg_segformer.analysis.benchmark.subject import labels_of_logits
 
     files = Files(tiny_run / "work", "B0", 19)
@@ -217,3 +219,21 @@ def test_all_installed_engines_agree_in_all_tasks(tmp_path):
         assert case["label_agreement"] >= 0.999, case
         difference = case["max_logit_difference"]
         assert difference is None or (math.isfinite(difference) and difference < 1e-3)
+
+
+@pytest.mark.parametrize("engine", ["ours", "paddle"])
+def test_tail_alone_gives_the_labels_of_resized_logits(tmp_path, engine):
+    setting = Setting("tail", "B0", (64, 96), 2, 1, 5)
+    files = Files(tmp_path, "B0", 5)
+    logits = np.random.default_rng(0).normal(size=(2, 5, 16, 24)).astype(np.float32)
+    files.folder.mkdir()
+    np.save(files.logits_path(setting.image_hw, 2), logits)
+    subject = import_module(f"{BENCHMARK}.{ENGINES[engine].module}").build(
+        Case(engine, setting), files
+    )
+    labels = subject.labels(subject.run())
+    expected = [
+        np.argmax([resized(one, setting.image_hw) for one in each], axis=0) for each in logits
+    ]
+    assert labels.shape == (2, 64, 96) and (labels == np.stack(expected)).mean() > 0.999
+    assert report.gmacs(setting) == pytest.approx(2 * 2 * 5 * 64 * 96 / 1e9)

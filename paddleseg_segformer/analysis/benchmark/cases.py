@@ -20,6 +20,7 @@ TASKS = {
     " resizing, argmax; file decoding is not included",
     "slide": "RGB uint8 array of H x 2H px in memory -> label map: windows of H x H px every "
     f"{SLIDE_STRIDE:g} H, network, averaging, argmax; file decoding is not included",
+    "tail": "logits (N, K, H / 4, W / 4) float32 -> label map of H x W: resizing, argmax",
     "train": "one step: forward, resizing to the label's size, cross-entropy, backward, AdamW; "
     "loading of data is not included",
 }
@@ -54,6 +55,7 @@ _PADDLESEG = ("paddle", "paddleseg")
 _TORCH = ("torch", "transformers")
 
 _TENSOR_TO_LABEL = ("network", "end_to_end")  # tasks
+_WITH_TRAINING = ("network", "end_to_end", "slide", "train")
 
 ENGINES = {
     "ours": Engine("ours, dygraph", "ours", "weights", ("paddle",), tuple(TASKS)),
@@ -65,8 +67,9 @@ ENGINES = {
         "ours, OpenVINO", "ours", "export_onnx", ("paddle", "openvino"), precisions=("fp32", "bf16")
     ),
     "paddleseg": Engine(
-        "PaddleSeg, dygraph", "paddleseg_peer", "weights", _PADDLESEG, tuple(TASKS), output=_FULL
+        "PaddleSeg, dygraph", "paddleseg_peer", "weights", _PADDLESEG, _WITH_TRAINING, output=_FULL
     ),
+    "paddle": Engine("Paddle, interpolate and argmax", "tail", "weights", ("paddle",), ("tail",)),
     "paddleseg-inference": Engine(
         "PaddleSeg, Paddle Inference",
         "paddleseg_peer",

@@ -44,6 +44,10 @@ class Files:
         """Return the file of the input images (N, H, W, 3) uint8."""
         return self.root / "images_{}x{}_{}.npy".format(*image_hw, batch)
 
+    def logits_path(self, image_hw: tuple[int, int], batch: int) -> Path:
+        """Return the file of our network's logits (N, K, H / 4, W / 4) of the input images."""
+        return self.folder / "logits_{}x{}_{}.npy".format(*image_hw, batch)
+
     def images(self, image_hw: tuple[int, int], batch: int) -> np.ndarray:
         """Return the input images (N, H, W, 3) uint8."""
         return np.load(self.images_path(image_hw, batch))
@@ -69,6 +73,14 @@ def ensure_images(files: Files, image_hw: tuple[int, int], batch: int) -> None:
         make_folder(files.root)
         numbers = [str(number) for number in (files.num_classes, *image_hw, batch)]
         _run(["images", "-", str(files.root), files.variant, *numbers], "images")
+
+
+def ensure_logits(files: Files, image_hw: tuple[int, int], batch: int) -> None:
+    """Compute the logits of the input images unless they are there."""
+    if not files.logits_path(image_hw, batch).exists():
+        ensure(files, "weights")
+        numbers = [str(number) for number in (files.num_classes, *image_hw, batch)]
+        _run(["logits", "-", str(files.root), files.variant, *numbers], "logits")
 
 
 def _run(arguments: list[str], kind: str) -> None:
@@ -213,6 +225,17 @@ def _draw_images(files: Files, image_hw: tuple[int, int], batch: int) -> None:
         np.save(temporary, images)
 
 
+def _compute_logits(files: Files, image_hw: tuple[int, int], batch: int) -> None:
+    import paddle
+
+    model = build_model(files)
+    images = normalized(files.images(image_hw, batch))
+    with paddle.no_grad():
+        logits = np.concatenate([model(paddle.to_tensor(each[None])).numpy() for each in images])
+    with atomic_path(files.logits_path(image_hw, batch)) as temporary:
+        np.save(temporary, logits)
+
+
 def main(arguments: list[str]) -> None:
     """Make what a command line of this module names."""
     what, kind, root, variant, *numbers = arguments
@@ -220,6 +243,9 @@ def main(arguments: list[str]) -> None:
     files = Files(Path(root), variant, num_classes)
     if what == "images":
         _draw_images(files, (rest[0], rest[1]), rest[2])
+        return
+    if what == "logits":
+        _compute_logits(files, (rest[0], rest[1]), rest[2])
         return
     if kind == "weights" and not files.images_path((256, 256), 1).exists():
         _draw_images(files, (256, 256), 1)

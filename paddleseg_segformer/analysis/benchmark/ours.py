@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from paddleseg_segformer.analysis.benchmark import tail
 from paddleseg_segformer.analysis.benchmark.cases import MEAN, STD, Case
 from paddleseg_segformer.analysis.benchmark.files import Files, build_model, normalized
 from paddleseg_segformer.analysis.benchmark.subject import Subject, labels_of_logits, to_array
@@ -28,6 +29,8 @@ BACKENDS = {
 def build(case: Case, files: Files) -> Subject:
     """Return what to time."""
     setting = case.setting
+    if setting.task == "tail":
+        return tail.build(case, files)
     images = files.images(setting.image_hw, setting.batch)
     if setting.task == "train":
         return _training(files, images)

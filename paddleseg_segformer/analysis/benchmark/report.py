@@ -57,10 +57,15 @@ def speed(measurement: Measurement, base: Measurement) -> float:
 
 @lru_cache
 def gmacs(setting: Setting) -> float:
-    """Return the multiply-accumulates of one pass of our network, 1e9."""
+    """Return the multiply-accumulates of one pass of our network, 1e9.
+
+    For the tail: two for each class and pixel, as resizing one axis takes.
+    """
     from paddleseg_segformer.analysis.complexity import count_macs
     from paddleseg_segformer.analysis.published import build_published
 
+    if setting.task == "tail":
+        return 2 * setting.batch * setting.num_classes * float(np.prod(setting.image_hw)) / 1e9
     model = build_published(setting.variant, setting.num_classes)
     passes = setting.num_passes * (TRAINING_PASSES if setting.task == "train" else 1)
     return passes * count_macs(model, setting.size_hw).total() / 1e9
@@ -73,14 +78,14 @@ def floor_ms(group: Group) -> float:
 
 @lru_cache
 def traffic_gb(setting: Setting) -> float | None:
-    """Return the activations of one pass of our network, 1e9 bytes; not known for a training step.
+    """Return the activations of one pass of our network, 1e9 bytes; only where it is the network's.
 
     Each is written once and read once, as the large copy does (see `analysis.activations`).
     """
     from paddleseg_segformer.analysis.activations import activation_bytes
     from paddleseg_segformer.analysis.published import build_published
 
-    if setting.task == "train":
+    if setting.task in ("train", "tail"):
         return None
     model = build_published(setting.variant, setting.num_classes)
     return setting.num_passes * sum(activation_bytes(model, setting.size_hw).values()) / 1e9

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_segformer.analysis.benchmark.cases import REFERENCE, Case, Setting
-from paddleseg_segformer.analysis.benchmark.files import Files, ensure, ensure_images
+from paddleseg_segformer.analysis.benchmark.files import Files, ensure, ensure_images, ensure_logits
 from paddleseg_segformer.analysis.benchmark.worker import BENCHMARK, LABELS, LOGITS
 from paddleseg_segformer.analysis.processes import Worker, WorkerFailed
 from paddleseg_segformer.errors import UserError
@@ -96,6 +96,8 @@ class _Run:
         floor = self._start("floor", {"floor": self.setting.threads})
         try:
             ensure_images(self.files, self.setting.image_hw, self.setting.batch)
+            if self.setting.task == "tail":
+                ensure_logits(self.files, self.setting.image_hw, self.setting.batch)
             floor.ask("load")
             for measurement in group.measurements:
                 self._attempt(measurement, self._load)
