@@ -13,7 +13,7 @@ NO_PYTHON = Python 3.10, 3.11 or 3.12 with venv is needed (numpy < 2 has no buil
     found $(FOUND). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12
 
 # ways to run a model that `make deploy-test` counts on; others are listed where they are missing
-REQUIRED_WAYS ?= dygraph paddle cpp-paddle onnxruntime openvino cpp-openvino
+REQUIRED_WAYS ?= dygraph paddle cpp-paddle onnxruntime onnxruntime-whole openvino cpp-openvino http
 
 .PHONY: demo test test-slow deploy-test lint clean
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=environment,
+                start_new_session=True,  # so that `close` reaches what it has started itself
             )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -78,8 +81,9 @@ class Worker:
         return f"died with status {status}: {lines[-1] if lines else 'without a word'}"
 
     def close(self) -> None:
-        """End the process."""
-        self._process.kill()
+        """End the process, and those that it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
 

@@ -79,7 +79,8 @@ def _parts(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     parts["predict"] = f"{weights} {images} --save_dir {FOLDER}/predict"
     parts["export"] = f"{weights} --save_dir {FOLDER}/export"
     jobs = {name: partial(run_job, name.split()[0], flags) for name, flags in parts.items()}
-    flags = f"--config {FOLDER}/export/deploy.yaml {images} --save_dir {FOLDER}/infer --benchmark"
+    flags = f"--config {FOLDER}/export/deploy.yaml {images} --save_dir {FOLDER}/infer"
+    flags += " --backend paddle --benchmark"
     return {**jobs, "infer": partial(run_infer, flags)}
 
 

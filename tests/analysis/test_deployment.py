@@ -20,6 +20,7 @@ from paddleseg_segformer.data.io import read_image, write_label
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model
+from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES
 from paddleseg_segformer.inference.overlay import write_image
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 
@@ -70,13 +71,13 @@ def test_missing_wrong_and_broken_ways_stand_in_table_and_exit_status(
     export, pictures, wrong_ways, tmp_path, capsys
 ) -> None:
     names = ["reference", "same", "wrong", "turned", "absent", "broken", "deadly", "rough"]
-    names += ["cpp-paddle"]
+    names += ["cpp-paddle", "onnxruntime"]
     path = tmp_path / "report.json"
     flags = ["--json", str(path), "--cpp_dir", str(tmp_path), "--require", "rough", "absent"]
     assert run(export, pictures, tmp_path, names, *flags) == 1
     captured = capsys.readouterr()
     (error,) = captured.err.strip().splitlines()
-    assert "5 of 9 ways fell short" in error
+    assert "5 of 10 ways fell short" in error
     assert "wrong: 0.0000% of the labels agree, expected 99.99%" in error
     assert "turned: " in error and "expected (40, 56)" in error
     assert "broken: RuntimeError: the engine broke" in error
@@ -85,6 +86,7 @@ def test_missing_wrong_and_broken_ways_stand_in_table_and_exit_status(
     assert "rough:" not in error and "cpp-paddle:" not in error
     table = captured.out[captured.out.index("| way") :]
     assert "- `cpp-paddle` not run: " in table and "is not built" in table
+    assert "- `onnxruntime` not run: the export holds paddle, but no onnx\n" in table
     assert "- `absent` not run: a thing is not installed" in table
     assert "- `broken` failed: RuntimeError: the engine broke" in table
     found = {item["name"]: item for item in json.loads(path.read_text())["ways"]}
@@ -215,7 +217,8 @@ def test_ways_are_tried_in_the_tables_order() -> None:
     assert next(iter(WAYS)) == "dygraph"
     for way in WAYS.values():
         assert way.timer in ways.TIMERS
-        assert way.export is None or way.export in material.EXPORTS
+        assert way.export in material.EXPORTS
+        assert set(way.reads) <= set(ARTEFACT_FILES)
 
 
 @pytest.mark.parametrize(("threads", "warmup", "limit_s"), [(0, 3, 1), (1, -1, 1), (1, 3, 0)])
@@ -228,7 +231,7 @@ def test_each_size_is_warmed_up_and_the_network_timed_within_the_whole(pictures,
     images = make_images(tmp_path / "png", str(pictures), None, 3)
     (tmp_path / "out").mkdir()
     folders = {"images_dir": str(images.paths[0].parent), "results": str(tmp_path / "out")}
-    job = Job("", {}, "fp32", "", None, threads=1, warmup=2, cpp_dir="", **folders)
+    job = Job("", {}, (), "fp32", "", None, threads=1, warmup=2, cpp_dir="", **folders)
     calls = []
 
     def network(image: np.ndarray) -> np.ndarray:

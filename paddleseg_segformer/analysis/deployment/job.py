@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -23,6 +23,7 @@ class Job:
     Args:
         run: `module:function`, as of `Way`.
         options: as of `Way`.
+        reads: as of `Way`.
         precision: of the computation.
         export_dir: folder of the export.
         model_path: the weights, where they are known.
@@ -35,6 +36,7 @@ class Job:
 
     run: str
     options: dict[str, str]
+    reads: Sequence[str]
     precision: str
     export_dir: str
     model_path: str | None
@@ -105,16 +107,18 @@ class Clock:
 
 def time_images(
     job: Job,
-    label_of: Callable[[Any], np.ndarray],
+    label_of: Callable[[Any], Any],
     network_ms: Callable[[], float | None],
     read: Callable[[str], Any] | None = None,
+    decode: Callable[[Any], np.ndarray] | None = None,
 ) -> tuple[float, float | None]:
     """Keep every image's label map; return the medians of the whole and of the network.
 
     Args:
-        label_of: What is timed: what `read` gives -> label map (H, W).
+        label_of: What is timed: what `read` gives -> label map (H, W), or what `decode` takes.
         network_ms: Time of the network since it was last asked for, or None.
         read: Path -> what `label_of` takes; by default the RGB array (H, W, 3).
+        decode: Result of `label_of` -> label map; not timed.
     """
     from paddleseg_segformer.data.io import read_image
 
@@ -131,6 +135,6 @@ def time_images(
         label = label_of(content)
         whole.append(1e3 * (time.perf_counter() - start))
         inside.append(network_ms())
-        job.save(index, label)
+        job.save(index, decode(label) if decode else label)
     known = [value for value in inside if value is not None]
     return median(whole), median(known) if known else None

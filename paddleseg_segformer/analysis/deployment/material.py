@@ -25,6 +25,7 @@ DRAWN_HW = (256, 512)
 # what ways run: flags of the job `export`, and formats that are left out where a package is missing
 EXPORTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "engines": (("paddle", "onnx", "openvino"), ()),
+    "with_preprocess": (("onnx",), ("--with_preprocess",)),
 }
 
 

@@ -100,8 +100,9 @@ def _run(
         job = Job(
             run=way.run,
             options=way.options,
+            reads=way.reads,
             precision=way.precision,
-            export_dir=exports.folder(way.export or "engines"),
+            export_dir=exports.folder(way.export),
             model_path=plan.model_path,
             images_dir=str(images.paths[0].parent),
             threads=plan.threads,

@@ -13,10 +13,11 @@ ALL = "all"
 TIMERS = {
     "array": "RGB array in memory -> label map: size rules, normalisation, network, resizing,"
     " argmax; the file is decoded before",
+    "graph": "the same, as one graph from the 8-bit image to the labels",
     "steps": "the medians of the program's own steps preprocess, network and upsample+argmax, added"
     " up; decoding and writing are not in it",
-    "request": "PNG file -> label map at the client, over loopback: sending, decoding, all that"
-    " array holds, encoding, receiving",
+    "request": "PNG file -> file of the label map, at the client over loopback: sending, decoding,"
+    " all that `array` holds, encoding, receiving",
     "page": "as the page counts it: pixels of the picture -> label map",
 }
 
@@ -30,7 +31,8 @@ class Way:
         platform: what has to be there to run it.
         run: `module:function`; the function takes a `Job` and gives an `Outcome`.
         timer: what its time per image holds, a key of `TIMERS`.
-        export: which export it runs, a key of `material.EXPORTS`; None for the weights themselves.
+        reads: the artefacts of an export of which it needs one; none for the weights themselves.
+        export: which export it runs, a key of `material.EXPORTS`.
         options: for `run`.
         precision: of the computation.
         is_exact: whether it has to give the reference's labels.
@@ -40,7 +42,8 @@ class Way:
     platform: str
     run: str
     timer: str = "array"
-    export: str | None = "engines"
+    reads: tuple[str, ...] = ("paddle",)
+    export: str = "engines"
     options: dict[str, str] = field(default_factory=dict)
     precision: str = "fp32"
     is_exact: bool = True
@@ -49,21 +52,45 @@ class Way:
 _HERE = "paddleseg_segformer.analysis.deployment"
 _IN_PROCESS = f"{_HERE}.in_process:run"
 _PROGRAM = f"{_HERE}.programs:run"
+_OPENVINO = ("openvino", "onnx")
 
 WAYS = {
-    "dygraph": Way("Paddle, dygraph", "Python", _IN_PROCESS, export=None),
+    "dygraph": Way("Paddle, dygraph", "Python", _IN_PROCESS, reads=()),
     "paddle": Way("Paddle Inference", "Python", _IN_PROCESS, options={"backend": "paddle"}),
     "cpp-paddle": Way("Paddle Inference", "C++", _PROGRAM, "steps", options={"engine": "paddle"}),
-    "onnxruntime": Way("ONNX Runtime", "Python", _IN_PROCESS, options={"backend": "onnxruntime"}),
-    "openvino": Way("OpenVINO", "Python", _IN_PROCESS, options={"backend": "openvino"}),
-    "cpp-openvino": Way("OpenVINO", "C++", _PROGRAM, "steps", options={"engine": "openvino"}),
+    "onnxruntime": Way(
+        "ONNX Runtime", "Python", _IN_PROCESS, reads=("onnx",), options={"backend": "onnxruntime"}
+    ),
+    "onnxruntime-whole": Way(
+        "ONNX Runtime, preprocessing in the graph",
+        "Python",
+        f"{_HERE}.whole_graph:run",
+        "graph",
+        reads=("onnx_with_preprocess",),
+        export="with_preprocess",
+    ),
+    "openvino": Way(
+        "OpenVINO", "Python", _IN_PROCESS, reads=_OPENVINO, options={"backend": "openvino"}
+    ),
+    "cpp-openvino": Way(
+        "OpenVINO", "C++", _PROGRAM, "steps", reads=_OPENVINO, options={"engine": "openvino"}
+    ),
     "openvino-bf16": Way(
         "OpenVINO",
         "Python",
         _IN_PROCESS,
+        reads=_OPENVINO,
         options={"backend": "openvino"},
         precision="bf16",
         is_exact=False,
+    ),
+    "http": Way(
+        "HTTP service",
+        "any client",
+        f"{_HERE}.over_http:run",
+        "request",
+        reads=("paddle", *_OPENVINO),
+        options={"backend": "auto"},
     ),
 }
 
