@@ -94,6 +94,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--average", choices=("logits", "softmax"), help="what is averaged; without it: as exported"
     )
     add("--window_batch", type=int, help="most windows that go through the network together")
+    add(
+        "--max_side_px",
+        type=int,
+        default=8192,
+        help="longest side that may go through the network at once; larger images need a sliding "
+        "window",
+    )
     return parser
 
 
@@ -145,6 +152,7 @@ def make_predictor(args: argparse.Namespace) -> Predictor:
     from paddleseg_segformer.inference.settings import InferenceSettings
 
     network = load_network(args.config, args.backend, args.device, args.cpu_threads, args.precision)
+    network.max_side_px = args.max_side_px
     args.engine = network.description
     if args.self_check:
         print(self_check(network, args.config).line)

@@ -18,6 +18,8 @@ from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.inference.deploy_config import DeployConfig, deploy_path
 from paddleseg_segformer.inference.engines import BACKENDS, ENGINES
 
+MAX_SIDE_PX = 8192  # of what goes through a network at once; attention grows with its square
+
 
 class EngineNetwork(ABC):
     """An exported network, run by an engine.
@@ -36,6 +38,7 @@ class EngineNetwork(ABC):
     """
 
     name: ClassVar[str]  # key of `ENGINES`
+    max_side_px = MAX_SIDE_PX
 
     def __init__(
         self,
@@ -87,14 +90,20 @@ class EngineNetwork(ABC):
         """(N, C, H, W) float32, normalised -> the network's output, on Paddle's current device.
 
         Raises:
-            UserError: a shape that the export does not take.
+            UserError: a shape that the export does not take, or the engine failed on it.
         """
         self._check(x.shape)
         array = np.ascontiguousarray(x.numpy())
         batch = self.deploy.input.shape[0]
-        if batch in (-1, x.shape[0]):
-            return paddle.to_tensor(self._run(array))
-        return paddle.to_tensor(self._run_in_parts(array, batch))
+        try:
+            if batch in (-1, x.shape[0]):
+                return paddle.to_tensor(self._run(array))
+            return paddle.to_tensor(self._run_in_parts(array, batch))
+        except Exception as error:  # each engine raises kinds of its own, without a common base
+            raise UserError(
+                f"{self.description} failed on an input of {x.shape[2]}x{x.shape[3]} px (height x "
+                f"width): {last_line(error)}"
+            ) from error
 
     def _run_in_parts(self, x: np.ndarray, batch: int) -> np.ndarray:
         """Run any number of images through a network of fixed batch size; the last is repeated."""
@@ -119,6 +128,12 @@ class EngineNetwork(ABC):
                 f"image of {shape[2]}x{shape[3]} px: the network needs {smallest} px or more per "
                 "side. Resize it, or pad it."
             )
+        if max(shape[2:]) > self.max_side_px:
+            raise UserError(
+                f"image of {shape[2]}x{shape[3]} px (height x width): more than {self.max_side_px} "
+                "px at once. Use a sliding window (--is_slide --crop_size 1024 1024), or raise "
+                "--max_side_px."
+            )
 
     def _choose_artefact(self, folder: str | os.PathLike[str]) -> str:
         engine = ENGINES[self.name]
@@ -137,6 +152,12 @@ class EngineNetwork(ABC):
                 f"device {self.device!r}: {ENGINES[self.name].title} runs on the CPU here. Use the "
                 "device cpu, or the backend paddle."
             )
+
+
+def last_line(error: Exception) -> str:
+    """Return what an engine says last of an error, without its stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def load_network(

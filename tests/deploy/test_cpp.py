@@ -12,10 +12,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-from paddleseg_segformer.data.io import read_label
+from paddleseg_segformer.data.io import read_label, write_label
 from paddleseg_segformer.data.street_scenes import render_scene
+from paddleseg_segformer.files import sha256
 from paddleseg_segformer.inference.overlay import write_image
 from paddleseg_segformer.inference.predictor import Predictor
 
@@ -41,8 +43,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def segment(programs, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that runs a program; results are in `tmp_path / "out"`."""
 
-    def run(engine: str, folder: Path, images: Path, *flags: object) -> Any:
-        is_exported = engine == "paddle" or (folder / "openvino_model.xml").exists()
+    def run(
+        engine: str, folder: Path, images: Path, *flags: object, reads_onnx: bool = False
+    ) -> Any:
+        name = "model.onnx" if reads_onnx else "openvino_model.xml"
+        is_exported = engine == "paddle" or (folder / name).exists()
         if engine not in programs or (folder.is_dir() and not is_exported):
             # OpenVINO and the converter to it are an extra
             pytest.skip("OpenVINO is missing: pip install 'paddleseg_segformer[openvino]'")
@@ -82,6 +87,8 @@ def check_labels(
         ("padded MaskSegmenter", "paddle"),
         ("SegFormer", "openvino"),
         ("SegFormerMM", "openvino"),
+        ("LinearSegmenter", "openvino"),
+        ("padded MaskSegmenter", "openvino"),
     ],
 )
 def test_labels_equal_pythons(model, engine, exported, images, segment, tmp_path) -> None:
@@ -93,6 +100,17 @@ def test_labels_equal_pythons(model, engine, exported, images, segment, tmp_path
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         check_labels(exported(model), images, tmp_path / "out", engine, **overrides)
+
+
+@pytest.mark.parametrize("model", ["SegFormer", "LinearSegmenter", "padded MaskSegmenter"])
+def test_openvino_runs_an_export_as_onnx_alone(model, exported, images, segment, tmp_path) -> None:
+    folder = exported(model, lambda content: content["artefacts"].pop("openvino"))
+    for name in ("openvino_model.xml", "openvino_model.bin"):
+        (folder / name).rename(tmp_path / name)
+    done = segment("openvino", folder, images, "--self_check", reads_onnx=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "labels of the fixture are the model's (" in done.stdout
+    check_labels(folder, images, tmp_path / "out", "openvino")
 
 
 def transforms(*rules: dict[str, Any], **inference: Any) -> Callable[[dict[str, Any]], None]:
@@ -282,6 +300,46 @@ def test_failed_images_are_reported_and_the_rest_goes_on(
         "paddle", exported("SegFormer"), folder / "wide.png", "--is_slide", "--crop_size", 512, 512
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "engine"),
+    [
+        ("SegFormer", "paddle"),
+        ("SegFormer", "openvino"),
+        ("padded MaskSegmenter", "openvino"),
+        ("300 classes", "paddle"),
+        ("one channel", "paddle"),
+        ("four channels", "paddle"),
+    ],
+)
+def test_self_check(model, engine, exported, programs) -> None:
+    """The fixture is compared on the exported settings, and nothing else is done."""
+    if engine not in programs:
+        pytest.skip("OpenVINO is missing: pip install 'paddleseg_segformer[openvino]'")
+    folder = exported(model, transforms(SIZE_RULES["LimitLong"][0], **SLIDE))
+    labels = Predictor.from_export(folder, device="cpu", backend=engine)
+    channels = labels.img_channels
+    image = folder / ("fixture.png" if channels in (1, 3) else "fixture.tif")
+    write_label(folder / "fixture_labels.png", labels(image).label)  # of the edited settings
+
+    def run() -> Any:
+        command = [programs[engine], "--config", folder, "--self_check", "--threads", "1"]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+    content = yaml.safe_load((folder / "deploy.yaml").read_text(encoding="utf-8"))
+    content["fixture"]["labels"]["sha256"] = sha256(folder / "fixture_labels.png")
+    (folder / "deploy.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    [line] = done.stdout.splitlines()
+    assert " of 12707 labels of the fixture are the model's (" in line
+    content["preprocess"]["transforms"][-1]["mean"] = [0.1]
+    (folder / "deploy.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    done = run()
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert "deploy.yaml: self-check failed; " in line
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -210,3 +210,28 @@ def test_parsing_flags_imports_no_engine() -> None:
     )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=dict(os.environ))
+
+
+@pytest.mark.parametrize("backend", ["paddle", *OTHERS])
+def test_failure_of_an_engine_is_one_line(dynamic, backend, monkeypatch) -> None:
+    engine = load_network(dynamic[1], backend, "cpu")
+
+    def fail(self: object, x: np.ndarray) -> np.ndarray:
+        raise RuntimeError("a stack\n  of lines\n(Out of memory) cannot allocate 7 GB\n")
+
+    monkeypatch.setattr(type(engine), "_run", fail)
+    with pytest.raises(UserError) as caught:
+        engine(paddle.zeros([1, 3, 37, 51]))
+    assert str(caught.value) == (
+        f"{engine.description} failed on an input of 37x51 px (height x width): (Out of memory) "
+        "cannot allocate 7 GB"
+    )
+
+
+def test_longest_side_can_be_set(dynamic) -> None:
+    engine = load_network(dynamic[1], "onnxruntime", "cpu")
+    x = paddle.zeros([1, 3, 32, 8193])
+    with pytest.raises(UserError, match=r"image of 32x8193 px .*: more than 8192 px at once"):
+        engine(x)
+    engine.max_side_px = 8193
+    assert engine(x).shape[3] == 2049

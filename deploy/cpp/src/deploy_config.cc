@@ -19,6 +19,13 @@ ModelFile read_file(const Section& section) {
   return {section.get<std::string>("name"), section.get<std::string>("sha256")};
 }
 
+std::optional<Fixture> read_fixture(const Section& root) {
+  if (!root.has("fixture")) return std::nullopt;
+  const Section section = root.section("fixture");
+  return Fixture{read_file(section.section("image")), read_file(section.section("labels")),
+                 section.get("min_agreement", 0.999)};
+}
+
 std::map<std::string, std::vector<ModelFile>> read_artefacts(const Section& root, int format) {
   if (format == 1)  // it knew Paddle's two files alone
     return {{"paddle", {read_file(root.section("program")), read_file(root.section("weights"))}}};
@@ -180,11 +187,22 @@ DeployConfig DeployConfig::load(const fs::path& given) {
   config.settings = read_settings(root.section("inference"));
   config.classes = root.get<std::vector<std::string>>("classes");
   config.palette = read_palette(root);
+  config.fixture = read_fixture(root);
   for (const std::size_t found : {config.classes.size(), config.palette.size()})
     if (found != static_cast<std::size_t>(config.output.num_classes))
       fail(config.path.string(), ": found ", found, " names or colours of classes, but ",
            "output.num_classes is ", config.output.num_classes, ".");
   return config;
+}
+
+fs::path DeployConfig::checked_file(const ModelFile& file) const {
+  const fs::path found = path.parent_path() / file.name;
+  if (!fs::is_regular_file(found))
+    fail(found.string(), ": no such file, but deploy.yaml names it. Export again.");
+  if (sha256(found) != file.sha256)
+    fail(found.string(), ": the file is damaged or was replaced (its checksum is not the one in ",
+         "deploy.yaml). Copy the export's folder again, or export again.");
+  return found;
 }
 
 std::vector<fs::path> DeployConfig::checked_files(const std::vector<std::string>& names) const {
@@ -193,14 +211,7 @@ std::vector<fs::path> DeployConfig::checked_files(const std::vector<std::string>
     wanted += (wanted.empty() ? "" : " or ") + name;
     if (artefacts.count(name) == 0) continue;
     std::vector<fs::path> files;
-    for (const ModelFile& file : artefacts.at(name)) {
-      files.push_back(path.parent_path() / file.name);
-      if (!fs::is_regular_file(files.back()))
-        fail(files.back().string(), ": no such file, but deploy.yaml names it. Export again.");
-      if (sha256(files.back()) != file.sha256)
-        fail(files.back().string(), ": the file is damaged or was replaced (its checksum is not ",
-             "the one in deploy.yaml). Copy the export's folder again, or export again.");
-    }
+    for (const ModelFile& file : artefacts.at(name)) files.push_back(checked_file(file));
     return files;
   }
   fail(path.string(), ": this program runs ", wanted, ", which was not exported. ",

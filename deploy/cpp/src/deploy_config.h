@@ -47,6 +47,13 @@ struct Settings {
   void check();
 };
 
+/// A small image and the labels that the model itself gives for it.
+struct Fixture {
+  ModelFile image;
+  ModelFile labels;
+  double min_agreement;  // share of equal labels
+};
+
 struct DeployConfig {
   std::filesystem::path path;
   std::map<std::string, std::vector<ModelFile>> artefacts;  // paddle, onnx, openvino
@@ -57,9 +64,13 @@ struct DeployConfig {
   Settings settings;
   std::vector<std::string> classes;
   std::vector<cv::Vec3b> palette;  // RGB of each class
+  std::optional<Fixture> fixture;
 
   /// Reads the deploy.yaml of a folder; the file itself may be given too.
   static DeployConfig load(const std::filesystem::path& path);
+
+  /// Returns the path of a file beside deploy.yaml, compared with its checksum.
+  std::filesystem::path checked_file(const ModelFile& file) const;
 
   /// Returns the files of the first of `names` that was exported, compared with their checksums.
   std::vector<std::filesystem::path> checked_files(const std::vector<std::string>& names) const;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <opencv2/imgcodecs.hpp>
@@ -20,6 +21,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
+constexpr char kMaxPixelsName[] = "PADDLESEG_SEGFORMER_MAX_PIXELS";  // environment variable
+constexpr std::size_t kMaxPixels = 1 << 28;
 constexpr double kOverlayAlpha = 0.4;  // the image counts 0.6, the colours 0.4
 // .npy is among them so that such a file is reported by name
 const std::set<std::string> kSuffixes = {".jpg",  ".jpeg", ".png",  ".bmp",
@@ -78,6 +81,19 @@ bool is_cut_jpeg(const Bytes& content) {
          end == content.end();
 }
 
+/// Returns the bound on height x width of an image; the one of Python.
+std::size_t max_pixels() {
+  const char* const found = std::getenv(kMaxPixelsName);
+  if (found == nullptr) return kMaxPixels;
+  const std::string digits = found;
+  const bool is_number = digits.size() > 0 && digits.size() < 16 &&
+                         digits.find_first_not_of("0123456789") == std::string::npos;
+  const std::size_t value = is_number ? std::stoull(digits) : 0;
+  if (value == 0)
+    fail(kMaxPixelsName, ": found '", digits, "', expected a number of pixels above 0.");
+  return value;
+}
+
 cv::Mat decode(const fs::path& path, int flag) {
   const Bytes content = read_bytes(path);
   if (is_cut_jpeg(content))
@@ -89,6 +105,9 @@ cv::Mat decode(const fs::path& path, int flag) {
   }
   if (image.empty())
     fail(path.string(), ": cannot be decoded as an image. Replace it or remove it.");
+  if (image.total() > max_pixels())
+    fail(path.string(), ": found ", image.rows, "x", image.cols, " px (height x width), expected ",
+         "at most ", max_pixels(), " px. Cut the image into tiles, or raise ", kMaxPixelsName, ".");
   if (image.channels() == 3) cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
   if (image.channels() == 4) cv::cvtColor(image, image, cv::COLOR_BGRA2RGBA);
   return image;
@@ -190,6 +209,14 @@ cv::Mat read_image(const fs::path& path, int num_channels) {
          num_channels, ".");
   if (image.depth() != CV_8U) image.convertTo(image, CV_32F);
   return image;
+}
+
+cv::Mat read_label(const fs::path& path) {
+  cv::Mat label = decode(path, cv::IMREAD_UNCHANGED);
+  if (label.channels() != 1)
+    fail(path.string(), ": found ", label.channels(), " channels, expected one class id per pixel.");
+  label.convertTo(label, CV_16U);
+  return label;
 }
 
 void write_label(const fs::path& path, const cv::Mat& label,

@@ -20,6 +20,9 @@ std::vector<ImageFile> find_images(const std::filesystem::path& path);
 /// where more are stored and the file is not converted to 1 or 3 channels.
 cv::Mat read_image(const std::filesystem::path& path, int num_channels);
 
+/// Reads class ids from a grey image of 8 or 16 bits, as 16 bits.
+cv::Mat read_label(const std::filesystem::path& path);
+
 /// Writes class ids as a PNG: 8 bits with the classes' colours, or 16 bits for ids above 255.
 void write_label(const std::filesystem::path& path, const cv::Mat& label,
                  const std::vector<cv::Vec3b>& palette);

@@ -14,6 +14,7 @@
 #include "image_io.h"
 #include "options.h"
 #include "pipeline.h"
+#include "self_check.h"
 #include "timings.h"
 
 namespace segment {
@@ -62,12 +63,17 @@ void warm_up(const ImageFile& file, const DeployConfig& deploy, Pipeline& pipeli
 }
 
 void run(const Options& options) {
-  DeployConfig deploy = DeployConfig::load(options.config);
+  const DeployConfig exported = DeployConfig::load(options.config);
+  DeployConfig deploy = exported;
   deploy.settings = with_flags(deploy.settings, options);
-  const std::vector<ImageFile> images = find_images(options.image_path);
+  std::vector<ImageFile> images;
+  if (!options.image_path.empty()) images = find_images(options.image_path);
   const auto engine =
       make_engine(deploy.checked_files(kEngineArtefacts), {options.device, options.threads});
   cv::setNumThreads(options.threads);
+  if (options.self_check)
+    std::cout << self_check(exported, *engine, options.max_side_px) << std::endl;
+  if (images.empty()) return;
   Pipeline pipeline(deploy, *engine, options.max_side_px);
   warm_up(images.front(), deploy, pipeline, options.warmup);
 

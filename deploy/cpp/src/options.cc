@@ -40,6 +40,10 @@ const std::vector<Flag>& flags() {
        [](Options& o, const Values& v) { o.config = v[0]; }},
       {"--image_path", "PATH", 1, "image, folder, or list file (.txt)",
        [](Options& o, const Values& v) { o.image_path = v[0]; }},
+      {"--self_check", "", 0,
+       "first compare the engine with the labels expected for the export's fixture image; without "
+       "--image_path nothing else is done",
+       [](Options& o, const Values&) { o.self_check = true; }},
       {"--save_dir", "PATH", 1, "folder of the results (default: output/infer)",
        [](Options& o, const Values& v) { o.save_dir = v[0]; }},
       {"--device", "NAME", 1, "cpu, gpu or gpu:1 (default: cpu)",
@@ -87,7 +91,7 @@ Options parse_options(int argc, const char* const* argv) {
     }
   }
   if (options.wants_help) return options;
-  if (options.config.empty() || options.image_path.empty())
+  if (options.config.empty() || (options.image_path.empty() && !options.self_check))
     fail("--config and --image_path are needed; --help lists all flags.");
   if (options.threads < 1) fail("--threads: found 0, expected 1 or more.");
   return options;

@@ -18,6 +18,7 @@ struct Options {
   int warmup = 0;
   int max_side_px = 8192;
   bool is_slide = false;
+  bool self_check = false;
   bool wants_help = false;
   std::optional<cv::Size> crop_size;
   std::optional<cv::Size> stride;
