@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -42,6 +42,8 @@ class Job:
     Args:
         image: (H, W, C).
         num_pixels: What it counts in a batch.
+        kind: Only images of one kind share a batch: those whose windows are of one size, and so go
+            through the network together.
         wants_confidence: Whether the confidence is to be computed too.
         future: Takes the outcome; a cancelled one is passed over.
         queued_at: `time.monotonic()`.
@@ -49,6 +51,7 @@ class Job:
 
     image: np.ndarray
     num_pixels: int
+    kind: Hashable
     wants_confidence: bool
     future: Future[Outcome] = field(default_factory=Future)
     queued_at: float = field(default_factory=time.monotonic)
@@ -157,14 +160,21 @@ class Batcher:
             while len(self._jobs) < self.max_batch and not self._is_stopping:
                 if not self._changed.wait(until - time.monotonic()):
                     break
-            batch = [self._jobs.popleft()]
-            num_pixels = batch[0].num_pixels
-            while self._jobs and len(batch) < self.max_batch:
-                num_pixels += self._jobs[0].num_pixels
-                if num_pixels > self.max_pixels:
-                    break
-                batch.append(self._jobs.popleft())
-            return batch
+            return self._take_batch()
+
+    def _take_batch(self) -> list[Job]:
+        """Take the oldest image and others of its kind; the rest keep their order."""
+        first = self._jobs.popleft()
+        batch, others, num_pixels = [first], deque[Job](), first.num_pixels
+        for job in self._jobs:
+            fits = num_pixels + job.num_pixels <= self.max_pixels and len(batch) < self.max_batch
+            if job.kind == first.kind and fits:
+                batch.append(job)
+                num_pixels += job.num_pixels
+            else:
+                others.append(job)
+        self._jobs = others
+        return batch
 
     def _compute(self, predictor: Predictor, batch: Sequence[Job]) -> None:
         """Predict a batch, but for images that nobody waits for any more."""

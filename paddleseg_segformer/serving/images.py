@@ -11,6 +11,7 @@ from paddleseg_segformer.data.io import decode_image
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.augmentation import scaled_size
 from paddleseg_segformer.inference.pipeline import Pipeline
+from paddleseg_segformer.serving.batcher import Job
 from paddleseg_segformer.serving.settings import Refusal
 
 ARRAY_START = b"\x93NUMPY"
@@ -34,32 +35,34 @@ def decode_upload(content: bytes, img_channels: int, max_pixels: int) -> np.ndar
         raise Refusal(422, str(error)) from None
 
 
-def network_pixels(pipeline: Pipeline, size_hw: tuple[int, int]) -> int:
-    """Return the pixels of an image's largest view, without making it."""
+def network_size(pipeline: Pipeline, size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) of an image's largest view, without making it."""
     settings = pipeline.settings
     scale = max(settings.scales)
     is_source_scale = settings.scale_mode == "source"
     for rule in pipeline.preprocess.size_rules:
         size_hw = rule.new_size_hw(*size_hw, scale if is_source_scale else 1.0)
-    height, width = size_hw if is_source_scale else scaled_size(size_hw, scale)
-    return height * width
+    return size_hw if is_source_scale else scaled_size(size_hw, scale)
 
 
-def check_network_pixels(pipeline: Pipeline, image: np.ndarray, max_pixels: int) -> int:
-    """Return the pixels that an image counts in a batch.
+def make_job(pipeline: Pipeline, image: np.ndarray, max_pixels: int, wants_confidence: bool) -> Job:
+    """Return what the engine's thread takes.
 
     Raises:
-        Refusal: the size rules would enlarge it beyond `max_pixels`, as they do with long strips.
+        Refusal: the size rules would enlarge the image beyond `max_pixels`, as they do with long
+            strips.
     """
     height, width = image.shape[:2]
-    found = network_pixels(pipeline, (height, width))
-    if found > max_pixels:
+    size_hw = network_size(pipeline, (height, width))
+    num_pixels = size_hw[0] * size_hw[1]
+    if num_pixels > max_pixels:
         raise Refusal(
             413,
             f"image of {height}x{width} px (height x width): the model's size rules make it "
-            f"{found} px, expected at most {max_pixels}. Send it in parts.",
+            f"{size_hw[0]}x{size_hw[1]} px, expected at most {max_pixels} px. Send it in parts.",
         )
-    return max(found, height * width)
+    kind = None if pipeline.settings.is_slide else size_hw
+    return Job(image, max(num_pixels, height * width), kind, wants_confidence)
 
 
 def _suffix(content: bytes) -> str:

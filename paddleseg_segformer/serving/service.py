@@ -18,7 +18,7 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.predictor import Predictor
 from paddleseg_segformer.serving.answers import Answer, PredictQuery, encode
 from paddleseg_segformer.serving.batcher import Batcher, Job, Outcome, Stopping
-from paddleseg_segformer.serving.images import check_network_pixels, decode_upload
+from paddleseg_segformer.serving.images import decode_upload, make_job
 from paddleseg_segformer.serving.metrics import Metrics
 from paddleseg_segformer.serving.settings import Refusal, ServingSettings
 from paddleseg_segformer.serving.uploads import read_upload
@@ -146,8 +146,7 @@ class Service:
     def _decode(self, content: bytes, query: PredictQuery) -> Job:
         limit = self.settings.max_pixels
         image = decode_upload(content, self.predictor.img_channels, limit)
-        num_pixels = check_network_pixels(self.predictor.pipeline, image, limit)
-        return Job(image, num_pixels, query.confidence)
+        return make_job(self.predictor.pipeline, image, limit, query.confidence)
 
     async def _in_pool(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)

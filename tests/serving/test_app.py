@@ -258,13 +258,14 @@ def test_images_that_size_rules_would_blow_up_are_refused(
     assert label_of(fine).shape == (200, 300)
 
 
-def test_images_that_arrive_together_are_predicted_together(
+def test_images_of_a_size_that_wait_are_predicted_together(
     bench: Start, encode: Callable[..., bytes]
 ) -> None:
-    served = bench(max_batch=4)
+    served = bench(max_batch=4, max_pixels=5000)
     served.network.gate.clear()
     colours = np.eye(3, dtype=np.uint8) * 255
-    images = [np.full((32, 40, 3), colours[index % 3]) for index in range(7)]
+    sides = [32, 32, 40, 32, 32, 40, 32, 32, 60, 60]
+    images = [np.full((side, 32, 3), colours[i % 3]) for i, side in enumerate(sides)]
 
     async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
         def send(image: np.ndarray) -> asyncio.Task[httpx.Response]:
@@ -272,21 +273,47 @@ def test_images_that_arrive_together_are_predicted_together(
             post = client.post("/predict", content=encode(image), headers=headers)
             return asyncio.ensure_future(post)
 
-        first = send(images[0])
+        tasks = [send(images[0])]
         await asyncio.to_thread(served.network.entered.wait, 10)
-        others = [send(image) for image in images[1:]]
-        while served.service.batcher.num_waiting < 6:
-            await asyncio.sleep(0.01)
-        assert served.metric("queue_length") == 6
-        assert served.metric("requests_in_flight") == 7
+        for index, image in enumerate(images[1:], 1):  # in this order
+            tasks.append(send(image))
+            while served.service.batcher.num_waiting < index:
+                await asyncio.sleep(0.005)
+        assert served.metric("queue_length") == 9
+        assert served.metric("requests_in_flight") == 10
         served.network.gate.set()
-        return [await task for task in (first, *others)]
+        return [await task for task in tasks]
 
     for index, response in enumerate(served.run(talk)):
-        assert np.unique(label_of(response)).tolist() == [index % 3]
-    assert [shape[0] for shape in served.network.batches] == [1, 4, 2]
-    assert served.metric("batch_size_count") == 3
-    assert served.metric("batch_size_sum") == 7
+        label = label_of(response)
+        assert label.shape == (sides[index], 32)
+        assert np.unique(label).tolist() == [index % 3]
+    found = [(shape[2], shape[0]) for shape in served.network.batches]
+    assert found == [(32, 1), (32, 4), (40, 2), (32, 1), (60, 2)]  # (height, images) of each
+    assert served.metric("batch_size_count") == 5
+    assert served.metric("batch_size_sum") == 10
+
+
+def test_images_of_a_batch_do_not_exceed_the_pixels_together(
+    bench: Start, encode: Callable[..., bytes]
+) -> None:
+    served = bench(max_batch=4, max_pixels=2 * 32 * 32)
+    served.network.gate.clear()
+    headers = {"Content-Type": "image/png"}
+    content = encode(np.zeros((32, 32, 3), np.uint8))
+
+    async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
+        posts = [client.post("/predict", content=content, headers=headers) for _ in range(6)]
+        tasks = [asyncio.ensure_future(post) for post in posts]
+        while served.metric("requests_in_flight") < 6 or not served.network.entered.is_set():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        served.network.gate.set()
+        return [await task for task in tasks]
+
+    for response in served.run(talk):
+        label_of(response)
+    assert max(shape[0] for shape in served.network.batches) == 2
 
 
 def test_more_requests_than_fit_are_told_when_to_come_back(
