@@ -79,7 +79,8 @@ def run(args: Namespace) -> None:
     model_path = args.model_path
     if not model_path and not args.export_dir:
         model_path = str(material.make_model(work_dir / "model"))
-    shutil.rmtree(work_dir / "exports", ignore_errors=True)
+    if not args.export_dir:
+        shutil.rmtree(work_dir / "exports", ignore_errors=True)
     exports = material.Exports(make_folder(work_dir / "exports"), model_path, args.export_dir)
     plan = Plan(model_path, args.cpp_dir, args.threads, args.warmup, args.limit_s)
     rows = []

@@ -18,7 +18,8 @@ TIMERS = {
     " up; decoding and writing are not in it",
     "request": "PNG file -> file of the label map, at the client over loopback: sending, decoding,"
     " all that `array` holds, encoding, receiving",
-    "page": "as the page counts it: pixels of the picture -> label map",
+    "page": "PNG file -> label map, as the page counts it in whole ms: decoding, and all that"
+    " `array` holds; the page takes as many threads as there are cores",
 }
 
 
@@ -91,6 +92,13 @@ WAYS = {
         "request",
         reads=("paddle", *_OPENVINO),
         options={"backend": "auto"},
+    ),
+    "browser": Way(
+        "ONNX Runtime Web",
+        "Chromium",
+        f"{_HERE}.in_browser:run",
+        "page",
+        reads=("onnx",),
     ),
 }
 
