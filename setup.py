@@ -49,6 +49,7 @@ setup(
         "analysis": ["matplotlib>=3.8"],  # pictures of measurements
         "onnx": ONNX,
         "openvino": [*ONNX, *OPENVINO],
+        "demo": ["gradio>=6.31,<7"],  # the page to try a model
         "serve": SERVE,  # the HTTP service
         "convert": ["torch>=2.6"],  # weight files that PyTorch wrote
         "dev": [

@@ -29,6 +29,8 @@ REMEDIES = {
     "uvicorn": SERVE,
     "python_multipart": SERVE,
     "prometheus_client": SERVE,
+    "gradio": "pip install 'gradio>=6.31,<7'",
+    "gradio_client": "pip install gradio_client",
     "playwright": "pip install playwright && apt-get install chromium",
     "torch": "pip install 'torch>=2.6' (to read PyTorch's files)",
 }
