@@ -158,7 +158,7 @@ def make_predictor(args: argparse.Namespace) -> Predictor:
         print(self_check(network, args.config).line)
     deploy = network.deploy
     exported = InferenceSettings.from_dict(deploy.inference)
-    args.window_batch = args.window_batch or max(exported.window_batch, args.batch_size)
+    args.window_batch = args.window_batch or max(exported.window_batch or 1, args.batch_size)
 
     class TimedNetwork:
         pad_multiple = network.pad_multiple

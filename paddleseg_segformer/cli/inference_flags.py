@@ -31,7 +31,17 @@ def add_inference_arguments(parser: ArgumentParser, aug_flag: str) -> None:
     add("--is_slide", action="store_true", help="sliding window instead of the whole image")
     for name, text in (("crop_size", "width and height in px"), ("stride", "step in px")):
         add(f"--{name}", nargs=2, type=int, metavar=("W", "H"), help=f"sliding window: {text}")
-    add("--window_batch", type=int, help="most windows that go through the network together")
+    add(
+        "--window_batch",
+        type=int,
+        help="most windows that go through the network together; by default 4 on a GPU, 1 on the "
+        "CPU, where more take longer",
+    )
+    add(
+        "--memory_budget_mib",
+        type=float,
+        help="most memory for windows and their logits, in MiB; by default 80 %% of what is free",
+    )
 
 
 def settings_from_config(

@@ -102,10 +102,15 @@ def run(args: Namespace) -> None:
 
 def _predictor(args: Namespace) -> Predictor:
     """Build the predictor that the flags describe."""
+    from paddle.nn import Layer
+
+    from paddleseg_segformer.inference.memory_plan import plan_memory
     from paddleseg_segformer.inference.predictor import Predictor
     from paddleseg_segformer.inference.self_check import self_check
 
     if args.export_dir:
+        if args.memory_budget_mib is not None:
+            raise UserError("--memory_budget_mib is of no use here: engines keep their own memory.")
         if args.config or args.model_path:
             raise UserError("--export_dir stands instead of --config and --model_path: give one.")
         predictor = Predictor.from_export(
@@ -126,6 +131,11 @@ def _predictor(args: Namespace) -> Predictor:
         config = load_config_from(args)
         settings = settings_from_config(args, config.test_config, "aug_pred")
         predictor = Predictor.from_config(config, args.model_path, **vars(settings))
+        network = predictor.pipeline.network
+        assert isinstance(network, Layer)
+        predictor.pipeline.memory = plan_memory(
+            network, args.memory_budget_mib, predictor.img_channels
+        )
     if args.custom_color:
         assert predictor.label_set is not None
         predictor.label_set = _recolored(predictor.label_set, args.custom_color)
@@ -147,12 +157,17 @@ def _recolored(label_set: LabelSet, values: Sequence[int]) -> LabelSet:
 
 def _predict_images(predictor: Predictor, images: Sequence[ImageFile], args: Namespace) -> int:
     """Predict and save; return how many images failed. Each of these is reported by name."""
-    num_failed = 0
+    from paddleseg_segformer.inference.plan import memory_line
+
+    num_failed, is_told = 0, False
     read = read_ahead(images, predictor.img_channels)
     for image, pixels in tqdm(read, total=len(images), unit="img", disable=None):
         try:
             if isinstance(pixels, UserError):
                 raise pixels
+            if not is_told:
+                logger.info("%s: %s", image.path, memory_line(predictor.pipeline, pixels.shape))
+                is_told = True
             prediction = predictor(pixels)
             prediction.label  # noqa: B018  computed here, where its errors are this image's
         except UserError as error:

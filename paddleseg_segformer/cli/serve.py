@@ -80,7 +80,7 @@ def _load(args: Namespace) -> Predictor:
         args.config, args.device, args.threads, args.precision, args.backend
     )
     exported = predictor.settings
-    window_batch = max(exported.window_batch, args.max_batch)
+    window_batch = max(exported.window_batch or 1, args.max_batch)
     predictor.settings = replace(exported, window_batch=window_batch)
     return predictor
 

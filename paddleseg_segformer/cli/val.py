@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from argparse import ArgumentParser, Namespace
@@ -58,6 +59,8 @@ def run(args: Namespace) -> None:
     if not args.model_path and not args.print_plan:
         raise UserError("--model_path is missing: name the weights to evaluate (.pdparams).")
     settings = settings_from_config(args, config.test_config, "aug_eval")
+    if args.batch_size > 1 and settings.window_batch is None:
+        settings = dataclasses.replace(settings, window_batch=args.batch_size)
     device = set_device(args.device)
     keep_freed_memory()
 
@@ -110,6 +113,7 @@ def _evaluate(
         sum_over_processes,
     )
     from paddleseg_segformer.evaluation import evaluate
+    from paddleseg_segformer.inference.memory_plan import plan_memory
     from paddleseg_segformer.inference.preprocess import Preprocess
 
     rank, world_size = init_distributed()
@@ -129,5 +133,6 @@ def _evaluate(
             world_size=world_size,
             all_reduce=sum_over_processes,
             per_image_csv=args.per_image_csv,
+            memory=plan_memory(model, args.memory_budget_mib, dataset.img_channels),
         )
     return metrics, rank == 0

@@ -21,11 +21,13 @@ from paddleseg_segformer.evaluation.confusion import ConfusionMatrix
 from paddleseg_segformer.evaluation.metrics import Metrics, image_row
 from paddleseg_segformer.files import write_text
 from paddleseg_segformer.inference.pipeline import Network, Pipeline
+from paddleseg_segformer.inference.plan import memory_line
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
     from paddleseg_segformer.data.datasets import RawSample, SegmentationDataset
+    from paddleseg_segformer.inference.memory_plan import MemoryPlan
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ def evaluate(
     world_size: int = 1,
     all_reduce: Callable[[np.ndarray], np.ndarray] | None = None,
     per_image_csv: str | os.PathLike[str] | None = None,
+    memory: MemoryPlan | None = None,
 ) -> Metrics:
     """Compare predictions with labels at the labels' own size.
 
@@ -59,6 +62,7 @@ def evaluate(
         all_reduce: Gives the sum of every process's integer array; needed for several processes.
         per_image_csv: Also write accuracy, mIoU and IoU of each image to this file; several
             processes add `.rank0` and so on to its stem.
+        memory: See `Pipeline`.
 
     Raises:
         UserError: no images, a missing or wrong label, or class counts that do not agree.
@@ -68,18 +72,21 @@ def evaluate(
     if rank == 0:
         logger.info("evaluating %d images: %s", len(dataset), settings.describe())
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
-    pipeline = Pipeline(network, preprocess, settings)
+    pipeline = Pipeline(network, preprocess, settings, memory)
     indices = range(rank, len(dataset), world_size)
     rows: list[dict[str, Any]] = []
+    num_done = 0
     with _evaluation_mode(network), _progress(len(indices), rank) as bar:
         samples = read_ahead(dataset, indices, num_workers)
         while batch := list(islice(samples, batch_size)):
-            predictions = _predictions(pipeline, batch, matrix.num_classes)
+            is_told = memory is None or rank > 0 or num_done > 0
+            predictions = _predictions(pipeline, batch, matrix.num_classes, is_told)
             for sample, prediction in zip(batch, predictions, strict=True):
                 counts = _count(sample, prediction, matrix)
                 if per_image_csv:
                     rows.append({"image": sample.image_path, **image_row(counts)})
             bar.update(len(batch))
+            num_done += len(batch)
     if per_image_csv:
         _write_csv(Path(per_image_csv), rows, dataset.label_set.classes, rank, world_size)
     confusion, num_images = matrix.counts, len(indices)
@@ -88,9 +95,14 @@ def evaluate(
     return Metrics(confusion, tuple(dataset.label_set.classes), num_images, absent_class)
 
 
-def _predictions(pipeline: Pipeline, batch: list[RawSample], num_classes: int) -> list[np.ndarray]:
+def _predictions(
+    pipeline: Pipeline, batch: list[RawSample], num_classes: int, is_told: bool
+) -> list[np.ndarray]:
     """Return the predicted ids (H, W) of each image."""
     try:
+        if not is_told:
+            line = memory_line(pipeline, batch[0].image.shape)
+            logger.info("%s: %s", batch[0].image_path, line)
         logits = pipeline.batch([sample.image for sample in batch])
         predictions = [image_logits.labels() for image_logits in logits]
     except UserError as error:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
@@ -33,7 +35,11 @@ from paddleseg_segformer.inference.upsample_argmax import (
     write_tile_labels,
 )
 
+if TYPE_CHECKING:
+    from paddleseg_segformer.inference.memory_plan import MemoryPlan
+
 CACHE_MIB = 512
+GPU_WINDOW_BATCH = 4
 
 Network = Callable[[Tensor], Tensor]
 Key = tuple[int, int, int]  # view, window row, window column
@@ -49,14 +55,20 @@ class Pipeline:
             layer has to be in evaluation mode.
         preprocess: Size rules and normalisation.
         settings: Windows, scales, flips and averaging.
+        memory: What windows need and may take; without it nothing is checked.
     """
 
     def __init__(
-        self, network: Network, preprocess: Preprocess, settings: InferenceSettings | None = None
+        self,
+        network: Network,
+        preprocess: Preprocess,
+        settings: InferenceSettings | None = None,
+        memory: MemoryPlan | None = None,
     ) -> None:
         self.network = network
         self.preprocess = preprocess
         self.settings = settings or InferenceSettings()
+        self.memory = memory
 
     def __call__(self, image: np.ndarray) -> ImageLogits:
         """Return the logits of an image (H, W, C), RGB, 0..255; computed as far as asked for."""
@@ -69,17 +81,39 @@ class Pipeline:
         return logits
 
     def compute(self, wanted: Sequence[tuple[ImageLogits, Key]]) -> None:
-        """Put windows through the network, `window_batch` of equal size at a time."""
+        """Put windows of equal size through the network together, up to `window_batch`."""
         groups: dict[tuple[int, int], list[tuple[ImageLogits, Key]]] = defaultdict(list)
         for item, key in wanted:
             groups[item.window_hw(key)].append((item, key))
-        for group in groups.values():
-            for start in range(0, len(group), self.settings.window_batch):
-                self._compute_batch(group[start : start + self.settings.window_batch])
+        held_mib = sum(item.held_mib for item in {item for item, _ in wanted})
+        for size_hw, group in groups.items():
+            step = self.window_batch(size_hw, held_mib)
+            for start in range(0, len(group), step):
+                self._compute_batch(group[start : start + step])
+
+    def window_batch(self, size_hw: tuple[int, int], held_mib: float) -> int:
+        """Return how many windows of a size go through the network together at most.
+
+        Args:
+            size_hw: Of the windows.
+            held_mib: Logits that are kept meanwhile.
+
+        Raises:
+            UserError: the memory is not enough for one.
+        """
+        is_on_gpu = paddle.get_device().startswith("gpu")
+        wanted = self.settings.window_batch or (GPU_WINDOW_BATCH if is_on_gpu else 1)
+        return self.memory.window_batch(wanted, size_hw, held_mib) if self.memory else wanted
+
+    @property
+    def cache_mib(self) -> float:
+        """Return how much of logits may be kept that are not needed at once."""
+        return min(CACHE_MIB, self.memory.budget_mib / 4) if self.memory else CACHE_MIB
 
     def _compute_batch(self, group: Sequence[tuple[ImageLogits, Key]]) -> None:
         with paddle.no_grad():
-            batch = paddle.concat([item.read(key) for item, key in group])
+            windows = [item.read(key) for item, key in group]
+            batch = paddle.concat(windows) if len(windows) > 1 else windows[0]
             logits = self.network(batch)
             if not bool(paddle.isfinite(logits).all()):
                 raise UserError(
@@ -155,6 +189,7 @@ class ImageLogits:
         self._num_classes = 0
         self._arrays: Arrays = NumpyArrays
         self.size_hw = image.shape[0], image.shape[1]
+        self.held_mib = self._most_held_mib()
 
     @property
     def num_classes(self) -> int:
@@ -234,11 +269,30 @@ class ImageLogits:
 
     def _drop_above(self, bottom: int) -> None:
         """Forget windows that only reach rows above `bottom`, if more is held than agreed."""
-        if self._cached_bytes <= CACHE_MIB * 2**20:
+        if self._cached_bytes <= self._pipeline.cache_mib * 2**20:
             return
         for key in list(self._pieces):
             if self.views[key[0]].axes[0].reach(key[1])[1] <= bottom:
                 self._cached_bytes -= 4 * int(np.prod(self._pieces.pop(key).logits.shape))
+
+    def _most_held_mib(self) -> float:
+        """Return the most that the logits kept will take; 0 where no memory plan tells."""
+        memory, cache_mib = self._pipeline.memory, self._pipeline.cache_mib
+        if memory is None:
+            return 0.0
+        sizes = {key: memory.logits_mib(self.window_hw(key)) for key in self._keys()}
+        if sum(sizes.values()) <= cache_mib:
+            return sum(sizes.values())
+        height, step = self.size_hw[0], self._arrays.label_tile_hw[0]
+        return cache_mib + max(
+            sum(sizes[key] for key in self._reaching(top, min(top + step, height)))
+            for top in range(0, height, step)
+        )
+
+    def _keys(self) -> Iterator[Key]:
+        for index, view in enumerate(self.views):
+            for row, column in product(*(range(len(axis.windows)) for axis in view.axes)):
+                yield index, row, column
 
     def window_hw(self, key: Key) -> tuple[int, int]:
         """Return the size of a window in the network's input."""

@@ -7,26 +7,47 @@ from collections import Counter
 import numpy as np
 
 from paddleseg_segformer.inference.augmentation import View, views_of
-from paddleseg_segformer.inference.pipeline import Pipeline, ViewOfImage
+from paddleseg_segformer.inference.pipeline import ImageLogits, Pipeline, ViewOfImage
 
 
 def describe_plan(pipeline: Pipeline, size_hw: tuple[int, int], num_channels: int = 3) -> str:
     """Return one line per view (its size and windows), then how the views are put together."""
-    settings = pipeline.settings
-    views = pipeline(np.zeros((*size_hw, num_channels), np.uint8)).views
+    logits = pipeline(np.zeros((*size_hw, num_channels), np.uint8))
+    views, settings = logits.views, pipeline.settings
     lines = [f"image {_by(size_hw)} (height x width in px)"]
-    windows: Counter[tuple[int, int]] = Counter()
     for index, (view, of_image) in enumerate(zip(views_of(settings), views, strict=True), 1):
         lines.append(f"view {index}: {_view_line(view, of_image)}")
-        windows.update(_window_sizes(of_image))
-    num_batches = sum(-(-count // settings.window_batch) for count in windows.values())
-    sizes = ", ".join(f"{count} of {_by(size)}" for size, count in windows.items())
-    lines.append(
-        f"network: {sum(windows.values())} windows ({sizes}) in about {num_batches} calls of up to "
-        f"{settings.window_batch}"
-    )
+    lines.append(f"network: {_calls_line(pipeline, logits)}")
     lines.append(f"then: {_combination(pipeline, len(views), size_hw)}")
     return "\n".join(lines)
+
+
+def memory_line(pipeline: Pipeline, shape: tuple[int, ...]) -> str:
+    """Return windows, calls and memory of an image (H, W, C) in one line; see `MemoryPlan`."""
+    return _calls_line(pipeline, pipeline(np.zeros(shape, np.uint8)))
+
+
+def _calls_line(pipeline: Pipeline, logits: ImageLogits) -> str:
+    windows: Counter[tuple[int, int]] = Counter()
+    for of_image in logits.views:
+        windows.update(_window_sizes(of_image))
+    held_mib = logits.held_mib
+    steps = {size: pipeline.window_batch(size, held_mib) for size in windows}
+    num_calls = sum(-(-count // steps[size]) for size, count in windows.items())
+    sizes = ", ".join(f"{count} of {_by(size)}" for size, count in windows.items())
+    line = (
+        f"{sum(windows.values())} windows ({sizes}) in about {num_calls} calls of up to "
+        f"{max(steps.values())}"
+    )
+    if not pipeline.memory:
+        return line
+    peak_mib = max(
+        pipeline.memory.peak_mib(min(step, windows[size]), size) for size, step in steps.items()
+    )
+    return (
+        f"{line}; memory beyond weights and image about {peak_mib:.0f} MiB and {held_mib:.0f} MiB "
+        f"of logits, budget {pipeline.memory.budget_mib:.0f} MiB"
+    )
 
 
 def _view_line(view: View, of_image: ViewOfImage) -> str:

@@ -30,7 +30,8 @@ class InferenceSettings:
             rules are applied to the original image with their target scaled (NVlabs).
         is_one_step: Resize logits from the network's output size to the original size at once
             (Hugging Face), not by way of the network's input size. Not with a sliding window.
-        window_batch: The most windows that go through the network together.
+        window_batch: The most windows that go through the network together; by default 4 on a GPU,
+            and 1 on the CPU, where more take longer.
 
     Raises:
         UserError: values that do not go together.
@@ -45,7 +46,7 @@ class InferenceSettings:
     average: str = "logits"
     scale_mode: str = "transformed"
     is_one_step: bool = False
-    window_batch: int = 4
+    window_batch: int | None = None
 
     def __post_init__(self) -> None:
         self._check_windows()
@@ -58,7 +59,7 @@ class InferenceSettings:
                     f"{name}: found {value!r}, expected one of {', '.join(known)}."
                     f"{did_you_mean(str(value), known)}"
                 )
-        if self.window_batch < 1:
+        if self.window_batch is not None and self.window_batch < 1:
             raise UserError(f"window_batch: found {self.window_batch}, expected 1 or more.")
 
     def _check_windows(self) -> None:
@@ -117,6 +118,8 @@ class InferenceSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data; `from_dict` reads them back."""
         values = dataclasses.asdict(self)
+        if self.window_batch is None:
+            del values["window_batch"]
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
         }

@@ -109,7 +109,7 @@ def test_val_flags_reach_the_pipeline(run_dir, tmp_path, capsys) -> None:
         "average": "softmax",
         "scale_mode": "transformed",
         "is_one_step": False,
-        "window_batch": 4,
+        "window_batch": 2,
     }
     assert report["absent_class"] == "0"
     assert "average of softmax over 8 views" in capsys.readouterr().out

@@ -246,7 +246,9 @@ def test_one_step_resize_refuses_padding(network) -> None:
 
 
 def test_cityscapes_windows(network) -> None:
-    settings = InferenceSettings(is_slide=True, crop_size_hw=(64, 64), stride_hw=(48, 48))
+    settings = InferenceSettings(
+        is_slide=True, crop_size_hw=(64, 64), stride_hw=(48, 48), window_batch=4
+    )
     network.batches.clear()
     Pipeline(network, Preprocess(), settings)(smooth_image(64, 128)).labels()
     assert network.batches == [[3, 3, 64, 64]]
@@ -265,7 +267,7 @@ def test_windows_go_through_in_batches_of_equal_size(network) -> None:
 def test_images_of_a_batch_share_network_calls(network) -> None:
     images = [smooth_image(64, 64), smooth_image(64, 65), smooth_image(64, 64)]
     preprocess = Preprocess.from_transforms([NORMALIZE])
-    pipeline = Pipeline(network, preprocess)
+    pipeline = Pipeline(network, preprocess, InferenceSettings(window_batch=4))
     network.batches.clear()
     batched = [logits.labels() for logits in pipeline.batch(images)]
     assert sorted(batch[0] for batch in network.batches) == [1, 2]

@@ -12,6 +12,7 @@ def test_cityscapes_slide_with_flip() -> None:
         crop_size_hw=(1024, 1024),
         stride_hw=(768, 768),
         flip_horizontal=True,
+        window_batch=4,
     )
     lines = describe_plan(Pipeline(lambda x: x, Preprocess(), settings), (1024, 2048)).splitlines()
     assert lines[0] == "image 1024x2048 (height x width in px)"

@@ -41,7 +41,7 @@ struct Settings {
   std::optional<cv::Size> crop_size;
   std::optional<cv::Size> stride;
   bool is_one_step = false;  // resize logits straight to the original size
-  int window_batch = 4;      // most windows that go through the network together
+  int window_batch = 1;      // most windows that go through the network together
 
   /// Throws Error where values do not go together.
   void check();
