@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from paddleseg_segformer.analysis.deployment.ways import MIN_AGREEMENT, WAYS, chosen_ways
 from paddleseg_segformer.cli.common import set_up_logging
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import make_folder, write_text
+from paddleseg_segformer.files import write_text
 
 if TYPE_CHECKING:
+    from paddleseg_segformer.analysis.deployment.material import Exports, Images
     from paddleseg_segformer.analysis.deployment.matrix import Row
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="ways that must run here, or all of --ways: a missing one is an error",
     )
     add("--cpp_dir", default="build/cpp", help="where the C++ programs were built")
+    add(
+        "--gradio_python",
+        metavar="PYTHON",
+        default=sys.executable,
+        help="interpreter that has Gradio and this package",
+    )
     add("--threads", type=int, default=2, help="threads of each way on the CPU")
     add("--warmup", type=int, default=3, help="passes of each image size before the timing")
     add("--limit_s", type=float, default=1800.0, help="longest time of one way, s")
@@ -71,18 +78,18 @@ def run(args: Namespace) -> None:
     names, required = chosen_ways(args.ways, args.require)
 
     from paddleseg_segformer.analysis.benchmark import machine
-    from paddleseg_segformer.analysis.deployment import material, report
+    from paddleseg_segformer.analysis.deployment import report
     from paddleseg_segformer.analysis.deployment.matrix import Plan, compare
 
-    work_dir = Path(args.work_dir)
-    images = material.make_images(work_dir / "images", args.images, args.labels, args.num_images)
-    model_path = args.model_path
-    if not model_path and not args.export_dir:
-        model_path = str(material.make_model(work_dir / "model"))
-    if not args.export_dir:
-        shutil.rmtree(work_dir / "exports", ignore_errors=True)
-    exports = material.Exports(make_folder(work_dir / "exports"), model_path, args.export_dir)
-    plan = Plan(model_path, args.cpp_dir, args.threads, args.warmup, args.limit_s)
+    images, exports = _material(args)
+    plan = Plan(
+        exports.model_path,
+        args.cpp_dir,
+        args.gradio_python,
+        args.threads,
+        args.warmup,
+        args.limit_s,
+    )
     rows = []
     for row in compare(names, images, exports, plan):
         rows.append(row)
@@ -96,6 +103,22 @@ def run(args: Namespace) -> None:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         report.write_json(args.json, rows, images, facts, args.threads, command)
     check(rows, required)
+
+
+def _material(args: Namespace) -> tuple[Images, Exports]:
+    """Return images and exports; those of an earlier run are deleted."""
+    from paddleseg_segformer.analysis.deployment.material import Exports, make_images, make_model
+
+    work_dir, model_path = Path(args.work_dir), args.model_path
+    images = make_images(work_dir / "images", args.images, args.labels, args.num_images)
+    if args.export_dir:
+        return images, Exports(work_dir, model_path, args.export_dir)
+    int8_flags: list[str] = []
+    if not model_path:
+        model_path = str(make_model(work_dir / "model"))
+        int8_flags = ["--calibration_images", str(work_dir / "images"), "--allow_int8_loss"]
+    shutil.rmtree(work_dir / "exports", ignore_errors=True)
+    return images, Exports(work_dir / "exports", model_path, int8_flags=int8_flags)
 
 
 def _summary(row: Row) -> str:

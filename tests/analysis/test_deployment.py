@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -224,14 +228,15 @@ def test_ways_are_tried_in_the_tables_order() -> None:
 @pytest.mark.parametrize(("threads", "warmup", "limit_s"), [(0, 3, 1), (1, -1, 1), (1, 3, 0)])
 def test_plan_refuses_numbers_that_make_no_sense(threads, warmup, limit_s) -> None:
     with pytest.raises(UserError, match="threads"):
-        Plan(None, "build", threads, warmup, limit_s)
+        Plan(None, "build", "python", threads, warmup, limit_s)
 
 
 def test_each_size_is_warmed_up_and_the_network_timed_within_the_whole(pictures, tmp_path) -> None:
     images = make_images(tmp_path / "png", str(pictures), None, 3)
     (tmp_path / "out").mkdir()
     folders = {"images_dir": str(images.paths[0].parent), "results": str(tmp_path / "out")}
-    job = Job("", {}, (), "fp32", "", None, threads=1, warmup=2, cpp_dir="", **folders)
+    programs = {"cpp_dir": "", "gradio_python": ""}
+    job = Job("", {}, (), "fp32", "", None, threads=1, warmup=2, **programs, **folders)
     calls = []
 
     def network(image: np.ndarray) -> np.ndarray:
@@ -245,3 +250,28 @@ def test_each_size_is_warmed_up_and_the_network_timed_within_the_whole(pictures,
     for index, path in enumerate(job.images):
         assert (np.load(tmp_path / "out" / f"{index}.npy") == read_image(path)[:, :, 0]).all()
     assert time_images(job, network, lambda: None)[1] is None
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"python (?:tools/|deploy/python/|deploy/serving/)\w+\.py[^`\n#]*", PAGE)
+
+
+def test_page_names_every_way() -> None:
+    assert [name for name in WAYS if f"| `{name}`" not in PAGE] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_page_are_understood(command: str) -> None:
+    _, script, *arguments = shlex.split(command)
+    if script == "deploy/python/infer.py":
+        spec = importlib.util.spec_from_file_location("infer", ROOT / script)
+        assert spec is not None and spec.loader is not None
+        infer = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(infer)
+        parser = infer.make_parser()
+    else:
+        parser = argparse.ArgumentParser()
+        job = Path(script).stem
+        importlib.import_module(f"paddleseg_segformer.cli.{job}").add_arguments(parser)
+    assert parser.parse_args(arguments)

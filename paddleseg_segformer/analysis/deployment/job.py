@@ -31,6 +31,7 @@ class Job:
         threads: on the CPU.
         warmup: passes of each image size before the timing begins.
         cpp_dir: where the C++ programs were built.
+        gradio_python: an interpreter that has Gradio.
         results: folder for the label maps.
     """
 
@@ -44,6 +45,7 @@ class Job:
     threads: int
     warmup: int
     cpp_dir: str
+    gradio_python: str
     results: str
 
     @property

@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from paddleseg_segformer.analysis.deployment.job import NotHere
 from paddleseg_segformer.data.labels import LabelSet
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder
@@ -22,10 +24,10 @@ logger = logging.getLogger(__name__)
 DRAWN_MODEL = "segformer_b0_street_scenes_256x512"  # the config of the model without --model_path
 DRAWN_HW = (256, 512)
 
-# what ways run: flags of the job `export`, and formats that are left out where a package is missing
-EXPORTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "engines": (("paddle", "onnx", "openvino"), ()),
-    "with_preprocess": (("onnx",), ("--with_preprocess",)),
+# the exports that ways run, by their formats; those whose packages are not installed are left out
+EXPORTS: dict[str, tuple[str, ...]] = {
+    "engines": ("paddle", "onnx", "openvino"),
+    "with_preprocess": ("onnx_with_preprocess",),
 }
 
 
@@ -127,11 +129,13 @@ class Exports:
         root: folder of those that are made.
         model_path: the weights.
         given: an export that exists already, for all ways.
+        int8_flags: of the job `export`, for the export in INT8.
     """
 
     root: Path
     model_path: str | None
     given: str | None = None
+    int8_flags: Sequence[str] = ()
     _failed: dict[str, str] = field(default_factory=dict)
 
     def folder(self, kind: str) -> str:
@@ -139,6 +143,7 @@ class Exports:
 
         Raises:
             UserError: it cannot be made, as was said when it was first tried.
+            NotHere: what makes it is not installed.
         """
         if self.given:
             return self.given
@@ -152,12 +157,14 @@ class Exports:
     def _make(self, kind: str, folder: Path) -> None:
         from paddleseg_segformer.export.onnx_graph import CONVERTERS
 
-        formats, flags = EXPORTS[kind]
-        convertible = [name for name in formats if all(map(find_spec, CONVERTERS[name]))]
-        logger.info("export: %s", " ".join((*convertible, *flags)))
+        formats = [name for name in EXPORTS[kind] if all(map(find_spec, CONVERTERS[name]))]
+        if not formats:
+            raise NotHere(f"the packages of --format {' or '.join(EXPORTS[kind])} are missing")
+        logger.info("export: %s", ", ".join(formats))
         command = [sys.executable, "-W", "ignore", "-m", "paddleseg_segformer", "export"]
         command += ["--model_path", str(self.model_path), "--save_dir", str(folder)]
-        command += ["--device", "cpu", "--format", *convertible, *flags]
+        command += ["--device", "cpu", "--format", *formats]
+        command += self.int8_flags if "int8" in formats else ()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddleseg_segformer.analysis.deployment.job import Job, Outcome, label_path
+from paddleseg_segformer.analysis.deployment.job import Job, NotHere, Outcome, label_path
 from paddleseg_segformer.analysis.deployment.material import Exports, Images
 from paddleseg_segformer.analysis.deployment.ways import MIN_AGREEMENT, WAYS, Way
 from paddleseg_segformer.analysis.deployment.worker import MISSING, MODULE
@@ -32,6 +33,7 @@ class Plan:
 
     model_path: str | None
     cpp_dir: str
+    gradio_python: str = sys.executable
     threads: int = 2
     warmup: int = 3
     limit_s: float = 1800.0
@@ -108,10 +110,14 @@ def _run(
             threads=plan.threads,
             warmup=plan.warmup,
             cpp_dir=plan.cpp_dir,
+            gradio_python=plan.gradio_python,
             results=str(folder),
         )
         worker = Worker(MODULE, asdict(job), plan.threads, folder / "log", plan.limit_s)
         answer = worker.ask("run")
+    except NotHere as error:
+        row.missing = str(error)
+        return None
     except (WorkerFailed, UserError) as error:
         row.error = " ".join(str(error).split())
         logger.warning("%s: %s", row.name, row.error)

@@ -19,7 +19,7 @@ TIMERS = {
     "request": "PNG file -> file of the label map, at the client over loopback: sending, decoding,"
     " all that `array` holds, encoding, receiving",
     "page": "PNG file -> label map, as the page counts it in whole ms: decoding, and all that"
-    " `array` holds; the page takes as many threads as there are cores",
+    " `array` holds; on as many threads as there are cores",
 }
 
 
@@ -92,6 +92,13 @@ WAYS = {
         "request",
         reads=("paddle", *_OPENVINO),
         options={"backend": "auto"},
+    ),
+    "gradio": Way(
+        "Gradio demo",
+        "any browser",
+        f"{_HERE}.in_gradio:run",
+        "page",
+        reads=("paddle", *_OPENVINO),
     ),
     "browser": Way(
         "ONNX Runtime Web",
