@@ -7,11 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.autograd import PyLayer
+
+
+def has_own_gradients(x: Tensor) -> bool:
+    """Tell whether a pass over `x` may be followed by a backward pass on the CPU, in dygraph.
+
+    Gradients are then written by hand where the automatic ones keep or compute more than needed.
+    """
+    return paddle.in_dynamic_mode() and paddle.is_grad_enabled() and x.place.is_cpu_place()
+
+
+class SampleScale(PyLayer):
+    """Scale each sample of a batch by a number of its own; only these are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factors: Tensor) -> Tensor:
+        """(N, ...) by (N, 1, ...) -> (N, ...)."""
+        ctx.save_for_backward(factors)
+        return x * factors
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        """(N, ...) -> the gradient of `x`."""
+        (factors,) = ctx.saved_tensor()
+        return dy * factors, None
 
 
 class DropPath(nn.Layer):
@@ -30,7 +56,8 @@ class DropPath(nn.Layer):
         keep = 1.0 - self.rate
         mask_shape = [x.shape[0]] + [1] * (x.ndim - 1)
         mask = paddle.bernoulli(paddle.full(mask_shape, keep, dtype=x.dtype))
-        return x * (mask / keep)
+        factors = mask / keep
+        return SampleScale.apply(x, factors) if has_own_gradients(x) else x * factors
 
 
 class Conv2D(nn.Conv2D):
@@ -80,11 +107,79 @@ MATRIX_SIDE, MATRIX_SIDE_NO_GRAD = 128, 32
 def upsample(x: Tensor, hw: Sequence[int | Tensor], align_corners: bool = False) -> Tensor:
     """Resize (N, C, h, w) bilinearly to (N, C, *hw)."""
     if _is_resized_by_matrices(x, align_corners):
-        rows, columns = (
-            interpolation_matrix(x.shape[axis], int(hw[axis - 2]), str(x.dtype)) for axis in (2, 3)
-        )
-        return paddle.matmul(rows, paddle.matmul(x, columns, transpose_y=True))
+        size_hw = int(hw[0]), int(hw[1])
+        if has_own_gradients(x):
+            return Resize.apply(x, size_hw)
+        return _resized(x, size_hw)
     return F.interpolate(x, size=hw, mode="bilinear", align_corners=align_corners)
+
+
+def upsampled_sum(maps: Sequence[Tensor], align_corners: bool = False) -> Tensor:
+    """Sum (N, C, h_i, w_i) maps after resizing each to the first one's size."""
+    total, *others = maps
+    by_matrices = [_is_resized_by_matrices(smaller, align_corners) for smaller in others]
+    if others and has_own_gradients(total) and all(by_matrices):
+        return ResizedSum.apply(*maps)
+    hw = total.shape[2:]
+    for smaller in others:
+        total = total + upsample(smaller, hw, align_corners)
+    return total
+
+
+class Resize(PyLayer):
+    """Resizing by matrix products; no map is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, hw: tuple[int, int]) -> Tensor:
+        """(N, C, h, w) -> (N, C, *hw)."""
+        ctx.hw = x.shape[2:]
+        return _resized(x, hw)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        """(N, C, *hw) -> (N, C, h, w)."""
+        return _resized_gradient(dy, ctx.hw)
+
+
+class ResizedSum(PyLayer):
+    """Sum of maps, resized to the first one's size by matrix products; no map is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, *others: Tensor) -> Tensor:
+        """(N, C, h, w) and others (N, C, h_i, w_i) -> (N, C, h, w)."""
+        ctx.sizes = [smaller.shape[2:] for smaller in others]
+        hw = total.shape[2:]
+        total = total + _resized(others[0], hw)
+        for smaller in others[1:]:
+            total.add_(_resized(smaller, hw))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
+        """(N, C, h, w) -> the gradient of each map."""
+        return dy, *(_resized_gradient(dy, hw) for hw in ctx.sizes)
+
+
+def _resized(x: Tensor, hw: Sequence[int]) -> Tensor:
+    """(N, C, h, w) -> (N, C, *hw)."""
+    rows, columns = _resizing_matrices(x.shape[2:], hw, x.dtype)
+    return paddle.matmul(rows, paddle.matmul(x, columns, transpose_y=True))
+
+
+def _resized_gradient(dy: Tensor, hw: Sequence[int]) -> Tensor:
+    """Return the gradient (N, C, *hw) of a map that was resized to the size of `dy`."""
+    rows, columns = _resizing_matrices(hw, dy.shape[2:], dy.dtype)
+    return paddle.matmul(rows, paddle.matmul(dy, columns), transpose_x=True)
+
+
+def _resizing_matrices(
+    hw: Sequence[int], new_hw: Sequence[int], dtype: paddle.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return the matrices that resize rows and columns."""
+    rows, columns = (
+        interpolation_matrix(old, new, str(dtype)) for old, new in zip(hw, new_hw, strict=True)
+    )
+    return rows, columns
 
 
 def _is_resized_by_matrices(x: Tensor, align_corners: bool) -> bool:

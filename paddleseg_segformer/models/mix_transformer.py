@@ -21,10 +21,12 @@ from paddleseg_segformer.models.init import init_mit_weights
 from paddleseg_segformer.models.layers import (
     Conv2D,
     DropPath,
+    has_own_gradients,
     map_to_tokens,
     project,
     tokens_to_map,
 )
+from paddleseg_segformer.models.mix_ffn_gradient import MixFFNGradient
 
 PATCH_KERNELS = (7, 3, 3, 3)
 PATCH_STRIDES = (4, 2, 2, 2)
@@ -68,6 +70,10 @@ class MixFFN(nn.Layer):
             hidden = project(tokens_to_map(x, hw), self.fc1.weight, self.fc1.bias)
             hidden = self.drop(F.gelu(self.dwconv(hidden)))
             return self.drop(map_to_tokens(project(hidden, self.fc2.weight, self.fc2.bias)))
+        if has_own_gradients(x) and not (self.training and self.drop.p > 0):
+            kernel, kernel_bias = self.dwconv[0].weight, self.dwconv[0].bias
+            weights = self.fc1.weight, self.fc1.bias, kernel, kernel_bias
+            return MixFFNGradient.apply(x, *weights, self.fc2.weight, self.fc2.bias, tuple(hw))
         hidden = paddle.matmul(self.fc1.weight, x, transpose_x=True, transpose_y=True)  # (N, 4C, L)
         hidden = (hidden + self.fc1.bias.unsqueeze(-1)).reshape([0, 0, hw[0], hw[1]])
         hidden = self.drop(F.gelu(self.dwconv(hidden))).flatten(2)

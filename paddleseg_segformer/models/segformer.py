@@ -20,17 +20,14 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.init import init_head_weights
-from paddleseg_segformer.models.layers import Conv2D, add_channel_bias, conv_bn, project, upsample
+from paddleseg_segformer.models.layers import (
+    Conv2D,
+    add_channel_bias,
+    conv_bn,
+    project,
+    upsampled_sum,
+)
 from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
-
-
-def upsampled_sum(maps: Sequence[Tensor], align_corners: bool) -> Tensor:
-    """Sum (N, D, h_i, w_i) maps after resizing each to the first one's size."""
-    total = maps[0]
-    hw = total.shape[2:]
-    for smaller in maps[1:]:
-        total = total + upsample(smaller, hw, align_corners)
-    return total
 
 
 class _Head(nn.Layer):

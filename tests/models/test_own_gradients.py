@@ -1,0 +1,135 @@
+"""Gradients written by hand equal the automatic ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_segformer.losses import CrossEntropyLoss
+from paddleseg_segformer.models import layers, mix_transformer
+from paddleseg_segformer.models.layers import DropPath, upsample, upsampled_sum
+from paddleseg_segformer.models.mix_transformer import MixFFN, MixVisionTransformer
+from paddleseg_segformer.models.segformer import SegFormer, SegFormerMM
+
+
+@pytest.fixture
+def automatic(monkeypatch):
+    """Return a switch to the plain forms, differentiated by Paddle."""
+
+    def switch() -> None:
+        for module in (layers, mix_transformer):
+            monkeypatch.setattr(module, "has_own_gradients", lambda x: False)
+
+    return switch
+
+
+def step(model, x, label, before=lambda: None):
+    """Return loss, gradients, and a random number drawn behind the step."""
+    before()
+    model.clear_gradients()
+    paddle.seed(5)
+    loss = CrossEntropyLoss()(upsample(model(x), label.shape[1:]), label)
+    loss.backward()
+    gradients = {
+        name: parameter.grad.numpy()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+    return float(loss), gradients, float(paddle.rand([1]))
+
+
+@pytest.mark.parametrize("kind", [SegFormer, SegFormerMM])
+@pytest.mark.parametrize("use_recompute", [False, True])
+def test_step_equals_the_plain_form(kind, use_recompute, automatic):
+    encoder = MixVisionTransformer(
+        embed_dims=(8, 16, 20, 32),
+        depths=(1, 2, 1, 1),
+        drop_path_rate=0.5,
+        use_recompute=use_recompute,
+    )
+    model = kind(5, encoder, embedding_dim=16, dropout_rate=0.3)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.set_value(paddle.randn(parameter.shape) * 0.1)
+    model.train()
+    x, label = paddle.randn([3, 3, 67, 41]), paddle.randint(0, 5, [3, 67, 41])
+    label[:, :9] = 255
+    loss, found, after = step(model, x, label)
+    plain_loss, expected, plain_after = step(model, x, label, automatic)
+    assert (loss, after) == (pytest.approx(plain_loss, rel=1e-6), plain_after)
+    trained = {name for name, item in model.named_parameters() if not item.stop_gradient}
+    assert found.keys() == expected.keys() == trained
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, atol=2e-6, rtol=1e-4, err_msg=name)
+
+
+def ffn_step(ffn, x, hw):
+    ffn.clear_gradients()
+    x.clear_gradient()
+    out = ffn(x, hw)
+    (out * paddle.cos(paddle.arange(out.size, dtype="float32")).reshape(out.shape)).sum().backward()
+    tensors = [x, *ffn.parameters()]
+    return out.numpy(), [None if t.grad is None else t.grad.numpy() for t in tensors]
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 5), (7, 3)])
+@pytest.mark.parametrize("frozen", [(), ("fc1.weight", "fc2.bias"), ("dwconv.dwconv.weight",)])
+@pytest.mark.parametrize("x_is_frozen", [False, True])
+def test_mix_ffn_equals_the_plain_form(hw, frozen, x_is_frozen, automatic):
+    ffn = MixFFN(6, 24)
+    for name, parameter in ffn.named_parameters():
+        parameter.set_value(paddle.randn(parameter.shape))
+        parameter.stop_gradient = name in frozen
+    x = paddle.randn([2, hw[0] * hw[1], 6])
+    x.stop_gradient = x_is_frozen
+    out, found = ffn_step(ffn, x, hw)
+    automatic()
+    plain, expected = ffn_step(ffn, x, hw)
+    np.testing.assert_allclose(out, plain, atol=1e-4)
+    assert [gradient is None for gradient in found].count(True) == len(frozen) + x_is_frozen
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_allclose(one, other, atol=2e-3, rtol=1e-4)
+
+
+def test_mix_ffn_with_dropout_is_differentiated_by_paddle(monkeypatch):
+    ffn = MixFFN(6, 24, drop=0.5)
+    monkeypatch.setattr(mix_transformer, "MixFFNGradient", None)  # any use of it would fail
+    x = paddle.randn([2, 6, 6])
+    ffn.train()
+    ffn(x, (2, 3))
+
+
+def test_resized_sum_equals_the_plain_form(automatic):
+    sizes = [(16, 12), (8, 6), (5, 3), (16, 12)]
+    maps = [paddle.randn([2, 3, *hw]) for hw in sizes]
+    results = []
+    for before in (lambda: None, automatic):
+        before()
+        for item in maps:
+            item.stop_gradient = False
+            item.clear_gradient()
+        total = upsampled_sum(maps)
+        (total**2).sum().backward()
+        results.append([total.numpy(), *(item.grad.numpy() for item in maps)])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    alone = upsampled_sum(maps[:1])
+    np.testing.assert_array_equal(alone.numpy(), maps[0].numpy())
+
+
+def test_drop_path_keeps_no_map():
+    allocated = paddle.base.core.host_memory_stat_current_value
+    layer = DropPath(0.5)
+    layer.train()
+    x = paddle.randn([4, 1 << 16])
+    x.stop_gradient = False
+    branch = x + 1
+    out = layer(branch)
+    with_branch = allocated("Allocated", 0)
+    del branch
+    assert with_branch - allocated("Allocated", 0) >= 4 * x.size
+    out.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy() != 0, out.numpy() != 0)
