@@ -19,83 +19,94 @@ Shapes: N batch, C_i channels of stage i, D head width, K classes, h w the sides
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.models.layers import project
-from paddleseg_segformer.models.segformer import AllMLPHead, MMHead, upsampled_sum
+from paddleseg_segformer.export.affine import Affine, array, channel_slices, conv_weight, parameter
+from paddleseg_segformer.export.folded_encoder import FoldedConv, FoldedEncoder, sum_parts
+from paddleseg_segformer.models.layers import upsample
+from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
+from paddleseg_segformer.models.segformer import AllMLPHead, MMHead
 from paddleseg_segformer.models.segmenter import Segmenter
 
-
-class Affine(NamedTuple):
-    """The map x -> x @ weight + bias on channels; (C, D) and (D,), float64."""
-
-    weight: np.ndarray
-    bias: np.ndarray
+HEAD_WIDTH = 64  # channels of the head at a time
 
 
-class Projection(nn.Layer):
-    """A 1x1 convolution: (N, C, h, w) -> (N, D, h, w)."""
+class FoldedHead(nn.Layer):
+    """What a head does for some of its D channels: their sum over the stages, ReLU, classifier.
 
-    def __init__(self, affine: Affine) -> None:
+    Args:
+        projections: A_i of each stage, (C_i, d).
+        shift: c, (d,).
+        classifier: The classifier's weight of these channels (d, K) and its bias or zeros (K,).
+        align_corners: Of the upsampling.
+    """
+
+    def __init__(
+        self,
+        projections: Sequence[np.ndarray],
+        shift: np.ndarray,
+        classifier: Affine,
+        align_corners: bool,
+    ) -> None:
         super().__init__()
-        self.weight = _parameter(self, affine.weight)
-        self.bias = _parameter(self, affine.bias.reshape(1, -1, 1, 1))
+        # stage 1 carries the shift, and comes last, so that engines add the others to it, and apply
+        # ReLU, while they compute it
+        self.largest = FoldedConv(conv_weight(projections[0]), shift)
+        self.smaller = nn.ParameterList(
+            [parameter(conv_weight(weight)) for weight in projections[1:]]
+        )
+        self.classifier = FoldedConv(conv_weight(classifier.weight), classifier.bias)
+        self.align_corners = align_corners
 
-    def forward(self, x: Tensor) -> Tensor:
-        return project(x, self.weight) + self.bias
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w), these channels' part of the logits."""
+        hw = features[0].shape[2:]
+        total = None
+        for stage in (3, 2, 1):
+            small = F.conv2d(features[stage], self.smaller[stage - 1])  # (N, d, h_i, w_i)
+            resized = upsample(small, hw, self.align_corners)
+            total = resized if total is None else total + resized
+        return self.classifier(F.relu(total + self.largest(features[0])))
 
 
 class FoldedSegFormer(nn.Layer):
     """A SegFormer that gives the same logits as the model it was made from, for inference only.
 
+    The head is computed for `HEAD_WIDTH` of its D channels at a time, so that their maps, which
+    have a sixteenth of the image's pixels, stay in the cache.
+
     Args:
-        backbone: The model's backbone itself, not a copy.
+        encoder: Gives the four maps.
         branches: mmsegmentation's head: each stage's convolution and batch norm; else empty.
-        projections: A_i of each stage, (C_i, D).
-        shift: c, (D,).
-        classifier: The model's last layer itself.
-        align_corners: Of the upsampling inside the head.
+        heads: The head, in parts.
     """
 
     def __init__(
-        self,
-        backbone: nn.Layer,
-        branches: Sequence[Affine],
-        projections: Sequence[np.ndarray],
-        shift: np.ndarray,
-        classifier: nn.Layer,
-        align_corners: bool,
+        self, encoder: nn.Layer, branches: Sequence[Affine], heads: Sequence[FoldedHead]
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.branches = nn.LayerList([Projection(affine) for affine in branches])
-        self.projections = nn.ParameterList([_parameter(self, array) for array in projections])
-        self.shift = _parameter(self, shift.reshape(1, -1, 1, 1))
-        self.classifier = classifier
-        self.align_corners = align_corners
+        self.encoder = encoder
+        self.branches = nn.LayerList(
+            [FoldedConv(conv_weight(affine.weight), affine.bias) for affine in branches]
+        )
+        self.heads = nn.LayerList(heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) normalised image -> (N, K, ceil(H / 4), ceil(W / 4)) logits."""
-        features = self.backbone(x)
-        maps = []
-        for stage in range(4):
-            feature = features[stage]
-            if len(self.branches) > 0:
-                feature = F.relu(self.branches[stage](feature))
-            maps.append(project(feature, self.projections[stage]))  # (N, D, h_i, w_i)
-        return self.classifier(F.relu(upsampled_sum(maps, self.align_corners) + self.shift))
+        features = self.encoder(x)
+        if len(self.branches) > 0:
+            features = [F.relu(self.branches[stage](features[stage])) for stage in range(4)]
+        return sum_parts([head(features) for head in self.heads])
 
 
 def fold(model: nn.Layer) -> nn.Layer:
-    """Return `model` with its head folded; backbone and classifier are shared with it.
+    """Return a network that gives the model's logits in the form that engines run fastest.
 
-    The model's weights are not changed. Later changes of them do not reach the folded head. A
+    The model's weights are not changed. Later changes of them do not reach the folded network. A
     Segmenter is returned as it is.
 
     Raises:
@@ -112,11 +123,29 @@ def fold(model: nn.Layer) -> nn.Layer:
             f"model {type(model).__name__} cannot be exported; expected SegFormer, SegFormerMM, "
             "LinearSegmenter or MaskSegmenter."
         )
-    folded = FoldedSegFormer(
-        model.backbone, branches, projections, shift, model.linear_pred, model.align_corners
-    )
+    encoder = model.backbone
+    if isinstance(encoder, MixVisionTransformer):
+        encoder = FoldedEncoder(encoder)
+    heads = _heads(projections, shift, model.linear_pred, model.align_corners)
+    folded = FoldedSegFormer(encoder, branches, heads)
     folded.eval()
     return folded
+
+
+def _heads(
+    projections: Sequence[np.ndarray], shift: np.ndarray, classifier: nn.Conv2D, align_corners: bool
+) -> list[FoldedHead]:
+    """Return the head in parts; the first one's classifier has the bias."""
+    weight, bias = _matrix(classifier), array(classifier.bias)
+    return [
+        FoldedHead(
+            [projection[:, channels] for projection in projections],
+            shift[channels],
+            Affine(weight[channels], bias if channels.start == 0 else np.zeros_like(bias)),
+            align_corners,
+        )
+        for channels in channel_slices(len(shift), HEAD_WIDTH)
+    ]
 
 
 Folded = tuple[list[Affine], list[np.ndarray], np.ndarray]
@@ -128,8 +157,8 @@ def _fold_all_mlp(head: AllMLPHead) -> Folded:
     projections = []
     for stage, fuse in enumerate(slices, start=1):
         linear = getattr(head, f"linear_c{stage}").proj
-        projections.append(_array(linear.weight) @ fuse * gain)
-        shift = shift + _array(linear.bias) @ fuse * gain
+        projections.append(array(linear.weight) @ fuse * gain)
+        shift = shift + array(linear.bias) @ fuse * gain
     return [], projections, shift
 
 
@@ -145,21 +174,10 @@ def _fold_mm(head: MMHead) -> Folded:
 
 def _batch_norm(layer: nn.BatchNorm2D) -> tuple[np.ndarray, np.ndarray]:
     """Return gain and shift (D,) of a batch norm with its running statistics."""
-    gain = _array(layer.weight) / np.sqrt(_array(layer._variance) + layer._epsilon)
-    return gain, _array(layer.bias) - _array(layer._mean) * gain
+    gain = array(layer.weight) / np.sqrt(array(layer._variance) + layer._epsilon)
+    return gain, array(layer.bias) - array(layer._mean) * gain
 
 
 def _matrix(conv: nn.Conv2D) -> np.ndarray:
     """Return the weight of a 1x1 convolution as (inputs, outputs)."""
-    return _array(conv.weight)[:, :, 0, 0].T
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.astype("float32").numpy().astype(np.float64)
-
-
-def _parameter(layer: nn.Layer, array: np.ndarray) -> Tensor:
-    """Return a float32 parameter that holds `array`."""
-    parameter = layer.create_parameter(list(array.shape), dtype="float32")
-    parameter.set_value(paddle.to_tensor(array.astype(np.float32)))
-    return parameter
+    return array(conv.weight)[:, :, 0, 0].T

@@ -6,7 +6,9 @@ import pytest
 from paddle import nn
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.export.folding import fold
+from paddleseg_segformer.export.folded_encoder import FFN_PARTS
+from paddleseg_segformer.export.folding import HEAD_WIDTH, fold
+from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -25,15 +27,31 @@ def test_folded_head_gives_the_same_logits(small_model, head, align_corners) -> 
         np.testing.assert_array_equal(value.numpy(), before[key])
 
 
+@pytest.mark.parametrize("qkv_bias", [False, True])
+def test_encoder_and_head_in_parts_give_the_same_maps(spread_out, qkv_bias) -> None:
+    backbone = MixVisionTransformer(
+        embed_dims=(8, 20, 20, 32), depths=(1, 2, 1, 1), mlp_ratios=(4, 3, 3, 4), qkv_bias=qkv_bias
+    )
+    model = spread_out(SegFormer(5, backbone, embedding_dim=2 * HEAD_WIDTH + 16))
+    folded = fold(model)
+    assert len(folded.heads) == 3
+    for stage, num_parts in enumerate(FFN_PARTS):
+        assert {len(block.mlp.parts) for block in folded.encoder.stages[stage]} == {num_parts}
+    for height, width in ((64, 96), (97, 131)):
+        x = paddle.randn([2, 3, height, width])
+        with paddle.no_grad():
+            pairs = zip(backbone(x), folded.encoder(x), strict=True)
+            for expected, found in [*pairs, (model(x), folded(x))]:
+                assert np.abs((found - expected).numpy()).max() <= 1e-5 * float(expected.std())
+
+
 def test_folded_head_has_no_batch_norm_and_fewer_weights(small_model) -> None:
     model = small_model()
     folded = fold(model)
     layers = [type(layer) for layer in folded.sublayers()]
     assert nn.BatchNorm2D not in layers
     assert nn.Dropout2D not in layers
-    num_head = sum(p.size for p in folded.parameters()) - sum(
-        p.size for p in model.backbone.parameters()
-    )
+    num_head = sum(p.size for p in folded.heads.parameters())
     assert num_head == (8 + 16 + 20 + 32) * 16 + 16 + 16 * 5 + 5
 
 

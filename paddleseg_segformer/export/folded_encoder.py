@@ -1,0 +1,188 @@
+"""The MiT encoder in the form in which engines run it fastest: equal results, other products.
+
+- What a LayerNorm does after normalising is merged into the linears and the convolution behind it,
+  1 / sqrt(D) into the queries' linear. The norms of patch embeddings and of stages stay: the first
+  feed the residual, the others a padded convolution.
+- The feed-forward network is computed for some of its hidden channels at a time, and the parts are
+  summed. Its hidden map is the largest of the encoder (8 MiB in B0 at 512x512, 16 MiB in B2), and
+  parts of it stay in the cache between the first linear, the depthwise convolution and the second
+  linear. Engines add a part to the sum while they compute it.
+
+Shapes: N batch, C channels, L query tokens, S key tokens, M heads, D head width, h w a map's sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from paddleseg_segformer.export.affine import (
+    Affine,
+    array,
+    channel_slices,
+    conv_weight,
+    parameter,
+)
+from paddleseg_segformer.models.attention import EfficientSelfAttention
+from paddleseg_segformer.models.layers import map_to_tokens, tokens_to_map
+from paddleseg_segformer.models.mix_transformer import Block, MixFFN, MixVisionTransformer
+
+FFN_PARTS = (4, 4, 2, 1)  # of each stage; more are slower, see docs/performance.md
+
+Sides = Sequence[int | Tensor]
+
+
+class FoldedLinear(nn.Layer):
+    """A linear on tokens: (N, L, C) -> (N, L, D)."""
+
+    def __init__(self, affine: Affine) -> None:
+        super().__init__()
+        self.weight = parameter(affine.weight)
+        self.bias = parameter(affine.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class FoldedConv(nn.Layer):
+    """A convolution with given weights (D, C, k, k) and bias (D,)."""
+
+    def __init__(
+        self, weight: np.ndarray, bias: np.ndarray, stride: int = 1, is_depthwise: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = parameter(weight)
+        self.bias = parameter(bias)
+        self.stride = stride
+        self.groups = len(weight) if is_depthwise else 1
+        self.padding = weight.shape[-1] // 2 if is_depthwise else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+
+
+class FoldedAttention(nn.Layer):
+    """Attention of tokens that are normalised, but not yet scaled and shifted."""
+
+    def __init__(self, attention: EfficientSelfAttention, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.head_dim = attention.head_dim
+        q = Affine.of_linear(attention.q).scaled(attention.head_dim**-0.5)
+        self.q = FoldedLinear(q.after_norm(norm))
+        self.reduction: nn.Sequential | None = None
+        if attention.sr_ratio > 1:
+            self.reduction = _folded_reduction(attention, norm)
+            norm = attention.norm
+        self.kv = FoldedLinear(Affine.of_linear(attention.kv).after_norm(norm))
+        self.proj = FoldedLinear(Affine.of_linear(attention.proj))
+
+    def forward(self, x: Tensor, hw: Sides) -> Tensor:
+        """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
+        q = self.q(x).reshape([0, 0, self.num_heads, self.head_dim])
+        reduced = x
+        if self.reduction is not None:
+            conv, norm = self.reduction
+            reduced = norm(map_to_tokens(conv(tokens_to_map(x, hw))))  # (N, S, C)
+        kv = self.kv(reduced).reshape([0, 0, 2, self.num_heads, self.head_dim])
+        k = kv[:, :, 0].transpose([0, 2, 3, 1])  # (N, M, D, S)
+        v = kv[:, :, 1].transpose([0, 2, 1, 3])  # (N, M, S, D)
+        weights = F.softmax(paddle.matmul(q.transpose([0, 2, 1, 3]), k))  # (N, M, L, S)
+        return self.proj(paddle.matmul(weights, v).transpose([0, 2, 1, 3]).flatten(2))
+
+
+def _folded_reduction(attention: EfficientSelfAttention, norm: nn.LayerNorm) -> nn.Sequential:
+    """Return the convolution of the keys and values, and its norm; it has no padding."""
+    weight = array(attention.sr.weight)  # (C, C, R, R)
+    bias = array(attention.sr.bias) + np.einsum("dcij,c->d", weight, array(norm.bias))
+    weight = weight * array(norm.weight)[:, None, None]
+    return nn.Sequential(
+        FoldedConv(weight, bias, stride=attention.sr_ratio), _bare_norm(attention.norm)
+    )
+
+
+class FoldedFFN(nn.Layer):
+    """The feed-forward network, in parts of its hidden channels."""
+
+    def __init__(self, mlp: MixFFN, norm: nn.LayerNorm, num_parts: int) -> None:
+        super().__init__()
+        fc1 = Affine.of_linear(mlp.fc1).after_norm(norm)
+        fc2 = Affine.of_linear(mlp.fc2)
+        depthwise = mlp.dwconv[0]
+        hidden = len(fc1.bias)
+        self.parts = nn.LayerList()
+        for channels in channel_slices(hidden, -(-hidden // num_parts)):
+            rows = fc1.outputs(channels)
+            bias = fc2.bias if channels.start == 0 else np.zeros_like(fc2.bias)
+            self.parts.append(
+                nn.Sequential(
+                    FoldedConv(conv_weight(rows.weight), rows.bias),
+                    FoldedConv(
+                        array(depthwise.weight)[channels],
+                        array(depthwise.bias)[channels],
+                        is_depthwise=True,
+                    ),
+                    nn.GELU(),
+                    FoldedConv(conv_weight(fc2.weight[channels]), bias),
+                )
+            )
+
+    def forward(self, x: Tensor, hw: Sides) -> Tensor:
+        """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
+        x = tokens_to_map(x, hw)
+        return map_to_tokens(sum_parts([part(x) for part in self.parts]))
+
+
+class FoldedBlock(nn.Layer):
+    """A block of the encoder."""
+
+    def __init__(self, block: Block, num_parts: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = _bare_norm(block.norm1), _bare_norm(block.norm2)
+        self.attn = FoldedAttention(block.attn, block.norm1)
+        self.mlp = FoldedFFN(block.mlp, block.norm2, num_parts)
+
+    def forward(self, x: Tensor, hw: Sides) -> Tensor:
+        x = x + self.attn(self.norm1(x), hw)
+        return x + self.mlp(self.norm2(x), hw)
+
+
+class FoldedEncoder(nn.Layer):
+    """A MiT that gives the same maps as the one it was made from, for inference only."""
+
+    def __init__(self, backbone: MixVisionTransformer) -> None:
+        super().__init__()
+        self.patch_embeds, self.stages, self.norms = (nn.LayerList() for _ in range(3))
+        for stage, num_parts in enumerate(FFN_PARTS, start=1):
+            blocks = getattr(backbone, f"block{stage}")
+            self.stages.append(nn.LayerList([FoldedBlock(block, num_parts) for block in blocks]))
+            self.patch_embeds.append(getattr(backbone, f"patch_embed{stage}"))
+            self.norms.append(getattr(backbone, f"norm{stage}"))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, C, H, W) -> four maps (N, C_i, ceil(H / s), ceil(W / s)), s = 4, 8, 16, 32."""
+        features = []
+        for stage in range(4):
+            tokens, hw = self.patch_embeds[stage](x)
+            for block in self.stages[stage]:
+                tokens = block(tokens, hw)
+            x = tokens_to_map(self.norms[stage](tokens), hw)
+            features.append(x)
+        return features
+
+
+def sum_parts(parts: Sequence[Tensor]) -> Tensor:
+    """Sum parts, the last one first: 2 % less time in OpenVINO than the other way round."""
+    total = parts[-1]
+    for part in parts[-2::-1]:
+        total = part + total
+    return total
+
+
+def _bare_norm(norm: nn.LayerNorm) -> nn.LayerNorm:
+    """Return a norm that normalises only."""
+    return nn.LayerNorm(norm.weight.shape[0], epsilon=norm._epsilon)
