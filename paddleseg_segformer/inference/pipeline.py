@@ -164,12 +164,17 @@ class ViewOfImage:
             maps.append(bilinear(length, self.axes[axis].length).part(start, stop))
             spans.append(maps[-1].input_range)
         (top, bottom), (left, right) = spans
-        pixels = np.ascontiguousarray(self.image[top:bottom, left:right].transpose(2, 0, 1))
-        x = paddle.to_tensor(pixels).unsqueeze(0)
-        x = self.normalize.on_device(x) if self.normalize else x.astype("float32")
+        x = self._normalized(np.ascontiguousarray(self.image[top:bottom, left:right]))
         for axis, resample in enumerate(maps):
             x = resample.gather(x, axis + 2, offset=spans[axis][0])
         return paddle.flip(x, flipped) if flipped else x
+
+    def _normalized(self, pixels: np.ndarray) -> Tensor:
+        """(h, w, C) -> (1, C, h, w) float32; on a GPU from what the image holds, often 8 bits."""
+        if self.normalize and paddle.get_device() == "cpu":
+            return paddle.to_tensor(self.normalize.planes(pixels)[None])
+        x = paddle.to_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1))[None])
+        return self.normalize.on_device(x) if self.normalize else x.astype("float32")
 
 
 class ImageLogits:

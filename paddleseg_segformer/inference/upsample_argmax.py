@@ -53,7 +53,7 @@ class NumpyArrays:
     """
 
     tile_hw = (64, 64)
-    label_tile_hw = (64, 2048)  # larger: only the scores of some cells are made at a time
+    label_tile_hw = (128, 2048)  # larger: only the scores of some cells are made at a time
 
     @staticmethod
     def piece(logits: Tensor, rows: LinearMap, columns: LinearMap) -> Piece:

@@ -26,12 +26,16 @@ def test_device_and_host_agree_to_the_bit(dtype: type) -> None:
     on_host = np.stack([normalize.apply(image.transpose(1, 2, 0)) for image in images])
     assert on_device.dtype == np.float32
     np.testing.assert_array_equal(on_device, on_host.transpose(0, 3, 1, 2))
+    planes = np.stack([normalize.planes(image.transpose(1, 2, 0)) for image in images])
+    assert planes.dtype == np.float32 and planes.flags.c_contiguous
+    np.testing.assert_array_equal(on_device, planes)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 10])
 def test_one_value_serves_any_number_of_channels(channels: int) -> None:
     image = np.full((2, 3, channels), 255, np.uint8)
     np.testing.assert_array_equal(Normalize().apply(image), np.ones((2, 3, channels), np.float32))
+    np.testing.assert_array_equal(Normalize().planes(image), np.ones((channels, 2, 3), np.float32))
 
 
 @pytest.mark.parametrize(
