@@ -15,7 +15,13 @@ CONFIGS = f"{PACKAGE}.configs"  # the top-level folder `configs` is installed in
 # `onnx` bounds what its converter was tried with; the others run what it wrote
 ONNX = ["onnx>=1.17,<1.18", "onnxruntime>=1.20", "onnxslim>=0.1.98", "paddle2onnx==2.1.0"]
 OPENVINO = ["openvino>=2026.0"]
-SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
+SERVE = [
+    "fastapi>=0.116",
+    "starlette>=0.46.2",
+    "uvicorn>=0.30",
+    "python-multipart>=0.0.20",
+    "prometheus-client>=0.20",
+]
 
 
 def read_version() -> str:
@@ -66,6 +72,7 @@ setup(
             "scikit-learn",
             "torch==2.13.0",
             "transformers==5.23.0; python_version >= '3.11'",
+            "tritonclient",  # the schema of Triton's configuration, for a test
             "types-PyYAML",
         ],
     },

@@ -56,6 +56,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "argmax: int32 class ids, softmax: probabilities, both at the input's size",
     )
     add(
+        "--triton_dir",
+        metavar="DIR",
+        help="also write a model repository for NVIDIA's Triton Inference Server into this folder",
+    )
+    add(
         "--verify",
         action=BooleanOptionalAction,
         default=True,
@@ -73,6 +78,7 @@ def run(args: Namespace) -> None:
     from paddleseg_segformer.config.building import build_model
     from paddleseg_segformer.export import check_formats, check_save_dir, export_model
     from paddleseg_segformer.export.onnx_with_preprocess import WITH_PREPROCESS
+    from paddleseg_segformer.export.triton import check_triton_formats, write_triton_repository
     from paddleseg_segformer.inference.predictor import label_set_of
     from paddleseg_segformer.inference.preprocess import Preprocess
 
@@ -80,6 +86,8 @@ def run(args: Namespace) -> None:
     if args.with_preprocess and WITH_PREPROCESS not in formats:
         formats.append(WITH_PREPROCESS)
     check_formats(formats)
+    if args.triton_dir:
+        check_triton_formats(formats, "--triton_dir")
     check_save_dir(args.save_dir)
     preprocess = Preprocess.from_transforms((config.val_dataset or {}).get("transforms"))
     model = build_model(config)
@@ -103,6 +111,9 @@ def run(args: Namespace) -> None:
             logger.info(_report(verified))
     for path in sorted(Path(args.save_dir).iterdir()):
         logger.info("%s  %.1f MiB", path, path.stat().st_size / 2**20)
+    if args.triton_dir:
+        for folder in write_triton_repository(args.save_dir, args.triton_dir):
+            logger.info("%s  for Triton", folder)
 
 
 def _report(verified: Verification) -> str:

@@ -41,7 +41,9 @@ class PredictQuery(BaseModel):
     @model_validator(mode="after")
     def _has_effect(self) -> PredictQuery:
         for name, needed in (("alpha", "overlay"), ("confidence", "json"), ("masks", "json")):
-            if name in self.model_fields_set and self.format != needed:
+            # older versions of FastAPI set every field: only other values than the default tell
+            is_given = getattr(self, name) != type(self).model_fields[name].default
+            if is_given and self.format != needed:
                 raise ValueError(f"{name} has no effect without format={needed}")
         return self
 
