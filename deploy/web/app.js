@@ -109,11 +109,16 @@ function showTimings({ timings, height, width, windows }) {
   const rows = Object.entries(timings).map(([step, ms]) => [step, `${ms.toFixed(0)} ms`]);
   rows.push(["size", `${height} x ${width} px`]);
   if (windows > 1) rows.push(["windows", windows]);
-  const cells = rows.flatMap(([name, value]) => [
-    Object.assign(document.createElement("dt"), { textContent: name }),
-    Object.assign(document.createElement("dd"), { textContent: value }),
-  ]);
+  const cells = rows.map(([name, value]) => {
+    const cell = document.createElement("div");
+    cell.append(
+      Object.assign(document.createElement("dt"), { textContent: name }),
+      Object.assign(document.createElement("dd"), { textContent: value }),
+    );
+    return cell;
+  });
   element("timings").replaceChildren(...cells);
+  element("timings").hidden = false;
 }
 
 const chosenView = () => document.querySelector("input[name=view]:checked").value;

@@ -173,7 +173,7 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool) -> None:
         ssr_mode=False,
         max_file_size=MAX_FILE_SIZE,
         footer_links=["settings"],
-        theme=gr.themes.Soft(
+        theme=gr.themes.Default(
             primary_hue="blue", font=FONTS, font_mono=("ui-monospace", "monospace")
         ),
         css=CSS,
