@@ -10,7 +10,7 @@ import pytest
 
 from paddleseg_segformer.demo.__main__ import main
 from paddleseg_segformer.demo.examples import example_images
-from paddleseg_segformer.demo.model import DemoModel
+from paddleseg_segformer.demo.model import DemoModel, load
 from paddleseg_segformer.demo.pictures import (
     draw,
     present_classes,
@@ -110,6 +110,11 @@ def test_bad_image_is_named_in_one_line(model, tmp_path) -> None:
     with pytest.raises(UserError, match=r"notes\.png") as error:
         model(path)
     assert "\n" not in str(error.value)
+
+
+def test_backend_needs_an_export(tmp_path) -> None:
+    with pytest.raises(UserError, match=f"--backend: {tmp_path} is no export"):
+        load(str(tmp_path), "openvino", None, 1)
 
 
 def test_examples_come_from_a_folder_or_are_drawn(path) -> None:

@@ -247,6 +247,24 @@ def test_pointer_tells_class_and_confidence(exported, images, page) -> None:
             assert float(sure.removesuffix(" %")) == pytest.approx(expected, abs=0.8)
 
 
+def test_dropped_image_is_predicted(exported, images, page) -> None:
+    with served_page(exported("SegFormer")) as url:
+        page.goto(url)
+        wait_until_ready(page)
+        files = page.evaluate_handle(
+            """(text) => {
+                const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt());
+                const files = new DataTransfer();
+                files.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
+                return files;
+            }""",
+            base64.b64encode(images[1].read_bytes()).decode(),
+        )
+        page.dispatch_event("#drop", "drop", {"dataTransfer": files})
+        wait_until_ready(page)
+        assert shown(page).shape[:2] == SIZES_HW[1]
+
+
 def test_model_files_and_image_are_chosen_by_hand(exported, images, page, tmp_path) -> None:
     """Wrong files are told in a line, and the right ones then work."""
     export = exported("SegFormer")
