@@ -77,6 +77,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="mixed precision: O1 by operator, O2 nearly all",
     )
     add(
+        "--to_static_training",
+        action="store_true",
+        help="compile the network to a static graph and train that; sets the config's key",
+    )
+    add(
         "--accumulation_steps",
         type=int,
         default=None,
@@ -119,6 +124,8 @@ def run(args: Namespace) -> None:
     }
     if args.learning_rate is not None:
         overrides["lr_scheduler"] = {**config.lr_scheduler, "learning_rate": args.learning_rate}
+    if args.to_static_training:
+        overrides["to_static_training"] = True
     config = dataclasses.replace(config, **overrides)
     device = set_device(args.device)
 

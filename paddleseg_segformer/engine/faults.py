@@ -156,18 +156,21 @@ def loss_problem(value: float) -> str:
     return "" if math.isfinite(value) else f"the loss is {value}"
 
 
-def gradient_problem(network: nn.Layer) -> str:
-    """Say which gradients are not finite; nothing if all are.
+def gradient_sum(network: nn.Layer) -> Tensor:
+    """Return the float32 sum over all gradients, which tells whether one is not finite."""
+    sums = [gradient.sum() for gradient in _gradients(network).values()]
+    return paddle.add_n(sums).astype("float32") if sums else paddle.zeros([])
 
-    One sum over all of them tells that something is not finite, which costs one reading.
-    """
-    gradients = {
-        name: parameter.grad
-        for name, parameter in network.named_parameters()
-        if parameter.grad is not None
-    }
-    bad = _nonfinite(gradients)
+
+def gradient_problem(network: nn.Layer) -> str:
+    """Say which gradients are not finite; nothing if all are."""
+    bad = _nonfinite(_gradients(network))
     return f"the gradient of {bad} is not finite" if bad else ""
+
+
+def _gradients(network: nn.Layer) -> dict[str, Tensor]:
+    parameters = network.named_parameters()
+    return {name: item.grad for name, item in parameters if item.grad is not None}
 
 
 def refuse_ruined(network: nn.Layer, destination: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -14,7 +15,7 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.data.loader import Batch
 from paddleseg_segformer.engine.distributed import any_process, mean_over_processes
-from paddleseg_segformer.engine.faults import Faults, gradient_problem, loss_problem
+from paddleseg_segformer.engine.faults import Faults, gradient_problem, gradient_sum, loss_problem
 from paddleseg_segformer.engine.precision import Precision
 from paddleseg_segformer.models.layers import upsample_to_input
 
@@ -119,7 +120,8 @@ class Trainer:
 
     def _step(self, batches: Iterator[Batch]) -> None:
         start = time.perf_counter()
-        data_s, total_loss, images, num_replaced = 0.0, 0.0, 0, 0
+        data_s, images, num_replaced = 0.0, 0, 0
+        losses: list[Tensor] = []
         names: list[str] = []
         self._seed_step()
         self.faults.before_step(self.network)
@@ -128,11 +130,11 @@ class Trainer:
             batch = next(batches)
             data_s += time.perf_counter() - waiting
             names += self.sample_names(batch)
-            total_loss += self._forward_backward(batch)
+            losses.append(self._forward_backward(batch))
             images += len(batch.img)
             num_replaced += batch.num_replaced
         learning_rate = self.optimizer.get_lr()
-        problem = loss_problem(total_loss) or self._gradient_problem()
+        total_loss, problem = self._read(losses)
         if self.faults.allow_step(self.network, problem, num_replaced, self.iteration + 1, names):
             self.precision.step(self.optimizer)
         else:
@@ -150,7 +152,7 @@ class Trainer:
         words = np.random.SeedSequence([self.seed, self.iteration, self.rank]).generate_state(1)
         paddle.seed(int(words[0]))
 
-    def _forward_backward(self, batch: Batch) -> float:
+    def _forward_backward(self, batch: Batch) -> Tensor:
         image = self.prepare(paddle.to_tensor(batch.img))
         label = paddle.to_tensor(batch.label).astype("int64")
         with self.precision.autocast():
@@ -158,11 +160,22 @@ class Trainer:
         pad_multiple = getattr(self.network, "pad_multiple", 1)
         logits = upsample_to_input(logits.astype("float32"), label.shape[1:], pad_multiple)
         loss = self.loss(logits, label) / self.accumulation_steps
-        value = float(loss)
-        self.faults.check_loss(value, self.iteration + 1, self.sample_names(batch))
+        if dist.get_world_size() > 1:  # the backward pass spreads it to the other processes
+            self.faults.check_loss(float(loss), self.iteration + 1, self.sample_names(batch))
         self.precision.backward(loss)
-        return value
+        return loss.detach()
 
-    def _gradient_problem(self) -> str:
-        """Say which gradients are not finite; loss scaling sees to its own."""
-        return "" if self.precision.is_scaled else gradient_problem(self.network)
+    def _read(self, losses: Sequence[Tensor]) -> tuple[float, str]:
+        """Return the loss of the step, and say what is not finite.
+
+        It is the one place of a step where the program waits for the device. Gradients that
+        overflow by loss scaling are left to that.
+        """
+        figures = [paddle.add_n(list(losses)).astype("float32")]
+        if not self.precision.is_scaled:
+            figures.append(gradient_sum(self.network))
+        total_loss, *sums = paddle.stack(figures).tolist()
+        problem = loss_problem(total_loss)
+        if not problem and not all(map(math.isfinite, sums)):
+            problem = gradient_problem(self.network)
+        return total_loss, problem

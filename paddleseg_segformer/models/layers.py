@@ -55,8 +55,9 @@ class DropPath(nn.Layer):
             return x
         keep = 1.0 - self.rate
         mask_shape = [x.shape[0]] + [1] * (x.ndim - 1)
-        mask = paddle.bernoulli(paddle.full(mask_shape, keep, dtype=x.dtype))
-        factors = mask / keep
+        # drawn in float32: not every device can in half precision
+        mask = paddle.bernoulli(paddle.full(mask_shape, keep))
+        factors = in_type_of(x, mask / keep)
         return SampleScale.apply(x, factors) if has_own_gradients(x) else x * factors
 
 
@@ -70,15 +71,23 @@ class Conv2D(nn.Conv2D):
     def forward(self, x: Tensor) -> Tensor:
         if self.bias is None or not paddle.in_dynamic_mode():
             return super().forward(x)
-        out = F.conv2d(
-            x, self.weight, None, self._stride, self._padding, self._dilation, self._groups
-        )
+        weight = in_type_of(x, self.weight)  # else a depthwise one is computed in float32
+        out = F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
         return add_channel_bias(out, self.bias)
 
 
 def add_channel_bias(x: Tensor, bias: Tensor) -> Tensor:
     """Add (C,) to (N, C, h, w)."""
-    return x + bias.reshape([-1, 1, 1])
+    return x + in_type_of(x, bias).reshape([-1, 1, 1])
+
+
+def in_type_of(x: Tensor, other: Tensor) -> Tensor:
+    """Return `other` in the type of `x`.
+
+    In mixed precision products are in half precision and weights in float32: a bias would lift
+    the map to which it is added to float32.
+    """
+    return other if other.dtype == x.dtype else other.astype(x.dtype)
 
 
 def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -122,7 +131,7 @@ def upsampled_sum(maps: Sequence[Tensor], align_corners: bool = False) -> Tensor
         return ResizedSum.apply(*maps)
     hw = total.shape[2:]
     for smaller in others:
-        total = total + upsample(smaller, hw, align_corners)
+        total = total + in_type_of(total, upsample(smaller, hw, align_corners))
     return total
 
 
@@ -222,5 +231,5 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(x, weight.transpose([1, 0]).unsqueeze(-1).unsqueeze(-1), bias)
     out = paddle.matmul(weight, x.flatten(2), transpose_x=True)  # (N, D, L)
     if bias is not None:
-        out = out + bias.unsqueeze(-1)
+        out = out + in_type_of(out, bias).unsqueeze(-1)
     return out.reshape([0, 0, x.shape[2], x.shape[3]])

@@ -22,6 +22,7 @@ from paddleseg_segformer.models.layers import (
     Conv2D,
     DropPath,
     has_own_gradients,
+    in_type_of,
     map_to_tokens,
     project,
     tokens_to_map,
@@ -75,10 +76,11 @@ class MixFFN(nn.Layer):
             weights = self.fc1.weight, self.fc1.bias, kernel, kernel_bias
             return MixFFNGradient.apply(x, *weights, self.fc2.weight, self.fc2.bias, tuple(hw))
         hidden = paddle.matmul(self.fc1.weight, x, transpose_x=True, transpose_y=True)  # (N, 4C, L)
-        hidden = (hidden + self.fc1.bias.unsqueeze(-1)).reshape([0, 0, hw[0], hw[1]])
+        hidden = hidden + in_type_of(hidden, self.fc1.bias).unsqueeze(-1)
+        hidden = hidden.reshape([0, 0, hw[0], hw[1]])
         hidden = self.drop(F.gelu(self.dwconv(hidden))).flatten(2)
         out = paddle.matmul(hidden, self.fc2.weight, transpose_x=True)  # (N, L, C)
-        return self.drop(out + self.fc2.bias)
+        return self.drop(out + in_type_of(out, self.fc2.bias))
 
 
 class Block(nn.Layer):

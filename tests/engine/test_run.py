@@ -110,17 +110,17 @@ def test_batch_larger_than_the_data_set_trains(folder):
     assert train(folder, "out", "--batch_size", "9", "--iters", "2") == 0
 
 
-def test_static_training_equals_dygraph(folder):
-    flags = (
-        "--iters",
-        "2",
-        "--opts",
-        "model.backbone.drop_path_rate=0.0",
-        "model.dropout_rate=0.0",
-    )
-    assert train(folder, "dynamic", *flags) == 0
-    assert train(folder, "static", *flags, "to_static_training=true") == 0
+def test_static_training_equals_dygraph_also_when_resumed(folder):
+    options = ("--opts", "model.backbone.drop_path_rate=0.0", "model.dropout_rate=0.0")
+    static = ("--to_static_training", *options)
+    assert train(folder, "dynamic", "--iters", "2", *options) == 0
+    assert train(folder, "static", "--iters", "1", *static) == 0
+    resumed = ("--resume_model", "auto", "--iters", "2")
+    assert train(folder, "static", *resumed, *static) == 0
+    config = (folder / "static" / "config.yml").read_text()
+    assert "to_static_training: true" in config
     losses = [[line["Train/loss"] for line in log(folder, out)] for out in ("dynamic", "static")]
+    assert len(losses[0]) == 2
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
