@@ -198,6 +198,19 @@ def test_export_that_fails_is_told_once_for_each_of_its_ways(tmp_path, pictures)
     assert "its export failed: " in str(rows[0].error) and "no_such_model" in str(rows[0].error)
 
 
+def test_model_that_needs_windows_has_no_graph_with_preprocessing(tmp_path, pictures) -> None:
+    (tmp_path / "config.yml").write_text(
+        "model: {type: SegFormer, num_classes: 3, backbone: {type: MixVisionTransformer_B0}}\n"
+        "val_dataset: {type: Dataset, num_classes: 3, transforms: [{type: Normalize}]}\n"
+        "test_config: {is_slide: true, crop_size: [48, 32], stride: [32, 32]}\n"
+    )
+    images = make_images(tmp_path / "png", str(pictures), None, 1)
+    exports = Exports(tmp_path / "exports", str(tmp_path))
+    (found,) = compare(["onnxruntime-whole"], images, exports, Plan(None, "build"))
+    assert "windows, scales and flips cannot be put into the graph" in str(found.missing)
+    assert found.error is None
+
+
 @pytest.mark.parametrize(
     ("names", "required", "message"),
     [

@@ -143,7 +143,7 @@ class Exports:
 
         Raises:
             UserError: it cannot be made, as was said when it was first tried.
-            NotHere: what makes it is not installed.
+            NotHere: what makes it is not installed, or the model cannot have it.
         """
         if self.given:
             return self.given
@@ -157,6 +157,8 @@ class Exports:
     def _make(self, kind: str, folder: Path) -> None:
         from paddleseg_segformer.export.onnx_graph import CONVERTERS
 
+        if kind == "with_preprocess":
+            _check_expressible(str(self.model_path))
         formats = [name for name in EXPORTS[kind] if all(map(find_spec, CONVERTERS[name]))]
         if not formats:
             raise NotHere(f"the packages of --format {' or '.join(EXPORTS[kind])} are missing")
@@ -170,3 +172,18 @@ class Exports:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             self._failed[kind] = f"its export failed: {lines[-1].removeprefix('error: ')}"
             raise UserError(self._failed[kind])
+
+
+def _check_expressible(model_path: str) -> None:
+    """Refuse a model whose windows, or size rules, cannot be put into a graph."""
+    from paddleseg_segformer.export.onnx_with_preprocess import check_expressible
+    from paddleseg_segformer.inference.preprocess import Preprocess
+    from paddleseg_segformer.pretrained import config_of
+
+    config = config_of(model_path)
+    preprocess = Preprocess.from_transforms((config.val_dataset or {}).get("transforms"))
+    settings = config.test_config.inference_settings()
+    try:
+        check_expressible(preprocess, settings, "none", (-1, -1, -1, -1))
+    except UserError as error:
+        raise NotHere(str(error)) from None
