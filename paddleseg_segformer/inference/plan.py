@@ -36,8 +36,8 @@ def _calls_line(pipeline: Pipeline, logits: ImageLogits) -> str:
     num_calls = sum(-(-count // steps[size]) for size, count in windows.items())
     sizes = ", ".join(f"{count} of {_by(size)}" for size, count in windows.items())
     line = (
-        f"{sum(windows.values())} windows ({sizes}) in about {num_calls} calls of up to "
-        f"{max(steps.values())}"
+        f"{_counted(sum(windows.values()), 'window')} ({sizes}) in about "
+        f"{_counted(num_calls, 'call')} of up to {max(steps.values())}"
     )
     if not pipeline.memory:
         return line
@@ -84,6 +84,10 @@ def _combination(pipeline: Pipeline, num_views: int, size_hw: tuple[int, int]) -
         )
     mean = f", average of {settings.average} over {num_views} views" if num_views > 1 else ""
     return f"{way}{mean}, argmax"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _listed(numbers: list[int]) -> str:

@@ -147,6 +147,17 @@ def test_val_mistakes_are_one_line(run_dir, capsys, flags, message) -> None:
     assert re.search(message, error)
 
 
+def test_val_keeps_to_the_memory_budget(run_dir, capsys) -> None:
+    assert job("val", run_dir, "--memory_budget_mib", "64", "--window_batch", "4") == 0
+    assert re.search(
+        r"0\.png: 4 windows \(4 of 32x48\) in about 1 call of up to 4; memory .* budget 64 MiB",
+        capsys.readouterr().out,
+    )
+    assert job("val", run_dir, "--memory_budget_mib", "9") == 1
+    message = capsys.readouterr().err
+    assert "0.png: memory: the network needs about" in message and "9 MiB" in message
+
+
 def test_predict_folder(run_dir, tmp_path) -> None:
     flags = ["--image_path", str(run_dir / "images"), "--save_dir", str(tmp_path / "ü")]
     assert job("predict", run_dir, *flags, "--save_probabilities") == 0
