@@ -12,6 +12,10 @@ import sys
 import numpy as np
 import pytest
 
+from paddleseg_segformer.processor import use_wide_vectors
+
+use_wide_vectors()  # as the programs do: one code path in all processes of a test
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:

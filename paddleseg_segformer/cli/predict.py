@@ -32,6 +32,7 @@ from paddleseg_segformer.files import atomic_path
 from paddleseg_segformer.inference.engines import BACKENDS
 from paddleseg_segformer.inference.image_sources import ImageFile, find_images, read_ahead
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, write_image
+from paddleseg_segformer.processor import use_wide_vectors
 
 if TYPE_CHECKING:
     from paddleseg_segformer.data.labels import LabelSet
@@ -87,6 +88,7 @@ def run(args: Namespace) -> None:
     images = find_images(args.image_path, args.file_list) if has_images else []
     device = set_device(args.device)
     keep_freed_memory()
+    use_wide_vectors()
     predictor = _predictor(args)
     if is_check_alone:
         return

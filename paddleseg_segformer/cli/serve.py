@@ -57,6 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Load the model, then answer requests until told to stop."""
     from paddleseg_segformer.engine.memory import keep_freed_memory
+    from paddleseg_segformer.processor import use_wide_vectors
     from paddleseg_segformer.serving.server import serve
     from paddleseg_segformer.serving.service import Service
 
@@ -66,6 +67,7 @@ def run(args: Namespace) -> None:
     )
     set_device(args.device)
     keep_freed_memory()
+    use_wide_vectors()
     service = Service(partial(_load, args), partial(_check, args), settings)
     predictor = service.start()
     logger.info("%s: %s", service.engine, predictor.settings.describe())

@@ -19,6 +19,7 @@ from paddleseg_segformer.cli.inference_flags import add_inference_arguments, set
 from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
+from paddleseg_segformer.processor import use_wide_vectors
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
@@ -63,6 +64,7 @@ def run(args: Namespace) -> None:
         settings = dataclasses.replace(settings, window_batch=args.batch_size)
     device = set_device(args.device)
     keep_freed_memory()
+    use_wide_vectors()
 
     from paddleseg_segformer.config.building import build_dataset
 

@@ -59,6 +59,7 @@ from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.pretrained import CONFIG
+from paddleseg_segformer.processor import use_wide_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class RunOptions:
 def train(config: Config, options: RunOptions) -> BestModel:
     """Train as the config says; return the best evaluation (-1 where none was done)."""
     keep_freed_memory()
+    use_wide_vectors()
     rank, world_size = init_distributed()
     folder = find_checkpoint(options.resume_model, Path(options.save_dir), rank)
     checkpoint = read_checkpoint(folder) if folder else None

@@ -11,6 +11,7 @@ import paddle
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.engine_network import EngineNetwork
+from paddleseg_segformer.processor import use_wide_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ class PaddleInferenceNetwork(EngineNetwork):
     name = "paddle"
 
     def _load(self, paths: list[Path], threads: int, precision: str) -> None:
+        use_wide_vectors()
         self._predictor = _create(paths, self.device, threads, precision)
         self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
         self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])

@@ -18,6 +18,7 @@ from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models.layers import upsample
+from paddleseg_segformer.processor import use_wide_vectors
 
 BACKENDS = {
     "ours-inference": "paddle",
@@ -49,6 +50,7 @@ def build(case: Case, files: Files) -> Subject:
 def _network(case: Case, files: Files) -> Callable[[Tensor], Tensor]:
     if case.engine == "ours":
         keep_freed_memory()  # as the command lines do
+        use_wide_vectors()
         return build_model(files)
     from paddleseg_segformer.inference.engine_network import load_network
 
@@ -74,6 +76,7 @@ def _training(files: Files, images: np.ndarray) -> Subject:
     from paddleseg_segformer.losses import CrossEntropyLoss
 
     keep_freed_memory()
+    use_wide_vectors()
     model = build_model(files)
     x, label = training_batch(images, files.num_classes)
     before = eval_logits(model, x)

@@ -32,10 +32,12 @@ def _dygraph(job: Job) -> tuple[Predictor, str]:
     from paddleseg_segformer.engine.memory import keep_freed_memory
     from paddleseg_segformer.inference.deploy_config import DeployConfig
     from paddleseg_segformer.inference.settings import InferenceSettings
+    from paddleseg_segformer.processor import use_wide_vectors
 
     if job.model_path is None:
         raise NotHere("an export alone has no weights for it; give --model_path")
     keep_freed_memory()  # as the command lines do
+    use_wide_vectors()
     predictor = Predictor.from_pretrained(job.model_path, device="cpu")
     deploy = DeployConfig.load(job.export_dir, check_files=False)
     predictor.settings = InferenceSettings.from_dict(deploy.inference)
