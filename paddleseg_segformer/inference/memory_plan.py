@@ -6,7 +6,9 @@ its queries in blocks of bounded size. So two small inputs tell what any input n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,19 +107,25 @@ def plan_memory(
 
 def _probe(network: nn.Layer, num_channels: int, side_px: int) -> tuple[float, list[int]]:
     """Return the peak of a call in MiB with its input and output, and the output's shape."""
-    before = _allocated("current_value")
-    _allocated("reset_peak_value")
+    current, peak, reset_peak = _allocator()
+    before = current()
+    reset_peak()
     with paddle.no_grad():
         shape = network(paddle.zeros([1, num_channels, side_px, side_px])).shape
-    return (_allocated("peak_value") - before) / MIB, shape
+    return (peak() - before) / MIB, shape
 
 
-def _allocated(what: str) -> int:
-    """Ask the current device's allocator for tensors."""
-    place = paddle.framework._current_expected_place()
-    device, index = ("device", place.gpu_device_id()) if place.is_gpu_place() else ("host", 0)
-    value: int = getattr(paddle.base.core, f"{device}_memory_stat_{what}")("Allocated", index)
-    return value
+def _allocator() -> tuple[Callable[[], int], Callable[[], int], Callable[[], None]]:
+    """Return what the current device's tensors take, took at most, and a reset of the latter."""
+    if paddle.get_device().startswith("gpu"):
+        cuda = paddle.device.cuda
+        return cuda.memory_allocated, cuda.max_memory_allocated, cuda.reset_max_memory_allocated
+    core = paddle.base.core
+    current, peak, reset_peak = (
+        partial(getattr(core, f"host_memory_stat_{name}"), "Allocated", 0)
+        for name in ("current_value", "peak_value", "reset_peak_value")
+    )
+    return current, peak, reset_peak
 
 
 def free_mib() -> float:
