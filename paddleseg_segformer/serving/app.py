@@ -6,7 +6,6 @@ import logging
 import time
 from typing import Annotated, Any
 
-import python_multipart  # noqa: F401  forms need it; without it they would fail at the first one
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncGenerator
 
 import anyio
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -89,8 +90,8 @@ async def _image_part(request: Request, body: bytes) -> bytes:
     parser = _InMemoryParser(request.headers, stream(), max_files=4, max_fields=16)
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise Refusal(400, f"the form cannot be read: {error.message}") from None
+    except (MultiPartException, FormParserError) as error:  # the latter from Starlette below 1.0
+        raise Refusal(400, f"the form cannot be read: {error}") from None
     try:
         found = form.getlist(FIELD)
         if len(found) == 1 and isinstance(found[0], UploadFile):
