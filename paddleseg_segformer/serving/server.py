@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
@@ -20,6 +21,7 @@ from paddleseg_segformer.serving.service import Service
 logger = logging.getLogger(__name__)
 
 BACKLOG = 128  # connections that wait to be accepted
+CUT_S = 2.0  # for the answers to requests that are cut off
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -90,7 +92,7 @@ class _Server(uvicorn.Server):
                 limit_concurrency=limits.max_connections,
                 backlog=BACKLOG,
                 h11_max_incomplete_event_size=HEADER_BYTES,
-                timeout_graceful_shutdown=limits.grace_s,  # type: ignore[arg-type]
+                timeout_graceful_shutdown=round(limits.grace_s + CUT_S),
                 log_level="error",  # a warning for each bad request would fill the log
             )
         )
@@ -122,7 +124,12 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port, and finish what is under way."""
         logger.info("stopping: finishing what is under way")
-        self.stop_by = time.monotonic() + self.service.settings.grace_s
+        grace_s = self.service.settings.grace_s
+        self.stop_by = time.monotonic() + grace_s
         self.service.begin_stop()
+        timer = asyncio.get_running_loop().call_later(grace_s, self._cut)
         await super().shutdown(sockets)
-        self.num_cut = len(self.server_state.tasks)
+        timer.cancel()
+
+    def _cut(self) -> None:
+        self.num_cut = self.service.cut()

@@ -68,6 +68,7 @@ class Service:
         self._pool = ThreadPoolExecutor(self.settings.decode_threads, "images")
         self._num_under_way = 0
         self._is_stopping = False
+        self._scopes: set[anyio.CancelScope] = set()  # of the requests under way
 
     def start(self) -> Predictor:
         """Load the predictor and begin to check it; return it.
@@ -87,6 +88,12 @@ class Service:
     def begin_stop(self) -> None:
         """Take no more requests; those under way are finished."""
         self._is_stopping = True
+
+    def cut(self) -> int:
+        """Answer the requests under way with 503, in the event loop; return how many they were."""
+        for scope in self._scopes:
+            scope.cancel()
+        return len(self._scopes)
 
     def stop(self, timeout_s: float) -> bool:
         """Finish what waits and end the threads; tell whether they ended in time."""
@@ -113,15 +120,25 @@ class Service:
             Refusal: a bad upload, or more requests or time than the limits allow.
             ClientDisconnect: nobody waits for the answer.
         """
-        limits = self.settings
-        with self._admitted():
-            with timings.of("upload"):
-                content = await read_upload(request, limits.max_bytes, limits.upload_timeout_s)
+        with self._admitted(), anyio.CancelScope() as scope:
+            self._scopes.add(scope)
             try:
-                with anyio.fail_after(limits.timeout_s):
-                    return await self._predict(request, content, query, timings)
-            except TimeoutError:
-                raise self._busy(f"no answer within {limits.timeout_s:g} s") from None
+                return await self._in_time(request, query, timings)
+            finally:
+                self._scopes.discard(scope)
+        raise self._busy("the service is being stopped")
+
+    async def _in_time(
+        self, request: Request, query: PredictQuery, timings: Timings
+    ) -> tuple[Answer, Outcome]:
+        limits = self.settings
+        with timings.of("upload"):
+            content = await read_upload(request, limits.max_bytes, limits.upload_timeout_s)
+        try:
+            with anyio.fail_after(limits.timeout_s):
+                return await self._predict(request, content, query, timings)
+        except TimeoutError:
+            raise self._busy(f"no answer within {limits.timeout_s:g} s") from None
 
     async def _predict(
         self, request: Request, content: bytes, query: PredictQuery, timings: Timings

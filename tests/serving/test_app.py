@@ -360,6 +360,28 @@ def test_a_request_that_takes_too_long_ends_and_is_not_computed_later(
     assert len(served.network.batches) == 2  # the first and the last; the second was given up
 
 
+def test_requests_that_are_cut_off_are_told_so(
+    bench: Start, scene: np.ndarray, encode: Callable[..., bytes]
+) -> None:
+    served = bench(max_batch=1)
+    served.network.gate.clear()
+    headers = {"Content-Type": "image/png"}
+
+    async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
+        posts = [client.post("/predict", content=encode(scene), headers=headers) for _ in range(2)]
+        tasks = [asyncio.ensure_future(post) for post in posts]
+        while served.service.batcher.num_waiting < 1 or not served.network.entered.is_set():
+            await asyncio.sleep(0.01)
+        served.service.begin_stop()
+        assert served.service.cut() == 2
+        return [await task for task in tasks]
+
+    for response in served.run(talk):
+        assert response.status_code == 503
+        assert "being stopped" in error_of(response)
+    assert served.metric("requests_in_flight") == 0
+
+
 def test_an_image_that_fails_does_not_take_its_batch_with_it(
     bench: Start, encode: Callable[..., bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
