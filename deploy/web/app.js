@@ -102,6 +102,7 @@ async function predict(file) {
     redraw();
   });
   showTimings(result);
+  element("hover").textContent = result.note || "\u00a0";
   await changeView();
 }
 

@@ -5,8 +5,9 @@ import { UserError } from "./errors.js";
 /**
  * Decode an image file as it is stored, turned as its EXIF orientation says.
  *
- * @returns {Promise<{height, width, planes: Uint8Array, rgba: Uint8ClampedArray}>} `planes` holds red,
- *   green and blue one after the other; `rgba` is for display.
+ * @returns {Promise<{height, width, planes: Uint8Array, rgba: Uint8ClampedArray, note: string}>}
+ *   `planes` holds red, green and blue one after the other; `rgba` is for display; `note` says what
+ *   could not be done as in Python.
  */
 export async function decode(file) {
   const name = file.name ?? "image";
@@ -22,9 +23,39 @@ export async function decode(file) {
     throw new UserError(`${name}: cannot be read as an image. Take a PNG, JPEG, WebP or BMP file.`);
   }
   const { height, width } = bitmap;
-  const rgba = pixelsOf(bitmap, name);
+  const drawn = pixelsOf(bitmap, name);
   bitmap.close();
-  return { height, width, planes: planesOf(rgba), rgba };
+  if (!isTransparent(drawn)) return { height, width, planes: planesOf(drawn), rgba: drawn, note: "" };
+  const stored = await storedPixels(file, height, width);
+  const note = stored ? "" : "Partly transparent: this browser hides the colours below, Python sees them.";
+  const rgba = stored ?? drawn;
+  return { height, width, planes: planesOf(rgba), rgba, note };
+}
+
+function isTransparent(rgba) {
+  for (let index = 3; index < rgba.length; index += 4) if (rgba[index] < 255) return true;
+  return false;
+}
+
+/** Return the RGBA of a transparent image as it is stored: a canvas loses colours; null if it cannot. */
+async function storedPixels(file, height, width) {
+  if (!globalThis.ImageDecoder || !(await ImageDecoder.isTypeSupported(file.type))) return null;
+  const data = await file.arrayBuffer();
+  const decoder = new ImageDecoder({ data, type: file.type, colorSpaceConversion: "none" });
+  const { image } = await decoder.decode();
+  const { format, codedHeight, codedWidth } = image;
+  const isReadable = ["RGBA", "BGRA"].includes(format) && codedHeight === height && codedWidth === width;
+  const rgba = isReadable ? new Uint8ClampedArray(4 * height * width) : null;
+  if (isReadable) await image.copyTo(rgba);
+  decoder.close();
+  if (format === "BGRA" && rgba) swapRedAndBlue(rgba);
+  return rgba;
+}
+
+function swapRedAndBlue(rgba) {
+  for (let index = 0; index < rgba.length; index += 4) {
+    [rgba[index], rgba[index + 2]] = [rgba[index + 2], rgba[index]];
+  }
 }
 
 function pixelsOf(bitmap, name) {

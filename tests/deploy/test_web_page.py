@@ -10,9 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from paddleseg_segformer.analysis.deployment.browser import (
     BROWSERS,
@@ -245,6 +247,38 @@ def test_pointer_tells_class_and_confidence(exported, images, page) -> None:
             assert name == predictor.label_set.classes[prediction.label[row, column]]
             expected = 100 * prediction.confidence[row, column]
             assert float(sure.removesuffix(" %")) == pytest.approx(expected, abs=0.8)
+
+
+def test_kinds_of_image_files(exported, page, tmp_path) -> None:
+    """Grey, palette, transparent, 16 bits, gamma, turned by EXIF: Python reads the same pixels."""
+    scene = render_scene(1, SIZES_HW[0])[0]
+    image = Image.fromarray(scene)
+    transparent = np.dstack(
+        [
+            scene,
+            np.repeat([[[0]], [[100]], [[255]]], [20, 37, 40], axis=0)
+            .repeat(scene.shape[1], axis=1)
+            .astype(np.uint8),
+        ]
+    )
+    gamma = PngInfo()
+    gamma.add(b"gAMA", (22222).to_bytes(4, "big"))
+    exif = Image.Exif()
+    exif[274] = 6  # orientation: turned by a quarter
+    image.convert("L").save(tmp_path / "grey.png")
+    image.quantize(64).save(tmp_path / "palette.png")
+    Image.fromarray(transparent).save(tmp_path / "transparent.png")
+    cv2.imwrite(str(tmp_path / "sixteen.png"), scene.astype(np.uint16) * 256)
+    image.save(tmp_path / "gamma.png", pnginfo=gamma)
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    image.save(tmp_path / "lossless.webp", lossless=True)
+    paths = sorted(tmp_path.iterdir())
+    export = exported("SegFormer")
+    with served_page(export) as url:
+        page.goto(url)
+        wait_until_ready(page)
+        for path in paths:
+            check_labels(export, [path], [label_on_page(page, path)])
 
 
 def test_dropped_image_is_predicted(exported, images, page) -> None:

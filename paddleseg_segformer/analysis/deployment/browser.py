@@ -77,10 +77,9 @@ def wait_until_ready(page: Page) -> None:
     Raises:
         UserError: the page shows an error.
     """
-    page.wait_for_function(
-        "['ready', 'error'].includes(document.body.dataset.state)", timeout=1000 * TIMEOUT_S
-    )
-    if page.evaluate("document.body.dataset.state") == "error":
+    body = page.locator("body[data-state=ready], body[data-state=error]")
+    body.wait_for(state="attached", timeout=1000 * TIMEOUT_S)
+    if body.get_attribute("data-state") == "error":
         raise UserError(f"the page in the browser says: {page.inner_text('#error')}")
 
 
