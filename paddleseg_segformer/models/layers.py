@@ -99,13 +99,18 @@ def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def tokens_to_map(x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
-    """(N, L, C) -> (N, C, h, w) with L = h * w, row-major."""
-    return x.transpose([0, 2, 1]).reshape([0, 0, hw[0], hw[1]])
+    """(N, L, C) -> (N, C, h, w) with L = h * w, row-major.
+
+    Channels are moved while height and width are axes of their own, here and in `map_to_tokens`:
+    where a graph flattens them first, OpenVINO moves the scales of INT8 convolutions in between,
+    and copies the map twice instead of not at all.
+    """
+    return x.reshape([0, hw[0], hw[1], x.shape[2]]).transpose([0, 3, 1, 2])
 
 
 def map_to_tokens(x: Tensor) -> Tensor:
     """(N, C, h, w) -> (N, h * w, C)."""
-    return x.flatten(2).transpose([0, 2, 1])
+    return x.transpose([0, 2, 3, 1]).flatten(1, 2)
 
 
 # the longest side that is resized by matrix products, with and without gradients: their cost grows
