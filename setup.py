@@ -22,6 +22,7 @@ SERVE = [
     "python-multipart>=0.0.20",
     "prometheus-client>=0.20",
 ]
+INT8 = ["nncf>=3.4"]
 
 
 def read_version() -> str:
@@ -56,11 +57,13 @@ setup(
         "onnx": ONNX,
         "openvino": [*ONNX, *OPENVINO],
         "demo": ["gradio>=6.31,<7"],  # the page to try a model
+        "int8": [*ONNX, *OPENVINO, *INT8],
         "serve": SERVE,  # the HTTP service
         "convert": ["torch>=2.6"],  # weight files that PyTorch wrote
         "dev": [
             *ONNX,
             *OPENVINO,
+            *INT8,
             *SERVE,
             "httpx",
             "mypy>=1.15",

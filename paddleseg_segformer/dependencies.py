@@ -24,6 +24,7 @@ REMEDIES = {
     "onnxslim": "pip install onnxslim 'numpy<2'",
     "onnxruntime": "pip install onnxruntime 'numpy<2'",
     "openvino": "pip install openvino 'numpy<2'",
+    "nncf": "pip install 'nncf>=3.4' 'numpy<2'",
     "transformers": "pip install transformers==5.23.0",
     "fastapi": SERVE,
     "uvicorn": SERVE,

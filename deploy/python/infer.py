@@ -80,7 +80,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="fp16: paddle on GPU; bf16: openvino",
+        help="fp16: paddle on GPU; bf16: openvino; int8: openvino, of an export with --format "
+        "int8; int8-bf16: the same, and bf16 for what is not int8",
     )
     add("--batch_size", type=int, default=1, help="images whose windows are computed together")
     add("--benchmark", action="store_true", help="print the time of each step, after a warm-up")

@@ -10,7 +10,13 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
-from paddleseg_segformer.analysis.benchmark.cases import ENGINES, TASKS, VARIANTS, all_cases
+from paddleseg_segformer.analysis.benchmark.cases import (
+    ENGINES,
+    PRECISIONS,
+    TASKS,
+    VARIANTS,
+    all_cases,
+)
 from paddleseg_segformer.cli.common import set_up_logging
 from paddleseg_segformer.errors import UserError
 
@@ -46,7 +52,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--batch_sizes", nargs="+", type=int, default=[1], metavar="N", help="images per pass")
     add("--threads", nargs="+", type=int, default=[2], metavar="N", help="threads per process")
-    add("--precisions", nargs="+", default=["fp32"], metavar="P", help="of fp32, bf16")
+    add(
+        "--precisions", nargs="+", default=["fp32"], metavar="P", help=f"of {', '.join(PRECISIONS)}"
+    )
     add("--num_classes", type=int, default=19, help="classes of the model")
     add("--base", default="paddleseg", metavar="ENGINE", help="engine that speeds are relative to")
     add("--repeats", type=int, default=10, help="timed passes per case")

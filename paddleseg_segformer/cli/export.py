@@ -14,6 +14,7 @@ from paddleseg_segformer.cli.common import (
     set_device,
     set_up_logging,
 )
+from paddleseg_segformer.cli.int8_flags import add_int8_arguments, quantization_of
 from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, OUTPUT_OPS
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=True,
         help="compare the export in its engines with the model, and discard it if they differ",
     )
+    add_int8_arguments(parser)
 
 
 def run(args: Namespace) -> None:
@@ -90,6 +92,7 @@ def run(args: Namespace) -> None:
         check_triton_formats(formats, "--triton_dir")
     check_save_dir(args.save_dir)
     preprocess = Preprocess.from_transforms((config.val_dataset or {}).get("transforms"))
+    quantization = quantization_of(args, config, formats)
     model = build_model(config)
     if args.model_path:
         load_weights(model, args.model_path)
@@ -105,10 +108,11 @@ def run(args: Namespace) -> None:
         input_shape=args.input_shape,
         is_verified=args.verify,
         formats=formats,
+        quantization=quantization,
     )
     for artefact in deploy.artefacts.values():
         for verified in artefact.verified:
-            logger.info(_report(verified))
+            logger.info(_report(verified, artefact.precision))
     for path in sorted(Path(args.save_dir).iterdir()):
         logger.info("%s  %.1f MiB", path, path.stat().st_size / 2**20)
     if args.triton_dir:
@@ -116,10 +120,11 @@ def run(args: Namespace) -> None:
             logger.info("%s  for Triton", folder)
 
 
-def _report(verified: Verification) -> str:
+def _report(verified: Verification, precision: str) -> str:
     """Return one line on what was compared and how it came out."""
     shapes = ", ".join("x".join(map(str, shape)) for shape in verified.input_shapes)
-    parts = [f"{verified.engine} equals the model on {shapes}"]
+    relation = "equals" if precision == "fp32" else "is close to"
+    parts = [f"{verified.engine} {relation} the model on {shapes}"]
     if verified.max_abs_difference is not None:
         parts.append(f"max difference {verified.max_abs_difference:.1e} (std {verified.std:.2g})")
     parts.append(f"{verified.label_agreement:.2%} of the labels")

@@ -29,7 +29,7 @@ from paddleseg_segformer.cli.inference_flags import (
 from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
-from paddleseg_segformer.inference.engines import BACKENDS
+from paddleseg_segformer.inference.engines import BACKENDS, PRECISIONS
 from paddleseg_segformer.inference.image_sources import ImageFile, find_images, read_ahead
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, write_image
 from paddleseg_segformer.processor import use_wide_vectors
@@ -55,6 +55,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=BACKENDS,
         help="engine of --export_dir; without it: the fastest that is installed and reads what was "
         "exported",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the computation of --export_dir; default fp32. int8 needs an export with --format "
+        "int8",
     )
     add(
         "--self_check",
@@ -116,14 +122,17 @@ def _predictor(args: Namespace) -> Predictor:
         if args.config or args.model_path:
             raise UserError("--export_dir stands instead of --config and --model_path: give one.")
         predictor = Predictor.from_export(
-            args.export_dir, threads=os.cpu_count() or 1, backend=args.backend or "auto"
+            args.export_dir,
+            threads=os.cpu_count() or 1,
+            precision=args.precision or "fp32",
+            backend=args.backend or "auto",
         )
         if args.self_check:
             logger.info(self_check(predictor, args.export_dir).line)
         base = predictor.settings
         predictor.settings = settings_with_flags(args, base, "aug_pred", args.aug_pred)
     else:
-        for flag in ("backend", "self_check"):
+        for flag in ("backend", "precision", "self_check"):
             if getattr(args, flag):
                 raise UserError(f"--{flag} has no effect without --export_dir. Add --export_dir.")
         if not args.model_path:

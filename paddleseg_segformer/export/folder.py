@@ -29,6 +29,12 @@ from paddleseg_segformer.export.onnx_with_preprocess import (
     check_expressible,
     save_with_preprocess,
 )
+from paddleseg_segformer.export.quantization import (
+    INT8,
+    Quantization,
+    add_int8,
+    check_quantization,
+)
 from paddleseg_segformer.export.static_graph import full_input_shape, save_static_graph
 from paddleseg_segformer.export.verify import verify
 from paddleseg_segformer.files import make_folder, replace_folder
@@ -58,6 +64,7 @@ def export_model(
     input_shape: Sequence[int] | None = None,
     is_verified: bool = True,
     formats: Sequence[str] = ("paddle",),
+    quantization: Quantization | None = None,
 ) -> DeployConfig:
     """Write the network's files, a fixture and `deploy.yaml`; all of them, or nothing.
 
@@ -71,17 +78,21 @@ def export_model(
         input_shape: (N, C, H, W), -1 for any size; by default only C is fixed.
         is_verified: Compare the export with the model in each installed engine that reads it.
         formats: What to write, keys of `ARTEFACT_FILES`.
+        quantization: What "int8" is made with.
 
     Returns:
         The content of `deploy.yaml`.
 
     Raises:
-        UserError: the model, the shape or `save_dir` does not fit, or the comparison failed.
+        UserError: the model, the shape or `save_dir` does not fit, the comparison failed, or INT8
+            loses too much.
         MissingDependency: a package that a format needs is not installed.
     """
     save_dir = Path(save_dir).resolve()
     check_save_dir(save_dir)
     check_formats(formats)
+    if INT8 in formats:
+        check_quantization(quantization, output_op)
     preprocess, settings = preprocess or Preprocess(), settings or InferenceSettings()
     if WITH_PREPROCESS in formats:
         check_expressible(preprocess, settings, output_op, full_input_shape(model, input_shape))
@@ -89,13 +100,12 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=f".{save_dir.name}.", dir=save_dir.parent) as workshop:
         folder = Path(workshop) / "new"
         folder.mkdir()
-        _save_artefacts(model, folder, formats, output_op, input_shape, preprocess)
+        made = [name for name in ARTEFACT_FILES if name in _made_first(formats)]
+        _save_artefacts(model, folder, made, output_op, input_shape, preprocess)
         label_set = label_set or generic_label_set(model.num_classes)
         deploy = DeployConfig(
             made_with=_made_with(formats),
-            artefacts={
-                name: Artefact.of(folder, name) for name in ARTEFACT_FILES if name in formats
-            },
+            artefacts={name: Artefact.of(folder, name) for name in made},
             input=InputSpec(full_input_shape(model, input_shape), _min_side_px(model, formats)),
             output=_output(model, output_op),
             preprocess=_explicit(preprocess),
@@ -114,7 +124,26 @@ def export_model(
             }
             deploy = replace(deploy, artefacts=artefacts)
             deploy.save(folder)
+        if quantization and INT8 in formats:
+            deploy = add_int8(folder, deploy, quantization, is_verified)
+            deploy = _without_others(folder, deploy, formats)
         replace_folder(save_dir, folder)
+    return deploy
+
+
+def _made_first(formats: Sequence[str]) -> set[str]:
+    """Return what is made before INT8, which is made of ONNX."""
+    return set(formats) if INT8 not in formats else {*formats, "onnx"} - {INT8}
+
+
+def _without_others(folder: Path, deploy: DeployConfig, formats: Sequence[str]) -> DeployConfig:
+    """Remove the artefacts that were not asked for."""
+    kept = {name: deploy.artefacts[name] for name in ARTEFACT_FILES if name in formats}
+    for name in set(deploy.artefacts) - set(kept):
+        for file in ARTEFACT_FILES[name]:
+            (folder / file).unlink()
+    deploy = replace(deploy, artefacts=kept)
+    deploy.save(folder)
     return deploy
 
 

@@ -28,6 +28,7 @@ ARTEFACT_FILES = {
     "paddle": ("model.json", "model.pdiparams"),
     "onnx": ("model.onnx",),
     "openvino": ("openvino_model.xml", "openvino_model.bin"),
+    "int8": ("model_int8.xml", "model_int8.bin"),  # OpenVINO's, quantised
     "onnx_with_preprocess": ("model_with_preprocess.onnx",),  # for programs without the pipeline
 }
 # an image of 1 or 3 channels, one of others (a page for each), and the labels expected for either

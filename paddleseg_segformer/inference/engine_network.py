@@ -16,7 +16,7 @@ from paddle import Tensor
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.inference.deploy_config import DeployConfig, deploy_path
-from paddleseg_segformer.inference.engines import BACKENDS, ENGINES
+from paddleseg_segformer.inference.engines import BACKENDS, ENGINES, INT8_PRECISIONS
 
 MAX_SIDE_PX = 8192  # of what goes through a network at once; attention grows with its square
 
@@ -66,7 +66,7 @@ class EngineNetwork(ABC):
             )
         self.device = device or paddle.get_device()
         self.precision = precision
-        self.artefact = self._choose_artefact(folder)
+        self.artefact = self._choose_artefact(folder, precision)
         paths = self.deploy.check_files(deploy_path(folder).parent, [self.artefact])
         with explained():
             self._load(paths, threads, precision)
@@ -92,7 +92,7 @@ class EngineNetwork(ABC):
         Raises:
             UserError: a shape that the export does not take, or the engine failed on it.
         """
-        self._check(x.shape)
+        self.check_shape(x.shape)
         array = np.ascontiguousarray(x.numpy())
         batch = self.deploy.input.shape[0]
         try:
@@ -113,7 +113,12 @@ class EngineNetwork(ABC):
         parts = [self._run(padded[start : start + batch]).copy() for start in starts]
         return np.concatenate(parts)[: len(x)]
 
-    def _check(self, shape: list[int]) -> None:
+    def check_shape(self, shape: list[int]) -> None:
+        """Refuse an input of another shape (N, C, H, W) than the export takes.
+
+        Raises:
+            UserError: it is one.
+        """
         taken = self.deploy.input.shape
         for axis, name in ((1, "channels"), (2, "px high"), (3, "px wide")):
             if taken[axis] not in (-1, shape[axis]):
@@ -135,15 +140,16 @@ class EngineNetwork(ABC):
                 "--max_side_px."
             )
 
-    def _choose_artefact(self, folder: str | os.PathLike[str]) -> str:
+    def _choose_artefact(self, folder: str | os.PathLike[str], precision: str) -> str:
         engine = ENGINES[self.name]
-        for name in engine.artefacts:
+        readable = engine.readable(precision)
+        for name in readable:
             if name in self.deploy.artefacts:
                 return name
         raise UserError(
             f"{folder}: holds {' and '.join(self.deploy.artefacts)}, but {engine.title} reads "
-            f"{' or '.join(engine.artefacts)}. Export it again with --format "
-            f"{engine.artefacts[-1]}, or choose another backend."
+            f"{' or '.join(readable)}. Export it again with --format {readable[-1]}, or choose "
+            f"another {'precision' if precision in INT8_PRECISIONS else 'backend'}."
         )
 
     def _require_cpu(self) -> None:
@@ -195,7 +201,7 @@ def _fastest(folder: str | os.PathLike[str], device: str, precision: str) -> str
     artefacts = DeployConfig.load(folder, check_files=False).artefacts
     if device == "cpu":
         for name, engine in ENGINES.items():
-            is_readable = set(engine.artefacts) & set(artefacts)
+            is_readable = set(engine.readable(precision)) & set(artefacts)
             if is_readable and precision in engine.precisions and find_spec(engine.package):
                 return name
-    return "paddle"
+    return "openvino" if precision in INT8_PRECISIONS else "paddle"

@@ -14,7 +14,13 @@ class Engine(NamedTuple):
     artefacts: tuple[str, ...]  # keys of `ARTEFACT_FILES` that it reads, best first
     precisions: tuple[str, ...]
 
+    def readable(self, precision: str) -> tuple[str, ...]:
+        """Return the artefacts that it computes in a precision from, best first."""
+        return ("int8",) if precision in INT8_PRECISIONS else self.artefacts
 
+
+# of the quantised artefact; what it leaves in float is computed in float32, or in bfloat16
+INT8_PRECISIONS = ("int8", "int8-bf16")
 _HERE = "paddleseg_segformer.inference"
 
 ENGINES = {  # the fastest on the CPU first
@@ -23,7 +29,7 @@ ENGINES = {  # the fastest on the CPU first
         "openvino",
         f"{_HERE}.openvino_backend:OpenVINONetwork",
         ("openvino", "onnx"),
-        ("fp32", "bf16"),
+        ("fp32", "bf16", *INT8_PRECISIONS),
     ),
     "onnxruntime": Engine(
         "ONNX Runtime",

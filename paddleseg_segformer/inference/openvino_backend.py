@@ -14,7 +14,7 @@ from paddleseg_segformer.inference.engine_network import EngineNetwork
 MAX_COMPILED = 4  # shapes that have their own network
 MAX_SEEN = 1024  # shapes remembered
 STALE_CALLS = 32  # a shape not seen in so many calls gives way to another
-TYPES = {"fp32": "f32", "bf16": "bf16"}
+TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
 Shape = tuple[int, ...]
 
@@ -34,10 +34,13 @@ class OpenVINONetwork(EngineNetwork):
 
         self._require_cpu()
         self._core = openvino.Core()
-        if precision == "bf16" and "BF16" not in self._core.get_property(
+        if TYPES[precision] == "bf16" and "BF16" not in self._core.get_property(
             "CPU", "OPTIMIZATION_CAPABILITIES"
         ):
-            raise UserError("precision: this processor does not compute in bf16. Use fp32.")
+            raise UserError(
+                f"precision {precision}: this processor does not compute in bf16. Use "
+                f"{'fp32' if precision == 'bf16' else 'int8'}."
+            )
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,

@@ -236,7 +236,8 @@ class Predictor:
             folder: What `export` wrote.
             device: cpu, gpu or gpu:1; by default the current device.
             threads: CPU threads.
-            precision: fp32; also fp16 in Paddle Inference on GPU, and bf16 in OpenVINO.
+            precision: fp32; also fp16 in Paddle Inference on GPU; in OpenVINO bf16, and int8 and
+                int8-bf16 where the export holds INT8.
             backend: paddle, onnxruntime, openvino, or auto: the fastest that is installed and reads
                 what was exported, OpenVINO before ONNX Runtime before Paddle Inference.
             self_check: Compare the engine's labels with those that the export expects for its

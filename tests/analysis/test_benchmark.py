@@ -145,6 +145,20 @@ def test_every_engine_is_offered_for_what_it_can_do_only():
             assert Case.from_dict(json.loads(json.dumps(case.to_dict()))) == case
 
 
+def test_int8_is_offered_for_our_openvino_only_and_loads_its_own_export():
+    precisions = ["fp32", "int8", "int8-bf16"]
+    (cases,) = all_cases(
+        list(ENGINES), ["end_to_end"], ["B0"], [(64, 64)], [1], [1], precisions, 19
+    ).values()
+    found = {case.precision: case for case in cases if "int8" in case.precision}
+    assert {case.engine for case in found.values()} == {"ours-openvino"}
+    assert {precision: case.file for precision, case in found.items()} == {
+        "int8": "export_int8",
+        "int8-bf16": "export_int8",
+    }
+    assert found["int8"].title == "ours, OpenVINO, int8"
+
+
 def test_speed_is_taken_pass_by_pass_and_the_floor_from_the_fastest_product():
     base = Measurement(Case("paddleseg", SETTING), ms=[10.0, 40.0, 12.0])
     ours = Measurement(Case("ours", SETTING), ms=[5.0, 10.0, 6.0])
@@ -205,6 +219,17 @@ def test_resized_equals_interpolation():
 def test_plan_refuses_no_passes(tmp_path):
     with pytest.raises(UserError, match="repeats"):
         Plan(tmp_path, repeats=0)
+
+
+@pytest.mark.slow
+def test_int8_case_runs_and_is_close_to_float32(tmp_path):
+    pytest.importorskip("nncf")
+    path = tmp_path / "report.json"
+    flags = ["--precisions", "fp32", "int8", "--json", str(path)]
+    assert run_tiny(tmp_path / "work", ["ours", "ours-openvino"], *flags) == 0
+    cases = {case["precision"]: case for case in json.loads(path.read_text())["cases"]}
+    assert cases["int8"]["error"] is None
+    assert 0.7 < cases["int8"]["label_agreement"] < 1
 
 
 @pytest.mark.slow

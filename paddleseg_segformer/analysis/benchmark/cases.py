@@ -8,10 +8,12 @@ from itertools import product
 from typing import Any
 
 from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.inference.engines import INT8_PRECISIONS
 
 VARIANTS = ("B0", "B1", "B2", "B3", "B4", "B5")
 MIN_SIDE_PX = 64  # the smallest drawn scene
 SLIDE_STRIDE = 0.75  # of the window's side
+PRECISIONS = ("fp32", "bf16", *INT8_PRECISIONS)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 TASKS = {
@@ -38,6 +40,7 @@ class Engine:
         tasks, precisions: what it can do.
         output: what the network task gives, where the engines differ.
         label_file: loaded instead of `file` where a graph gives the labels of a whole image.
+        int8_file: loaded instead of `file` in INT8.
     """
 
     title: str
@@ -48,6 +51,7 @@ class Engine:
     precisions: tuple[str, ...] = ("fp32",)
     output: str = "logits at a quarter of the input's size"
     label_file: str | None = None
+    int8_file: str | None = None
 
 
 _FULL = "logits at the input's size"
@@ -64,7 +68,12 @@ ENGINES = {
         "ours, ONNX Runtime", "ours", "export_onnx", ("paddle", "onnxruntime")
     ),
     "ours-openvino": Engine(
-        "ours, OpenVINO", "ours", "export_onnx", ("paddle", "openvino"), precisions=("fp32", "bf16")
+        "ours, OpenVINO",
+        "ours",
+        "export_onnx",
+        ("paddle", "openvino"),
+        precisions=PRECISIONS,
+        int8_file="export_int8",
     ),
     "paddleseg": Engine(
         "PaddleSeg, dygraph", "paddleseg_peer", "weights", _PADDLESEG, _WITH_TRAINING, output=_FULL
@@ -176,6 +185,8 @@ class Case:
     def file(self) -> str:
         """Return the kind of file that is loaded."""
         engine = ENGINES[self.engine]
+        if self.precision in INT8_PRECISIONS and engine.int8_file:
+            return engine.int8_file
         if self.setting.task == "end_to_end" and engine.label_file:
             return engine.label_file
         return engine.file
@@ -213,7 +224,7 @@ def all_cases(
         ("engine", engines, ENGINES),
         ("task", tasks, TASKS),
         ("variant", variants, VARIANTS),
-        ("precision", precisions, ("fp32", "bf16")),
+        ("precision", precisions, PRECISIONS),
     ):
         _check_names(what, names, known)
     for size in sizes_hw:

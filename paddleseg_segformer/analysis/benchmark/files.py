@@ -11,16 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path, make_folder
 
+if TYPE_CHECKING:
+    from paddleseg_segformer.export import Quantization
+
 SEED = 0
 LOGIT_STD = 4.0  # as of trained models: labels differ from place to place
 OPSET = 17
+CALIBRATION_HW, CALIBRATION_IMAGES = (256, 512), 16  # of INT8
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,12 @@ def _make_transformers(files: Files, path: Path) -> None:
     write(prepare(files.path("weights"), "hf"), path)
 
 
-def _make_export(files: Files, path: Path, formats: tuple[str, ...] = ("paddle",)) -> None:
+def _make_export(
+    files: Files,
+    path: Path,
+    formats: tuple[str, ...] = ("paddle",),
+    quantization: Quantization | None = None,
+) -> None:
     from paddleseg_segformer.analysis.benchmark.cases import MEAN, STD
     from paddleseg_segformer.export import export_model
     from paddleseg_segformer.inference.preprocess import Preprocess
@@ -153,12 +162,30 @@ def _make_export(files: Files, path: Path, formats: tuple[str, ...] = ("paddle",
     normalize = {"type": "Normalize", "mean": list(MEAN), "std": list(STD)}
     preprocess = Preprocess.from_transforms([normalize])
     export_model(
-        build_model(files), path, preprocess=preprocess, formats=formats, is_verified=False
+        build_model(files),
+        path,
+        preprocess=preprocess,
+        formats=formats,
+        is_verified=False,
+        quantization=quantization,
     )
 
 
 def _make_export_onnx(files: Files, path: Path) -> None:
     _make_export(files, path, ("onnx",))
+
+
+def _make_export_int8(files: Files, path: Path) -> None:
+    """Export INT8 as the export job does, calibrated on drawn scenes that no case measures."""
+    from paddleseg_segformer.data.datasets import RawSample
+    from paddleseg_segformer.data.street_scenes import render_scene
+    from paddleseg_segformer.export import Quantization, Samples
+
+    def draw(index: int) -> RawSample:
+        return RawSample(*render_scene([SEED + 1, index], CALIBRATION_HW), f"scene {index}", None)
+
+    quantization = Quantization(Samples(draw, range(CALIBRATION_IMAGES)))
+    _make_export(files, path, ("int8",), quantization)
 
 
 def _make_paddleseg_graph(files: Files, path: Path, is_labels: bool = False) -> None:
@@ -204,6 +231,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...], Make]] = {
     "weights": ("model.pdparams", (), _make_weights),
     "export": ("export", ("weights",), _make_export),
     "export_onnx": ("export_onnx", ("weights",), _make_export_onnx),
+    "export_int8": ("export_int8", ("weights",), _make_export_int8),
     "paddleseg_graph": ("paddleseg", ("weights",), _make_paddleseg_graph),
     "paddleseg_onnx": ("paddleseg.onnx", ("paddleseg_graph",), _make_paddleseg_onnx),
     "paddleseg_label_graph": ("paddleseg_labels", ("weights",), _make_paddleseg_label_graph),

@@ -1,0 +1,206 @@
+"""INT8: an export's network for OpenVINO, quantised after training on images, and gated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddleseg_segformer.data.datasets import RawSample
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export.accuracy_gate import AccuracyGate
+from paddleseg_segformer.inference.deploy_config import (
+    ARTEFACT_FILES,
+    Artefact,
+    DeployConfig,
+    Verification,
+)
+from paddleseg_segformer.inference.engine_network import EngineNetwork, load_network
+from paddleseg_segformer.inference.pipeline import Pipeline
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+
+logger = logging.getLogger(__name__)
+
+INT8 = "int8"  # key of `ARTEFACT_FILES`
+SIZES_HW = ((64, 64), (97, 131))  # of the corners of an image that the network is tried on
+MIN_AGREEMENT = 0.8  # of their labels: a network that is broken at a size is far below
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some samples, read when they are iterated over, as often as that is done.
+
+    Args:
+        read: Returns the sample of an index.
+        indices: Which ones.
+    """
+
+    read: Callable[[int], RawSample]
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[RawSample]:
+        return (self.read(index) for index in self.indices)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What INT8 is made with.
+
+    Args:
+        calibration: Images that the ranges of values are taken from.
+        gate: What the quantised network may lose; None for any loss.
+        seed: Of the choice of a window of each calibration image.
+    """
+
+    calibration: Samples
+    gate: AccuracyGate | None = None
+    seed: int = 0
+
+
+class CalibrationInputs:
+    """Inputs of the network, one for each image, prepared as inference does.
+
+    Where inference cuts images into windows, one of them is taken at random.
+    """
+
+    def __init__(self, quantization: Quantization, network: EngineNetwork) -> None:
+        self.samples, self.seed = quantization.calibration, quantization.seed
+        self.network = network
+        deploy = network.deploy
+        self.pipeline = Pipeline(
+            network,
+            Preprocess.from_dict(deploy.preprocess),
+            InferenceSettings.from_dict(deploy.inference),
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield (N, C, H, W) float32, N as the network wants it."""
+        batch = max(self.network.deploy.input.shape[0], 1)
+        for position, sample in enumerate(self.samples):
+            windows = self.pipeline(sample.image)
+            keys = windows.missing(0, windows.size_hw[0])
+            chosen = np.random.default_rng([self.seed, position]).integers(len(keys))
+            x = windows.read(keys[chosen])
+            try:
+                self.network.check_shape(x.shape)
+            except UserError as error:
+                raise UserError(f"{sample.image_path}: {error}") from None
+            yield np.repeat(x.numpy(), batch, axis=0)
+
+
+def check_quantization(quantization: Quantization | None, output_op: str) -> None:
+    """Refuse what INT8 cannot be made of.
+
+    Raises:
+        UserError: no calibration images, or an output other than logits.
+    """
+    if quantization is None or not len(quantization.calibration):
+        raise UserError(
+            "format int8: found no images to calibrate with. Name some with --calibration_images."
+        )
+    if output_op != "none":
+        raise UserError(
+            f"format int8: found --output_op {output_op}, expected none: labels are compared by "
+            "way of the logits. Export int8 for itself."
+        )
+
+
+def add_int8(
+    folder: Path, deploy: DeployConfig, quantization: Quantization, is_verified: bool
+) -> DeployConfig:
+    """Write INT8's files into the folder of an export that holds ONNX.
+
+    Args:
+        folder: A complete export.
+        deploy: Its `deploy.yaml`.
+        is_verified: Try the quantised network on several sizes.
+
+    Returns:
+        `deploy` with INT8, saved in the folder.
+
+    Raises:
+        UserError: it loses more than the gate allows, or is broken at a size.
+    """
+    network = load_network(folder, "openvino", "cpu")
+    inputs = CalibrationInputs(quantization, network)
+    logger.info("int8: calibrating on %d images", len(inputs))
+    paths = [folder / name for name in ARTEFACT_FILES[INT8]]
+    _quantize(folder / ARTEFACT_FILES["onnx"][0], paths[0], inputs)
+    quality: dict[str, Any] = {"calibration_images": len(inputs)}
+    artefact = replace(Artefact.of(folder, INT8), precision=INT8, quality=quality)
+    deploy = replace(deploy, artefacts={**deploy.artefacts, INT8: artefact})
+    deploy.save(folder)
+    if is_verified:
+        artefact = replace(artefact, verified=[verified(folder, next(iter(inputs)))])
+    if quantization.gate:
+        artefact = replace(artefact, quality=quality | quantization.gate.check(folder))
+    deploy = replace(deploy, artefacts={**deploy.artefacts, INT8: artefact})
+    deploy.save(folder)
+    return deploy
+
+
+def _quantize(source: Path, path: Path, inputs: CalibrationInputs) -> None:
+    """Write an ONNX file as OpenVINO's `.xml` and `.bin`, its products and convolutions in INT8.
+
+    Constants are folded first: depthwise weights stand behind a computed reshape in the graph, and
+    would be quantised along another axis than their channels, which OpenVINO runs in float32.
+    """
+    import nncf
+    import openvino
+    from openvino.passes import ConstantFolding, Manager
+
+    model = openvino.Core().read_model(str(source))
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(model)
+    nncf.set_log_level(logging.ERROR)
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(inputs),
+        preset=nncf.QuantizationPreset.MIXED,  # activations asymmetric: they are not symmetric here
+        model_type=nncf.ModelType.TRANSFORMER,  # keeps softmax and layer norm in float
+        subset_size=len(inputs),
+    )
+    openvino.save_model(quantized, str(path), compress_to_fp16=False)
+
+
+def verified(folder: Path, x: np.ndarray) -> Verification:
+    """Compare INT8's labels with float32's at several sizes.
+
+    Args:
+        folder: An export that holds both for OpenVINO.
+        x: An input (N, C, H, W), float32; its corners are tried too.
+
+    Raises:
+        UserError: fewer than `MIN_AGREEMENT` are equal at one of the sizes.
+    """
+    import paddle
+
+    before, after = (load_network(folder, "openvino", "cpu", 1, name) for name in ("fp32", INT8))
+    is_free = all(side == -1 for side in after.deploy.input.shape[2:])
+    smallest = after.deploy.input.min_side_px
+    sizes_hw = [x.shape[2:], *(SIZES_HW if is_free and min(x.shape[2:]) >= 131 else ())]
+    agreements, shapes = [], []
+    for height, width in sizes_hw:
+        part = paddle.to_tensor(x[:, :, : max(height, smallest), : max(width, smallest)])
+        expected = before(part).argmax(axis=1).numpy()
+        for _ in range(2):  # the network for any size, then the one for this size
+            agreements.append(float((after(part).argmax(axis=1).numpy() == expected).mean()))
+        shapes.append(list(part.shape))
+    if not min(agreements) >= MIN_AGREEMENT:
+        raise UserError(
+            f"the INT8 network gives {min(agreements):.2%} of the float32 network's labels at one "
+            f"of the sizes tried, expected {MIN_AGREEMENT:.0%}. The export was discarded."
+        )
+    return Verification(f"{after.description}, {INT8}", shapes, min(agreements))

@@ -1,0 +1,230 @@
+"""INT8: a tiny model quantised for real, the gate, and the engine that runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_segformer.data.datasets import RawSample
+from paddleseg_segformer.data.street_scenes import render_scene
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export import Quantization, Samples, export_model
+from paddleseg_segformer.export.accuracy_gate import AccuracyGate, measure
+from paddleseg_segformer.export.quantization import CalibrationInputs, verified
+from paddleseg_segformer.inference.deploy_config import DeployConfig
+from paddleseg_segformer.inference.engine_network import load_network
+from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.self_check import self_check
+from paddleseg_segformer.inference.settings import InferenceSettings
+
+pytest.importorskip("nncf")
+openvino = pytest.importorskip("openvino")
+HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+NORMALIZE = {"type": "Normalize", "mean": [0.5] * 3, "std": [0.25] * 3}
+SIZE_HW = (136, 200)
+
+
+def scene(index: int) -> RawSample:
+    """Return a drawn image with labels of five classes: drawn ids modulo five."""
+    image, label = render_scene([3, index], SIZE_HW)
+    return RawSample(image, np.where(label == 255, 255, label % 5), f"scene {index}", None)
+
+
+def unlabelled(index: int) -> RawSample:
+    return scene(index)._replace(label=None)
+
+
+def quantization(**gate: object) -> Quantization:
+    return Quantization(Samples(unlabelled, range(3)), AccuracyGate(**gate) if gate else None)
+
+
+@pytest.fixture(scope="module")
+def int8(spread_out, tmp_path_factory) -> SimpleNamespace:
+    """Return a narrow SegFormer's export with INT8 beside ONNX."""
+    from paddleseg_segformer.models import MixVisionTransformer, SegFormer
+
+    paddle.seed(3)
+    backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
+    model = spread_out(SegFormer(num_classes=5, embedding_dim=16, backbone=backbone))
+    folder = tmp_path_factory.mktemp("int8") / "export"
+    deploy = export_model(
+        model,
+        folder,
+        preprocess=Preprocess.from_transforms([NORMALIZE]),
+        formats=("int8", "onnx"),
+        quantization=quantization(samples=Samples(scene, range(3, 5)), max_miou_drop=100),
+    )
+    return SimpleNamespace(model=model, folder=folder, deploy=deploy)
+
+
+def test_deploy_yaml_says_what_int8_is_and_loses(int8) -> None:
+    assert {path.name for path in int8.folder.iterdir() if path.name.startswith("model")} == {
+        "model.onnx",
+        "model_int8.xml",
+        "model_int8.bin",
+    }
+    deploy = DeployConfig.load(int8.folder)
+    assert deploy == int8.deploy
+    artefact = deploy.artefacts["int8"]
+    assert artefact.precision == "int8"
+    assert artefact.quality["calibration_images"] == 3
+    assert artefact.quality["gate_images"] == 2
+    assert 0.8 < artefact.quality["label_agreement"] < 1
+    assert {"miou_fp32", "miou_int8"} < set(artefact.quality)
+    (verified,) = artefact.verified
+    assert verified.input_shapes == [[1, 3, *SIZE_HW], [1, 3, 64, 64], [1, 3, 97, 131]]
+    assert deploy.artefacts["onnx"].precision == "fp32"
+
+
+def test_figures_of_the_gate_are_those_of_the_predictors(int8) -> None:
+    samples = Samples(scene, range(3, 5))
+    quality = measure(int8.folder, samples)
+    labels = {
+        precision: [
+            Predictor.from_export(int8.folder, "cpu", precision=precision)(item.image).label
+            for item in samples
+        ]
+        for precision in ("fp32", "int8")
+    }
+    equal = np.mean(np.equal(labels["fp32"], labels["int8"]))
+    assert quality["label_agreement"] == pytest.approx(equal, abs=1e-3)  # threads differ
+
+
+def test_int8_network_is_close_to_the_model_and_not_equal(int8) -> None:
+    network = load_network(int8.folder, precision="int8")
+    assert (network.name, network.artefact) == ("openvino", "int8")
+    x = paddle.to_tensor(np.stack([_normalized(scene(7)), _normalized(scene(8))]))
+    with paddle.no_grad():
+        expected = int8.model(x)
+    for _ in range(2):  # for any size, then for this one
+        error = float(((network(x) - expected) ** 2).mean().sqrt() / expected.std())
+        assert 1e-4 < error < 0.3
+    self_check(network, int8.folder)
+
+
+def test_fp32_never_takes_int8(int8) -> None:
+    assert load_network(int8.folder).artefact == "onnx"
+
+
+def test_convolutions_depthwise_ones_included_run_in_int8_without_copies(int8) -> None:
+    """Of a map's way between convolutions and tokens: a transpose of it would be one."""
+    core = openvino.Core()
+    model = core.read_model(str(int8.folder / "model_int8.xml"))
+    model.reshape([1, 3, *SIZE_HW])
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    nodes = core.compile_model(model, "CPU", settings).get_runtime_model().get_ordered_ops()
+    info = [
+        (node, {k: str(v.astype(str)) for k, v in node.get_rt_info().items()}) for node in nodes
+    ]
+    kinds = [values["primitiveType"] for _, values in info if "onvolution" in values["layerType"]]
+    assert len(kinds) == 4 + 3 + 4 * 3 + 5  # embeddings, reductions, feed-forwards, head
+    assert all(kind.lower().endswith("i8") for kind in kinds)
+    transposed = [n.output(0).shape for n, values in info if values["layerType"] == "Transpose"]
+    # weights, and the keys of few tokens; the smallest map of many tokens has 9 x 13 x 20 values
+    assert all(len(shape) == 2 or np.prod(shape) < 2000 for shape in transposed)
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this processor does not compute in bf16")
+def test_rest_in_bfloat16(int8) -> None:
+    x = paddle.to_tensor(_normalized(scene(7))[None])
+    found = [load_network(int8.folder, precision=name)(x) for name in ("int8", "int8-bf16")]
+    difference = float((found[0] - found[1]).abs().max())
+    assert 0 < difference < float(found[0].std())
+
+
+def _normalized(sample: RawSample) -> np.ndarray:
+    return ((sample.image.transpose(2, 0, 1) / 255 - 0.5) / 0.25).astype(np.float32)
+
+
+def test_calibration_takes_windows_where_inference_does(int8) -> None:
+    network = load_network(int8.folder)
+    settings = InferenceSettings(is_slide=True, crop_size_hw=(64, 96), stride_hw=(64, 96))
+    inputs = CalibrationInputs(quantization(), network)
+    whole = list(inputs)
+    assert [x.shape for x in whole] == [(1, 3, *SIZE_HW)] * 3
+    np.testing.assert_allclose(whole[0][0], _normalized(scene(0)), atol=1e-5)
+    inputs.pipeline.settings = settings
+    windows = list(inputs)
+    assert [x.shape for x in windows] == [(1, 3, 64, 96)] * 3
+    assert all(np.array_equal(a, b) for a, b in zip(windows, inputs, strict=True))
+
+
+QUALITY = {"gate_images": 2, "label_agreement": 0.99, "miou_fp32": 0.7, "miou_int8": 0.69}
+
+
+@pytest.fixture
+def measured(monkeypatch) -> None:
+    """Let every comparison give `QUALITY`."""
+    monkeypatch.setattr(
+        "paddleseg_segformer.export.accuracy_gate.measure", lambda *_: dict(QUALITY)
+    )
+
+
+def test_gate_refuses_a_loss_of_miou_unless_told_otherwise(measured, tmp_path) -> None:
+    samples = Samples(scene, [3])
+    with pytest.raises(
+        UserError, match="mIoU 69.00 after 70.00.*allowed is a loss of 0.5"
+    ) as error:
+        AccuracyGate(samples).check(tmp_path)
+    assert "\n" not in str(error.value)
+    assert AccuracyGate(samples, max_miou_drop=1.01).check(tmp_path) == QUALITY
+    assert AccuracyGate(samples, is_loss_allowed=True).check(tmp_path) == QUALITY
+
+
+def test_refused_int8_leaves_nothing(int8, measured, monkeypatch, tmp_path) -> None:
+    def copy(source: Path, path: Path, inputs: object) -> None:
+        for suffix in (".xml", ".bin"):
+            content = (int8.folder / "model_int8").with_suffix(suffix).read_bytes()
+            path.with_suffix(suffix).write_bytes(content)
+
+    monkeypatch.setattr("paddleseg_segformer.export.quantization._quantize", copy)
+    arguments = {"formats": ("int8",), "is_verified": False}
+    refusing, allowing = (
+        quantization(samples=Samples(scene, [3]), is_loss_allowed=value) for value in (False, True)
+    )
+    with pytest.raises(UserError, match="INT8 is refused"):
+        export_model(int8.model, tmp_path / "e", quantization=refusing, **arguments)
+    assert not list(tmp_path.iterdir())
+    deploy = export_model(int8.model, tmp_path / "e", quantization=allowing, **arguments)
+    assert deploy.artefacts["int8"].quality == {"calibration_images": 3, **QUALITY}
+    assert set(deploy.artefacts) == {"int8"}
+    assert not (tmp_path / "e" / "model.onnx").exists()
+
+
+def test_gate_without_labels_goes_by_agreement(int8) -> None:
+    samples = Samples(unlabelled, [3])
+    with pytest.raises(UserError, match="no labelled images.*expected 100.0% or more"):
+        AccuracyGate(samples, min_agreement=1.0).check(int8.folder)
+    quality = AccuracyGate(samples, min_agreement=0.5).check(int8.folder)
+    assert set(quality) == {"gate_images", "label_agreement"}
+
+
+def test_network_broken_at_a_size_is_refused(int8, monkeypatch) -> None:
+    monkeypatch.setattr("paddleseg_segformer.export.quantization.MIN_AGREEMENT", 1.0)
+    with pytest.raises(UserError, match="of the float32 network's labels at one of the sizes"):
+        verified(int8.folder, _normalized(scene(7))[None])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "found no images to calibrate with"),
+        ({"quantization": quantization(), "output_op": "argmax"}, "expected none"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused(int8, tmp_path, arguments, message) -> None:
+    with pytest.raises(UserError, match=message):
+        export_model(int8.model, tmp_path / "e", formats=("int8",), **arguments)
+
+
+def test_export_without_int8_names_the_remedy(int8, tmp_path) -> None:
+    rest = {"onnx": int8.deploy.artefacts["onnx"]}
+    dataclasses.replace(int8.deploy, artefacts=rest).save(tmp_path)
+    with pytest.raises(UserError, match="OpenVINO reads int8. Export it again with --format int8"):
+        load_network(tmp_path, precision="int8")
