@@ -83,6 +83,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="fp16: paddle on GPU; bf16: openvino; int8: openvino, of an export with --format "
         "int8; int8-bf16: the same, and bf16 for what is not int8",
     )
+    add(
+        "--use_trt",
+        nargs="?",
+        const=True,
+        default=False,
+        type=lambda text: {"true": True, "false": False}[text.lower()],
+        metavar="True|False",
+        help="TensorRT, with --backend paddle --device gpu and a Paddle that was built with it",
+    )
     add("--batch_size", type=int, default=1, help="images whose windows are computed together")
     add("--benchmark", action="store_true", help="print the time of each step, after a warm-up")
     add("--is_slide", action="store_true", help="sliding window instead of the whole image")
@@ -152,7 +161,14 @@ def make_predictor(args: argparse.Namespace) -> Predictor:
     from paddleseg_segformer.inference.self_check import self_check
     from paddleseg_segformer.inference.settings import InferenceSettings
 
-    network = load_network(args.config, args.backend, args.device, args.cpu_threads, args.precision)
+    network = load_network(
+        args.config,
+        args.backend,
+        args.device,
+        args.cpu_threads,
+        args.precision,
+        use_trt=args.use_trt,
+    )
     network.max_side_px = args.max_side_px
     args.engine = network.description
     if args.self_check:

@@ -30,6 +30,7 @@ class EngineNetwork(ABC):
         threads: CPU threads.
         precision: Of the computation, one of the engine's `precisions`.
         output_op: What the caller counts on the network to give.
+        use_trt: Let TensorRT run it, in Paddle Inference on GPU.
 
     Raises:
         UserError: not a complete export, another output than `output_op`, no artefact that this
@@ -47,6 +48,7 @@ class EngineNetwork(ABC):
         threads: int = 1,
         precision: str = "fp32",
         output_op: str = "none",
+        use_trt: bool = False,
     ) -> None:
         self.deploy = DeployConfig.load(folder, check_files=False)
         self.pad_multiple = self.deploy.output.pad_multiple
@@ -65,6 +67,12 @@ class EngineNetwork(ABC):
                 f"{' and '.join(engine.precisions)}."
             )
         self.device = device or paddle.get_device()
+        self.use_trt = use_trt
+        if use_trt and (self.name != "paddle" or self.device == "cpu"):
+            raise UserError(
+                f"use_trt: TensorRT runs in Paddle Inference on a GPU, found {engine.title} on "
+                f"{self.device}. Use the backend paddle and the device gpu, or leave it out."
+            )
         self.precision = precision
         self.artefact = self._choose_artefact(folder, precision)
         paths = self.deploy.check_files(deploy_path(folder).parent, [self.artefact])
@@ -173,6 +181,7 @@ def load_network(
     threads: int = 1,
     precision: str = "fp32",
     output_op: str = "none",
+    use_trt: bool = False,
 ) -> EngineNetwork:
     """Load an exported network; see `EngineNetwork` for the arguments.
 
@@ -187,7 +196,7 @@ def load_network(
         )
     if backend == "auto":
         backend = _fastest(folder, device or paddle.get_device(), precision)
-    return network_class(backend)(folder, device, threads, precision, output_op)
+    return network_class(backend)(folder, device, threads, precision, output_op, use_trt)
 
 
 def network_class(backend: str) -> type[EngineNetwork]:

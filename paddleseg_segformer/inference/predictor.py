@@ -228,6 +228,7 @@ class Predictor:
         precision: str = "fp32",
         backend: str = "auto",
         self_check: bool = False,
+        use_trt: bool = False,
         **overrides: Any,
     ) -> Predictor:
         """Load an exported model with the `deploy.yaml` beside it.
@@ -242,6 +243,7 @@ class Predictor:
                 what was exported, OpenVINO before ONNX Runtime before Paddle Inference.
             self_check: Compare the engine's labels with those that the export expects for its
                 fixture image; see `inference.self_check`.
+            use_trt: Let TensorRT run the network, in Paddle Inference on GPU.
             overrides: Fields of `InferenceSettings` that replace the exported ones.
 
         Raises:
@@ -252,7 +254,7 @@ class Predictor:
         from paddleseg_segformer.inference import self_check as checks
         from paddleseg_segformer.inference.engine_network import load_network
 
-        network = load_network(folder, backend, device, threads, precision)
+        network = load_network(folder, backend, device, threads, precision, use_trt=use_trt)
         if self_check:
             checks.self_check(network, folder)
         deploy = network.deploy

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -13,7 +15,16 @@ from paddle import inference, nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference import paddle_backend
+from paddleseg_segformer.inference.deploy_config import DeployConfig
 from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
+from paddleseg_segformer.inference.paddle_options import (
+    CPU_OPTIONS,
+    FAILING_RESIZE,
+    ONEDNN,
+    PLAIN,
+    SOME_ONEDNN,
+    tensorrt_shapes,
+)
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
@@ -147,3 +158,128 @@ def test_damaged_export_is_refused(export_tiny, tmp_path) -> None:
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(UserError, match="model.pdiparams: the file is damaged or was replaced"):
         PaddleInferenceNetwork(folder)
+
+
+def load(folder: object, caplog: pytest.LogCaptureFixture) -> PaddleInferenceNetwork:
+    with caplog.at_level(logging.WARNING, logger=paddle_backend.__name__):
+        return PaddleInferenceNetwork(folder, device="cpu")
+
+
+@pytest.mark.parametrize("shape", [[1, 3, 16, 16], [2, 3, 97, 131], [1, 3, 33, 200]])
+def test_fast_options_give_what_the_plain_ones_give(dynamic, caplog, monkeypatch, shape) -> None:
+    fast = load(dynamic[1], caplog)
+    assert fast.option == (SOME_ONEDNN if paddle.__version__ in FAILING_RESIZE else ONEDNN)
+    assert caplog.messages == []
+    monkeypatch.setattr(paddle_backend, "CPU_OPTIONS", {PLAIN: CPU_OPTIONS[PLAIN]})
+    plain = load(dynamic[1], caplog)
+    assert plain.option == PLAIN
+    x = paddle.randn(shape)
+    expected = plain(x).numpy()
+    assert np.abs(fast(x).numpy() - expected).max() <= 1e-4 * expected.std()
+
+
+def test_options_that_fail_or_are_wrong_are_told_in_one_line(dynamic, caplog, monkeypatch) -> None:
+    class Wrong(paddle_backend.Runner):
+        def __init__(self, config: Any) -> None:
+            self.is_wrong = config.mkldnn_enabled()
+            super().__init__(config)
+
+        def __call__(self, x: np.ndarray) -> np.ndarray:  # for the smallest images, as 3.2.2 once
+            return super().__call__(x) + 0.01 * (self.is_wrong and x.shape[2] < 32)
+
+    def fail(config: object) -> None:
+        raise NotImplementedError("a stack\n(Unimplemented) no such kernel")
+
+    options = {"broken": fail, SOME_ONEDNN: CPU_OPTIONS[SOME_ONEDNN], PLAIN: CPU_OPTIONS[PLAIN]}
+    monkeypatch.setattr(paddle_backend, "CPU_OPTIONS", options)
+    monkeypatch.setattr(paddle_backend, "Runner", Wrong)
+    network = load(dynamic[1], caplog)
+    assert network.option == PLAIN
+    assert caplog.messages == [
+        f"Paddle Inference {paddle.__version__} goes on with no oneDNN: broken fails "
+        "((Unimplemented) no such kernel); oneDNN without its placement pass gives other outputs"
+    ]
+    assert_same(dynamic[0], network, [1, 3, 16, 16])
+
+
+@pytest.mark.skipif(paddle.__version__ not in FAILING_RESIZE, reason="Paddle that has the fault")
+def test_known_failure_is_still_there(dynamic, caplog, monkeypatch) -> None:
+    """Once this fails, the version needs no exception any more."""
+    monkeypatch.setattr(paddle_backend, "is_known_to_fail", lambda option, program: False)
+    assert load(dynamic[1], caplog).option == SOME_ONEDNN
+    assert "oneDNN fails ((Unimplemented) ConvertPirAttribute2" in caplog.messages[0]
+
+
+def test_outputs_are_compared_strictly() -> None:
+    logits = np.linspace(-3, 3, 60, dtype=np.float32).reshape(1, 3, 4, 5)
+    assert paddle_backend._is_same(logits, logits + 1e-5)
+    assert not paddle_backend._is_same(logits, logits + 1e-3)
+    assert not paddle_backend._is_same(logits, logits * np.nan)
+    assert not paddle_backend._is_same(logits, logits[:, :, :, :4])
+    ids = np.arange(2000, dtype=np.int32)
+    assert paddle_backend._is_same(ids, np.where(ids < 2, 9, ids))
+    assert not paddle_backend._is_same(ids, np.where(ids < 3, 9, ids))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "cpu"}, "use_trt: TensorRT runs in Paddle Inference on a GPU, found Paddle"),
+        ({"device": "gpu"}, "'gpu': not available; .* install paddlepaddle-gpu"),
+    ],
+)
+@pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="this Paddle has a GPU")
+def test_tensorrt_is_refused_where_it_cannot_run(dynamic, arguments, message) -> None:
+    with pytest.raises(UserError, match=message):
+        PaddleInferenceNetwork(dynamic[1], use_trt=True, **arguments)
+
+
+class RecordingConfig:
+    """Notes the calls of a configuration for a Paddle that is not at hand."""
+
+    def __init__(self, *files: str) -> None:
+        self.calls: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        def note(*arguments: object, **named: object) -> None:
+            self.calls[name] = arguments or named
+
+        return note
+
+
+@pytest.mark.parametrize("has_trt", [True, False])
+def test_tensorrt_gets_the_exports_sizes(dynamic, monkeypatch, has_trt) -> None:
+    made: list[RecordingConfig] = []
+
+    def record(config: RecordingConfig) -> None:
+        made.append(config)
+
+    version = (10, 3, 0) if has_trt else (0, 0, 0)
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(inference, "get_trt_compile_version", lambda: version)
+    monkeypatch.setattr(inference, "Config", RecordingConfig)
+    monkeypatch.setattr(paddle_backend, "Runner", record)
+    arguments = {"device": "gpu:1", "precision": "fp16", "use_trt": True}
+    if not has_trt:
+        with pytest.raises(UserError, match="use_trt: this Paddle was built without TensorRT"):
+            PaddleInferenceNetwork(dynamic[1], **arguments)
+        return
+    PaddleInferenceNetwork(dynamic[1], **arguments)
+    [config] = made
+    half = inference.PrecisionType.Half
+    assert config.calls["enable_use_gpu"] == (256, 1, half)
+    assert config.calls["enable_tensorrt_engine"]["precision_mode"] == half
+    assert config.calls["set_trt_dynamic_shape_info"] == (
+        {"x": [1, 3, 16, 16]},
+        {"x": [4, 3, 2048, 2048]},
+        {"x": [1, 3, 512, 512]},
+    )
+
+
+def test_tensorrt_shapes_of_windows_and_fixed_inputs(dynamic, fixed) -> None:
+    settings = InferenceSettings(is_slide=True, crop_size_hw=(64, 96), window_batch=3)
+    deploy = DeployConfig.load(dynamic[1])
+    sliding = dataclasses.replace(deploy, inference=settings.to_dict())
+    assert tensorrt_shapes(sliding) == ([1, 3, 16, 16], [1, 3, 64, 96], [3, 3, 64, 96])
+    shape = DeployConfig.load(fixed[1]).input.shape
+    assert tensorrt_shapes(DeployConfig.load(fixed[1])) == (shape, shape, shape)

@@ -22,7 +22,8 @@ class AnalysisConfig {
 
   void DisableGlogInfo();
   void DisableGpu();
-  void DisableONEDNN();
+  void EnableONEDNN();
+  void DeletePass(const std::string& name);
   void EnableUseGpu(std::size_t memory_mib, int device_id, Precision precision);
   void SetCpuMathLibraryNumThreads(int num_threads);
 
