@@ -42,7 +42,7 @@ def serve(service: Service, host: str, port: int) -> None:
         logger.info("listening on http://%s:%d", host, found[1])
         server = _Server(service)
         server.run(sockets=[sock])
-    is_whole = service.stop(max(0.0, server.stop_by - time.monotonic()))
+    is_whole = service.stop(max(CUT_S, server.stop_by - time.monotonic()))
     if server.has_failed:
         service.batcher.checked.result()  # raises what the check found
         raise UserError("the engine's thread has ended; the messages above say why.")
