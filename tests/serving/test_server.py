@@ -63,10 +63,12 @@ class Running:
 @pytest.fixture
 def running(exported: Path) -> Iterator[Running]:
     service = Running("--config", exported / "deploy.yaml", *FLAGS, "--log_requests")
-    service.wait_until_ready()
-    yield service
-    service.process.kill()
-    service.process.wait()
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        service.process.kill()
+        service.process.wait()
 
 
 def test_a_running_service_answers_refuses_and_ends_with_what_it_has_accepted(
