@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -162,23 +163,33 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool) -> None:
         host: Address to listen on.
         port: 0 for a free one.
         share: Open a public address through Gradio's servers.
+
+    Raises:
+        UserError: the port is taken, or the address is not this computer's.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is up
-    _, local, public = page.launch(
-        server_name=host,
-        server_port=port or _free_port(host),
-        share=share,
-        quiet=True,
-        prevent_thread_lock=True,
-        ssr_mode=False,
-        max_file_size=MAX_FILE_SIZE,
-        footer_links=["settings"],
-        theme=gr.themes.Default(
-            primary_hue="blue", font=FONTS, font_mono=("ui-monospace", "monospace")
-        ),
-        css=CSS,
-    )
+    try:
+        _, local, public = page.launch(
+            server_name=host,
+            server_port=port or _free_port(host),
+            share=share,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            max_file_size=MAX_FILE_SIZE,
+            footer_links=["settings"],
+            theme=gr.themes.Default(
+                primary_hue="blue", font=FONTS, font_mono=("ui-monospace", "monospace")
+            ),
+            css=CSS,
+        )
+    except OSError as error:
+        raise UserError(
+            f"--port {port}: cannot listen on it at {host}; it may be in use. Choose another, or 0 "
+            "for a free one."
+        ) from error
     print(public or local, flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Paddle's would print its stack
     page.block_thread()
 
 

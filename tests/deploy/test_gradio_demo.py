@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -142,6 +144,15 @@ def test_bad_file_is_told_in_a_line(images, page, tmp_path) -> None:
     page.locator("#image").get_by_label("Remove Image").click()
     page.set_input_files(UPLOAD, images[0])
     assert shown(page)[0].shape == (97, 131, 3)
+
+
+def test_port_in_use_is_told_in_a_line(exported, demo) -> None:
+    command = [sys.executable, "-m", "paddleseg_segformer.demo", "--backend", "paddle"]
+    command += ["--model", str(exported("SegFormer")), "--port", demo.strip("/").rpartition(":")[2]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: --port ")
+    assert "in use" in done.stderr.splitlines()[-1]
 
 
 def test_client_gets_pythons_labels(exported, images, tmp_path) -> None:
