@@ -14,6 +14,7 @@ from paddleseg_segformer.cli import main
 from paddleseg_segformer.data.io import read_label
 from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.export import export_model
+from paddleseg_segformer.export.folding import HEAD_WIDTH
 from paddleseg_segformer.inference.engine_network import load_network
 from paddleseg_segformer.inference.engines import ENGINES
 from paddleseg_segformer.inference.overlay import write_image
@@ -81,18 +82,36 @@ def test_report_names_every_engine(exported_everywhere) -> None:
         assert report.layer_norm_epsilons == {"1e-05": 10, "1e-06": 20}
 
 
-def test_openvino_fuses_attention(exported_everywhere) -> None:
-    if "avx512f" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("on other processors OpenVINO leaves attention in pieces")
-    network = load_network(exported_everywhere[1], "openvino", "cpu")
+def _openvino_operators(folder: Path) -> list[dict[str, str]]:
+    """Return what a network for one shape is compiled to."""
+    network = load_network(folder, "openvino", "cpu")
     x = paddle.zeros([1, 3, 64, 96])
     network(x)
     network(x)  # compiled for this shape
     [request] = network._compiled.values()
     graph = request.get_compiled_model().get_runtime_model()
-    kinds = {operator.get_rt_info()["layerType"].astype(str) for operator in graph.get_ops()}
+    return [
+        {key: value.astype(str) for key, value in operator.get_rt_info().items()}
+        for operator in graph.get_ops()
+    ]
+
+
+def test_openvino_fuses_attention_and_sums(exported_everywhere) -> None:
+    if "avx512f" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("on other processors OpenVINO leaves attention in pieces")
+    operators = _openvino_operators(exported_everywhere[1])
+    kinds = {operator["layerType"] for operator in operators}
     assert "Subgraph" in kinds
     assert not {"MatMul", "Softmax"} & kinds
+    # each part of the head: its largest map's convolution adds the others and applies ReLU
+    summing = [
+        operator
+        for operator in operators
+        if operator["layerType"] == "Convolution"
+        and "Relu" in operator["originalLayersNames"]
+        and "Add" in operator["originalLayersNames"]
+    ]
+    assert len(summing) == 256 // HEAD_WIDTH
 
 
 def test_commands_take_a_backend(exported_everywhere, tmp_path) -> None:
