@@ -28,6 +28,7 @@ DRAWN_HW = (256, 512)
 EXPORTS: dict[str, tuple[str, ...]] = {
     "engines": ("paddle", "onnx", "openvino"),
     "with_preprocess": ("onnx_with_preprocess",),
+    "int8": ("int8",),
 }
 
 

@@ -85,6 +85,16 @@ WAYS = {
         precision="bf16",
         is_exact=False,
     ),
+    "openvino-int8": Way(
+        "OpenVINO",
+        "Python",
+        _IN_PROCESS,
+        reads=("int8",),
+        export="int8",
+        options={"backend": "openvino"},
+        precision="int8",
+        is_exact=False,
+    ),
     "http": Way(
         "HTTP service",
         "any client",
