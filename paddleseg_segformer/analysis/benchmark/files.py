@@ -126,6 +126,9 @@ def _make_weights(files: Files, path: Path) -> None:
             if tensor.ndim > 1 and "linear_pred" not in name:
                 fan_in = tensor.shape[0] if tensor.ndim == 2 else int(np.prod(tensor.shape[1:]))
                 tensor.set_value(paddle.randn(tensor.shape) / fan_in**0.5)
+            elif tensor.ndim == 1:  # as initialised, engines drop gains of 1 and shifts of 0
+                spread = 0.1 * paddle.randn(tensor.shape)
+                tensor.set_value(tensor + spread.clip(-0.3, 0.3))
         logits = model(paddle.to_tensor(normalized(scene)))
         gain = LOGIT_STD / float((logits - logits.mean([2, 3], keepdim=True)).std())
         model.linear_pred.weight.set_value(model.linear_pred.weight * gain)
