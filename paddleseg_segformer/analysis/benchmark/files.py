@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SEED = 0
 LOGIT_STD = 4.0  # as of trained models: labels differ from place to place
 OPSET = 17
-CALIBRATION_HW, CALIBRATION_IMAGES = (256, 512), 16  # of INT8
+CALIBRATION_HW, CALIBRATION_IMAGES = (512, 512), 16  # of INT8
 
 
 @dataclass(frozen=True)
