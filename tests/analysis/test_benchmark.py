@@ -229,7 +229,7 @@ def test_int8_case_runs_and_is_close_to_float32(tmp_path):
     assert run_tiny(tmp_path / "work", ["ours", "ours-openvino"], *flags) == 0
     cases = {case["precision"]: case for case in json.loads(path.read_text())["cases"]}
     assert cases["int8"]["error"] is None
-    # random weights, at a size far from that of calibration; labels by chance agree on a tenth
+    # random weights, at a size far from that of calibration
     assert 0.4 < cases["int8"]["label_agreement"] < 1
 
 
