@@ -12,8 +12,9 @@ FOUND = $(or $(shell $(PYTHON) --version 2>/dev/null),no $(PYTHON))
 NO_PYTHON = Python 3.10, 3.11 or 3.12 with venv is needed (numpy < 2 has no build for newer ones), \
     found $(FOUND). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12
 
-# ways to run a model that `make deploy-test` counts on; others are listed where they are missing
-REQUIRED_WAYS ?= dygraph paddle cpp-paddle onnxruntime onnxruntime-whole openvino cpp-openvino http
+# ways to run a model that `make deploy-test` counts on; the others depend on the processor
+REQUIRED_WAYS ?= dygraph paddle cpp-paddle onnxruntime onnxruntime-whole openvino cpp-openvino \
+    http gradio browser
 
 .PHONY: demo test test-slow deploy-test lint clean
 
@@ -26,7 +27,8 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
 
-# the C++ programs need CMake, a compiler and system libraries: see deploy/cpp/README.md
+# the C++ programs need CMake, a compiler and system libraries (see deploy/cpp/README.md), the pages
+# Node.js with npm and Chromium
 deploy-test: $(INSTALLED)
 	cmake -S deploy/cpp -B build/cpp -DPython3_EXECUTABLE=$(abspath $(BIN)/python)
 	cmake --build build/cpp --parallel

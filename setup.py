@@ -23,6 +23,7 @@ SERVE = [
     "prometheus-client>=0.20",
 ]
 INT8 = ["nncf>=3.4"]
+DEMO = ["gradio>=6.31,<7"]
 
 
 def read_version() -> str:
@@ -56,7 +57,7 @@ setup(
         "analysis": ["matplotlib>=3.8"],  # pictures of measurements
         "onnx": ONNX,
         "openvino": [*ONNX, *OPENVINO],
-        "demo": ["gradio>=6.31,<7"],  # the page to try a model
+        "demo": DEMO,  # the page to try a model
         "int8": [*ONNX, *OPENVINO, *INT8],
         "serve": SERVE,  # the HTTP service
         "convert": ["torch>=2.6"],  # weight files that PyTorch wrote
@@ -65,8 +66,10 @@ setup(
             *OPENVINO,
             *INT8,
             *SERVE,
+            *DEMO,
             "httpx",
             "mypy>=1.15",
+            "playwright",  # drives the system's Chromium in the tests of the pages
             "pre-commit",
             "pycocotools",
             "pytest>=8",

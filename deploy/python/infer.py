@@ -60,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", required=True, help="deploy.yaml of the export, or its folder")
-    add("--image_path", help="image, folder, or list file (.txt)")
+    add("--image_path", help="image, folder, list file (.txt), or video (.mp4, .avi, .mov)")
     add(
         "--self_check",
         action="store_true",
@@ -115,21 +115,32 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Predict all images.
+    """Predict all images, or the frames of a video.
 
     Raises:
         UserError: the export or a flag is wrong, or images failed (each was reported by name).
     """
     try:
-        from paddleseg_segformer.inference.image_sources import find_images, read_ahead
+        from paddleseg_segformer.inference.image_sources import find_images, is_video
 
         is_check_alone = args.self_check and not args.image_path
-        images = [] if is_check_alone else find_images(args.image_path)
+        has_images = not (is_check_alone or is_video(args.image_path))
+        images = find_images(args.image_path) if has_images else []
         predictor = make_predictor(args)
     except ImportError as error:
         raise explain(error) from None
-    if is_check_alone:
-        return
+    if has_images:
+        predict_images(images, predictor, args)
+    elif not is_check_alone:
+        predict_video(Path(args.image_path), predictor, args)
+
+
+def predict_images(
+    images: Sequence[ImageFile], predictor: Predictor, args: argparse.Namespace
+) -> None:
+    """Write the results of all images, in batches."""
+    from paddleseg_segformer.inference.image_sources import read_ahead
+
     if args.benchmark:  # the first calls set up memory
         predict(list(read_ahead(images[:1], predictor.img_channels)), predictor)
         seconds.clear()
@@ -150,6 +161,15 @@ def run(args: argparse.Namespace) -> None:
     if num_done < len(images):
         failed = len(images) - num_done
         raise UserError(f"{failed} of {len(images)} images could not be predicted; see above.")
+
+
+def predict_video(path: Path, predictor: Predictor, args: argparse.Namespace) -> None:
+    """Write the video with the classes' colours over each frame."""
+    from paddleseg_segformer.inference.video import overlay_video
+
+    destination = Path(args.save_dir) / "added_prediction" / f"{path.stem}.mp4"
+    num_frames, rate = overlay_video(predictor, path, destination)
+    print(f"{destination}: {num_frames} frames, {rate:.2f} frames/s")
 
 
 def make_predictor(args: argparse.Namespace) -> Predictor:

@@ -30,7 +30,12 @@ from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 from paddleseg_segformer.inference.engines import BACKENDS, PRECISIONS
-from paddleseg_segformer.inference.image_sources import ImageFile, find_images, read_ahead
+from paddleseg_segformer.inference.image_sources import (
+    ImageFile,
+    find_images,
+    is_video,
+    read_ahead,
+)
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, write_image
 from paddleseg_segformer.processor import use_wide_vectors
 
@@ -40,7 +45,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov")
 OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -88,9 +92,8 @@ def run(args: Namespace) -> None:
     set_up_logging()
     if not 0 <= args.overlay_alpha <= 1:
         raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
-    is_video = str(args.image_path or "").lower().endswith(VIDEO_SUFFIXES)
     is_check_alone = args.self_check and not (args.image_path or args.file_list)
-    has_images = not (is_video or is_check_alone)
+    has_images = not (is_video(args.image_path) or is_check_alone)
     images = find_images(args.image_path, args.file_list) if has_images else []
     device = set_device(args.device)
     keep_freed_memory()
@@ -99,7 +102,7 @@ def run(args: Namespace) -> None:
     if is_check_alone:
         return
     logger.info("%s: %s", device, predictor.settings.describe())
-    if is_video:
+    if is_video(args.image_path):
         _predict_video(predictor, Path(args.image_path), args)
         return
     num_failed = _predict_images(predictor, images, args)

@@ -13,12 +13,19 @@ import numpy as np
 from paddleseg_segformer.data.io import IMAGE_SUFFIXES, read_image
 from paddleseg_segformer.errors import UserError
 
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov")
+
 
 class ImageFile(NamedTuple):
     """An image and the name of its results."""
 
     path: Path
     name: str  # relative to the folder of results, without a suffix
+
+
+def is_video(path: str | None) -> bool:
+    """Return whether the name is a video's."""
+    return str(path or "").lower().endswith(VIDEO_SUFFIXES)
 
 
 def find_images(image_path: str | None, file_list: str | None = None) -> list[ImageFile]:

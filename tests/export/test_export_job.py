@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -142,6 +143,21 @@ def test_infer_reports_failed_images_and_goes_on(exported, tmp_path) -> None:
     assert lines[2] == "error: 2 of 3 images could not be predicted; see above."
     written = (tmp_path / "out" / "pseudo_color_prediction").iterdir()
     assert [path.name for path in written] == ["good.png"]
+
+
+def test_infer_draws_over_a_video(exported, tmp_path) -> None:
+    source = tmp_path / "drive.avi"
+    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*"MJPG"), 12, (96, 64))
+    for seed in range(3):
+        writer.write(np.ascontiguousarray(render_scene(seed, (64, 96))[0][:, :, ::-1]))
+    writer.release()
+    flags = ["--config", exported.folder, "--cpu_threads", 1, "--save_dir", tmp_path / "out"]
+    done = infer(*flags, "--image_path", source)
+    assert done.returncode == 0, done.stderr
+    assert "drive.mp4: 3 frames" in done.stdout
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "added_prediction" / "drive.mp4"))
+    assert [capture.read()[0] for _ in range(4)] == [True, True, True, False]
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
 
 
 def test_infer_without_an_export_ends_with_one_line(tmp_path) -> None:
