@@ -23,7 +23,6 @@ SERVE = [
     "prometheus-client>=0.20",
 ]
 INT8 = ["nncf>=3.4"]
-DEMO = ["gradio>=6.31,<7"]
 
 
 def read_version() -> str:
@@ -57,7 +56,7 @@ setup(
         "analysis": ["matplotlib>=3.8"],  # pictures of measurements
         "onnx": ONNX,
         "openvino": [*ONNX, *OPENVINO],
-        "demo": DEMO,  # the page to try a model
+        "demo": ["gradio>=6.31,<7"],  # the page to try a model
         "int8": [*ONNX, *OPENVINO, *INT8],
         "serve": SERVE,  # the HTTP service
         "convert": ["torch>=2.6"],  # weight files that PyTorch wrote
@@ -66,7 +65,6 @@ setup(
             *OPENVINO,
             *INT8,
             *SERVE,
-            *DEMO,
             "httpx",
             "mypy>=1.15",
             "playwright",  # drives the system's Chromium in the tests of the pages
