@@ -65,6 +65,7 @@ setup(
             *OPENVINO,
             *INT8,
             *SERVE,
+            "gradio_client",
             "httpx",
             "mypy>=1.15",
             "playwright",  # drives the system's Chromium in the tests of the pages
