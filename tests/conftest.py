@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before paddle: threads of xdist's workers contend
 
+import logging
 import random
 import sys
 
@@ -24,3 +25,12 @@ def seeded() -> None:
     np.random.seed(0)
     if "paddle" in sys.modules:
         sys.modules["paddle"].seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_log_set_up() -> None:
+    """Undo what a command line run by an earlier test set up: `caplog` hears the package again."""
+    package = logging.getLogger("paddleseg_segformer")
+    package.handlers.clear()
+    package.propagate = True
+    package.setLevel(logging.NOTSET)

@@ -235,7 +235,6 @@ def test_there_and_back_gives_the_same_weights(tmp_path, head, name) -> None:
 def test_mask_transformer_without_bias_gets_zeros_there(tmp_path, caplog) -> None:
     model = make("mask", h_qkv_bias=False)
     save_weights(model, tmp_path / "start.pdparams")
-    logging.getLogger("paddleseg_segformer").propagate = True
     assert convert(tmp_path / "start.pdparams", tmp_path / "a.pth", "--to", "rstrudel") == 0
     tensors = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
     assert tensors["decoder.blocks.1.attn.qkv.bias"].tolist() == [0.0] * 192
@@ -271,7 +270,6 @@ def test_timm_weights_start_a_backbone_with_resized_positions(tmp_path, caplog) 
     assert (checkpoint.format, checkpoint.model["img_size"]) == ("timm", 96)
     assert checkpoint.is_backbone and checkpoint.model["epsilon"] == 1e-6
     target = VisionTransformer(**SIZES, epsilon=1e-6)
-    logging.getLogger("paddleseg_segformer").propagate = True
     with caplog.at_level(logging.WARNING):
         report = load_pretrained(target, str(tmp_path / "vit.pth"))
     assert report.reshaped == ["pos_embed: found [1, 37, 64], expected [1, 17, 64]"]
@@ -308,7 +306,6 @@ def test_strict_loading_resizes_nothing(tmp_path) -> None:
 
 def test_other_rules_for_input_sizes_are_warned_about(tmp_path, caplog) -> None:
     write_rstrudel(make("linear"), tmp_path / "a.pth")
-    logging.getLogger("paddleseg_segformer").propagate = True
     with caplog.at_level(logging.WARNING):
         load_weights(make("linear"), tmp_path / "a.pth")
     assert "made with pad_input=True, the model has False" in caplog.text

@@ -193,7 +193,6 @@ def test_mistakes_are_named(make, message):
 
 def test_norm_over_two_classes_keeps_their_order_alone(caplog):
     """Why there is a warning: the logits do not grow with the distance of the two cosines."""
-    logging.getLogger("paddleseg_segformer").propagate = True
     with caplog.at_level(logging.WARNING):
         model = build("mask", 2, **TINY)
     assert "take a LinearSegmenter" in caplog.text
