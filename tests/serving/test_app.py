@@ -391,7 +391,7 @@ def test_an_image_that_fails_does_not_take_its_batch_with_it(
     def fails_on_dark(x: Any) -> Any:
         whole(x)
         if float(x.sum(axis=[1, 2, 3]).min()) == 0:
-            raise RuntimeError("secret detail in /root/engine")
+            raise RuntimeError("secret detail in /opt/engine")
         return whole(x)
 
     served.predictor.pipeline.network = fails_on_dark
