@@ -28,9 +28,10 @@ def seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_log_set_up() -> None:
-    """Undo what a command line run by an earlier test set up: `caplog` hears the package again."""
+def no_log_set_up(caplog: pytest.LogCaptureFixture) -> None:
+    """Undo what command lines and libraries set in earlier tests: `caplog` hears the package."""
     package = logging.getLogger("paddleseg_segformer")
     package.handlers.clear()
     package.propagate = True
     package.setLevel(logging.NOTSET)
+    caplog.handler.setLevel(logging.NOTSET)  # `nncf.set_log_level` raises it too
