@@ -28,11 +28,12 @@ def run(config: Path, *flags: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_load_test_passes(exported: Path) -> None:
-    done = run(exported, "--requests", 150, "--concurrency", 8, "--threads", 1)
+    # fewer end before the memory has reached its level
+    done = run(exported, "--requests", 600, "--concurrency", 8, "--threads", 1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
     found = re.search(r"statuses: (\d+) of 200, (\d+) of 400.* (\d+) of 422", done.stdout)
-    assert found and int(found[1]) == 135 and int(found[2]) > 0 and int(found[3]) > 0
+    assert found and int(found[1]) == 540 and int(found[2]) > 0 and int(found[3]) > 0
 
 
 def test_load_test_sees_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
