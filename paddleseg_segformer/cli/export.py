@@ -43,6 +43,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "class ids (1, H, W) of that size out; the same as --format onnx_with_preprocess",
     )
     add(
+        "--standard_onnx",
+        action="store_true",
+        help="write ONNX with its own operators alone, for readers other than ONNX Runtime and "
+        "OpenVINO (TensorRT); attention is then slower in ONNX Runtime and holds all scores",
+    )
+    add(
         "--input_shape",
         nargs=4,
         type=int,
@@ -109,6 +115,7 @@ def run(args: Namespace) -> None:
         is_verified=args.verify,
         formats=formats,
         quantization=quantization,
+        is_standard_onnx=args.standard_onnx,
     )
     for artefact in deploy.artefacts.values():
         for verified in artefact.verified:

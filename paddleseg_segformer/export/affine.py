@@ -27,6 +27,10 @@ class Affine(NamedTuple):
         gain, shift = array(norm.weight), array(norm.bias)
         return Affine(gain[:, None] * self.weight, self.bias + shift @ self.weight)
 
+    def then(self, other: Affine) -> Affine:
+        """Return the map that applies this one, then the other."""
+        return Affine(self.weight @ other.weight, self.bias @ other.weight + other.bias)
+
     def scaled(self, factor: float) -> Affine:
         """Return `factor` times the map."""
         return Affine(self.weight * factor, self.bias * factor)

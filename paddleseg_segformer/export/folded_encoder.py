@@ -1,12 +1,14 @@
 """The MiT encoder in the form in which engines run it fastest: equal results, other products.
 
 - What a LayerNorm does after normalising is merged into the linears and the convolution behind it,
-  1 / sqrt(D) into the queries' linear. The norms of patch embeddings and of stages stay: the first
-  feed the residual, the others a padded convolution.
+  1 / sqrt(D) into the queries' linear, a single head's output linear into its values'. The norms of
+  patch embeddings and of stages stay: the first feed the residual, the others a padded convolution.
 - The feed-forward network is computed for some of its hidden channels at a time, and the parts are
   summed. Its hidden map is the largest of the encoder (8 MiB in B0 at 512x512, 16 MiB in B2), and
   parts of it stay in the cache between the first linear, the depthwise convolution and the second
   linear. Engines add a part to the sum while they compute it.
+- The last addition of a block has three terms, of which none is a convolution by itself: OpenVINO
+  copies a map that a convolution has added to another before it reads it as tokens.
 
 Shapes: N batch, C channels, L query tokens, S key tokens, M heads, D head width, h w a map's sides.
 """
@@ -31,7 +33,7 @@ from paddleseg_segformer.models.attention import EfficientSelfAttention
 from paddleseg_segformer.models.layers import map_to_tokens, tokens_to_map
 from paddleseg_segformer.models.mix_transformer import Block, MixFFN, MixVisionTransformer
 
-FFN_PARTS = (4, 4, 2, 1)  # of each stage; more are slower, see docs/performance.md
+FFN_PARTS = (4, 4, 2, 2)  # of each stage, two or more; see docs/performance.md
 
 Sides = Sequence[int | Tensor]
 
@@ -78,20 +80,28 @@ class FoldedAttention(nn.Layer):
         if attention.sr_ratio > 1:
             self.reduction = _folded_reduction(attention, norm)
             norm = attention.norm
-        self.kv = FoldedLinear(Affine.of_linear(attention.kv).after_norm(norm))
-        self.proj = FoldedLinear(Affine.of_linear(attention.proj))
+        kv = Affine.of_linear(attention.kv).after_norm(norm)
+        dim = len(kv.bias) // 2
+        v = kv.outputs(slice(dim, None))
+        proj = Affine.of_linear(attention.proj)
+        self.proj: nn.Layer = nn.Identity()
+        if attention.num_heads == 1:  # weights of a row sum to 1, so the bias passes through
+            v = v.then(proj)
+        else:
+            self.proj = FoldedLinear(proj)
+        self.k, self.v = FoldedLinear(kv.outputs(slice(dim))), FoldedLinear(v)
 
     def forward(self, x: Tensor, hw: Sides) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
-        q = self.q(x).reshape([0, 0, self.num_heads, self.head_dim])
         reduced = x
         if self.reduction is not None:
             conv, norm = self.reduction
             reduced = norm(map_to_tokens(conv(tokens_to_map(x, hw))))  # (N, S, C)
-        kv = self.kv(reduced).reshape([0, 0, 2, self.num_heads, self.head_dim])
-        k = kv[:, :, 0].transpose([0, 2, 3, 1])  # (N, M, D, S)
-        v = kv[:, :, 1].transpose([0, 2, 1, 3])  # (N, M, S, D)
-        weights = F.softmax(paddle.matmul(q.transpose([0, 2, 1, 3]), k))  # (N, M, L, S)
+        heads = [0, 0, self.num_heads, self.head_dim]
+        q = self.q(x).reshape(heads).transpose([0, 2, 1, 3])  # (N, M, L, D)
+        k = self.k(reduced).reshape(heads).transpose([0, 2, 3, 1])  # (N, M, D, S)
+        v = self.v(reduced).reshape(heads).transpose([0, 2, 1, 3])  # (N, M, S, D)
+        weights = F.softmax(paddle.matmul(q, k))  # (N, M, L, S)
         return self.proj(paddle.matmul(weights, v).transpose([0, 2, 1, 3]).flatten(2))
 
 
@@ -131,10 +141,11 @@ class FoldedFFN(nn.Layer):
                 )
             )
 
-    def forward(self, x: Tensor, hw: Sides) -> Tensor:
-        """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
-        x = tokens_to_map(x, hw)
-        return map_to_tokens(sum_parts([part(x) for part in self.parts]))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, h, w) -> two such maps, whose sum is the network's output."""
+        outputs = [part(x) for part in self.parts]
+        half = len(outputs) // 2
+        return sum_parts(outputs[:half]), sum_parts(outputs[half:])
 
 
 class FoldedBlock(nn.Layer):
@@ -148,7 +159,8 @@ class FoldedBlock(nn.Layer):
 
     def forward(self, x: Tensor, hw: Sides) -> Tensor:
         x = x + self.attn(self.norm1(x), hw)
-        return x + self.mlp(self.norm2(x), hw)
+        first, second = self.mlp(tokens_to_map(self.norm2(x), hw))
+        return map_to_tokens(tokens_to_map(x, hw) + (first + second))
 
 
 class FoldedEncoder(nn.Layer):

@@ -65,6 +65,7 @@ def export_model(
     is_verified: bool = True,
     formats: Sequence[str] = ("paddle",),
     quantization: Quantization | None = None,
+    is_standard_onnx: bool = False,
 ) -> DeployConfig:
     """Write the network's files, a fixture and `deploy.yaml`; all of them, or nothing.
 
@@ -79,6 +80,8 @@ def export_model(
         is_verified: Compare the export with the model in each installed engine that reads it.
         formats: What to write, keys of `ARTEFACT_FILES`.
         quantization: What "int8" is made with.
+        is_standard_onnx: Write ONNX with its own operators alone; by default attention is one
+            operator of ONNX Runtime's, which OpenVINO knows too.
 
     Returns:
         The content of `deploy.yaml`.
@@ -101,7 +104,7 @@ def export_model(
         folder = Path(workshop) / "new"
         folder.mkdir()
         made = [name for name in ARTEFACT_FILES if name in _made_first(formats)]
-        _save_artefacts(model, folder, made, output_op, input_shape, preprocess)
+        _save_artefacts(model, folder, made, output_op, input_shape, preprocess, is_standard_onnx)
         label_set = label_set or generic_label_set(model.num_classes)
         deploy = DeployConfig(
             made_with=_made_with(formats),
@@ -187,12 +190,13 @@ def _save_artefacts(
     output_op: str,
     input_shape: Sequence[int] | None,
     preprocess: Preprocess,
+    is_standard_onnx: bool,
 ) -> None:
     """Write the network in each format; they are made from one another, in the table's order."""
     save_static_graph(model, folder, output_op, input_shape)
     paths = {name: [folder / file for file in files] for name, files in ARTEFACT_FILES.items()}
     if set(formats) & {"onnx", "openvino", WITH_PREPROCESS}:
-        save_onnx(paths["paddle"], paths["onnx"][0], output_op)
+        save_onnx(paths["paddle"], paths["onnx"][0], output_op, is_standard_onnx)
     if "openvino" in formats:
         save_openvino(paths["onnx"][0], paths["openvino"][0])
     if WITH_PREPROCESS in formats:

@@ -13,6 +13,7 @@ import paddleseg_segformer
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.export.epsilons import program_epsilons
+from paddleseg_segformer.export.fused_attention import fuse_attention
 from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES
 
 if TYPE_CHECKING:
@@ -53,13 +54,16 @@ def check_formats(formats: Sequence[str]) -> None:
                 importlib.import_module(package)
 
 
-def save_onnx(static_graph: Sequence[Path], path: Path, output_op: str) -> None:
+def save_onnx(
+    static_graph: Sequence[Path], path: Path, output_op: str, is_standard: bool = False
+) -> None:
     """Write Paddle's static graph as an ONNX file, simplified and checked.
 
     Args:
         static_graph: Its files, program and weights.
         path: The file to write.
         output_op: What the graph gives; it names the output.
+        is_standard: Use ONNX's own operators alone, and leave attention in pieces.
 
     Raises:
         UserError: the conversion failed.
@@ -70,6 +74,8 @@ def save_onnx(static_graph: Sequence[Path], path: Path, output_op: str) -> None:
     model = _converted(static_graph)
     _mend_epsilons(model, list(program_epsilons(static_graph[0])))
     model = onnxslim.slim(model)
+    if not is_standard:
+        fuse_attention(model)
     _name(model, OUTPUT_NAMES[output_op])
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)

@@ -103,6 +103,12 @@ def test_openvino_fuses_attention_and_sums(exported_everywhere) -> None:
     kinds = {operator["layerType"] for operator in operators}
     assert "Subgraph" in kinds
     assert not {"MatMul", "Softmax"} & kinds
+    # channels stay last: no map is copied to change that
+    assert not [
+        operator
+        for operator in operators
+        if operator["layerType"] == "Transpose" and operator["outputLayouts"] == "acdb"
+    ]
     # each part of the head: its largest map's convolution adds the others and applies ReLU
     summing = [
         operator

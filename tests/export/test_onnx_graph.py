@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,8 @@ def test_onnx_alone(onnx_alone) -> None:
 def test_onnx_file_describes_itself(onnx_alone) -> None:
     model = onnx.load(onnx_alone[1] / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
-    assert [(item.domain, item.version) for item in model.opset_import] == [("", 17)]
+    versions = {item.domain: item.version for item in model.opset_import}
+    assert versions == {"": 17, "com.microsoft": 1}
     assert model.producer_name == "paddleseg_segformer"
     shapes = {
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
@@ -60,6 +62,25 @@ def test_onnx_file_describes_itself(onnx_alone) -> None:
         "x": ["batch", 3, "height", "width"],
         "logits": ["batch", 5, "output_height", "output_width"],
     }
+
+
+def test_attention_is_one_operator_or_standard_ones(onnx_alone, tmp_path) -> None:
+    model, save_dir, _ = onnx_alone
+    standard = tmp_path / "out"
+    deploy = export_model(model, standard, formats=["onnx"], is_standard_onnx=True)
+    kinds = {}
+    for name, path in (("fused", save_dir), ("standard", standard)):
+        graph = onnx.load(path / "model.onnx")
+        kinds[name] = Counter(node.op_type for node in graph.graph.node)
+    assert kinds["fused"]["MultiHeadAttention"] == kinds["standard"]["Softmax"] == 4
+    assert kinds["fused"]["Softmax"] == kinds["standard"]["MultiHeadAttention"] == 0
+    assert [(item.domain, item.version) for item in graph.opset_import] == [("", 17)]
+    assert all(item.label_agreement > 0.9999 for item in deploy.artefacts["onnx"].verified)
+    for backend in ("onnxruntime", "openvino"):
+        networks = [load_network(path, backend, "cpu") for path in (save_dir, standard)]
+        for shape in ([2, 3, 64, 96], [1, 3, 97, 131]):
+            found, expected = (network(paddle.ones(shape)).numpy() for network in networks)
+            assert np.abs(found - expected).max() <= 1e-5 * expected.std()
 
 
 @pytest.mark.parametrize(
