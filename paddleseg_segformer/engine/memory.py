@@ -1,4 +1,8 @@
-"""Memory of the C library: keep what is freed, for the next pass asks for the same again."""
+"""Memory of the C library: keep what is freed, or return it to the system.
+
+Either holds for the whole process, so programs call it, not the package. Elsewhere than on Linux
+with glibc nothing is done.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,31 @@ import ctypes
 import sys
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # parameters of glibc's mallopt
+LARGE_BLOCK = 12 << 20  # bytes; from 4 MiB a step takes a third longer and a tenth less memory
 
 
 def keep_freed_memory() -> None:
     """Tell glibc to reuse large blocks instead of returning them to the system.
 
-    Otherwise each large tensor of a pass on CPU is mapped and zeroed by the system anew. It holds
-    for the whole process, so programs call it, not the package.
+    Otherwise each large tensor of a pass on CPU is mapped and zeroed by the system anew.
     """
+    _set_options({M_MMAP_THRESHOLD: 1 << 30, M_TRIM_THRESHOLD: (1 << 31) - 1})
+
+
+def return_large_blocks() -> None:
+    """Tell glibc to return large blocks to the system as soon as they are freed.
+
+    Kept ones are cut up for smaller requests, until no large one fits: a training step then takes
+    up to a quarter more memory after some steps than in the first. Asking the system each time
+    takes longer.
+    """
+    _set_options({M_MMAP_THRESHOLD: LARGE_BLOCK})
+
+
+def _set_options(options: dict[int, int]) -> None:
     if not sys.platform.startswith("linux"):
         return
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        for name, value in options.items():
+            library.mallopt(name, value)

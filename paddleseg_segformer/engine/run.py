@@ -40,7 +40,7 @@ from paddleseg_segformer.engine.hooks import (
     Progress,
     RunFolder,
 )
-from paddleseg_segformer.engine.memory import keep_freed_memory
+from paddleseg_segformer.engine.memory import keep_freed_memory, return_large_blocks
 from paddleseg_segformer.engine.optimizer import build_lr_schedule
 from paddleseg_segformer.engine.precision import Precision
 from paddleseg_segformer.engine.resume import check_config, find_checkpoint
@@ -102,7 +102,6 @@ class RunOptions:
 
 def train(config: Config, options: RunOptions) -> BestModel:
     """Train as the config says; return the best evaluation (-1 where none was done)."""
-    keep_freed_memory()
     use_wide_vectors()
     rank, world_size = init_distributed()
     folder = find_checkpoint(options.resume_model, Path(options.save_dir), rank)
@@ -114,6 +113,10 @@ def train(config: Config, options: RunOptions) -> BestModel:
     save_dir = make_folder(options.save_dir)
     paddle.seed(seed)  # the initial weights; the trainer seeds every step
     model = build_model(config, load_pretrained=checkpoint is None)
+    if getattr(model.backbone, "use_recompute", False):  # memory matters more than time
+        return_large_blocks()
+    else:
+        keep_freed_memory()
     trainer = _build_trainer(config, options, seed, model, dataset, rank, world_size)
     ema = EMA(model, config.ema_decay) if options.use_ema else None
     if folder and checkpoint:

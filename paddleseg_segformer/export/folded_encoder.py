@@ -7,6 +7,8 @@
   summed. Its hidden map is the largest of the encoder (8 MiB in B0 at 512x512, 16 MiB in B2), and
   parts of it stay in the cache between the first linear, the depthwise convolution and the second
   linear. Engines add a part to the sum while they compute it.
+- Where an engine does not fuse attention itself, it takes the queries in blocks, whose scores stay
+  in the cache.
 - The last addition of a block has three terms, of which none is a convolution by itself: OpenVINO
   copies a map that a convolution has added to another before it reads it as tokens.
 
@@ -16,6 +18,7 @@ Shapes: N batch, C channels, L query tokens, S key tokens, M heads, D head width
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import paddle
@@ -34,6 +37,8 @@ from paddleseg_segformer.models.layers import map_to_tokens, tokens_to_map
 from paddleseg_segformer.models.mix_transformer import Block, MixFFN, MixVisionTransformer
 
 FFN_PARTS = (4, 4, 2, 2)  # of each stage, two or more; see docs/performance.md
+
+QUERY_BLOCKS = (16, 8, 2, 1)  # of each stage; never more than it has tokens
 
 Sides = Sequence[int | Tensor]
 
@@ -70,8 +75,11 @@ class FoldedConv(nn.Layer):
 class FoldedAttention(nn.Layer):
     """Attention of tokens that are normalised, but not yet scaled and shifted."""
 
-    def __init__(self, attention: EfficientSelfAttention, norm: nn.LayerNorm) -> None:
+    def __init__(
+        self, attention: EfficientSelfAttention, norm: nn.LayerNorm, num_blocks: int
+    ) -> None:
         super().__init__()
+        self.num_blocks = num_blocks
         self.num_heads = attention.num_heads
         self.head_dim = attention.head_dim
         q = Affine.of_linear(attention.q).scaled(attention.head_dim**-0.5)
@@ -101,8 +109,21 @@ class FoldedAttention(nn.Layer):
         q = self.q(x).reshape(heads).transpose([0, 2, 1, 3])  # (N, M, L, D)
         k = self.k(reduced).reshape(heads).transpose([0, 2, 3, 1])  # (N, M, D, S)
         v = self.v(reduced).reshape(heads).transpose([0, 2, 1, 3])  # (N, M, S, D)
+        blocks = [self._attend(rows, k, v) for rows in self._query_blocks(q)]
+        out = paddle.concat(blocks, axis=2) if len(blocks) > 1 else blocks[0]
+        return self.proj(out.transpose([0, 2, 1, 3]).flatten(2))
+
+    def _query_blocks(self, q: Tensor) -> list[Tensor]:
+        if self.num_blocks == 1:
+            return [q]
+        length = paddle.shape(q)[2]
+        ends = [length * index // self.num_blocks for index in range(self.num_blocks + 1)]
+        return [q[:, :, start:end] for start, end in pairwise(ends)]
+
+    @staticmethod
+    def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         weights = F.softmax(paddle.matmul(q, k))  # (N, M, L, S)
-        return self.proj(paddle.matmul(weights, v).transpose([0, 2, 1, 3]).flatten(2))
+        return paddle.matmul(weights, v)
 
 
 def _folded_reduction(attention: EfficientSelfAttention, norm: nn.LayerNorm) -> nn.Sequential:
@@ -151,10 +172,10 @@ class FoldedFFN(nn.Layer):
 class FoldedBlock(nn.Layer):
     """A block of the encoder."""
 
-    def __init__(self, block: Block, num_parts: int) -> None:
+    def __init__(self, block: Block, num_parts: int, num_query_blocks: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = _bare_norm(block.norm1), _bare_norm(block.norm2)
-        self.attn = FoldedAttention(block.attn, block.norm1)
+        self.attn = FoldedAttention(block.attn, block.norm1, num_query_blocks)
         self.mlp = FoldedFFN(block.mlp, block.norm2, num_parts)
 
     def forward(self, x: Tensor, hw: Sides) -> Tensor:
@@ -164,14 +185,26 @@ class FoldedBlock(nn.Layer):
 
 
 class FoldedEncoder(nn.Layer):
-    """A MiT that gives the same maps as the one it was made from, for inference only."""
+    """A MiT that gives the same maps as the one it was made from, for inference only.
 
-    def __init__(self, backbone: MixVisionTransformer) -> None:
+    Args:
+        backbone: Its weights are not changed.
+        has_query_blocks: Attention takes the queries in blocks.
+    """
+
+    def __init__(self, backbone: MixVisionTransformer, has_query_blocks: bool) -> None:
         super().__init__()
         self.patch_embeds, self.stages, self.norms = (nn.LayerList() for _ in range(3))
-        for stage, num_parts in enumerate(FFN_PARTS, start=1):
-            blocks = getattr(backbone, f"block{stage}")
-            self.stages.append(nn.LayerList([FoldedBlock(block, num_parts) for block in blocks]))
+        for stage in range(1, 5):
+            num_query_blocks = QUERY_BLOCKS[stage - 1] if has_query_blocks else 1
+            self.stages.append(
+                nn.LayerList(
+                    [
+                        FoldedBlock(block, FFN_PARTS[stage - 1], num_query_blocks)
+                        for block in getattr(backbone, f"block{stage}")
+                    ]
+                )
+            )
             self.patch_embeds.append(getattr(backbone, f"patch_embed{stage}"))
             self.norms.append(getattr(backbone, f"norm{stage}"))
 

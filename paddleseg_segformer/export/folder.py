@@ -193,9 +193,9 @@ def _save_artefacts(
     is_standard_onnx: bool,
 ) -> None:
     """Write the network in each format; they are made from one another, in the table's order."""
-    save_static_graph(model, folder, output_op, input_shape)
     paths = {name: [folder / file for file in files] for name, files in ARTEFACT_FILES.items()}
     if set(formats) & {"onnx", "openvino", WITH_PREPROCESS}:
+        save_static_graph(model, folder, output_op, input_shape, is_for_onnx=True)
         save_onnx(paths["paddle"], paths["onnx"][0], output_op, is_standard_onnx)
     if "openvino" in formats:
         save_openvino(paths["onnx"][0], paths["openvino"][0])
@@ -207,6 +207,8 @@ def _save_artefacts(
             num_classes=model.num_classes,
             pad_multiple=getattr(model, "pad_multiple", 1),
         )
+    if "paddle" in formats:
+        save_static_graph(model, folder, output_op, input_shape)
     for name in set(ARTEFACT_FILES) - set(formats):
         for path in paths[name]:
             path.unlink(missing_ok=True)

@@ -103,11 +103,16 @@ class FoldedSegFormer(nn.Layer):
         return sum_parts([head(features) for head in self.heads])
 
 
-def fold(model: nn.Layer) -> nn.Layer:
+def fold(model: nn.Layer, has_query_blocks: bool = False) -> nn.Layer:
     """Return a network that gives the model's logits in the form that engines run fastest.
 
     The model's weights are not changed. Later changes of them do not reach the folded network. A
     Segmenter is returned as it is.
+
+    Args:
+        model: SegFormer, SegFormerMM or a Segmenter.
+        has_query_blocks: MiT's attention takes the queries in blocks, for engines that do not fuse
+            it themselves.
 
     Raises:
         UserError: another kind of model.
@@ -125,7 +130,7 @@ def fold(model: nn.Layer) -> nn.Layer:
         )
     encoder = model.backbone
     if isinstance(encoder, MixVisionTransformer):
-        encoder = FoldedEncoder(encoder)
+        encoder = FoldedEncoder(encoder, has_query_blocks)
     heads = _heads(projections, shift, model.linear_pred, model.align_corners)
     folded = FoldedSegFormer(encoder, branches, heads)
     folded.eval()

@@ -49,7 +49,11 @@ class ExportedNetwork(nn.Layer):
 
 
 def save_static_graph(
-    model: nn.Layer, folder: Path, output_op: str = "none", input_shape: Sequence[int] | None = None
+    model: nn.Layer,
+    folder: Path,
+    output_op: str = "none",
+    input_shape: Sequence[int] | None = None,
+    is_for_onnx: bool = False,
 ) -> None:
     """Write a model's static graph into an existing folder, its head folded.
 
@@ -59,6 +63,7 @@ def save_static_graph(
         model: SegFormer, SegFormerMM or a Segmenter.
         output_op: What the graph gives, one of `OUTPUT_OPS`.
         input_shape: (N, C, H, W), -1 for any size; by default only C is fixed.
+        is_for_onnx: The graph is to be converted, for engines that fuse attention themselves.
 
     Raises:
         UserError: a model or shape that cannot be exported.
@@ -66,7 +71,8 @@ def save_static_graph(
     if output_op not in OUTPUT_OPS:
         raise UserError(f"output_op: found {output_op!r}, expected {', '.join(OUTPUT_OPS)}.")
     model.eval()
-    network = ExportedNetwork(fold(model), output_op, getattr(model, "pad_multiple", 1))
+    folded = fold(model, has_query_blocks=not is_for_onnx)
+    network = ExportedNetwork(folded, output_op, getattr(model, "pad_multiple", 1))
     network.eval()
     shape = [None if side == -1 else side for side in full_input_shape(model, input_shape)]
     spec = paddle.static.InputSpec(shape, "float32", name=INPUT_NAME)

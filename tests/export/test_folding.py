@@ -27,17 +27,19 @@ def test_folded_head_gives_the_same_logits(small_model, head, align_corners) -> 
         np.testing.assert_array_equal(value.numpy(), before[key])
 
 
-@pytest.mark.parametrize("qkv_bias", [False, True])
-def test_encoder_and_head_in_parts_give_the_same_maps(spread_out, qkv_bias) -> None:
+@pytest.mark.parametrize(("qkv_bias", "has_query_blocks"), [(False, True), (True, False)])
+def test_encoder_and_head_in_parts_give_the_same_maps(
+    spread_out, qkv_bias, has_query_blocks
+) -> None:
     backbone = MixVisionTransformer(
         embed_dims=(8, 20, 20, 32), depths=(1, 2, 1, 1), mlp_ratios=(4, 3, 3, 4), qkv_bias=qkv_bias
     )
     model = spread_out(SegFormer(5, backbone, embedding_dim=2 * HEAD_WIDTH + 16))
-    folded = fold(model)
+    folded = fold(model, has_query_blocks)
     assert len(folded.heads) == 3
     for stage, num_parts in enumerate(FFN_PARTS):
         assert {len(block.mlp.parts) for block in folded.encoder.stages[stage]} == {num_parts}
-    for height, width in ((64, 96), (97, 131)):
+    for height, width in ((64, 96), (97, 131), (29, 29)):
         x = paddle.randn([2, 3, height, width])
         with paddle.no_grad():
             pairs = zip(backbone(x), folded.encoder(x), strict=True)

@@ -63,6 +63,9 @@ _WITH_TRAINING = ("network", "end_to_end", "slide", "train")
 
 ENGINES = {
     "ours": Engine("ours, dygraph", "ours", "weights", ("paddle",), tuple(TASKS)),
+    "ours-recompute": Engine(
+        "ours, dygraph, use_recompute", "ours", "weights", ("paddle",), ("train",)
+    ),
     "ours-inference": Engine("ours, Paddle Inference", "ours", "export", ("paddle",)),
     "ours-onnxruntime": Engine(
         "ours, ONNX Runtime", "ours", "export_onnx", ("paddle", "onnxruntime")

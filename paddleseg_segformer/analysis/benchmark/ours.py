@@ -13,7 +13,7 @@ from paddleseg_segformer.analysis.benchmark.cases import MEAN, STD, Case
 from paddleseg_segformer.analysis.benchmark.files import Files, build_model, normalized
 from paddleseg_segformer.analysis.benchmark.subject import Subject, labels_of_logits, to_array
 from paddleseg_segformer.data.normalize import Normalize
-from paddleseg_segformer.engine.memory import keep_freed_memory
+from paddleseg_segformer.engine.memory import keep_freed_memory, return_large_blocks
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
@@ -34,7 +34,7 @@ def build(case: Case, files: Files) -> Subject:
         return tail.build(case, files)
     images = files.images(setting.image_hw, setting.batch)
     if setting.task == "train":
-        return _training(files, images)
+        return _training(files, images, use_recompute=case.engine == "ours-recompute")
     network = _network(case, files)
     if setting.task == "network":
         return _network_pass(network, images)
@@ -70,14 +70,18 @@ def _network_pass(network: Callable[[Tensor], Tensor], images: np.ndarray) -> Su
     return Subject(run, lambda out: labels_of_logits(out.numpy(), image_hw), to_array)
 
 
-def _training(files: Files, images: np.ndarray) -> Subject:
+def _training(files: Files, images: np.ndarray, use_recompute: bool) -> Subject:
     """Return one step as the trainer does it, with the recipe's optimizer."""
     from paddleseg_segformer.config.building import build_optimizer
     from paddleseg_segformer.losses import CrossEntropyLoss
 
-    keep_freed_memory()
+    if use_recompute:
+        return_large_blocks()
+    else:
+        keep_freed_memory()
     use_wide_vectors()
     model = build_model(files)
+    model.backbone.use_recompute = use_recompute
     x, label = training_batch(images, files.num_classes)
     before = eval_logits(model, x)
     optimizer = build_optimizer({"type": "AdamW", "weight_decay": 0.01}, model, 6e-5)
