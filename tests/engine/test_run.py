@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from small_runs import assert_equal_weights, log, train, weights
 
 from paddleseg_segformer.cli import main
+from paddleseg_segformer.engine import run
 from paddleseg_segformer.engine.precision import Precision
 from paddleseg_segformer.errors import UserError
 
@@ -219,6 +221,19 @@ def test_damaged_checkpoint_is_named(folder, capsys):
         assert train(folder, "again", "--resume_model", str(file.parent), "--iters", "8") == 1
         assert name in capsys.readouterr().err
         file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("flags", "choice"),
+    [([], "keep_freed_memory"), (["model.backbone.use_recompute=True"], "return_large_blocks")],
+)
+def test_recompute_goes_with_returning_memory(folder, monkeypatch, flags, choice):
+    called = []
+    for name in ("keep_freed_memory", "return_large_blocks"):
+        monkeypatch.setattr(run, name, partial(called.append, name))
+    opts = ["--opts", *flags] if flags else []
+    assert train(folder, f"out_{choice}", "--iters", "1", *opts) == 0
+    assert called == [choice]
 
 
 def test_precision_names_are_checked():
