@@ -175,6 +175,7 @@ def predict_video(path: Path, predictor: Predictor, args: argparse.Namespace) ->
 def make_predictor(args: argparse.Namespace) -> Predictor:
     """Load the export, with the flags on top of its settings."""
     from paddleseg_segformer.cli.inference_flags import settings_with_flags
+    from paddleseg_segformer.engine.memory import keep_freed_memory
     from paddleseg_segformer.inference.engine_network import load_network
     from paddleseg_segformer.inference.predictor import Predictor
     from paddleseg_segformer.inference.preprocess import Preprocess
@@ -189,6 +190,8 @@ def make_predictor(args: argparse.Namespace) -> Predictor:
         args.precision,
         use_trt=args.use_trt,
     )
+    if network.name == "paddle":  # the other engines keep theirs themselves
+        keep_freed_memory()
     network.max_side_px = args.max_side_px
     args.engine = network.description
     if args.self_check:

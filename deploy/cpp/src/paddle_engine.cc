@@ -1,7 +1,11 @@
 // Paddle Inference, from its official package or from the wheel of `paddlepaddle`.
+#include <climits>
 #include <cstdlib>
 #include <exception>
 #include <sstream>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "engine.h"
 #include "error.h"
@@ -51,6 +55,15 @@ void use_wide_vectors() {
 #endif
 }
 
+/// Has glibc keep large blocks that are freed: else each large tensor of a pass is mapped and zeroed
+/// by the system anew (see engine/memory.py).
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
+#endif
+}
+
 /// Returns the number in gpu or gpu:1, or -1 for another name.
 int gpu_index(const std::string& device) {
   if (device == "gpu") return 0;
@@ -79,6 +92,7 @@ class PaddleEngine : public Engine {
   PaddleEngine(const std::vector<std::filesystem::path>& files, const EngineOptions& options)
       : config_(files.at(0).string(), files.at(1).string()) {
     use_wide_vectors();
+    keep_freed_memory();
     config_.DisableGlogInfo();
     set_device(config_, options);
 #ifdef SEGMENT_PADDLE_INFERENCE

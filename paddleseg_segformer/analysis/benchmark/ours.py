@@ -56,6 +56,8 @@ def _network(case: Case, files: Files) -> Callable[[Tensor], Tensor]:
 
     threads = case.setting.threads
     backend = BACKENDS[case.engine]
+    if backend == "paddle":
+        keep_freed_memory()
     return load_network(files.path(case.file), backend, "cpu", threads, case.precision)
 
 
