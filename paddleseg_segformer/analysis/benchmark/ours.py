@@ -56,9 +56,10 @@ def _network(case: Case, files: Files) -> Callable[[Tensor], Tensor]:
 
     threads = case.setting.threads
     backend = BACKENDS[case.engine]
+    network = load_network(files.path(case.file), backend, "cpu", threads, case.precision)
     if backend == "paddle":
-        keep_freed_memory()
-    return load_network(files.path(case.file), backend, "cpu", threads, case.precision)
+        keep_freed_memory()  # as infer.py does
+    return network
 
 
 def _network_pass(network: Callable[[Tensor], Tensor], images: np.ndarray) -> Subject:
