@@ -175,12 +175,12 @@ def predict_video(path: Path, predictor: Predictor, args: argparse.Namespace) ->
 def make_predictor(args: argparse.Namespace) -> Predictor:
     """Load the export, with the flags on top of its settings."""
     from paddleseg_segformer.cli.inference_flags import settings_with_flags
-    from paddleseg_segformer.engine.memory import keep_freed_memory
     from paddleseg_segformer.inference.engine_network import load_network
     from paddleseg_segformer.inference.predictor import Predictor
     from paddleseg_segformer.inference.preprocess import Preprocess
     from paddleseg_segformer.inference.self_check import self_check
     from paddleseg_segformer.inference.settings import InferenceSettings
+    from paddleseg_segformer.memory import keep_freed_memory
 
     network = load_network(
         args.config,

@@ -26,7 +26,6 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_from_config,
     settings_with_flags,
 )
-from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 from paddleseg_segformer.inference.engines import BACKENDS, PRECISIONS
@@ -37,6 +36,7 @@ from paddleseg_segformer.inference.image_sources import (
     read_ahead,
 )
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, write_image
+from paddleseg_segformer.memory import keep_freed_memory
 from paddleseg_segformer.processor import use_wide_vectors
 
 if TYPE_CHECKING:

@@ -56,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Load the model, then answer requests until told to stop."""
-    from paddleseg_segformer.engine.memory import keep_freed_memory
+    from paddleseg_segformer.memory import keep_freed_memory
     from paddleseg_segformer.processor import use_wide_vectors
     from paddleseg_segformer.serving.server import serve
     from paddleseg_segformer.serving.service import Service

@@ -16,9 +16,9 @@ from paddleseg_segformer.cli.common import (
     set_up_logging,
 )
 from paddleseg_segformer.cli.inference_flags import add_inference_arguments, settings_from_config
-from paddleseg_segformer.engine.memory import keep_freed_memory
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
+from paddleseg_segformer.memory import keep_freed_memory
 from paddleseg_segformer.processor import use_wide_vectors
 
 if TYPE_CHECKING:

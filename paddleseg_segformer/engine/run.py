@@ -40,7 +40,6 @@ from paddleseg_segformer.engine.hooks import (
     Progress,
     RunFolder,
 )
-from paddleseg_segformer.engine.memory import keep_freed_memory, return_large_blocks
 from paddleseg_segformer.engine.optimizer import build_lr_schedule
 from paddleseg_segformer.engine.precision import Precision
 from paddleseg_segformer.engine.resume import check_config, find_checkpoint
@@ -58,6 +57,7 @@ from paddleseg_segformer.files import make_folder, write_text
 from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.memory import keep_freed_memory, return_large_blocks
 from paddleseg_segformer.pretrained import CONFIG
 from paddleseg_segformer.processor import use_wide_vectors
 

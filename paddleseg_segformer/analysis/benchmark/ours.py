@@ -13,10 +13,10 @@ from paddleseg_segformer.analysis.benchmark.cases import MEAN, STD, Case
 from paddleseg_segformer.analysis.benchmark.files import Files, build_model, normalized
 from paddleseg_segformer.analysis.benchmark.subject import Subject, labels_of_logits, to_array
 from paddleseg_segformer.data.normalize import Normalize
-from paddleseg_segformer.engine.memory import keep_freed_memory, return_large_blocks
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.memory import keep_freed_memory, return_large_blocks
 from paddleseg_segformer.models.layers import upsample
 from paddleseg_segformer.processor import use_wide_vectors
 

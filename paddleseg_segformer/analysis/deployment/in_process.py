@@ -29,9 +29,9 @@ def _dygraph(job: Job) -> tuple[Predictor, str]:
     """Return the weights' own model, to be used as deploy.yaml says."""
     import paddle
 
-    from paddleseg_segformer.engine.memory import keep_freed_memory
     from paddleseg_segformer.inference.deploy_config import DeployConfig
     from paddleseg_segformer.inference.settings import InferenceSettings
+    from paddleseg_segformer.memory import keep_freed_memory
     from paddleseg_segformer.processor import use_wide_vectors
 
     if job.model_path is None:
