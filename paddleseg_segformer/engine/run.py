@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from paddleseg_segformer import memory
 from paddleseg_segformer.analysis.complexity import count_parameters
 from paddleseg_segformer.config import Config
 from paddleseg_segformer.config.building import (
@@ -57,7 +58,6 @@ from paddleseg_segformer.files import make_folder, write_text
 from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.memory import keep_freed_memory, return_large_blocks
 from paddleseg_segformer.pretrained import CONFIG
 from paddleseg_segformer.processor import use_wide_vectors
 
@@ -113,10 +113,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
     save_dir = make_folder(options.save_dir)
     paddle.seed(seed)  # the initial weights; the trainer seeds every step
     model = build_model(config, load_pretrained=checkpoint is None)
-    if getattr(model.backbone, "use_recompute", False):  # memory matters more than time
-        return_large_blocks()
-    else:
-        keep_freed_memory()
+    memory.set_up_training(model)
     trainer = _build_trainer(config, options, seed, model, dataset, rank, world_size)
     ema = EMA(model, config.ema_decay) if options.use_ema else None
     if folder and checkpoint:

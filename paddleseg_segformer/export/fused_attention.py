@@ -74,8 +74,8 @@ class Attention(NamedTuple):
     last: NodeProto
 
 
-def fuse_attention(model: ModelProto) -> int:
-    """Replace softmax(q k) v on heads of tokens by one operator, in place; return how often.
+def fuse_attention(model: ModelProto) -> None:
+    """Replace softmax(q k) v on heads of tokens by one operator, in place.
 
     Attention that is written in another way is left as it is.
     """
@@ -92,7 +92,6 @@ def fuse_attention(model: ModelProto) -> int:
     if found:
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
         _remove_unread(model)
-    return len(found)
 
 
 def _attention(graph: _Graph, softmax: NodeProto) -> Attention | None:

@@ -16,8 +16,8 @@ import paddle
 import pytest
 from small_runs import assert_equal_weights, log, train, weights
 
+from paddleseg_segformer import memory
 from paddleseg_segformer.cli import main
-from paddleseg_segformer.engine import run
 from paddleseg_segformer.engine.precision import Precision
 from paddleseg_segformer.errors import UserError
 
@@ -230,7 +230,7 @@ def test_damaged_checkpoint_is_named(folder, capsys):
 def test_recompute_goes_with_returning_memory(folder, monkeypatch, flags, choice):
     called = []
     for name in ("keep_freed_memory", "return_large_blocks"):
-        monkeypatch.setattr(run, name, partial(called.append, name))
+        monkeypatch.setattr(memory, name, partial(called.append, name))
     opts = ["--opts", *flags] if flags else []
     assert train(folder, f"out_{choice}", "--iters", "1", *opts) == 0
     assert called == [choice]

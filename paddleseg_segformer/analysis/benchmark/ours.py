@@ -16,7 +16,7 @@ from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.memory import keep_freed_memory, return_large_blocks
+from paddleseg_segformer.memory import keep_freed_memory, set_up_training
 from paddleseg_segformer.models.layers import upsample
 from paddleseg_segformer.processor import use_wide_vectors
 
@@ -78,13 +78,10 @@ def _training(files: Files, images: np.ndarray, use_recompute: bool) -> Subject:
     from paddleseg_segformer.config.building import build_optimizer
     from paddleseg_segformer.losses import CrossEntropyLoss
 
-    if use_recompute:
-        return_large_blocks()
-    else:
-        keep_freed_memory()
     use_wide_vectors()
     model = build_model(files)
     model.backbone.use_recompute = use_recompute
+    set_up_training(model)
     x, label = training_batch(images, files.num_classes)
     before = eval_logits(model, x)
     optimizer = build_optimizer({"type": "AdamW", "weight_decay": 0.01}, model, 6e-5)
