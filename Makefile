@@ -4,22 +4,29 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-# Gradio bounds Pillow to versions whose AntialiasResize differs by grey levels from the newer one's,
-# which the C++ programs follow: it gets an environment of its own
 GRADIO := .venv-gradio
+NEWEST := .venv-newest
 
-IS_SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
-CANDIDATES := $(PYTHON) python3.12 python3.11 python3.10
+IS_SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
+CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11 python3.10
 SUITABLE = $(foreach python,$(CANDIDATES),$(shell $(python) -c '$(IS_SUITABLE)' 2>/dev/null && echo $(python)))
 FOUND = $(or $(shell $(PYTHON) --version 2>/dev/null),no $(PYTHON))
-NO_PYTHON = Python 3.10, 3.11 or 3.12 with venv is needed (numpy < 2 has no build for newer ones), \
-    found $(FOUND). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12
+NO_PYTHON = Python 3.10 to 3.13 with venv is needed (Paddle has no build for others), found $(FOUND). \
+    Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13
+CHOSEN = $(or $(firstword $(SUITABLE)),$(error $(NO_PYTHON)))
+
+# what the checks install: the extras, and in pyproject.toml the dependency group `dev`
+EXTRAS := cpu visualdl paddleseg int8 serve
+GRADIO_EXTRAS := cpu openvino demo
+# its builds for CPU and for CUDA are different files of one version, so it is not in the lock;
+# `make test TORCH=` leaves it out, and the tests that need it
+TORCH ?= torch==2.13.0
 
 # ways to run a model that `make deploy-test` counts on; the others depend on the processor
 REQUIRED_WAYS ?= dygraph paddle cpp-paddle onnxruntime onnxruntime-whole openvino cpp-openvino \
     http gradio browser
 
-.PHONY: demo test test-slow deploy-test lint clean
+.PHONY: demo test check test-slow test-newest test-matrix deploy-test lint lock package clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m paddleseg_segformer demo
@@ -29,6 +36,17 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
+
+# the newest release of everything, without the lock
+test-newest: $(INSTALLED)
+	$(BIN)/python -m venv --clear $(NEWEST)
+	$(BIN)/uv pip install --python $(NEWEST)/bin/python --no-python-downloads --group dev \
+	    --editable '.[$(subst $(space),$(comma),$(EXTRAS))]'
+	$(if $(TORCH),$(NEWEST)/bin/python -m pip install --quiet '$(TORCH)')
+	$(NEWEST)/bin/python -m pytest $(PYTEST_FLAGS)
+
+test-matrix: $(INSTALLED)
+	$(BIN)/nox $(NOX_FLAGS)
 
 # the C++ programs need CMake, a compiler and system libraries (see deploy/cpp/README.md), the pages
 # Node.js with npm and Chromium
@@ -45,31 +63,50 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-clean:
-	rm -rf $(VENV) $(GRADIO) build dist output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+# $(call locked,GROUP,EXTRAS): writes the newest versions that fit together, for all Pythons
+locked = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 \
+    --no-python-downloads --generate-hashes --custom-compile-command 'make lock' \
+    --group pyproject.toml:$(1) pyproject.toml $(addprefix --extra ,$(2)) \
+    --output-file requirements/$(1).txt
 
-# $(call use_headless_opencv,PYTHON): paddleseg depends on opencv-python, which needs the system's
-# libGL.so.1. The headless build of the same version offers the same cv2 without it, and takes its
-# place.
-define use_headless_opencv
-version=$$($(1) -c 'import importlib.metadata as m; print(m.version("opencv-python"))'); \
-	$(1) -m pip uninstall -qq --yes opencv-python opencv-python-headless; \
-	$(1) -m pip install --quiet --no-deps "opencv-python-headless==$$version"
+lock: $(INSTALLED)
+	$(call locked,dev,$(EXTRAS))
+	$(call locked,gradio,$(GRADIO_EXTRAS))
+
+# what goes to a package index, in dist/
+package: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/uv tool run --with build pyproject-build
+	$(BIN)/uv tool run twine check --strict dist/*
+
+clean:
+	rm -rf $(VENV) $(GRADIO) $(NEWEST) .nox build dist output .pytest_cache .mypy_cache .ruff_cache
+
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+# $(call install,VENV,GROUP): the locked versions and this package. The lock is whole, so nothing is
+# resolved anew; paddleseg, whose own metadata asks for an old OpenCV, is in it.
+define install
+$(1)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/$(2).txt; \
+$(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 endef
 
-$(INSTALLED): setup.py pyproject.toml
-	@python=$(or $(firstword $(SUITABLE)),$(error $(NO_PYTHON))); set -e; \
+$(INSTALLED): requirements/dev.txt pyproject.toml
+	@python=$(CHOSEN); set -e; \
 	$(BIN)/python -c '$(IS_SUITABLE)' 2>/dev/null || $$python -m venv --clear $(VENV); \
 	echo "Installing into $(VENV) with $$($(BIN)/python --version) (once, a few minutes)"; \
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'; \
-	$(call use_headless_opencv,$(BIN)/python); \
+	$(call install,$(VENV),dev); \
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet '$(TORCH)';) \
 	$(BIN)/python -W ignore -c 'import cv2, paddle, paddleseg'; \
 	touch $@
 
-$(GRADIO)/installed: setup.py $(INSTALLED)
+# Gradio bounds Pillow to versions whose AntialiasResize differs by grey levels from the newer one's,
+# which the C++ programs follow: it gets an environment of its own
+$(GRADIO)/installed: requirements/gradio.txt $(INSTALLED)
 	@set -e; \
 	$(BIN)/python -m venv --clear $(GRADIO); \
 	echo "Installing into $(GRADIO) (once)"; \
-	$(GRADIO)/bin/python -m pip install --quiet --editable '.[openvino,demo]' playwright pytest; \
-	$(call use_headless_opencv,$(GRADIO)/bin/python); \
+	$(call install,$(GRADIO),gradio); \
 	touch $@

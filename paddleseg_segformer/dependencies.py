@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from paddleseg_segformer.errors import UserError
 
+NEWEST_PYTHON = (3, 13)  # that Paddle has a build for
+PADDLE = (
+    "pip install 'paddlepaddle>=3.0,<3.4' setuptools (CPU), or paddlepaddle-gpu as Paddle's "
+    "installation page says. Exported models run without it: pip install onnxruntime"
+)
+PADDLESEG = (
+    "pip install scipy scikit-learn prettytable filelock && pip install --no-deps paddleseg==2.8.0"
+)
+OPENCV = "pip install opencv-python-headless"
+ONE_OPENCV = (
+    "pip uninstall --yes opencv-python opencv-contrib-python opencv-python-headless && " + OPENCV
+)
 SERVE = "pip install fastapi uvicorn python-multipart prometheus-client"
 REMEDIES = {
-    "paddle": "pip install 'paddlepaddle>=3.2,<3.4' (or paddlepaddle-gpu)",
-    "paddleseg": "pip install 'numpy<2' paddleseg==2.8.0",
-    "cv2": "pip install 'numpy<2' opencv-python-headless==4.5.5.64",
+    "paddleseg": PADDLESEG,
+    "setuptools": "pip install setuptools (Paddle imports it)",
+    "cv2": OPENCV,
     "visualdl": "pip install visualdl",
     "yaml": "pip install pyyaml",
-    "numpy": "pip install 'numpy>=1.26,<2'",
+    "numpy": "pip install numpy",
     "tqdm": "pip install tqdm",
     "PIL": "pip install pillow",
     "safetensors": "pip install safetensors",
     "matplotlib": "pip install matplotlib",
-    "paddle2onnx": "pip install paddle2onnx==2.1.0 onnx onnxslim onnxruntime 'numpy<2'",
-    "onnx": "pip install onnx 'numpy<2'",
-    "onnxslim": "pip install onnxslim 'numpy<2'",
-    "onnxruntime": "pip install onnxruntime 'numpy<2'",
-    "openvino": "pip install openvino 'numpy<2'",
-    "nncf": "pip install 'nncf>=3.4' 'numpy<2'",
-    "transformers": "pip install transformers==5.23.0",
+    "paddle2onnx": "pip install paddle2onnx==2.1.0 (for Python up to 3.12)",
+    "onnx": "pip install onnx onnxslim onnxruntime",
+    "onnxslim": "pip install onnxslim",
+    "onnxruntime": "pip install onnxruntime",
+    "openvino": "pip install openvino",
+    "nncf": "pip install 'nncf>=3.4'",
+    "transformers": "pip install transformers",
     "fastapi": SERVE,
     "uvicorn": SERVE,
     "python_multipart": SERVE,
@@ -35,10 +49,13 @@ REMEDIES = {
     "playwright": "pip install playwright && apt-get install chromium",
     "torch": "pip install 'torch>=2.6' (to read PyTorch's files)",
 }
+# what a package says that is there and does not load: what mends it
 LOADER_REMEDIES = {
-    "libGL.so.1": "pip uninstall opencv-python && pip install opencv-python-headless==4.5.5.64",
-    "numpy.core.multiarray failed to import": "pip install 'numpy>=1.26,<2'",
-    "compiled using NumPy 1.x": "pip install 'numpy>=1.26,<2'",
+    "libGL.so.1": ONE_OPENCV,
+    "module 'cv2": ONE_OPENCV,  # two distributions wrote into one folder, such as
+    "numpy.core.multiarray failed to import": ONE_OPENCV,  # OpenCV 4.5, which is built for numpy 1
+    "compiled using NumPy 1.x": "pip install --upgrade the package named above, or 'numpy<2'",
+    "libgomp.so.1": "apt-get install libgomp1",
 }
 
 
@@ -46,15 +63,34 @@ class MissingDependency(UserError, ImportError):
     """A package that is not installed, or that does not load on this machine."""
 
 
-def explain(error: ImportError) -> ImportError:
+def explain(error: Exception) -> Exception:
     """Return `error` as one line with the command that mends it, else `error` itself."""
-    package = (error.name or "").partition(".")[0]
-    if isinstance(error, ModuleNotFoundError) and package in REMEDIES:
-        return MissingDependency(f"{package} is not installed. Run: {REMEDIES[package]}")
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError):
+        if package == "paddle":
+            return MissingDependency(f"paddle is not installed. {_paddle_remedy()}.")
+        if package in REMEDIES:
+            return MissingDependency(f"{package} is not installed. Run: {REMEDIES[package]}")
     for symptom, remedy in LOADER_REMEDIES.items():
         if symptom in str(error):
             return MissingDependency(f"{' '.join(str(error).split())}. Run: {remedy}")
     return error
+
+
+def _paddle_remedy() -> str:
+    """Return what installs Paddle here, or what to do where it has no build."""
+    if sys.version_info[:2] > NEWEST_PYTHON:
+        return (
+            f"It has no build for Python {platform.python_version()}: use Python 3.10 to "
+            f"{'.'.join(map(str, NEWEST_PYTHON))}. Exported models run without it: pip install "
+            "onnxruntime"
+        )
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        return (
+            "It has no build for Intel's Macs: use Linux, Windows or an ARM Mac. Exported models "
+            "run without it: pip install onnxruntime"
+        )
+    return f"Run: {PADDLE}"
 
 
 @contextmanager
@@ -62,7 +98,7 @@ def explained() -> Iterator[None]:
     """Raise a failed import inside the block as `explain` puts it."""
     try:
         yield
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # half a package lacks names when it is imported
         explanation = explain(error)
         if explanation is error:
             raise
