@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from paddleseg_segformer.dependencies import explained
 
 if TYPE_CHECKING:
+    from paddleseg_segformer.components import register
     from paddleseg_segformer.config import load_config
     from paddleseg_segformer.config.building import build_model
     from paddleseg_segformer.errors import UserError
-    from paddleseg_segformer.inference.predictor import Predictor
+    from paddleseg_segformer.model_folder import load_model
     from paddleseg_segformer.models import (
         LinearSegmenter,
         MaskSegmenter,
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
         SegFormerMM,
         VisionTransformer,
     )
-    from paddleseg_segformer.pretrained import load_model
-    from paddleseg_segformer.registry import register
+    from paddleseg_segformer.predictor import Predictor
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 
-from paddleseg_segformer.processor import use_wide_vectors
+from paddleseg_segformer.cpu import use_wide_vectors
 
 use_wide_vectors()  # as the programs do: one code path in all processes of a test
 

@@ -25,9 +25,9 @@ from paddleseg_segformer.config.building import (
     build_transforms,
 )
 from paddleseg_segformer.config.loading import load_yaml
-from paddleseg_segformer.engine.optimizer import build_lr_schedule
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import BACKBONES
+from paddleseg_segformer.training.optimizer import build_lr_schedule
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 CONFIGS = sorted(FOLDER.glob("*.yml"))

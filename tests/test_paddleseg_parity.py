@@ -8,7 +8,6 @@ import paddle.nn.functional as F
 import pytest
 
 from paddleseg_segformer import register
-from paddleseg_segformer.checkpoints import load_weights
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import (
     build_loss,
@@ -16,8 +15,9 @@ from paddleseg_segformer.config.building import (
     build_optimizer,
     build_transforms,
 )
-from paddleseg_segformer.engine.optimizer import build_lr_schedule
 from paddleseg_segformer.models import SegFormer
+from paddleseg_segformer.training.optimizer import build_lr_schedule
+from paddleseg_segformer.weights import load_weights
 
 # A PaddleSeg SegFormer config with its base file, as published, values and layout unchanged.
 BASE = """

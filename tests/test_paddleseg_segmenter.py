@@ -16,12 +16,12 @@ from paddleseg.models.segmenter import LinearSegmenter as PaddleSegLinear
 from paddleseg.models.segmenter import MaskSegmenter as PaddleSegMask
 
 from paddleseg_segformer import register
-from paddleseg_segformer.checkpoints import load_weights
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_component, build_model
 from paddleseg_segformer.models import LinearSegmenter, MaskSegmenter
 from paddleseg_segformer.models.layers import upsample_to_input
 from paddleseg_segformer.models.vision_transformer import VARIANTS
+from paddleseg_segformer.weights import load_weights
 
 # The models of PaddleSeg's four configs, word for word but for `pretrained` of the backbone.
 SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}

@@ -11,10 +11,9 @@ import pytest
 
 import paddleseg_segformer
 from paddleseg_segformer import Predictor, load_model
-from paddleseg_segformer.checkpoints import save_weights
-from paddleseg_segformer.checkpoints.converting import prepare, write
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.config import load_config
+from paddleseg_segformer.converting import prepare, write
 from paddleseg_segformer.data.io import write_label
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.errors import UserError
@@ -25,8 +24,9 @@ from paddleseg_segformer.huggingface import (
     SegformerImageProcessor,
 )
 from paddleseg_segformer.inference.overlay import write_image
+from paddleseg_segformer.model_folder import config_of, save_model
 from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
-from paddleseg_segformer.pretrained import config_of, save_model
+from paddleseg_segformer.weights import save_weights
 
 WIDTHS = {"embed_dims": [32, 64, 160, 256], "depths": [1, 1, 1, 1]}
 CONFIG = """

@@ -1,4 +1,4 @@
-"""Thin command line: the same as `python -m paddleseg_segformer demo`."""
+"""Thin command line: the same as `python -m paddleseg_segformer quickstart`."""
 
 import sys
 from pathlib import Path
@@ -8,4 +8,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from paddleseg_segformer.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["demo", *sys.argv[1:]]))
+    sys.exit(main(["quickstart", *sys.argv[1:]]))

@@ -22,14 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from paddleseg_segformer.dependencies import explain
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.engines import BACKENDS, PRECISIONS
+from paddleseg_segformer.runtimes.engines import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     import numpy as np
     from paddle import Tensor
 
     from paddleseg_segformer.inference.image_sources import ImageFile
-    from paddleseg_segformer.inference.predictor import Prediction, Predictor
+    from paddleseg_segformer.predictor import Prediction, Predictor
 
 seconds: defaultdict[str, float] = defaultdict(float)  # spent on each step
 
@@ -165,7 +165,7 @@ def predict_images(
 
 def predict_video(path: Path, predictor: Predictor, args: argparse.Namespace) -> None:
     """Write the video with the classes' colours over each frame."""
-    from paddleseg_segformer.inference.video import overlay_video
+    from paddleseg_segformer.video import overlay_video
 
     destination = Path(args.save_dir) / "added_prediction" / f"{path.stem}.mp4"
     num_frames, rate = overlay_video(predictor, path, destination)
@@ -175,12 +175,12 @@ def predict_video(path: Path, predictor: Predictor, args: argparse.Namespace) ->
 def make_predictor(args: argparse.Namespace) -> Predictor:
     """Load the export, with the flags on top of its settings."""
     from paddleseg_segformer.cli.inference_flags import settings_with_flags
-    from paddleseg_segformer.inference.engine_network import load_network
-    from paddleseg_segformer.inference.predictor import Predictor
+    from paddleseg_segformer.cpu import keep_freed_memory
     from paddleseg_segformer.inference.preprocess import Preprocess
-    from paddleseg_segformer.inference.self_check import self_check
     from paddleseg_segformer.inference.settings import InferenceSettings
-    from paddleseg_segformer.memory import keep_freed_memory
+    from paddleseg_segformer.predictor import Predictor
+    from paddleseg_segformer.runtimes.engine_network import load_network
+    from paddleseg_segformer.runtimes.self_check import self_check
 
     network = load_network(
         args.config,

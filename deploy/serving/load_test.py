@@ -35,10 +35,10 @@ import numpy as np
 from PIL import Image
 
 from paddleseg_segformer.data.io import decode_image
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.image_sources import find_images
-from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 SCRIPT = Path(__file__).with_name("serve.py")
 SIZES_HW = ((360, 480), (240, 320), (480, 360), (97, 131), (180, 240), (256, 256))

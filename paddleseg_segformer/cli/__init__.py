@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
+from types import ModuleType
 
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
@@ -20,12 +22,19 @@ JOBS = {
     "convert_weights": "write weights as another code base's files, where that is possible exactly",
     "check_dataset": "audit a data set and suggest class weights",
     "make_dataset": "generate the embedded street-scene data set",
-    "chaos": "kill a training run again and again and see that nothing is lost",
-    "benchmark": "time, memory and agreement of engines, ours and others, in one interleaved run",
-    "compare_engines": "the same images through every engine and surface: labels, time, memory",
     "complexity": "parameters, multiply-accumulates and activations, beside the published figures",
-    "demo": "run the whole job on the embedded data set and print a report",
+    "quickstart": "run the whole job on the embedded data set and print a report",
 }
+# jobs of the repository, which are not installed with the package
+TOOLS = {
+    "benchmark": ("benchmarks.speed.command", "time, memory and agreement of engines, interleaved"),
+    "compare_engines": (
+        "benchmarks.deployment.command",
+        "the same images through every engine",
+    ),
+    "chaos": ("benchmarks.chaos", "kill a training run again and again and see nothing is lost"),
+}
+OLD_NAMES = {"demo": "quickstart"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +57,10 @@ def _run(argv: list[str]) -> None:
         description="Train, evaluate, predict with and export SegFormer and Segmenter.",
     )
     subparsers = parser.add_subparsers(dest="job", metavar="JOB", required=True)
-    for name, summary in JOBS.items():
+    if argv and argv[0] in OLD_NAMES:
+        argv = [OLD_NAMES[argv[0]], *argv[1:]]
+    tools = {name: summary for name, (_, summary) in TOOLS.items() if find_spec("benchmarks")}
+    for name, summary in (JOBS | tools).items():
         job_parser = subparsers.add_parser(
             name,
             help=summary,
@@ -56,6 +68,11 @@ def _run(argv: list[str]) -> None:
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         if argv[:1] == [name]:  # import only the chosen job: the others' imports take seconds
-            importlib.import_module(f"{__name__}.{name}").add_arguments(job_parser)
+            _module(name).add_arguments(job_parser)
     args = parser.parse_args(argv)
-    importlib.import_module(f"{__name__}.{args.job}").run(args)
+    _module(args.job).run(args)
+
+
+def _module(job: str) -> ModuleType:
+    """Import a job: its `add_arguments(parser)` and `run(args)`."""
+    return importlib.import_module(TOOLS[job][0] if job in TOOLS else f"{__name__}.{job}")

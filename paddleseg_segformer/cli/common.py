@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING
 
 from paddleseg_segformer.errors import UserError
@@ -67,7 +68,7 @@ def load_config_from(args: Namespace) -> Config:
         return load_config(args.config, args.opts)
     if not args.model_path:
         raise UserError("--config is missing; weights that say what they are of need none.")
-    from paddleseg_segformer.pretrained import config_of
+    from paddleseg_segformer.model_folder import config_of
 
     return config_of(args.model_path, args.opts)
 
@@ -104,3 +105,11 @@ def set_up_logging() -> None:
         logging.INFO if os.environ.get("PADDLE_TRAINER_ID", "0") == "0" else logging.WARNING
     )
     package.propagate = False
+
+
+def size_hw(text: str) -> tuple[int, int]:
+    """Return (height, width) of `512` or `512x1024`."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise ArgumentTypeError(f"found {text!r}, expected a side or HEIGHTxWIDTH in px")
+    return int(match[1]), int(match[2] or match[1])

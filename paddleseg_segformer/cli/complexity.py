@@ -6,14 +6,14 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_segformer.analysis.benchmark.cases import VARIANTS
-from paddleseg_segformer.cli.benchmark import size_hw
+from paddleseg_segformer.cli.common import size_hw
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.files import write_text
 
 if TYPE_CHECKING:
     from paddle import nn
 
+VARIANTS = ("B0", "B1", "B2", "B3", "B4", "B5")
 HEADS = ("canonical", "mmseg")
 COUNTED = """\
 GMACs: 1e9 multiply-accumulates of convolutions, linears and attention products for one image (the

@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Convert."""
     set_up_logging()
-    from paddleseg_segformer.checkpoints.converting import check_written, prepare, write
+    from paddleseg_segformer.converting import check_written, prepare, write
 
     conversion = prepare(args.source, args.to, args.backbone_only)
     if args.dry_run:

@@ -15,10 +15,10 @@ from paddleseg_segformer.cli.common import (
     set_up_logging,
 )
 from paddleseg_segformer.cli.int8_flags import add_int8_arguments, quantization_of
-from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, OUTPUT_OPS
+from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, OUTPUT_OPS
 
 if TYPE_CHECKING:
-    from paddleseg_segformer.inference.deploy_config import Verification
+    from paddleseg_segformer.runtimes.deploy_config import Verification
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +82,13 @@ def run(args: Namespace) -> None:
     config = load_config_from(args)
     set_device(args.device)
 
-    from paddleseg_segformer.checkpoints import load_weights
     from paddleseg_segformer.config.building import build_model
     from paddleseg_segformer.export import check_formats, check_save_dir, export_model
     from paddleseg_segformer.export.onnx_with_preprocess import WITH_PREPROCESS
     from paddleseg_segformer.export.triton import check_triton_formats, write_triton_repository
-    from paddleseg_segformer.inference.predictor import label_set_of
     from paddleseg_segformer.inference.preprocess import Preprocess
+    from paddleseg_segformer.predictor import label_set_of
+    from paddleseg_segformer.weights import load_weights
 
     formats = [name for item in args.format for name in item.split(",")]
     if args.with_preprocess and WITH_PREPROCESS not in formats:

@@ -7,7 +7,7 @@ import os
 
 from tqdm import tqdm
 
-from paddleseg_segformer.data.street_scenes import generate
+from paddleseg_segformer.street_scenes.dataset import generate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

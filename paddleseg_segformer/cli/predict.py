@@ -26,9 +26,9 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_from_config,
     settings_with_flags,
 )
+from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
-from paddleseg_segformer.inference.engines import BACKENDS, PRECISIONS
 from paddleseg_segformer.inference.image_sources import (
     ImageFile,
     find_images,
@@ -36,12 +36,11 @@ from paddleseg_segformer.inference.image_sources import (
     read_ahead,
 )
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, write_image
-from paddleseg_segformer.memory import keep_freed_memory
-from paddleseg_segformer.processor import use_wide_vectors
+from paddleseg_segformer.runtimes.engines import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     from paddleseg_segformer.data.labels import LabelSet
-    from paddleseg_segformer.inference.predictor import Prediction, Predictor
+    from paddleseg_segformer.predictor import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +95,7 @@ def run(args: Namespace) -> None:
     has_images = not (is_video(args.image_path) or is_check_alone)
     images = find_images(args.image_path, args.file_list) if has_images else []
     device = set_device(args.device)
-    keep_freed_memory()
-    use_wide_vectors()
+    prepare_cpu()
     predictor = _predictor(args)
     if is_check_alone:
         return
@@ -116,8 +114,8 @@ def _predictor(args: Namespace) -> Predictor:
     from paddle.nn import Layer
 
     from paddleseg_segformer.inference.memory_plan import plan_memory
-    from paddleseg_segformer.inference.predictor import Predictor
-    from paddleseg_segformer.inference.self_check import self_check
+    from paddleseg_segformer.predictor import Predictor
+    from paddleseg_segformer.runtimes.self_check import self_check
 
     if args.export_dir:
         if args.memory_budget_mib is not None:
@@ -210,7 +208,7 @@ def _save(prediction: Prediction, image: ImageFile, args: Namespace) -> None:
 
 def _predict_video(predictor: Predictor, path: Path, args: Namespace) -> None:
     """Write the overlay video; say how fast it went."""
-    from paddleseg_segformer.inference.video import overlay_video
+    from paddleseg_segformer.video import overlay_video
 
     destination = Path(args.save_dir) / "added_prediction" / f"{path.stem}.mp4"
     num_frames, rate = overlay_video(predictor, path, destination, args.overlay_alpha)

@@ -10,11 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from paddleseg_segformer.cli.common import add_device_argument, set_device, set_up_logging
-from paddleseg_segformer.inference.engines import BACKENDS, PRECISIONS
+from paddleseg_segformer.runtimes.engines import BACKENDS, PRECISIONS
 from paddleseg_segformer.serving.settings import ServingSettings
 
 if TYPE_CHECKING:
-    from paddleseg_segformer.inference.predictor import Predictor
+    from paddleseg_segformer.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Load the model, then answer requests until told to stop."""
-    from paddleseg_segformer.memory import keep_freed_memory
-    from paddleseg_segformer.processor import use_wide_vectors
+    from paddleseg_segformer.cpu import prepare_cpu
     from paddleseg_segformer.serving.server import serve
     from paddleseg_segformer.serving.service import Service
 
@@ -66,8 +65,7 @@ def run(args: Namespace) -> None:
         **{name: getattr(args, name) for name in LIMITS}, is_logged=args.log_requests
     )
     set_device(args.device)
-    keep_freed_memory()
-    use_wide_vectors()
+    prepare_cpu()
     service = Service(partial(_load, args), partial(_check, args), settings)
     predictor = service.start()
     logger.info("%s: %s", service.engine, predictor.settings.describe())
@@ -76,7 +74,7 @@ def run(args: Namespace) -> None:
 
 def _load(args: Namespace) -> Predictor:
     """Load the export; batches go through the network as a whole."""
-    from paddleseg_segformer.inference.predictor import Predictor
+    from paddleseg_segformer.predictor import Predictor
 
     predictor = Predictor.from_export(
         args.config, args.device, args.threads, args.precision, args.backend
@@ -89,8 +87,8 @@ def _load(args: Namespace) -> Predictor:
 
 def _check(args: Namespace, predictor: Predictor) -> None:
     """Compare the engine's labels with those that the export expects for its fixture."""
-    from paddleseg_segformer.inference.deploy_config import DeployConfig
-    from paddleseg_segformer.inference.self_check import self_check
+    from paddleseg_segformer.runtimes.deploy_config import DeployConfig
+    from paddleseg_segformer.runtimes.self_check import self_check
 
     if DeployConfig.load(args.config, check_files=False).fixture is None:
         logger.warning("%s: names no fixture to check the engine with", args.config)

@@ -129,7 +129,7 @@ def run(args: Namespace) -> None:
     config = dataclasses.replace(config, **overrides)
     device = set_device(args.device)
 
-    from paddleseg_segformer.engine.run import RunOptions, train
+    from paddleseg_segformer.training.run import RunOptions, train
 
     names = [field.name for field in dataclasses.fields(RunOptions)]  # each is a flag of this job
     options = RunOptions(**{name: getattr(args, name) for name in names})

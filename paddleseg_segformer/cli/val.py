@@ -16,10 +16,9 @@ from paddleseg_segformer.cli.common import (
     set_up_logging,
 )
 from paddleseg_segformer.cli.inference_flags import add_inference_arguments, settings_from_config
+from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
-from paddleseg_segformer.memory import keep_freed_memory
-from paddleseg_segformer.processor import use_wide_vectors
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
@@ -63,8 +62,7 @@ def run(args: Namespace) -> None:
     if args.batch_size > 1 and settings.window_batch is None:
         settings = dataclasses.replace(settings, window_batch=args.batch_size)
     device = set_device(args.device)
-    keep_freed_memory()
-    use_wide_vectors()
+    prepare_cpu()
 
     from paddleseg_segformer.config.building import build_dataset
 
@@ -107,16 +105,16 @@ def _evaluate(
     device: str,
 ) -> tuple[Metrics, bool]:
     """Return the metrics over all processes, and whether this process is the first."""
-    from paddleseg_segformer.checkpoints import load_weights
     from paddleseg_segformer.config.building import build_model
-    from paddleseg_segformer.engine.distributed import (
+    from paddleseg_segformer.evaluation import evaluate
+    from paddleseg_segformer.inference.memory_plan import plan_memory
+    from paddleseg_segformer.inference.preprocess import Preprocess
+    from paddleseg_segformer.training.distributed import (
         init_distributed,
         lost_peers_explained,
         sum_over_processes,
     )
-    from paddleseg_segformer.evaluation import evaluate
-    from paddleseg_segformer.inference.memory_plan import plan_memory
-    from paddleseg_segformer.inference.preprocess import Preprocess
+    from paddleseg_segformer.weights import load_weights
 
     rank, world_size = init_distributed()
     model = build_model(config)

@@ -24,7 +24,7 @@ from paddleseg_segformer.inference.overlay import write_image
 if TYPE_CHECKING:
     from paddle import Tensor
 
-    from paddleseg_segformer.inference.predictor import Predictor
+    from paddleseg_segformer.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Draw the pictures of all images."""
     set_up_logging()
-    from paddleseg_segformer.inference.predictor import Predictor
+    from paddleseg_segformer.predictor import Predictor
 
     if not args.model_path:
         raise UserError("--model_path is missing: name the weights to look at (.pdparams).")

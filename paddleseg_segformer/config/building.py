@@ -10,9 +10,9 @@ from typing import Any
 
 from paddle import nn
 
+from paddleseg_segformer.components import Component, resolve
 from paddleseg_segformer.config.schema import Config
 from paddleseg_segformer.errors import UserError, did_you_mean
-from paddleseg_segformer.registry import Component, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def _check_numbers(value: Any, name: str) -> None:
 
 
 def _start_from(model: nn.Layer, attribute: str, source: str) -> None:
-    from paddleseg_segformer.checkpoints import load_pretrained
+    from paddleseg_segformer.weights import load_pretrained
 
     key = f"model.{attribute}.pretrained" if attribute else "model.pretrained"
     try:

@@ -1,1 +1,1 @@
-"""A page to try a model on images, on Gradio: `python -m paddleseg_segformer.demo --model DIR`."""
+"""The older name of `paddleseg_segformer.gradio_page`."""

@@ -15,7 +15,7 @@ from typing import Any
 from paddle import nn
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES
+from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES
 
 
 def check_epsilons(model: nn.Layer, folder: Path, artefact: str) -> dict[str, int]:

@@ -12,9 +12,9 @@ from paddle import Tensor, nn
 from PIL import Image
 
 from paddleseg_segformer.data.io import write_label
-from paddleseg_segformer.data.street_scenes import SMALLEST_SIDE_PX, render_scene
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.deploy_config import (
+from paddleseg_segformer.models.layers import upsample_to_input
+from paddleseg_segformer.runtimes.deploy_config import (
     FIXTURE_FILES,
     DeployConfig,
     Fixture,
@@ -22,8 +22,8 @@ from paddleseg_segformer.inference.deploy_config import (
     ModelFile,
     OutputSpec,
 )
-from paddleseg_segformer.inference.self_check import fixture_labels
-from paddleseg_segformer.models.layers import upsample_to_input
+from paddleseg_segformer.runtimes.self_check import fixture_labels
+from paddleseg_segformer.street_scenes.dataset import SMALLEST_SIDE_PX, render_scene
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,9 @@ from paddleseg_segformer.export.quantization import (
 from paddleseg_segformer.export.static_graph import full_input_shape, save_static_graph
 from paddleseg_segformer.export.verify import verify
 from paddleseg_segformer.files import make_folder, replace_folder
-from paddleseg_segformer.inference.deploy_config import (
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
     FILE_NAME,
     FIXTURE_FILES,
@@ -47,8 +49,6 @@ from paddleseg_segformer.inference.deploy_config import (
     InputSpec,
     OutputSpec,
 )
-from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.inference.settings import InferenceSettings
 
 OUTPUT_DTYPES = {"none": "float32", "argmax": "int32", "softmax": "float32"}
 

@@ -14,7 +14,7 @@ from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.export.epsilons import program_epsilons
 from paddleseg_segformer.export.fused_attention import fuse_attention
-from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES
+from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES
 
 if TYPE_CHECKING:
     from onnx import ModelProto

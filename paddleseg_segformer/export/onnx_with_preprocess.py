@@ -14,15 +14,15 @@ from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.epsilons import check_epsilons
 from paddleseg_segformer.export.fixture import scene_image
-from paddleseg_segformer.inference.deploy_config import (
+from paddleseg_segformer.inference.pipeline import predict_label
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
     DeployConfig,
     InputSpec,
     Verification,
 )
-from paddleseg_segformer.inference.pipeline import predict_label
-from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

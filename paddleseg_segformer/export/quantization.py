@@ -13,16 +13,16 @@ import numpy as np
 from paddleseg_segformer.data.datasets import RawSample
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.accuracy_gate import AccuracyGate
-from paddleseg_segformer.inference.deploy_config import (
+from paddleseg_segformer.inference.pipeline import Pipeline
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
     Artefact,
     DeployConfig,
     Verification,
 )
-from paddleseg_segformer.inference.engine_network import EngineNetwork, load_network
-from paddleseg_segformer.inference.pipeline import Pipeline
-from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.runtimes.engine_network import EngineNetwork, load_network
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.folding import fold
-from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, INPUT_NAME, OUTPUT_OPS
 from paddleseg_segformer.models.layers import upsample_to_input
+from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, INPUT_NAME, OUTPUT_OPS
 
 STEM = ARTEFACT_FILES["paddle"][0].removesuffix(".json")  # Paddle adds both suffixes
 

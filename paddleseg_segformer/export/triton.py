@@ -13,7 +13,7 @@ import numpy as np
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_folder, make_folder, write_text
-from paddleseg_segformer.inference.deploy_config import FILE_NAME, DeployConfig, deploy_path
+from paddleseg_segformer.runtimes.deploy_config import FILE_NAME, DeployConfig, deploy_path
 
 MAX_BATCH = 8
 MAX_DELAY_US = 5000  # that an input waits for others of its shape

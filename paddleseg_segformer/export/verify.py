@@ -14,10 +14,10 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.epsilons import check_epsilons
 from paddleseg_segformer.export.fixture import reference_output
 from paddleseg_segformer.export.onnx_with_preprocess import WITH_PREPROCESS, verify_with_preprocess
-from paddleseg_segformer.inference.deploy_config import DeployConfig, InputSpec, Verification
-from paddleseg_segformer.inference.engine_network import EngineNetwork, network_class
-from paddleseg_segformer.inference.engines import ENGINES
-from paddleseg_segformer.inference.self_check import compare_with_fixture
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig, InputSpec, Verification
+from paddleseg_segformer.runtimes.engine_network import EngineNetwork, network_class
+from paddleseg_segformer.runtimes.engines import ENGINES
+from paddleseg_segformer.runtimes.self_check import compare_with_fixture
 
 TOLERANCE = 1e-4  # of the largest difference, times max(1, std of the values)
 MIN_AGREEMENT = 0.999  # of labels: where two classes are equally likely, rounding decides

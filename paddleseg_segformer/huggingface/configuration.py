@@ -11,11 +11,11 @@ from typing import Any
 
 from paddle import nn
 
-from paddleseg_segformer.checkpoints.formats import HUGGINGFACE
 from paddleseg_segformer.config.building import build_component
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.huggingface.json_files import read_json, write_json
 from paddleseg_segformer.models.mix_transformer import PATCH_KERNELS, PATCH_STRIDES
+from paddleseg_segformer.weights.formats import HUGGINGFACE
+from paddleseg_segformer.weights.sidecars.json_files import read_json, write_json
 
 EPSILONS = dict(HUGGINGFACE.epsilons or {})  # of its LayerNorms, whatever its `layer_norm_eps` says
 BACKBONE_KEYS = {  # theirs -> ours

@@ -18,9 +18,9 @@ from paddleseg_segformer.data.labels import IGNORE_INDEX
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.data.resize import AntialiasResize, resize_map
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.huggingface.json_files import read_json, write_json
 from paddleseg_segformer.huggingface.outputs import BatchFeature, LogitsOutput
 from paddleseg_segformer.inference.upsample_argmax import upsampled_labels
+from paddleseg_segformer.weights.sidecars.json_files import read_json, write_json
 
 PROCESSOR_FILE = "preprocessor_config.json"
 MAX_SIDE = 1 << 16

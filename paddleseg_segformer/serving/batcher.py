@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.predictor import Prediction, Predictor
+from paddleseg_segformer.predictor import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from paddleseg_segformer import __version__
 from paddleseg_segformer.data.headers import FORMATS
-from paddleseg_segformer.inference.engine_network import EngineNetwork
-from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.runtimes.engine_network import EngineNetwork
 from paddleseg_segformer.serving.settings import ServingSettings
 
 

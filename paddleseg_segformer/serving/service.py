@@ -15,7 +15,7 @@ import anyio
 from starlette.requests import ClientDisconnect, Request
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.serving.answers import Answer, PredictQuery, encode
 from paddleseg_segformer.serving.batcher import Batcher, Job, Outcome, Stopping
 from paddleseg_segformer.serving.images import decode_upload, make_job

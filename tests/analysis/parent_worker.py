@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
-from paddleseg_segformer.analysis.processes import answer_commands
+from benchmarks.processes import answer_commands
 
 
 def start() -> dict[str, Any]:

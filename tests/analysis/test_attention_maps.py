@@ -14,7 +14,6 @@ from paddleseg_segformer.analysis.attention_maps import (
     patch_attention,
     pixel_in_input,
 )
-from paddleseg_segformer.checkpoints import save_weights
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.overlay import write_image
@@ -25,6 +24,7 @@ from paddleseg_segformer.models import (
     MixVisionTransformer,
     VisionTransformer,
 )
+from paddleseg_segformer.weights import save_weights
 
 VIT = {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 3, "qkv_bias": True}
 MIT = {"embed_dims": (8, 16, 24, 32), "depths": (1, 2, 1, 1), "num_heads": (1, 2, 3, 4)}

@@ -11,28 +11,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddleseg_segformer.analysis.activations import activation_bytes
-from paddleseg_segformer.analysis.benchmark import report
-from paddleseg_segformer.analysis.benchmark.cases import (
+from benchmarks.processes import Worker, WorkerFailed
+from benchmarks.speed import report
+from benchmarks.speed.cases import (
     ENGINES,
     TASKS,
     Case,
     Setting,
     all_cases,
 )
-from paddleseg_segformer.analysis.benchmark.files import Files
-from paddleseg_segformer.analysis.benchmark.runner import (
+from benchmarks.speed.command import installed_engines
+from benchmarks.speed.files import Files
+from benchmarks.speed.runner import (
     Group,
     Measurement,
     Plan,
     resized,
 )
-from paddleseg_segformer.analysis.benchmark.worker import BENCHMARK
+from benchmarks.speed.worker import BENCHMARK
+from paddleseg_segformer.analysis.activations import activation_bytes
 from paddleseg_segformer.analysis.complexity import count_macs
-from paddleseg_segformer.analysis.processes import Worker, WorkerFailed
 from paddleseg_segformer.analysis.published import build_published
 from paddleseg_segformer.cli import main
-from paddleseg_segformer.cli.benchmark import installed_engines
 from paddleseg_segformer.errors import UserError
 
 SETTING = Setting("network", "B0", (64, 64), 1, 1, 19)
@@ -73,8 +73,8 @@ def test_json_of_a_run_has_every_figure(tiny_run):
 
 
 def test_weights_of_a_run_give_many_labels(tiny_run):
-    from paddleseg_segformer.analysis.benchmark.files import build_model, normalized
-    from paddleseg_segformer.analysis.benchmark.subject import labels_of_logits
+    from benchmarks.speed.files import build_model, normalized
+    from benchmarks.speed.subject import labels_of_logits
 
     files = Files(tiny_run / "work", "B0", 19)
     image = np.load(files.images_path((256, 256), 1))[:, :128, :128]

@@ -13,20 +13,20 @@ import numpy as np
 import paddle
 import pytest
 
-from paddleseg_segformer.analysis.deployment import material, matrix, report, ways
-from paddleseg_segformer.analysis.deployment.job import Clock, Job, Outcome, time_images
-from paddleseg_segformer.analysis.deployment.material import Exports, Images, make_images
-from paddleseg_segformer.analysis.deployment.matrix import Plan, Row, compare
-from paddleseg_segformer.analysis.deployment.ways import WAYS, Way, chosen_ways
+from benchmarks.deployment import material, matrix, report, ways
+from benchmarks.deployment.command import check
+from benchmarks.deployment.job import Clock, Job, Outcome, time_images
+from benchmarks.deployment.material import Exports, Images, make_images
+from benchmarks.deployment.matrix import Plan, Row, compare
+from benchmarks.deployment.ways import WAYS, Way, chosen_ways
 from paddleseg_segformer.cli import main
-from paddleseg_segformer.cli.compare_engines import check
 from paddleseg_segformer.data.io import read_image, write_label
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model
-from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES
 from paddleseg_segformer.inference.overlay import write_image
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
+from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES
 
 MACHINE = {"processor": "a processor", "cores": 2}
 SIZES_HW = ((40, 56), (48, 64), (40, 56))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paddleseg_segformer.analysis.processes import Worker, WorkerFailed
+from benchmarks.processes import Worker, WorkerFailed
 
 
 def is_running(pid: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddleseg_segformer.analysis.deployment.job import Job, NotHere, Outcome
+from benchmarks.deployment.job import Job, NotHere, Outcome
 from paddleseg_segformer.data.io import read_image
 
 

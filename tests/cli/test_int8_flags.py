@@ -9,9 +9,9 @@ import pytest
 
 from paddleseg_segformer.cli.int8_flags import add_int8_arguments, quantization_of
 from paddleseg_segformer.config import Config, load_config
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.overlay import write_image
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 CONFIG = """
 train_dataset: {{type: Cityscapes, dataset_root: none}}

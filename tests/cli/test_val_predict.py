@@ -12,12 +12,12 @@ import paddle
 import pytest
 from PIL import Image
 
-from paddleseg_segformer.checkpoints import save_weights
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_model
 from paddleseg_segformer.inference.overlay import write_image
-from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.weights import save_weights
 
 CONFIG = """
 model:

@@ -16,7 +16,7 @@ from PIL import Image
 from paddleseg_segformer.data.headers import MAX_PIXELS, check_image
 from paddleseg_segformer.data.io import read_image, read_label
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.video import overlay_video
+from paddleseg_segformer.video import overlay_video
 
 SIDE = 60_000
 

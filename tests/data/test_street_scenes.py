@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from paddleseg_segformer.cli import make_dataset
-from paddleseg_segformer.data.scenery.palette import NUM_VARIANTS, Id, model
-from paddleseg_segformer.data.scenery.shapes import Camera, Mesh, Placed
-from paddleseg_segformer.data.scenery.vehicles import car
-from paddleseg_segformer.data.street_scenes import CITIES, generate, render_scene
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.street_scenes.dataset import CITIES, generate, render_scene
+from paddleseg_segformer.street_scenes.palette import NUM_VARIANTS, Id, model
+from paddleseg_segformer.street_scenes.shapes import Camera, Mesh, Placed
+from paddleseg_segformer.street_scenes.vehicles import car
 
 SMALL_HW = (64, 128)
 

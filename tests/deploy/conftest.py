@@ -17,7 +17,6 @@ import pytest
 import yaml
 from paddle import nn
 
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.models import (
@@ -28,6 +27,7 @@ from paddleseg_segformer.models import (
     SegFormerMM,
     VisionTransformer,
 )
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "deploy" / "cpp"

@@ -16,9 +16,9 @@ import pytest
 
 from paddleseg_segformer.data.headers import MAX_PIXELS
 from paddleseg_segformer.data.io import read_label
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 INFER = Path(__file__).resolve().parents[2] / "deploy" / "python" / "infer.py"
 PROGRAMS = ("python", pytest.param("c++", marks=pytest.mark.slow))

@@ -16,10 +16,10 @@ import yaml
 from PIL import Image
 
 from paddleseg_segformer.data.io import read_label, write_label
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.files import sha256
 from paddleseg_segformer.inference.overlay import write_image
-from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 pytestmark = pytest.mark.slow
 

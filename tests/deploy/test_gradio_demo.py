@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddleseg_segformer.analysis.deployment.browser import BROWSERS, browser_page
-from paddleseg_segformer.analysis.deployment.gradio_client import gradio_labels, served_demo
+from benchmarks.deployment.browser import BROWSERS, browser_page
+from benchmarks.deployment.gradio_client import gradio_labels, served_demo
 from paddleseg_segformer.data.io import read_label
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.overlay import overlay, write_image
-from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 has_browser = any(map(shutil.which, BROWSERS)) and find_spec("playwright")
 pytestmark = [
@@ -147,7 +147,7 @@ def test_bad_file_is_told_in_a_line(images, page, tmp_path) -> None:
 
 
 def test_port_in_use_is_told_in_a_line(exported, demo) -> None:
-    command = [sys.executable, "-m", "paddleseg_segformer.demo", "--backend", "paddle"]
+    command = [sys.executable, "-m", "paddleseg_segformer.gradio_page", "--backend", "paddle"]
     command += ["--model", str(exported("SegFormer")), "--port", demo.strip("/").rpartition(":")[2]]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1

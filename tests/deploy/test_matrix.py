@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paddleseg_segformer.analysis.deployment.ways import MIN_AGREEMENT
+from benchmarks.deployment.ways import MIN_AGREEMENT
 from paddleseg_segformer.cli import main
 
 pytestmark = pytest.mark.slow

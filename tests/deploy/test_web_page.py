@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from paddleseg_segformer.analysis.deployment.browser import (
+from benchmarks.deployment.browser import (
     BROWSERS,
     SurfaceResult,
     browser_labels,
@@ -26,11 +26,11 @@ from paddleseg_segformer.analysis.deployment.browser import (
     served_page,
     wait_until_ready,
 )
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.overlay import overlay, write_image
-from paddleseg_segformer.inference.predictor import Predictor
 from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 pytestmark = pytest.mark.slow
 

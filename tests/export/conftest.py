@@ -12,10 +12,10 @@ from paddle import nn
 
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.export import export_model
-from paddleseg_segformer.inference.deploy_config import DeployConfig
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import BACKBONES, MixVisionTransformer, SegFormer, SegFormerMM
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 
 NUM_CLASSES = 19
 NORMALIZE = {"type": "Normalize", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddleseg_segformer.checkpoints import save_weights
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.data.io import read_label
 from paddleseg_segformer.data.labels import LABEL_SETS
-from paddleseg_segformer.data.street_scenes import render_scene
-from paddleseg_segformer.inference.deploy_config import DeployConfig
 from paddleseg_segformer.inference.overlay import write_image
-from paddleseg_segformer.inference.predictor import Predictor
 from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig
+from paddleseg_segformer.street_scenes.dataset import render_scene
+from paddleseg_segformer.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 INFER = ROOT / "deploy" / "python" / "infer.py"

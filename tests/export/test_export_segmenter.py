@@ -10,17 +10,17 @@ import pytest
 import yaml
 from paddle import nn
 
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model
-from paddleseg_segformer.inference.deploy_config import DeployConfig
-from paddleseg_segformer.inference.engine_network import load_network
-from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import LinearSegmenter, MaskSegmenter, VisionTransformer
 from paddleseg_segformer.models.layers import upsample_to_input
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig
+from paddleseg_segformer.runtimes.engine_network import load_network
+from paddleseg_segformer.runtimes.paddle_backend import PaddleInferenceNetwork
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 SLIDE = InferenceSettings(
     is_slide=True, crop_size_hw=(72, 64), stride_hw=(40, 48), flip_horizontal=True

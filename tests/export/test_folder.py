@@ -11,15 +11,15 @@ import pytest
 from paddle import nn
 
 from paddleseg_segformer.data.labels import LABEL_SETS
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model, folder, verify
-from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, DeployConfig
-from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
 from paddleseg_segformer.inference.pipeline import Pipeline
-from paddleseg_segformer.inference.predictor import Predictor
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
+from paddleseg_segformer.runtimes.paddle_backend import PaddleInferenceNetwork
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 
 @pytest.fixture

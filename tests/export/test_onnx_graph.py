@@ -20,9 +20,9 @@ from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model, folder, onnx_graph
 from paddleseg_segformer.export.epsilons import READERS, check_epsilons
-from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, DeployConfig
-from paddleseg_segformer.inference.engine_network import load_network
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
+from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
+from paddleseg_segformer.runtimes.engine_network import load_network
 
 FIXTURE = ("fixture.png", "fixture_labels.png")
 

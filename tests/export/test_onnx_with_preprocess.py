@@ -13,14 +13,14 @@ import pytest
 from paddle import nn
 
 from paddleseg_segformer.cli import main
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model, onnx_with_preprocess
-from paddleseg_segformer.inference.deploy_config import DeployConfig
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import LinearSegmenter, VisionTransformer
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 FORMAT = "onnx_with_preprocess"
 FILE = "model_with_preprocess.onnx"

@@ -11,18 +11,18 @@ import paddle
 import pytest
 
 from paddleseg_segformer.data.datasets import RawSample
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import Quantization, Samples, export_model
 from paddleseg_segformer.export.accuracy_gate import AccuracyGate, measure
 from paddleseg_segformer.export.folded_encoder import FFN_PARTS
 from paddleseg_segformer.export.quantization import CalibrationInputs, verified
-from paddleseg_segformer.inference.deploy_config import DeployConfig
-from paddleseg_segformer.inference.engine_network import load_network
-from paddleseg_segformer.inference.predictor import Predictor
 from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.inference.self_check import self_check
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig
+from paddleseg_segformer.runtimes.engine_network import load_network
+from paddleseg_segformer.runtimes.self_check import self_check
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 pytest.importorskip("nncf")
 openvino = pytest.importorskip("openvino")

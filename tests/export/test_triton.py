@@ -21,7 +21,7 @@ from paddleseg_segformer.export.triton import (
     describe,
     write_triton_repository,
 )
-from paddleseg_segformer.inference.deploy_config import DeployConfig
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("paddle2onnx", reason="paddle2onnx is not installed")

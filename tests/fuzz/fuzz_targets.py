@@ -21,8 +21,6 @@ import torch
 import yaml
 from mutations import mutate_bytes, mutate_text, mutate_tree
 
-from paddleseg_segformer.checkpoints import load_weights, open_checkpoint, save_weights
-from paddleseg_segformer.checkpoints.converting import prepare, write
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import (
     MAX_MODEL_NUMBER,
@@ -33,13 +31,15 @@ from paddleseg_segformer.config.building import (
     build_transforms,
 )
 from paddleseg_segformer.config.loading import CONFIG_FOLDERS, load_yaml
+from paddleseg_segformer.converting import prepare, write
 from paddleseg_segformer.data.datasets import SegmentationDataset
 from paddleseg_segformer.data.headers import MAX_PIXELS
 from paddleseg_segformer.data.io import read_image, read_label
 from paddleseg_segformer.data.labels import generic_label_set
-from paddleseg_segformer.engine.optimizer import build_lr_schedule
-from paddleseg_segformer.inference.predictor import Predictor
 from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.training.optimizer import build_lr_schedule
+from paddleseg_segformer.weights import load_weights, open_checkpoint, save_weights
 
 Case = Callable[[random.Random], None]
 MAX_BUILT = 300  # layers or channels

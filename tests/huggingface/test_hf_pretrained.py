@@ -10,7 +10,6 @@ import numpy as np
 import paddle
 import pytest
 
-from paddleseg_segformer.checkpoints import save_weights
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.huggingface import (
     SegformerConfig,
@@ -20,6 +19,7 @@ from paddleseg_segformer.huggingface import (
     SegformerModel,
 )
 from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
+from paddleseg_segformer.weights import save_weights
 
 TINY = {
     "hidden_sizes": (8, 16, 20, 32),

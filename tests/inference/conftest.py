@@ -11,15 +11,15 @@ import pytest
 from paddle import nn
 
 from paddleseg_segformer.export.onnx_graph import save_onnx
-from paddleseg_segformer.inference.deploy_config import (
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
     Artefact,
     DeployConfig,
     InputSpec,
     OutputSpec,
 )
-from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.inference.settings import InferenceSettings
 
 NUM_CLASSES = 5
 

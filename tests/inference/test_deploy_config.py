@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.deploy_config import (
+from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.runtimes.deploy_config import (
     Artefact,
     DeployConfig,
     InputSpec,
@@ -16,7 +17,6 @@ from paddleseg_segformer.inference.deploy_config import (
     OutputSpec,
     Verification,
 )
-from paddleseg_segformer.inference.settings import InferenceSettings
 
 FILES = ("model.json", "model.pdiparams")
 VERIFIED = [Verification("Paddle Inference 3.3.1, cpu", [[1, 3, 64, 64]], 1.0, 1e-6, 2.0)]

@@ -15,12 +15,12 @@ from paddle import nn
 from paddleseg_segformer.dependencies import MissingDependency
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import sha256
-from paddleseg_segformer.inference import engine_network, openvino_backend
-from paddleseg_segformer.inference.deploy_config import DeployConfig
-from paddleseg_segformer.inference.engine_network import load_network, network_class
-from paddleseg_segformer.inference.engines import ENGINES
-from paddleseg_segformer.inference.openvino_backend import OpenVINONetwork
-from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.runtimes import engine_network, openvino_backend
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig
+from paddleseg_segformer.runtimes.engine_network import load_network, network_class
+from paddleseg_segformer.runtimes.engines import ENGINES
+from paddleseg_segformer.runtimes.openvino_backend import OpenVINONetwork
 
 OTHERS = ("onnxruntime", "openvino")
 
@@ -205,7 +205,7 @@ def test_openvino_computes_in_float32_unless_asked(dynamic) -> None:
 
 def test_parsing_flags_imports_no_engine() -> None:
     code = (
-        "import sys; import paddleseg_segformer.inference.engines\n"
+        "import sys; import paddleseg_segformer.runtimes.engines\n"
         "assert not {'paddle', 'onnxruntime', 'openvino'} & set(sys.modules)"
     )
     root = Path(__file__).resolve().parents[2]

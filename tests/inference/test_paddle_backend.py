@@ -14,10 +14,13 @@ import pytest
 from paddle import inference, nn
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference import paddle_backend
-from paddleseg_segformer.inference.deploy_config import DeployConfig
-from paddleseg_segformer.inference.paddle_backend import PaddleInferenceNetwork
-from paddleseg_segformer.inference.paddle_options import (
+from paddleseg_segformer.inference.pipeline import Pipeline
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.runtimes import paddle_backend
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig
+from paddleseg_segformer.runtimes.paddle_backend import PaddleInferenceNetwork
+from paddleseg_segformer.runtimes.paddle_options import (
     CPU_OPTIONS,
     FAILING_RESIZE,
     ONEDNN,
@@ -25,9 +28,6 @@ from paddleseg_segformer.inference.paddle_options import (
     SOME_ONEDNN,
     tensorrt_shapes,
 )
-from paddleseg_segformer.inference.pipeline import Pipeline
-from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.inference.settings import InferenceSettings
 
 NUM_CLASSES = 5
 

@@ -10,10 +10,10 @@ from PIL import Image
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.overlay import write_image
-from paddleseg_segformer.inference.predictor import Predictor, label_set_of, with_overrides
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.inference.video import overlay_video
+from paddleseg_segformer.predictor import Predictor, label_set_of, with_overrides
+from paddleseg_segformer.video import overlay_video
 
 
 class BrightestChannel(nn.Layer):

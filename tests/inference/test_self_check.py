@@ -15,14 +15,14 @@ from paddleseg_segformer.cli import main
 from paddleseg_segformer.data.io import read_image, read_label
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model
-from paddleseg_segformer.inference.deploy_config import ARTEFACT_FILES, DeployConfig
-from paddleseg_segformer.inference.engine_network import load_network
 from paddleseg_segformer.inference.pipeline import predict_label
-from paddleseg_segformer.inference.predictor import Predictor
 from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.inference.self_check import self_check
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
+from paddleseg_segformer.predictor import Predictor
+from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
+from paddleseg_segformer.runtimes.engine_network import load_network
+from paddleseg_segformer.runtimes.self_check import self_check
 
 INFER = Path(__file__).resolve().parents[2] / "deploy" / "python" / "infer.py"
 RULES = [{"type": "ResizeByShort", "short_size": 80}, {"type": "Normalize"}]
@@ -110,7 +110,7 @@ def test_reduced_precision_has_a_bound_of_its_own(exported) -> None:
 def test_predictor_checks_itself_when_asked(exported, monkeypatch) -> None:
     _, folder = exported
     Predictor.from_export(folder, "cpu", backend="paddle", self_check=True)
-    run = "paddleseg_segformer.inference.paddle_backend.PaddleInferenceNetwork._run"
+    run = "paddleseg_segformer.runtimes.paddle_backend.PaddleInferenceNetwork._run"
     shape = (1, 5, 20, 20)
     monkeypatch.setattr(run, lambda self, x: np.ones((len(x), *shape[1:]), np.float32))
     Predictor.from_export(folder, "cpu", backend="paddle")

@@ -18,7 +18,7 @@ import pytest
 from random_weights import relative_difference
 
 from paddleseg_segformer import Predictor
-from paddleseg_segformer.checkpoints.converting import prepare, write
+from paddleseg_segformer.converting import prepare, write
 from paddleseg_segformer.huggingface import SegformerImageProcessor
 from paddleseg_segformer.huggingface.outputs import LogitsOutput
 

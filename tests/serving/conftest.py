@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from service_bench import Bench
 
-from paddleseg_segformer.data.street_scenes import render_scene
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 
 @pytest.fixture

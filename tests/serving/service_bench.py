@@ -12,9 +12,9 @@ import paddle
 import paddle.nn.functional as F
 
 from paddleseg_segformer.data.labels import make_label_set
-from paddleseg_segformer.inference.predictor import Predictor
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.serving.app import make_app
 from paddleseg_segformer.serving.service import Service
 from paddleseg_segformer.serving.settings import ServingSettings

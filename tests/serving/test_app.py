@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from service_bench import Bench
 
-from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.serving.app import make_app
 from paddleseg_segformer.serving.service import Service
 

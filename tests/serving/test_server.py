@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from paddleseg_segformer.cli import main
-from paddleseg_segformer.inference.predictor import Predictor
+from paddleseg_segformer.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("--backend", "paddle", "--device", "cpu", "--threads", "1", "--max_bytes", "2000000")

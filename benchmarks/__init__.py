@@ -1,0 +1,1 @@
+"""Measurements of this package and its peers; not installed with it."""

@@ -1,0 +1,112 @@
+"""Our model: dygraph, and its export in Paddle Inference, ONNX Runtime and OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from benchmarks.speed import tail
+from benchmarks.speed.cases import MEAN, STD, Case
+from benchmarks.speed.files import Files, build_model, normalized
+from benchmarks.speed.subject import Subject, labels_of_logits, to_array
+from paddleseg_segformer.cpu import prepare_cpu
+from paddleseg_segformer.data.normalize import Normalize
+from paddleseg_segformer.inference.pipeline import Pipeline
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.models.layers import upsample
+
+BACKENDS = {
+    "ours-inference": "paddle",
+    "ours-onnxruntime": "onnxruntime",
+    "ours-openvino": "openvino",
+}
+
+
+def build(case: Case, files: Files) -> Subject:
+    """Return what to time."""
+    setting = case.setting
+    if setting.task == "tail":
+        return tail.build(case, files)
+    images = files.images(setting.image_hw, setting.batch)
+    if setting.task == "train":
+        return _training(files, images, use_recompute=case.engine == "ours-recompute")
+    network = _network(case, files)
+    if setting.task == "network":
+        return _network_pass(network, images)
+    settings = InferenceSettings()
+    if setting.task == "slide":
+        settings = InferenceSettings(
+            is_slide=True, crop_size_hw=setting.size_hw, stride_hw=setting.stride_hw
+        )
+    pipeline = Pipeline(network, Preprocess(normalize=Normalize(MEAN, STD)), settings)
+    return Subject(lambda: [item.labels() for item in pipeline.batch(images)], np.stack)
+
+
+def _network(case: Case, files: Files) -> Callable[[Tensor], Tensor]:
+    if case.engine == "ours":
+        prepare_cpu()  # as the command lines do
+        return build_model(files)
+    from paddleseg_segformer.runtimes.engine_network import load_network
+
+    threads = case.setting.threads
+    backend = BACKENDS[case.engine]
+    network = load_network(files.path(case.file), backend, "cpu", threads, case.precision)
+    return network
+
+
+def _network_pass(network: Callable[[Tensor], Tensor], images: np.ndarray) -> Subject:
+    x = paddle.to_tensor(normalized(images))
+
+    def run() -> Tensor:
+        with paddle.no_grad():
+            return network(x)
+
+    image_hw = images.shape[1], images.shape[2]
+    return Subject(run, lambda out: labels_of_logits(out.numpy(), image_hw), to_array)
+
+
+def _training(files: Files, images: np.ndarray, use_recompute: bool) -> Subject:
+    """Return one step as the trainer does it, with the recipe's optimizer."""
+    from paddleseg_segformer.config.building import build_optimizer
+    from paddleseg_segformer.losses import CrossEntropyLoss
+
+    model = build_model(files)
+    model.backbone.use_recompute = use_recompute
+    prepare_cpu(model)
+    x, label = training_batch(images, files.num_classes)
+    before = eval_logits(model, x)
+    optimizer = build_optimizer({"type": "AdamW", "weight_decay": 0.01}, model, 6e-5)
+    loss_of = CrossEntropyLoss()
+    model.train()
+
+    def run() -> Tensor:
+        loss = loss_of(upsample(model(x), label.shape[1:]), label)
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        return before
+
+    image_hw = images.shape[1], images.shape[2]
+    return Subject(run, lambda out: labels_of_logits(out, image_hw), lambda out: out)
+
+
+def training_batch(images: np.ndarray, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return normalised images, and labels in blocks of 8 x 8 px, a tenth of them ignored."""
+    count, height, width, _ = images.shape
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, num_classes, (count, -(-height // 8), -(-width // 8)))
+    blocks[rng.random(blocks.shape) < 0.1] = 255
+    label = blocks.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
+    return paddle.to_tensor(normalized(images)), paddle.to_tensor(label.astype(np.int64))
+
+
+def eval_logits(model: paddle.nn.Layer, x: Tensor) -> np.ndarray:
+    """Return a model's logits before training, in evaluation mode."""
+    model.eval()
+    with paddle.no_grad():
+        out = model(x)
+    return (out[0] if isinstance(out, (list, tuple)) else out).numpy()

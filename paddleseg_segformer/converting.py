@@ -1,0 +1,254 @@
+"""Weights of one code base as another's files, where that is possible exactly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import make_folder, write_text
+from paddleseg_segformer.weights.architectures.known import full_backbone
+from paddleseg_segformer.weights.architectures.segmenter import is_vit
+from paddleseg_segformer.weights.files.containers import FOLDER_FILES
+from paddleseg_segformer.weights.files.writing import SUFFIXES, write_tensors
+from paddleseg_segformer.weights.formats import FORMATS, HUGGINGFACE, PADDLESEG
+from paddleseg_segformer.weights.formats.naming import Format, Rule, export_state, with_biases
+from paddleseg_segformer.weights.sidecars.hub_folder import hub_notes, write_configs
+from paddleseg_segformer.weights.sidecars.source import SIDECARS
+from paddleseg_segformer.weights.sidecars.variant_yml import write_variant
+from paddleseg_segformer.weights.weight_file import Checkpoint, open_checkpoint
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Weights under a code base's names, ready to be written.
+
+    Args:
+        source: where they come from.
+        checkpoint: the same, opened.
+        format: whose names they get.
+        state: the canonical weights that are converted.
+        tensors: the same under the format's names, with what its strict loaders expect besides.
+        notes: what the weights alone do not carry over, one line each.
+    """
+
+    source: str | os.PathLike[str]
+    checkpoint: Checkpoint
+    format: Format
+    state: Mapping[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray]
+    notes: list[str]
+
+    @property
+    def is_backbone(self) -> bool:
+        """Return whether only a backbone is converted."""
+        return all(key.startswith("backbone.") for key in self.state)
+
+    def table(self) -> list[str]:
+        """Return one line per canonical weight: its name, the file's, the operation, the shape."""
+        lines = []
+        for key, array in self.state.items():
+            rule, names = self.format.find(key) or (Rule(key, key), (key,))
+            shape = "x".join(map(str, array.shape))
+            lines.append(f"{key} -> {' + '.join(names)} ({_operation(rule, array)}, {shape})")
+        return lines
+
+    def summary(self) -> str:
+        """Return how many tensors and numbers are converted."""
+        size = sum(array.size for array in self.state.values())
+        return (
+            f"{self.checkpoint.describe()}: {len(self.state)} tensors of {size:,} numbers -> "
+            f"{len(self.tensors)} tensors by {self.format.title}"
+        )
+
+
+def prepare(source: str | os.PathLike[str], to: str, backbone_only: bool = False) -> Conversion:
+    """Convert the weights of a file in memory.
+
+    Args:
+        source: a file or folder of any known code base.
+        to: a key of `FORMATS`.
+
+    Raises:
+        UserError: the file is not whole, or its model has no exact counterpart there.
+    """
+    format = FORMATS[to]
+    checkpoint = open_checkpoint(source)
+    is_backbone = backbone_only or checkpoint.is_backbone
+    _check_explained(checkpoint, source, checkpoint.other_head if backbone_only else [])
+    _check_convertible(checkpoint, format, source, is_backbone)
+    state = with_biases(
+        format,
+        {
+            key: checkpoint.state[key]
+            for key in checkpoint.state
+            if key.startswith("backbone.") or not is_backbone
+        },
+    )
+    is_bare = is_backbone or checkpoint.model["type"] in format.bare_models
+    tensors = export_state(format, state, None if is_bare else checkpoint.model["num_classes"])
+    if is_bare:
+        prefix = format.backbone_prefix
+        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    return Conversion(source, checkpoint, format, state, tensors, _notes(checkpoint, format))
+
+
+def write(conversion: Conversion, destination: str | os.PathLike[str]) -> list[Path]:
+    """Write a conversion: a file by the suffix, or a folder; return what was written.
+
+    A folder is Hugging Face's, rstrudel's, or this package's, with the config that goes with it.
+
+    Raises:
+        UserError: the format has no files of this suffix, or other weights lie in the folder.
+    """
+    destination = Path(destination)
+    format = conversion.format
+    weights, write_beside = destination, None
+    if format.name in _FOLDERS and (destination.is_dir() or not destination.suffix):
+        name, config_name, write_beside = _FOLDERS[format.name]
+        weights = _folder_for(destination, {name, config_name}) / name
+    allowed = SUFFIXES["torch" if format.is_torch else "paddle"]
+    if weights.suffix not in allowed:
+        folder = " or a folder" if format.name in _FOLDERS else ""
+        raise UserError(
+            f"{destination}: {format.title}'s weights are written as {', '.join(allowed)}{folder}."
+        )
+    checkpoint = conversion.checkpoint
+    key = "" if conversion.is_backbone else format.weights_key
+    meta = {"CLASSES": checkpoint.classes, "PALETTE": checkpoint.palette}
+    beside = {"meta": meta} if format.has_metadata else {}
+    configs = write_beside(conversion, destination) if write_beside else []
+    write_tensors(conversion.tensors, weights, format.is_torch, key, beside)
+    return [weights, *configs]
+
+
+def _folder_for(folder: Path, own: set[str]) -> Path:
+    """Return the folder, made if need be, if no weights or configs of another kind lie there."""
+    make_folder(folder)
+    for other in {*FOLDER_FILES, *SIDECARS} - own:
+        if (folder / other).exists():
+            raise UserError(f"{folder}: holds {other} already. Choose another folder.")
+    return folder
+
+
+def _hub_configs(conversion: Conversion, folder: Path) -> list[Path]:
+    return write_configs(folder, conversion.checkpoint, conversion.is_backbone)
+
+
+def _variant(conversion: Conversion, folder: Path) -> list[Path]:
+    checkpoint = conversion.checkpoint
+    if conversion.is_backbone:
+        return []
+    return [write_variant(folder, checkpoint.model, checkpoint.test_config)]
+
+
+def _own_config(conversion: Conversion, folder: Path) -> list[Path]:
+    from paddleseg_segformer.model_folder import config_of
+
+    text = config_of(conversion.source).to_yaml(skip_defaults=True)
+    write_text(folder / "config.yml", text)
+    return [folder / "config.yml"]
+
+
+# Formats that have folders: the weights' name there, the config's, and what writes configs.
+_FOLDERS: dict[str, tuple[str, str, Callable[[Conversion, Path], list[Path]]]] = {
+    "hf": ("model.safetensors", "config.json", _hub_configs),
+    "rstrudel": ("checkpoint.pth", "variant.yml", _variant),
+    "paddleseg": ("model.pdparams", "config.yml", _own_config),
+}
+
+
+def check_written(conversion: Conversion, path: Path) -> None:
+    """Read the written weights back and compare them to the bit.
+
+    Raises:
+        UserError: they differ.
+    """
+    again = open_checkpoint(path).state
+    if set(again) != set(conversion.state) or any(
+        not np.array_equal(again[key], array) for key, array in conversion.state.items()
+    ):
+        raise UserError(f"{path}: reads back as other weights than were written. Check the disk.")
+
+
+def _check_explained(checkpoint: Checkpoint, source: Any, excused: list[str]) -> None:
+    unexpected = [key for key in checkpoint.unexpected if key not in excused]
+    for problem, keys in (("missing", checkpoint.missing), ("unexpected", unexpected)):
+        if keys:
+            raise UserError(
+                f"{source}: not converted, because it is not all explained: {problem}: "
+                f"{', '.join(keys[:3])} ({len(keys)} in all)."
+            )
+
+
+def _check_convertible(
+    checkpoint: Checkpoint, format: Format, source: Any, is_backbone: bool
+) -> None:
+    model = checkpoint.model["type"]
+    backbone = checkpoint.model if checkpoint.is_backbone else checkpoint.model["backbone"]
+    if format is PADDLESEG:
+        return
+    kind = "VisionTransformer" if is_vit(backbone) else "MixVisionTransformer"
+    if kind != format.backbone_type:
+        raise UserError(
+            f"{source}: holds a {kind}, but {format.title}'s files are of a {format.backbone_type}."
+        )
+    if not full_backbone(backbone)["qkv_bias"]:
+        raise UserError(f"{source}: {format.title} has no attention without qkv_bias.")
+    if is_vit(backbone) and not full_backbone(backbone).get("final_norm"):
+        raise UserError(f"{source}: {format.title} has no encoder without final_norm.")
+    if is_backbone or model in format.models:
+        return
+    theirs = " and ".join(format.models)
+    raise UserError(
+        f"{source}: a {model} cannot be converted to {format.title} exactly, which has {theirs}: "
+        f"{_REASONS.get(model, 'another model')}. The backbone alone can be: --backbone_only"
+    )
+
+
+_REASONS = {
+    "SegFormer": "its head has no batch norm and ReLU in the branches, mmsegmentation's has",
+    "SegFormerMM": "its head has batch norm and ReLU in the branches, which the others lack",
+    "MixVisionTransformerClassifier": "it has a classifier of whole images in place of a head",
+}
+
+
+def _notes(checkpoint: Checkpoint, format: Format) -> list[str]:
+    notes = []
+    theirs = format.epsilons or {}
+    backbone = full_backbone(checkpoint.model.get("backbone", checkpoint.model))
+    ours = checkpoint.epsilons or backbone
+    changed = [
+        f"{key} {ours[key]:g} -> {value:g}" for key, value in theirs.items() if ours[key] != value
+    ]
+    if changed:
+        notes.append(
+            f"{format.title}'s code fixes other LayerNorm epsilons ({', '.join(changed)}): its "
+            "results differ in about the fifth digit"
+        )
+    for key, value in format.backbone.items():
+        if backbone[key] != value:
+            notes.append(
+                f"{format.title}'s code acts as {key}={value}, this model as {backbone[key]}"
+            )
+    if format is not PADDLESEG and checkpoint.model.get("align_corners"):
+        notes.append(f"{format.title}'s head does not align corners, this model's does")
+    if format is HUGGINGFACE:
+        notes += hub_notes(checkpoint)
+    return [*notes, *(f"{format.title}: {note}" for note in format.notes)]
+
+
+def _operation(rule: Rule, array: np.ndarray) -> str:
+    words = []
+    if rule.layout != "copy" and array.ndim == 2:
+        words.append("transposed" if rule.layout == "linear" else "transposed, as 1x1 convolution")
+    if rule.rows:
+        words.append(f"rows {rule.rows[0]}/{rule.rows[2]} to {rule.rows[1]}/{rule.rows[2]}")
+    if not isinstance(rule.foreign, str):
+        words.append("split")
+    return ", ".join(words) or "copied"

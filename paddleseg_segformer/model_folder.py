@@ -1,0 +1,150 @@
+"""Models by the path of their weights: a model folder, or a weight file of any known code base.
+
+A model folder holds `model.pdparams` (or `model.safetensors`) and a `config.yml` of the schema of
+every config: the model, how images are prepared, the classes. Checkpoints of a training run are
+model folders.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from paddle import nn
+
+from paddleseg_segformer.config import Config, load_config
+from paddleseg_segformer.config.building import build_component, build_model
+from paddleseg_segformer.config.schema import config_from
+from paddleseg_segformer.data.labels import palette_of
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import make_folder, write_text
+from paddleseg_segformer.weights import (
+    Checkpoint,
+    load_weights,
+    open_checkpoint,
+    save_weights,
+)
+from paddleseg_segformer.weights.files.containers import FOLDER_FILES
+
+WEIGHTS = "model.pdparams"
+CONFIG = "config.yml"
+
+logger = logging.getLogger(__name__)
+
+
+def load_model(path: str | os.PathLike[str]) -> nn.Layer:
+    """Build the network that a weight file or folder is of and load it, in evaluation mode.
+
+    It gets the LayerNorm epsilons of the code base that the weights come from.
+
+    Args:
+        path: A model folder, a Hugging Face folder, or a weight file of any known code base.
+
+    Raises:
+        UserError: no such file, damaged, or of an unknown model.
+    """
+    yaml = _yaml_beside(Path(path))
+    if yaml is not None:
+        model = build_model(load_config(yaml))
+    else:
+        checkpoint = open_checkpoint(path)
+        kind = "backbone" if checkpoint.is_backbone else "model"
+        model = build_component(kind, checkpoint.model, str(path))
+    load_weights(model, path)
+    model.eval()
+    return model
+
+
+def config_of(path: str | os.PathLike[str], opts: Iterable[str] | None = None) -> Config:
+    """Return the config of a segmentation model's weights: its YAML, or what its source implies.
+
+    Args:
+        path: As of `load_model`.
+        opts: Overrides such as "test_config.is_slide=True".
+
+    Raises:
+        UserError: nothing says how images are to be prepared, or no segmentation model.
+    """
+    yaml = _yaml_beside(Path(path))
+    if yaml is not None:
+        config = load_config(yaml, opts)
+        if config.val_dataset is None:
+            raise UserError(
+                f"{yaml}: has no val_dataset, whose transforms say how images are prepared. Add it."
+            )
+        return config
+    checkpoint = open_checkpoint(path)
+    if checkpoint.transforms is None:
+        raise UserError(
+            f"{path}: nothing beside these weights ({checkpoint.describe()}) says how images are "
+            f"prepared for them. Give --config, or put their training's YAML there as {CONFIG}."
+        )
+    return config_from(_content_of(path, checkpoint), str(path), opts)
+
+
+def _yaml_beside(path: Path) -> Path | None:
+    """Return the YAML that goes with weights: of their own name, or in a model folder."""
+    candidates = [path / CONFIG]
+    if not path.is_dir():
+        candidates = [path.with_suffix(".yml"), path.with_suffix(".yaml")]
+        if path.name in FOLDER_FILES:
+            candidates.append(path.with_name(CONFIG))
+    return next((item for item in candidates if item.is_file()), None)
+
+
+def _content_of(path: str | os.PathLike[str], checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return a config that builds a checkpoint's model and predicts as its source does."""
+    model = checkpoint.model
+    if checkpoint.is_backbone or model["type"] == "MixVisionTransformerClassifier":
+        raise UserError(
+            f"{path}: holds {checkpoint.describe()} without a segmentation head. Train one on it: "
+            f"--opts model.backbone.pretrained={path}"
+        )
+    data: dict[str, Any] = {"type": "Dataset", "mode": "val", "num_classes": model["num_classes"]}
+    if checkpoint.classes:
+        data["classes"] = checkpoint.classes
+        if palette := checkpoint.palette or palette_of(checkpoint.classes):
+            data["palette"] = palette
+    if checkpoint.reduces_labels:
+        data["reduce_zero_label"] = True
+    num_channels = model["backbone"].get("in_channels", 3)
+    if num_channels != 3:
+        data["img_channels"] = num_channels
+    data["transforms"] = checkpoint.transforms
+    return {"model": model, "val_dataset": data, "test_config": checkpoint.test_config}
+
+
+def save_model(
+    model: nn.Layer, config: Config, path: str | os.PathLike[str], format: str = "paddleseg"
+) -> None:
+    """Write a model folder, or the files of another code base.
+
+    Args:
+        config: Builds the model; what it says beyond defaults is written.
+        path: A folder; for other formats than "hf" and "paddleseg", a weight file.
+        format: "paddleseg" for a model folder, "hf" for Hugging Face's folder, or another key of
+            `checkpoints.formats.FORMATS`.
+
+    Raises:
+        UserError: the model has no exact counterpart in that format.
+    """
+    if format == "paddleseg":
+        folder = make_folder(path)
+        for name in FOLDER_FILES:
+            if name != WEIGHTS and (folder / name).exists():
+                raise UserError(f"{folder}: holds other weights, {name}. Choose another folder.")
+        save_weights(model, folder / WEIGHTS)
+        write_text(folder / CONFIG, config.to_yaml(skip_defaults=True))
+        return
+    from paddleseg_segformer.converting import prepare, write
+
+    with tempfile.TemporaryDirectory() as folder_name:
+        save_model(model, config, folder_name)
+        conversion = prepare(folder_name, format)
+        write(conversion, path)
+    for note in conversion.notes:
+        logger.warning("%s: %s", path, note)

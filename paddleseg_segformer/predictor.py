@@ -1,0 +1,351 @@
+"""`Predictor`: images in, label maps out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from paddleseg_segformer.data.io import read_image, write_label
+from paddleseg_segformer.data.labels import (
+    IGNORE_INDEX,
+    LabelSet,
+    generic_label_set,
+    make_label_set,
+)
+from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, color_label, overlay
+from paddleseg_segformer.inference.pipeline import ImageLogits, Network, Pipeline
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.config import Config
+
+ImageLike = str | os.PathLike[str] | np.ndarray
+
+
+class Prediction:
+    """What was predicted for one image; each map is made when it is first asked for.
+
+    Args:
+        image: The image (H, W, C), RGB.
+        logits: Its logits, made as far as asked for.
+        label_set: Names and colours of the classes.
+    """
+
+    def __init__(self, image: np.ndarray, logits: ImageLogits, label_set: LabelSet) -> None:
+        self.image = image
+        self.label_set = label_set
+        self._logits = logits
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        """Return the class ids (H, W): uint8, or int32 for more than 256 classes."""
+        return self._logits.labels()
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """Return the class probabilities (K, H, W) float32; 4 K H W bytes."""
+        return self._logits.probabilities()
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """Return the probability of the predicted class, (H, W) float32."""
+        return self._logits.confidence()
+
+    @cached_property
+    def entropy(self) -> np.ndarray:
+        """Return the entropy of the class probabilities in nats, (H, W) float32: 0 is certain."""
+        return self._logits.entropy()
+
+    @property
+    def colors(self) -> np.ndarray:
+        """Return the label map in the classes' colours, (H, W, 3) RGB uint8."""
+        return color_label(self.label, self.label_set)
+
+    def overlay(self, alpha: float = OVERLAY_ALPHA) -> np.ndarray:
+        """Return the image with the classes' colours over it, (H, W, 3) RGB uint8.
+
+        Args:
+            alpha: Opacity of the colours, 0..1.
+        """
+        return overlay(self.image, self.label, self.label_set, alpha)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the label map as a PNG that holds the class ids and shows their colours."""
+        write_label(path, self.label, self.label_set.colors)
+
+
+class Predictor:
+    """Predicts label maps for images of any size.
+
+    Args:
+        network: (N, C, h, w) float32, normalised -> logits (N, K, about h/4, about w/4); see
+            `Pipeline`. A layer is put into evaluation mode.
+        preprocess: Size rules and normalisation.
+        settings: Windows, scales, flips and averaging.
+        label_set: Names and colours; by default numbered classes.
+        device: Name for `paddle.set_device`; by default the current device.
+        img_channels: Channels of images that are read from files.
+        config: What the network, preprocessing and classes were built from, for `save_pretrained`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        preprocess: Preprocess,
+        settings: InferenceSettings | None = None,
+        label_set: LabelSet | None = None,
+        device: str | None = None,
+        img_channels: int = 3,
+        config: Config | None = None,
+    ) -> None:
+        import paddle
+
+        if device:
+            paddle.set_device(device)
+        if isinstance(network, paddle.nn.Layer):
+            network.eval()
+        self.pipeline = Pipeline(network, preprocess, settings)
+        self.label_set = label_set
+        self.img_channels = img_channels
+        self.config = config
+
+    @property
+    def settings(self) -> InferenceSettings:
+        """Return windows, scales, flips and averaging."""
+        return self.pipeline.settings
+
+    @settings.setter
+    def settings(self, settings: InferenceSettings) -> None:
+        self.pipeline.settings = settings
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config | str | os.PathLike[str],
+        model_path: str | os.PathLike[str],
+        opts: Sequence[str] | None = None,
+        device: str | None = None,
+        **overrides: Any,
+    ) -> Predictor:
+        """Build the model of a config and load its weights.
+
+        Args:
+            config: A loaded config, the path of a YAML file, or a packaged config's name.
+            model_path: Weights, `.pdparams`.
+            opts: Overrides such as "model.num_classes=19".
+            device: Name for `paddle.set_device`.
+            overrides: Fields of `InferenceSettings` that replace those of `test_config`; its
+                scales and flips (`aug_eval`) are for evaluation only.
+
+        Raises:
+            UserError: the config or the weights are wrong, or an override is unknown.
+        """
+        import paddle
+
+        from paddleseg_segformer.config import Config, load_config
+        from paddleseg_segformer.config.building import build_model
+        from paddleseg_segformer.weights import load_weights
+
+        if device:
+            paddle.set_device(device)
+        if not isinstance(config, Config):
+            config = load_config(config, opts)
+        test_config = dataclasses.replace(config.test_config, aug_eval=False)
+        settings = with_overrides(test_config.inference_settings(), overrides)
+        model = build_model(config)
+        load_weights(model, model_path)
+        section = config.val_dataset or config.train_dataset or {}
+        return cls(
+            model,
+            Preprocess.from_transforms((config.val_dataset or {}).get("transforms")),
+            settings,
+            label_set_of(section, model.num_classes),
+            img_channels=section.get("img_channels", 3),
+            config=config,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        opts: Sequence[str] | None = None,
+        device: str | None = None,
+        **overrides: Any,
+    ) -> Predictor:
+        """Build what a weight file or folder is of, and prepare images as its source does.
+
+        Args:
+            path: A model folder, a Hugging Face folder, a `.pdparams` with its YAML beside it, or a
+                weight file of NVlabs, mmsegmentation or smp.
+            opts: Overrides of the config, such as "test_config.is_slide=False".
+            device: Name for `paddle.set_device`.
+            overrides: As of `from_config`.
+
+        Raises:
+            UserError: the weights are wrong, or nothing says how to prepare images for them.
+        """
+        from paddleseg_segformer.model_folder import config_of
+
+        return cls.from_config(config_of(path, opts), path, device=device, **overrides)
+
+    def save_pretrained(self, path: str | os.PathLike[str], format: str = "paddleseg") -> None:
+        """Write the model with its preprocessing and classes, as they were loaded.
+
+        Args:
+            path: A folder; for other formats than "hf" and "paddleseg", a weight file.
+            format: "paddleseg" for a model folder, "hf" for Hugging Face's, or the name of another
+                code base.
+
+        Raises:
+            UserError: not a network that was built from a config, or none that the format has.
+        """
+        from paddle import nn
+
+        from paddleseg_segformer.model_folder import save_model
+
+        network = self.pipeline.network
+        if self.config is None or not isinstance(network, nn.Layer):
+            raise UserError(
+                "save_pretrained: this predictor was not made by from_config or from_pretrained, "
+                "so nothing says how to build its network again."
+            )
+        save_model(network, self.config, path, format)
+
+    @classmethod
+    def from_export(
+        cls,
+        folder: str | os.PathLike[str],
+        device: str | None = None,
+        threads: int = 1,
+        precision: str = "fp32",
+        backend: str = "auto",
+        self_check: bool = False,
+        use_trt: bool = False,
+        **overrides: Any,
+    ) -> Predictor:
+        """Load an exported model with the `deploy.yaml` beside it.
+
+        Args:
+            folder: What `export` wrote.
+            device: cpu, gpu or gpu:1; by default the current device.
+            threads: CPU threads.
+            precision: fp32; also fp16 in Paddle Inference on GPU; in OpenVINO bf16, and int8 and
+                int8-bf16 where the export holds INT8.
+            backend: paddle, onnxruntime, openvino, or auto: the fastest that is installed and reads
+                what was exported, OpenVINO before ONNX Runtime before Paddle Inference.
+            self_check: Compare the engine's labels with those that the export expects for its
+                fixture image; see `inference.self_check`.
+            use_trt: Let TensorRT run the network, in Paddle Inference on GPU.
+            overrides: Fields of `InferenceSettings` that replace the exported ones.
+
+        Raises:
+            UserError: not a complete export, nothing in it that the engine reads, or an override is
+                unknown; or the self-check failed.
+            MissingDependency: the engine is not installed.
+        """
+        from paddleseg_segformer.runtimes import self_check as checks
+        from paddleseg_segformer.runtimes.engine_network import load_network
+
+        network = load_network(folder, backend, device, threads, precision, use_trt=use_trt)
+        if self_check:
+            checks.self_check(network, folder)
+        deploy = network.deploy
+        return cls(
+            network,
+            Preprocess.from_dict(deploy.preprocess),
+            with_overrides(InferenceSettings.from_dict(deploy.inference), overrides),
+            deploy.label_set,
+            img_channels=deploy.input.num_channels,
+        )
+
+    @overload
+    def __call__(self, image: ImageLike, bgr: bool = False) -> Prediction: ...
+
+    @overload
+    def __call__(self, image: list[ImageLike], bgr: bool = False) -> list[Prediction]: ...
+
+    def __call__(
+        self, image: ImageLike | list[ImageLike], bgr: bool = False
+    ) -> Prediction | list[Prediction]:
+        """Predict one image, or several whose windows go through the network together.
+
+        Args:
+            image: A path, an array (H, W, C) or (H, W) of 0..255, RGB uint8, or a list of these.
+            bgr: Arrays are in OpenCV's order blue, green, red.
+        """
+        images = image if isinstance(image, list) else [image]
+        predictions = self._predict([self._array(item, bgr) for item in images])
+        return predictions if isinstance(image, list) else predictions[0]
+
+    def _predict(self, arrays: list[np.ndarray]) -> list[Prediction]:
+        predictions = []
+        for array, logits in zip(arrays, self.pipeline.batch(arrays), strict=True):
+            self.label_set = self.label_set or generic_label_set(logits.num_classes)
+            predictions.append(Prediction(array, logits, self.label_set))
+        return predictions
+
+    def _array(self, image: ImageLike, bgr: bool) -> np.ndarray:
+        """Return the image (H, W, C) in RGB."""
+        if isinstance(image, (str, os.PathLike)):
+            return read_image(Path(image), self.img_channels)
+        if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
+            found = (
+                f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            )
+            raise UserError(
+                f"image: found {found}, expected a path or an array (height, width, 3)."
+            )
+        if image.dtype.kind not in "uif" or image.dtype == np.uint16:
+            raise UserError(f"image: found {image.dtype} values, expected uint8 in 0..255.")
+        if image.ndim == 2:
+            image = np.repeat(image[:, :, None], self.img_channels, axis=2)
+        if image.shape[2] != self.img_channels:
+            raise UserError(
+                f"image: found {image.shape[2]} channels, expected {self.img_channels} "
+                "(height, width, channels). Drop alpha with image[:, :, :3]."
+            )
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
+        return np.ascontiguousarray(image[:, :, ::-1]) if bgr else image
+
+
+def with_overrides(settings: InferenceSettings, overrides: dict[str, Any]) -> InferenceSettings:
+    """Return the settings with some fields replaced; lists become tuples.
+
+    Raises:
+        UserError: an unknown field, or values that do not go together.
+    """
+    known = [field.name for field in dataclasses.fields(InferenceSettings)]
+    for key in overrides:
+        if key not in known:
+            raise UserError(f"inference settings have no '{key}'.{did_you_mean(key, known)}")
+    changes: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()
+    }
+    return dataclasses.replace(settings, **changes)
+
+
+def label_set_of(section: dict[str, Any] | None, num_classes: int) -> LabelSet:
+    """Return the label set of a config's data set section, without its files.
+
+    Where nothing names the classes, or the model has another number of them, they are numbered.
+
+    Raises:
+        UserError: not one name or colour for each class.
+    """
+    from paddleseg_segformer.data.datasets import DATASETS
+
+    section = section or {}
+    label_set = getattr(DATASETS.get(section.get("type", "")), "label_set", None)
+    if label_set is not None and label_set.num_classes == num_classes:
+        return label_set
+    names = section.get("classes"), section.get("palette")
+    return make_label_set(num_classes, *names, section.get("ignore_index", IGNORE_INDEX))

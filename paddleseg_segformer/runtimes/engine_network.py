@@ -1,0 +1,216 @@
+"""Exported networks: what all engines have in common, and the choice of one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from abc import ABC, abstractmethod
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from paddleseg_segformer.dependencies import explained
+from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig, deploy_path
+from paddleseg_segformer.runtimes.engines import BACKENDS, ENGINES, INT8_PRECISIONS
+
+MAX_SIDE_PX = 8192  # of what goes through a network at once; attention grows with its square
+
+
+class EngineNetwork(ABC):
+    """An exported network, run by an engine.
+
+    Args:
+        folder: The folder of an export, or the path of its `deploy.yaml`.
+        device: "cpu", "gpu" or "gpu:1"; by default the device Paddle is set to.
+        threads: CPU threads.
+        precision: Of the computation, one of the engine's `precisions`.
+        output_op: What the caller counts on the network to give.
+        use_trt: Let TensorRT run it, in Paddle Inference on GPU.
+
+    Raises:
+        UserError: not a complete export, another output than `output_op`, no artefact that this
+            engine reads, or a device or precision that it does not have.
+        MissingDependency: The engine is not installed.
+    """
+
+    name: ClassVar[str]  # key of `ENGINES`
+    max_side_px = MAX_SIDE_PX
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        device: str | None = None,
+        threads: int = 1,
+        precision: str = "fp32",
+        output_op: str = "none",
+        use_trt: bool = False,
+    ) -> None:
+        self.deploy = DeployConfig.load(folder, check_files=False)
+        self.pad_multiple = self.deploy.output.pad_multiple
+        found = self.deploy.output.op
+        if found != output_op:
+            raise UserError(
+                f"{folder}: exported with --output_op {found}, but {output_op} is needed here. "
+                f"Export it again with --output_op {output_op}."
+            )
+        if threads < 1:
+            raise UserError(f"threads: found {threads}, expected 1 or more.")
+        engine = ENGINES[self.name]
+        if precision not in engine.precisions:
+            raise UserError(
+                f"precision: found {precision!r}, but {engine.title} offers "
+                f"{' and '.join(engine.precisions)}."
+            )
+        self.device = device or paddle.get_device()
+        self.use_trt = use_trt
+        if use_trt and (self.name != "paddle" or self.device == "cpu"):
+            raise UserError(
+                f"use_trt: TensorRT runs in Paddle Inference on a GPU, found {engine.title} on "
+                f"{self.device}. Use the backend paddle and the device gpu, or leave it out."
+            )
+        self.precision = precision
+        self.artefact = self._choose_artefact(folder, precision)
+        paths = self.deploy.check_files(deploy_path(folder).parent, [self.artefact])
+        with explained():
+            self._load(paths, threads, precision)
+
+    @property
+    def description(self) -> str:
+        """Return the engine's name, version and device."""
+        engine = ENGINES[self.name]
+        version = importlib.import_module(engine.package).__version__
+        return f"{engine.title} {version.partition('-')[0]}, {self.device}"
+
+    @abstractmethod
+    def _load(self, paths: list[Path], threads: int, precision: str) -> None:
+        """Make the network of an artefact's files ready."""
+
+    @abstractmethod
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        """(N, C, H, W) float32, contiguous -> the network's output; it may be overwritten later."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) float32, normalised -> the network's output, on Paddle's current device.
+
+        Raises:
+            UserError: a shape that the export does not take, or the engine failed on it.
+        """
+        self.check_shape(x.shape)
+        array = np.ascontiguousarray(x.numpy())
+        batch = self.deploy.input.shape[0]
+        try:
+            if batch in (-1, x.shape[0]):
+                return paddle.to_tensor(self._run(array))
+            return paddle.to_tensor(self._run_in_parts(array, batch))
+        except Exception as error:  # each engine raises kinds of its own, without a common base
+            raise UserError(
+                f"{self.description} failed on an input of {x.shape[2]}x{x.shape[3]} px (height x "
+                f"width): {last_line(error)}"
+            ) from error
+
+    def _run_in_parts(self, x: np.ndarray, batch: int) -> np.ndarray:
+        """Run any number of images through a network of fixed batch size; the last is repeated."""
+        padding = np.repeat(x[-1:], -len(x) % batch, axis=0)
+        padded = np.concatenate([x, padding])
+        starts = range(0, len(padded), batch)
+        parts = [self._run(padded[start : start + batch]).copy() for start in starts]
+        return np.concatenate(parts)[: len(x)]
+
+    def check_shape(self, shape: list[int]) -> None:
+        """Refuse an input of another shape (N, C, H, W) than the export takes.
+
+        Raises:
+            UserError: it is one.
+        """
+        taken = self.deploy.input.shape
+        for axis, name in ((1, "channels"), (2, "px high"), (3, "px wide")):
+            if taken[axis] not in (-1, shape[axis]):
+                raise UserError(
+                    f"network input: found {shape[axis]} {name}, but the model was exported for "
+                    f"{taken[axis]}. Bring images or windows to that size (Resize, crop_size), or "
+                    "export without --input_shape."
+                )
+        smallest = self.deploy.input.min_side_px
+        if min(shape[2:]) < smallest:
+            raise UserError(
+                f"image of {shape[2]}x{shape[3]} px: the network needs {smallest} px or more per "
+                "side. Resize it, or pad it."
+            )
+        if max(shape[2:]) > self.max_side_px:
+            raise UserError(
+                f"image of {shape[2]}x{shape[3]} px (height x width): more than {self.max_side_px} "
+                "px at once. Use a sliding window (--is_slide --crop_size 1024 1024), or raise "
+                "--max_side_px."
+            )
+
+    def _choose_artefact(self, folder: str | os.PathLike[str], precision: str) -> str:
+        engine = ENGINES[self.name]
+        readable = engine.readable(precision)
+        for name in readable:
+            if name in self.deploy.artefacts:
+                return name
+        raise UserError(
+            f"{folder}: holds {' and '.join(self.deploy.artefacts)}, but {engine.title} reads "
+            f"{' or '.join(readable)}. Export it again with --format {readable[-1]}, or choose "
+            f"another {'precision' if precision in INT8_PRECISIONS else 'backend'}."
+        )
+
+    def _require_cpu(self) -> None:
+        if self.device != "cpu":
+            raise UserError(
+                f"device {self.device!r}: {ENGINES[self.name].title} runs on the CPU here. Use the "
+                "device cpu, or the backend paddle."
+            )
+
+
+def last_line(error: Exception) -> str:
+    """Return what an engine says last of an error, without its stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def load_network(
+    folder: str | os.PathLike[str],
+    backend: str = "auto",
+    device: str | None = None,
+    threads: int = 1,
+    precision: str = "fp32",
+    output_op: str = "none",
+    use_trt: bool = False,
+) -> EngineNetwork:
+    """Load an exported network; see `EngineNetwork` for the arguments.
+
+    Args:
+        backend: One of `BACKENDS`. auto: the first of OpenVINO, ONNX Runtime and Paddle Inference
+            that is installed, reads an artefact of the export, and offers device and precision.
+    """
+    if backend not in BACKENDS:
+        raise UserError(
+            f"backend: found {backend!r}, expected {', '.join(BACKENDS)}."
+            f"{did_you_mean(backend, BACKENDS)}"
+        )
+    if backend == "auto":
+        backend = _fastest(folder, device or paddle.get_device(), precision)
+    return network_class(backend)(folder, device, threads, precision, output_op, use_trt)
+
+
+def network_class(backend: str) -> type[EngineNetwork]:
+    """Return the class of an engine's networks; the engine itself is not imported."""
+    module, _, name = ENGINES[backend].network.partition(":")
+    network: type[EngineNetwork] = getattr(importlib.import_module(module), name)
+    return network
+
+
+def _fastest(folder: str | os.PathLike[str], device: str, precision: str) -> str:
+    artefacts = DeployConfig.load(folder, check_files=False).artefacts
+    if device == "cpu":
+        for name, engine in ENGINES.items():
+            is_readable = set(engine.readable(precision)) & set(artefacts)
+            if is_readable and precision in engine.precisions and find_spec(engine.package):
+                return name
+    return "openvino" if precision in INT8_PRECISIONS else "paddle"

@@ -1,0 +1,100 @@
+"""OpenVINO as the network of the inference pipeline."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.runtimes.engine_network import EngineNetwork
+
+MAX_COMPILED = 4  # shapes that have their own network
+MAX_SEEN = 1024  # shapes remembered
+STALE_CALLS = 32  # a shape not seen in so many calls gives way to another
+TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
+
+Shape = tuple[int, ...]
+
+
+class OpenVINONetwork(EngineNetwork):
+    """An exported network, run by OpenVINO on the CPU.
+
+    A network compiled for one shape is faster than one for any shape, but compiling takes about as
+    long as some runs. So a shape that comes up for the first time goes through the network for any
+    shape, and has its own from the second time on, unless `MAX_COMPILED` others are in use.
+    """
+
+    name = "openvino"
+
+    def _load(self, paths: list[Path], threads: int, precision: str) -> None:
+        import openvino
+
+        self._require_cpu()
+        self._core = openvino.Core()
+        if TYPES[precision] == "bf16" and "BF16" not in self._core.get_property(
+            "CPU", "OPTIMIZATION_CAPABILITIES"
+        ):
+            raise UserError(
+                f"precision {precision}: this processor does not compute in bf16. Use "
+                f"{'fp32' if precision == 'bf16' else 'int8'}."
+            )
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": TYPES[precision],  # else bf16 wherever the CPU has it
+        }
+        try:
+            self._model = self._core.read_model(*map(str, paths))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{paths[0]}: OpenVINO {openvino.__version__} cannot load it ({reason}). "
+                "Export the model again, or use another version."
+            ) from None
+        self._any_shape: Any = None
+        self._compiled: dict[Shape, Any] = {}
+        self._last_calls: OrderedDict[Shape, int] = OrderedDict()
+        self._num_calls = 0
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        request = self._request(x.shape)
+        request.infer({0: x}, share_inputs=True)
+        output: np.ndarray = request.get_output_tensor().data
+        return output
+
+    def _request(self, shape: Shape) -> Any:
+        """Return the network for a shape, or for any."""
+        is_new = shape not in self._last_calls
+        self._note_call(shape)
+        if shape not in self._compiled:
+            if is_new or not self._model.is_dynamic() or not self._make_room():
+                self._any_shape = self._any_shape or self._compile(self._model)
+                return self._any_shape
+            model = self._model.clone()
+            model.reshape(list(shape))
+            self._compiled[shape] = self._compile(model)
+        return self._compiled[shape]
+
+    def _note_call(self, shape: Shape) -> None:
+        self._num_calls += 1
+        self._last_calls[shape] = self._num_calls
+        self._last_calls.move_to_end(shape)
+        if len(self._last_calls) > MAX_SEEN:
+            self._last_calls.popitem(last=False)
+
+    def _make_room(self) -> bool:
+        """Return whether one more shape may have its own network; a stale one gives way to it."""
+        if len(self._compiled) < MAX_COMPILED:
+            return True
+        oldest = min(self._compiled, key=lambda shape: self._last_calls.get(shape, 0))
+        is_stale = self._num_calls - self._last_calls.get(oldest, 0) > STALE_CALLS
+        if is_stale:
+            del self._compiled[oldest]
+        return is_stale
+
+    def _compile(self, model: Any) -> Any:
+        return self._core.compile_model(model, "CPU", self._settings).create_infer_request()

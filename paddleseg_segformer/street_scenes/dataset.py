@@ -1,0 +1,249 @@
+"""Procedural street scenes in Cityscapes' layout: a teaching set to try the whole job offline.
+
+The pictures are drawings from a random generator, not photographs: a score on them shows that
+training, evaluation and deployment work, and nothing about real streets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from numpy.random import Generator
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import atomic_path, make_folder, write_text
+from paddleseg_segformer.street_scenes import backdrop
+from paddleseg_segformer.street_scenes.layout import make_street, place_all
+from paddleseg_segformer.street_scenes.palette import Id
+from paddleseg_segformer.street_scenes.shapes import Array, Canvas, Placed
+
+Image = npt.NDArray[np.uint8]
+
+VERSION = 1
+MARKER = "dataset.json"
+UNFINISHED_MARKER = "dataset.unfinished.json"
+SMALLEST_SIDE_PX = 64
+CITIES = ("ashford", "birkdale", "corvina", "dunmore")
+NOTE = "A teaching set of procedural drawings: scores on it say nothing about real streets."
+FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+
+def generate(
+    folder: str | Path,
+    num_train: int,
+    num_val: int,
+    size_hw: tuple[int, int] = (256, 512),
+    seed: int = 0,
+    num_workers: int = 0,
+    *,
+    watch: Callable[[Iterable[None], int], Iterable[None]] | None = None,
+) -> Path:
+    """Write a teaching set of street scenes in the layout of Cityscapes.
+
+    The images are `leftImg8bit/{train,val}/CITY/CITY_000000_000000_leftImg8bit.png`, the labels
+    `gtFine/{train,val}/CITY/CITY_000000_000000_gtFine_labelTrainIds.png` (ids 0..18, 255 ignored).
+    `dataset.json` is written last; when it holds the same parameters, nothing is done.
+    An interrupted run is repeated from its start.
+
+    Args:
+        size_hw: (height, width) in pixels, 64 or more each.
+        seed: not negative; the same seed gives the same files, and different seeds share no scene.
+        num_workers: processes that draw (a script then needs `if __name__ == "__main__":` around
+            the call); 0 draws in this one.
+        watch: wraps the work's iterable, given its length (a progress bar).
+
+    Returns:
+        The folder, to be used as `dataset_root`.
+
+    Raises:
+        UserError: a parameter is out of range, or the folder holds something else.
+    """
+    folder = Path(folder)
+    parameters = {
+        "name": "street_scenes",
+        "version": VERSION,
+        "num_train": num_train,
+        "num_val": num_val,
+        "height": size_hw[0],
+        "width": size_hw[1],
+        "seed": seed,
+        "note": NOTE,
+    }
+    _check(num_train, num_val, size_hw, seed)
+    if _is_done(folder, parameters):
+        return folder
+    text = json.dumps(parameters, indent=2) + "\n"
+    write_text(make_folder(folder) / UNFINISHED_MARKER, text)
+    jobs = [*_jobs(folder, "train", num_train, seed), *_jobs(folder, "val", num_val, seed)]
+    done = _run(partial(_write_scene, size_hw=size_hw), jobs, num_workers)
+    for _ in done if watch is None else watch(done, len(jobs)):
+        pass
+    write_text(folder / MARKER, text)
+    (folder / UNFINISHED_MARKER).unlink()
+    return folder
+
+
+def _check(num_train: int, num_val: int, size_hw: tuple[int, int], seed: int) -> None:
+    """Raise `UserError` for parameters out of range."""
+    _check_size(size_hw)
+    for name, value in (("num_train", num_train), ("num_val", num_val), ("seed", seed)):
+        if value < 0:
+            raise UserError(f"{name}: found {value}, expected 0 or more.")
+    if num_train + num_val == 0:
+        raise UserError("num_train and num_val: found 0 and 0, expected at least one scene.")
+
+
+def _check_size(size_hw: tuple[int, int]) -> None:
+    if min(size_hw) < SMALLEST_SIDE_PX:
+        height, width = size_hw
+        raise UserError(
+            f"height x width: found {height}x{width}, expected {SMALLEST_SIDE_PX} px or more each."
+        )
+
+
+def _is_done(folder: Path, parameters: dict[str, object]) -> bool:
+    """Tell whether the folder holds this data set; raise `UserError` if it holds another one."""
+    for marker in (folder / MARKER, folder / UNFINISHED_MARKER):
+        if marker.is_file():
+            _check_same(marker, parameters)
+            return marker.name == MARKER
+    if (folder / "leftImg8bit").exists():
+        raise UserError(
+            f"{folder}: found leftImg8bit without {MARKER}, so a data set that was not made here. "
+            "Choose another folder."
+        )
+    return False
+
+
+def _check_same(marker: Path, parameters: dict[str, object]) -> None:
+    """Raise `UserError` when a marker file states other parameters."""
+    try:
+        found = json.loads(marker.read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    differing = [
+        f"{name} {found.get(name)} not {value}"
+        for name, value in parameters.items()
+        if found.get(name) != value
+    ]
+    if differing:
+        raise UserError(
+            f"{marker}: found a data set with other parameters ({', '.join(differing)}). "
+            "Delete that folder or choose another one."
+        )
+
+
+def _jobs(
+    folder: Path, split: str, count: int, seed: int
+) -> Iterator[tuple[tuple[int, ...], Path, Path]]:
+    """Yield (seed of the scene, path of the image, path of the label) for each scene of a split."""
+    for index in range(count):
+        city = CITIES[index % len(CITIES)] if split == "train" else "elmstead"
+        name = f"{city}_{index:06d}_000000"
+        yield (
+            (seed, int(split == "val"), index),
+            folder / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png",
+            folder / "gtFine" / split / city / f"{name}_gtFine_labelTrainIds.png",
+        )
+
+
+def _run(function: Callable, jobs: list, num_workers: int) -> Iterator[None]:
+    """Apply a function to all jobs, in this process or in a pool of fresh ones."""
+    if num_workers <= 0:
+        yield from map(function, jobs)
+        return
+    # Fresh processes: forking one that runs the framework's threads can hang.
+    with multiprocessing.get_context("spawn").Pool(
+        min(num_workers, len(jobs)), _start_worker
+    ) as pool:
+        yield from pool.imap_unordered(function, jobs, chunksize=4)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+
+
+def _write_scene(job: tuple[tuple[int, ...], Path, Path], size_hw: tuple[int, int]) -> None:
+    """Draw and write one scene."""
+    seed, image_path, label_path = job
+    image, label = render_scene(seed, size_hw)
+    _write_png(image_path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    _write_png(label_path, label)
+
+
+def _write_png(path: Path, pixels: Image) -> None:
+    ok, data = cv2.imencode(".png", pixels, FAST_PNG)
+    assert ok, path
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def render_scene(
+    seed: int | Sequence[int], size_hw: tuple[int, int] = (256, 512)
+) -> tuple[Image, Image]:
+    """Return one street scene, a pure function of its arguments.
+
+    Args:
+        seed: a number or several, not negative.
+        size_hw: (height, width) in pixels, 64 or more each.
+
+    Returns:
+        The RGB image (H, W, 3) uint8 and its label (H, W) uint8: train ids, 255 ignored.
+
+    Raises:
+        UserError: a side below 64 px.
+    """
+    _check_size(size_hw)
+    rng = np.random.default_rng(seed)
+    weather = backdrop.WEATHERS[rng.choice(len(backdrop.WEATHERS), p=backdrop.WEATHER_SHARES)]
+    canvas = Canvas(
+        np.zeros((*size_hw, 3), np.uint8),
+        np.zeros(size_hw, np.uint8),
+        backdrop.make_camera(rng, size_hw),
+        backdrop.make_light(rng, weather),
+    )
+    _paint_scene(canvas, rng, weather)
+    image = backdrop.finish(canvas, rng, weather.warmth)
+    border = max(1, round(size_hw[1] / 400))
+    label = cv2.copyMakeBorder(
+        canvas.label[border:-border, border:-border],
+        *[border] * 4,
+        cv2.BORDER_CONSTANT,
+        value=int(Id.IGNORE),
+    )
+    return image, label
+
+
+def _paint_scene(canvas: Canvas, rng: Generator, weather: backdrop.Weather) -> None:
+    """Paint sky, ground and shadows, then everything that stands, the farthest first."""
+    street = make_street(rng)
+    placed = place_all(rng, street)
+    backdrop.paint_sky(canvas, rng, weather)
+    backdrop.paint_ground(canvas, rng, street)
+    shadows = [_shadow(canvas, item) for item in placed if item.has_shadow]
+    backdrop.shade_ground(canvas, shadows, 0.25 + 0.5 * weather.diffuse)
+    canvas.paint(placed)
+    if rng.random() < 0.6:
+        backdrop.paint_ego_vehicle(canvas, rng)
+
+
+def _shadow(canvas: Canvas, item: Placed) -> Array:
+    """Return the ground polygon (4, 3) below an object, drawn out away from the sun."""
+    half_width, half_length = item.model.half_width_m, max(item.model.half_length_m, 0.3)
+    if abs(math.sin(item.yaw)) > 0.5:
+        half_width, half_length = half_length, half_width
+    sun_x, sun_y, _ = canvas.light.sun
+    reach = min(max(-sun_x / sun_y, -1.0), 1.0) * canvas.light.diffuse
+    left, right = item.x - half_width + min(reach, 0), item.x + half_width + max(reach, 0)
+    near, far = max(item.z - half_length, 0.6), max(item.z + half_length, 0.7)
+    return np.array(
+        [(left, 0, near), (right, 0, near), (right, 0, far), (left, 0, far)], np.float32
+    )

@@ -1,0 +1,197 @@
+"""What becomes of a step whose loss or gradients are not finite, and of samples that are bad."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.training.distributed import sum_over_processes
+
+logger = logging.getLogger(__name__)
+
+CHOICES = ("stop", "skip")
+
+
+@dataclass(frozen=True)
+class FaultPolicy:
+    """What to do about faults.
+
+    Args:
+        on_nonfinite: stop, or skip the step: weights, optimizer and batch-norm statistics stay as
+            they were; the iteration counts.
+        on_bad_sample: stop, or put another sample in the place of one that cannot be read.
+        max_skipped: of steps, and of samples; one more stops.
+    """
+
+    on_nonfinite: str = "stop"
+    on_bad_sample: str = "stop"
+    max_skipped: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("on_nonfinite", "on_bad_sample"):
+            if getattr(self, name) not in CHOICES:
+                expected = " or ".join(CHOICES)
+                raise UserError(f"--{name}: found {getattr(self, name)}, expected {expected}.")
+        if self.max_skipped < 1:
+            raise UserError(f"--max_skipped: found {self.max_skipped}, expected 1 or more.")
+
+    @property
+    def max_replaced(self) -> int:
+        """Return how many bad samples may be replaced."""
+        return self.max_skipped if self.on_bad_sample == "skip" else 0
+
+
+class Faults:
+    """Counts faults, and decides whether a step is taken: the same in every process of a run."""
+
+    def __init__(self, policy: FaultPolicy | None = None) -> None:
+        self.policy = policy or FaultPolicy()
+        self.num_skipped_steps = 0
+        self.num_replaced_samples = 0
+        self._statistics: dict[str, Tensor] = {}
+
+    def before_step(self, network: nn.Layer) -> None:
+        """Keep what a forward pass changes, where the step may be skipped."""
+        if self.policy.on_nonfinite == "skip":
+            self._statistics = {key: item.clone() for key, item in _untrained(network).items()}
+
+    def check_loss(self, value: float, iteration: int, names: Sequence[str]) -> None:
+        """Stop at a loss that is not finite, before its gradients reach the other processes.
+
+        Raises:
+            UserError: it is not finite, and such steps are not to be skipped.
+        """
+        self._stop_at(loss_problem(value), iteration, names)
+
+    def allow_step(
+        self,
+        network: nn.Layer,
+        problem: str,
+        num_replaced: int,
+        iteration: int,
+        names: Sequence[str],
+    ) -> bool:
+        """Tell whether the weights may be updated.
+
+        Args:
+            problem: what is not finite in this process ("the loss is nan"); empty if all is well.
+            num_replaced: samples of this process's batch that were replaced.
+            iteration: of the step, from 1.
+            names: files of this process's batch.
+
+        Raises:
+            UserError: something is not finite and is not to be skipped, or too much was skipped.
+        """
+        self._stop_at(problem, iteration, names)
+        num_problems = int(bool(problem))
+        if "skip" in (self.policy.on_nonfinite, self.policy.on_bad_sample):
+            counts = sum_over_processes(np.array([num_problems, num_replaced]))
+            num_problems, num_replaced = int(counts[0]), int(counts[1])
+        self._count_replaced(num_replaced, iteration)
+        if not num_problems:
+            return True
+        self._skip(network, problem or "another process found a fault", iteration, names)
+        return False
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the counts."""
+        return {
+            "num_skipped_steps": self.num_skipped_steps,
+            "num_replaced_samples": self.num_replaced_samples,
+        }
+
+    def set_state_dict(self, state: dict[str, int]) -> None:
+        """Go on counting from a checkpoint's counts."""
+        self.num_skipped_steps = state["num_skipped_steps"]
+        self.num_replaced_samples = state["num_replaced_samples"]
+
+    def _stop_at(self, problem: str, iteration: int, names: Sequence[str]) -> None:
+        if problem and self.policy.on_nonfinite == "stop":
+            raise UserError(
+                f"iteration {iteration}: {problem}. Lower the learning rate, clip gradients, skip "
+                f"such steps (--on_nonfinite skip), or look at the batch: {', '.join(names)}"
+            )
+
+    def _skip(self, network: nn.Layer, problem: str, iteration: int, names: Sequence[str]) -> None:
+        for key, item in _untrained(network).items():
+            item.set_value(self._statistics[key])
+        self.num_skipped_steps += 1
+        limit = self.policy.max_skipped
+        message = f"iteration {iteration}: {problem}; the batch: {', '.join(names)}"
+        if self.num_skipped_steps > limit:
+            raise UserError(
+                f"{message}. {limit} steps were skipped already (--max_skipped). Lower the "
+                "learning rate, or clip gradients."
+            )
+        logger.warning(
+            "skipped the step (%d of at most %d): %s", self.num_skipped_steps, limit, message
+        )
+
+    def _count_replaced(self, num_replaced: int, iteration: int) -> None:
+        self.num_replaced_samples += num_replaced
+        limit = self.policy.max_skipped
+        if self.num_replaced_samples > limit:
+            raise UserError(
+                f"iteration {iteration}: {self.num_replaced_samples} samples could not be read and "
+                f"were replaced (see above), more than --max_skipped {limit}. Repair the data set: "
+                "python -m paddleseg_segformer check_dataset --config CONFIG finds them all."
+            )
+
+
+def _untrained(network: nn.Layer) -> dict[str, Tensor]:
+    """Return what the network holds beside trained weights: batch norm's statistics."""
+    return {key: item for key, item in network.state_dict().items() if item.stop_gradient}
+
+
+def loss_problem(value: float) -> str:
+    """Say what is wrong with a loss; nothing if it is finite."""
+    return "" if math.isfinite(value) else f"the loss is {value}"
+
+
+def gradient_sum(network: nn.Layer) -> Tensor:
+    """Return the float32 sum over all gradients, which tells whether one is not finite."""
+    sums = [gradient.sum() for gradient in _gradients(network).values()]
+    return paddle.add_n(sums).astype("float32") if sums else paddle.zeros([])
+
+
+def gradient_problem(network: nn.Layer) -> str:
+    """Say which gradients are not finite; nothing if all are."""
+    bad = _nonfinite(_gradients(network))
+    return f"the gradient of {bad} is not finite" if bad else ""
+
+
+def _gradients(network: nn.Layer) -> dict[str, Tensor]:
+    parameters = network.named_parameters()
+    return {name: item.grad for name, item in parameters if item.grad is not None}
+
+
+def refuse_ruined(network: nn.Layer, destination: Path) -> None:
+    """Stop where weights are not finite: what is saved can always be taken up again.
+
+    Raises:
+        UserError: a weight is not finite.
+    """
+    floating = {key: item for key, item in network.state_dict().items() if item.is_floating_point()}
+    bad = _nonfinite(floating)
+    if bad:
+        raise UserError(
+            f"{destination}: not saved, as the weight {bad} is not finite. Lower the learning "
+            "rate, or clip gradients."
+        )
+
+
+def _nonfinite(tensors: Mapping[str, Tensor]) -> str:
+    """Name the first tensor that is not finite, and say how many more; nothing if all are."""
+    if not tensors or math.isfinite(float(paddle.add_n([t.sum() for t in tensors.values()]))):
+        return ""
+    bad = [name for name, t in tensors.items() if not math.isfinite(float(t.sum()))]
+    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    return f"{bad[0] if bad else 'all together'}{more}"

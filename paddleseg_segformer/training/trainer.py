@@ -1,0 +1,181 @@
+"""The training loop. Everything periodic is a hook (`hooks.py`); `state.py` saves and resumes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle import Tensor, nn
+
+from paddleseg_segformer.data.loader import Batch
+from paddleseg_segformer.models.layers import upsample_to_input
+from paddleseg_segformer.training.distributed import any_process, mean_over_processes
+from paddleseg_segformer.training.faults import Faults, gradient_problem, gradient_sum, loss_problem
+from paddleseg_segformer.training.precision import Precision
+
+
+class Hook:
+    """Something that happens around the steps. Override what is needed."""
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Run once, before the first step."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Run after each optimizer step; `trainer.iteration` counts it already."""
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Run once, after the last step, also when the run was asked to stop early."""
+
+    def close(self) -> None:
+        """Run once at the very end, also after an error."""
+
+
+class Trainer:
+    """Iteration-based training of one model.
+
+    Randomness is a pure function of (seed, iteration, rank): the sampler draws samples so, and the
+    device's generator is seeded before each step. A resumed run therefore continues exactly.
+
+    Args:
+        model: (N, C, H, W) float32 -> (N, K, ~H/4, ~W/4) logits; may be wrapped for data parallel.
+            See `Pipeline` for its `pad_multiple`.
+        schedule: the optimizer's learning-rate scheduler, stepped once per iteration.
+        loss: (logits at the label's size, label (N, H, W) int64) -> scalar.
+        batches: endless, starting at the batch of `iteration`.
+        prepare: (N, C, H, W) batch as loaded -> normalised float32 on the device.
+        iters: last iteration.
+        accumulation_steps: batches per optimizer step.
+        rank: of this process; dropout differs between processes.
+        hooks: called in order.
+        faults: decides about steps that are not finite and counts bad samples.
+        sample_names: names the files of a batch, for messages.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        optimizer: Any,
+        schedule: Any,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        batches: Callable[[int], Generator[Batch, None, None]],
+        prepare: Callable[[Tensor], Tensor],
+        iters: int,
+        *,
+        precision: Precision | None = None,
+        accumulation_steps: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        hooks: Sequence[Hook] = (),
+        faults: Faults | None = None,
+        sample_names: Callable[[Batch], list[str]] = lambda batch: [],
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.loss = loss
+        self.batches = batches
+        self.prepare = prepare
+        self.iters = iters
+        self.precision = precision or Precision()
+        self.accumulation_steps = accumulation_steps
+        self.seed = seed
+        self.rank = rank
+        self.hooks = list(hooks)
+        self.faults = faults or Faults()
+        self.sample_names = sample_names
+        self.iteration = 0
+        self.stop_requested = False
+        # of the last step: lr, data_s, step_s, and of all processes together loss and images
+        self.step_record: dict[str, float] = {}
+
+    @property
+    def network(self) -> nn.Layer:
+        """Return the model without its data-parallel wrapper."""
+        return self.model._layers if isinstance(self.model, paddle.DataParallel) else self.model
+
+    def train(self) -> None:
+        """Train from `iteration` to `iters`, or until `stop_requested`."""
+        with ExitStack() as stack:
+            for hook in self.hooks:
+                hook.before_train(self)
+                stack.callback(hook.close)
+            batches = self.batches(self.iteration * self.accumulation_steps)
+            self._loop(stack.enter_context(closing(batches)))
+            for hook in self.hooks:
+                hook.after_train(self)
+
+    def _loop(self, batches: Iterator[Batch]) -> None:
+        self.model.train()
+        while self.iteration < self.iters and not any_process(self.stop_requested):
+            self._step(batches)
+            self.iteration += 1
+            for hook in self.hooks:
+                hook.after_step(self)
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        start = time.perf_counter()
+        data_s, images, num_replaced = 0.0, 0, 0
+        losses: list[Tensor] = []
+        names: list[str] = []
+        self._seed_step()
+        self.faults.before_step(self.network)
+        for _ in range(self.accumulation_steps):
+            waiting = time.perf_counter()
+            batch = next(batches)
+            data_s += time.perf_counter() - waiting
+            names += self.sample_names(batch)
+            losses.append(self._forward_backward(batch))
+            images += len(batch.img)
+            num_replaced += batch.num_replaced
+        learning_rate = self.optimizer.get_lr()
+        total_loss, problem = self._read(losses)
+        if self.faults.allow_step(self.network, problem, num_replaced, self.iteration + 1, names):
+            self.precision.step(self.optimizer)
+        else:
+            self.optimizer.clear_grad()
+        self.schedule.step()
+        self.step_record = {
+            "loss": mean_over_processes(total_loss),
+            "lr": learning_rate,
+            "data_s": data_s,
+            "step_s": time.perf_counter() - start,
+            "images": images * dist.get_world_size(),
+        }
+
+    def _seed_step(self) -> None:
+        words = np.random.SeedSequence([self.seed, self.iteration, self.rank]).generate_state(1)
+        paddle.seed(int(words[0]))
+
+    def _forward_backward(self, batch: Batch) -> Tensor:
+        image = self.prepare(paddle.to_tensor(batch.img))
+        label = paddle.to_tensor(batch.label).astype("int64")
+        with self.precision.autocast():
+            logits = self.model(image)
+        pad_multiple = getattr(self.network, "pad_multiple", 1)
+        logits = upsample_to_input(logits.astype("float32"), label.shape[1:], pad_multiple)
+        loss = self.loss(logits, label) / self.accumulation_steps
+        if dist.get_world_size() > 1:  # the backward pass spreads it to the other processes
+            self.faults.check_loss(float(loss), self.iteration + 1, self.sample_names(batch))
+        self.precision.backward(loss)
+        return loss.detach()
+
+    def _read(self, losses: Sequence[Tensor]) -> tuple[float, str]:
+        """Return the loss of the step, and say what is not finite.
+
+        It is the one place of a step where the program waits for the device. Gradients that
+        overflow by loss scaling are left to that.
+        """
+        figures = [paddle.add_n(list(losses)).astype("float32")]
+        if not self.precision.is_scaled:
+            figures.append(gradient_sum(self.network))
+        total_loss, *sums = paddle.stack(figures).tolist()
+        problem = loss_problem(total_loss)
+        if not problem and not all(map(math.isfinite, sums)):
+            problem = gradient_problem(self.network)
+        return total_loss, problem

@@ -1,0 +1,1 @@
+"""The sizes of a network, read off the shapes of its weights."""

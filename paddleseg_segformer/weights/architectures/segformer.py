@@ -1,0 +1,127 @@
+"""SegFormer as its weights show it: sizes and canonical names."""
+
+from __future__ import annotations
+
+from paddleseg_segformer.weights.architectures.sizes import (
+    BATCH_NORM,
+    LINEAR,
+    Architecture,
+    Section,
+    Shapes,
+    axis,
+    count,
+    ratio,
+)
+
+_MARK = "backbone.patch_embed1.proj.weight"
+
+
+def mit_section(shapes: Shapes) -> Section:
+    """Read the sizes of a Mix Transformer; its attention heads leave no trace in the weights."""
+    stages = range(1, 5)
+    block = "backbone.block{}.0."
+    dims = [axis(shapes, f"backbone.patch_embed{i}.proj.weight", 0, 4) for i in stages]
+    hidden = [axis(shapes, f"{block.format(i)}mlp.fc1.weight", 1, 2) for i in stages]
+    has_sr = [shapes(f"{block.format(i)}attn.sr.weight") is not None for i in stages]
+    return {
+        "type": "MixVisionTransformer",
+        "in_channels": axis(shapes, "backbone.patch_embed1.proj.weight", 1, 4),
+        "embed_dims": dims,
+        "depths": [count(shapes, f"backbone.block{i}.{{}}.norm1.weight") for i in stages],
+        "sr_ratios": [
+            axis(shapes, f"{block.format(i)}attn.sr.weight", 2, 4) if has_sr[i - 1] else 1
+            for i in stages
+        ],
+        "mlp_ratios": [ratio(width, dim) for width, dim in zip(hidden, dims, strict=True)],
+        "qkv_bias": shapes("backbone.block1.0.attn.q.bias") is not None,
+    }
+
+
+def mit_keys(backbone: Section) -> list[str]:
+    """List the weights of a Mix Transformer with a full section."""
+    keys = []
+    for i in range(1, 5):
+        names = ["norm1", "attn.q", "attn.kv", "attn.proj"]
+        if backbone["sr_ratios"][i - 1] > 1:
+            names += ["attn.sr", "attn.norm"]
+        names += ["norm2", "mlp.fc1", "mlp.dwconv.dwconv", "mlp.fc2"]
+        blocks = [
+            f"block{i}.{j}.{name}" for j in range(backbone["depths"][i - 1]) for name in names
+        ]
+        for name in (f"patch_embed{i}.proj", f"patch_embed{i}.norm", *blocks, f"norm{i}"):
+            is_free = name.endswith((".attn.q", ".attn.kv")) and not backbone["qkv_bias"]
+            keys += [f"backbone.{name}.{part}" for part in LINEAR[: 1 if is_free else 2]]
+    return keys
+
+
+def _segformer_section(shapes: Shapes) -> Section:
+    return {
+        "type": "SegFormer",
+        "num_classes": axis(shapes, "linear_pred.weight", 0, 4),
+        "embedding_dim": axis(shapes, "linear_fuse._conv.weight", 0, 4),
+        "backbone": mit_section(shapes),
+    }
+
+
+def _segformer_keys(section: Section) -> list[str]:
+    linears = [*(f"linear_c{i}.proj" for i in range(1, 5)), "linear_pred"]
+    return [
+        *mit_keys(section["backbone"]),
+        *(f"{name}.{part}" for name in linears for part in LINEAR),
+        "linear_fuse._conv.weight",
+        *(f"linear_fuse._batch_norm.{part}" for part in BATCH_NORM),
+    ]
+
+
+def _mm_section(shapes: Shapes) -> Section:
+    return {
+        "type": "SegFormerMM",
+        "num_classes": axis(shapes, "linear_pred.weight", 0, 4),
+        "embedding_dim": axis(shapes, "fusion_conv._conv.weight", 0, 4),
+        "backbone": mit_section(shapes),
+    }
+
+
+def _mm_keys(section: Section) -> list[str]:
+    convs = [*(f"convs.{i}" for i in range(4)), "fusion_conv"]
+    return [
+        *mit_keys(section["backbone"]),
+        *(f"{name}._conv.weight" for name in convs),
+        *(f"{name}._batch_norm.{part}" for name in convs for part in BATCH_NORM),
+        *(f"linear_pred.{part}" for part in LINEAR),
+    ]
+
+
+def _classifier_section(shapes: Shapes) -> Section:
+    return {
+        "type": "MixVisionTransformerClassifier",
+        "num_classes": axis(shapes, "head.weight", 1, 2),
+        "backbone": mit_section(shapes),
+    }
+
+
+def _classifier_keys(section: Section) -> list[str]:
+    return [*mit_keys(section["backbone"]), "head.weight", "head.bias"]
+
+
+def _backbone_section(shapes: Shapes) -> Section:
+    return {"backbone": mit_section(shapes)}
+
+
+def _backbone_keys(section: Section) -> list[str]:
+    return mit_keys(section["backbone"])
+
+
+SEGFORMERS = (
+    Architecture(
+        "SegFormer", (_MARK, "linear_fuse._conv.weight"), _segformer_section, _segformer_keys
+    ),
+    Architecture("SegFormerMM", (_MARK, "fusion_conv._conv.weight"), _mm_section, _mm_keys),
+    Architecture(
+        "MixVisionTransformerClassifier",
+        (_MARK, "head.weight"),
+        _classifier_section,
+        _classifier_keys,
+    ),
+    Architecture("", (_MARK,), _backbone_section, _backbone_keys),
+)

@@ -1,0 +1,1 @@
+"""Weight files and folders as unread tensors, without running what they name; writing them."""

@@ -1,0 +1,31 @@
+"""Whole runs of the `train` job on the tiny data set of `folder`, and what they leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from paddleseg_segformer.cli import main
+from paddleseg_segformer.weights.files.pickles import read_pickle
+
+
+def train(folder: Path, out: str, *flags: str) -> int:
+    arguments = ["train", "--config", str(folder / "tiny.yml"), "--save_dir", str(folder / out)]
+    return main([*arguments, "--seed", "3", "--log_iters", "1", *flags])
+
+
+def log(folder: Path, out: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / out / "log.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path, out: str, checkpoint: str) -> dict[str, np.ndarray]:
+    return read_pickle(folder / out / checkpoint / "model.pdparams")
+
+
+def assert_equal_weights(folder: Path, left: str, right: str, checkpoint: str) -> None:
+    a, b = weights(folder, left, checkpoint), weights(folder, right, checkpoint)
+    assert a.keys() == b.keys() and a
+    for name, value in a.items():
+        np.testing.assert_array_equal(value, b[name], err_msg=name)

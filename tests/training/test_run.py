@@ -1,0 +1,242 @@
+"""Whole small runs through the real command: logs, evaluation, checkpoints, resume, faults."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from small_runs import assert_equal_weights, log, train, weights
+
+from paddleseg_segformer import cpu as memory
+from paddleseg_segformer.cli import main
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.training.precision import Precision
+
+
+def test_training_learns_evaluates_and_writes_what_users_look_for(folder, capsys):
+    flags = ("--iters", "60", "--do_eval", "--use_vdl", "--use_ema", "--save_interval", "20")
+    assert train(folder, "out", *flags, "--keep_checkpoint_max", "2") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"iter 60/60 .* loss .* lr .* images/s .* ETA 0:00:00", printed)
+    names = sorted(path.name for path in (folder / "out").iterdir())
+    assert names == [
+        "best_model",
+        "config.yml",
+        "iter_40",
+        "iter_60",
+        "log.jsonl",
+        "vdlrecords.run.log",
+    ]
+    losses = [line["Train/loss"] for line in log(folder, "out") if "Train/loss" in line]
+    assert len(losses) == 60
+    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
+    scores = [line["Evaluate/mIoU"] for line in log(folder, "out") if "Evaluate/mIoU" in line]
+    assert len(scores) == 3 and scores[-1] > 0.5
+    assert sorted(path.name for path in (folder / "out" / "best_model").iterdir()) == [
+        "config.yml",
+        "manifest.json",
+        "model.pdparams",
+    ]
+
+
+def test_visualdl_reads_the_log_back(folder):
+    from visualdl import LogReader
+
+    flags = ("--use_vdl", "--do_eval", "--save_interval", "3")
+    assert train(folder, "out", *flags, "--iters", "3") == 0
+    assert train(folder, "out", *flags, "--resume_model", str(folder / "out" / "iter_3")) == 0
+    reader = LogReader(file_path=str(folder / "out" / "vdlrecords.run.log"))
+    tags = reader.get_tags()
+    assert {
+        "Train/loss",
+        "Train/lr",
+        "Train/images_per_s",
+        "Train/data_s",
+        "Train/compute_s",
+    } <= set(tags["scalar"])
+    assert {"Evaluate/mIoU", "Evaluate/accuracy"} <= set(tags["scalar"])
+    assert any(tag.startswith("Evaluate/IoU/") for tag in tags["scalar"])
+    assert {"Evaluate/confusion", "Evaluate/sample_0"} <= set(tags["image"])
+    points = reader.get_data("scalar", "Train/loss")
+    expected = [line["Train/loss"] for line in log(folder, "out") if "Train/loss" in line]
+    assert [point.id for point in points] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose([point.value for point in points], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_resumed_run_has_the_uninterrupted_runs_weights(folder, num_workers):
+    flags = ("--num_workers", num_workers, "--use_ema", "--do_eval", "--save_interval", "2")
+    assert train(folder, "whole", *flags) == 0
+    assert train(folder, "parts", *flags, "--opts", "iters=6") == 0
+    for late in ("iter_6", "best_model"):
+        for file in (folder / "parts" / late).iterdir():
+            file.unlink()
+    resume = ("--resume_model", str(folder / "parts" / "iter_2"))
+    assert train(folder, "parts", *flags, *resume) == 0
+    for checkpoint in ("iter_6", "best_model"):
+        assert_equal_weights(folder, "whole", "parts", checkpoint)
+
+
+def test_resume_without_a_seed_takes_the_checkpoints(folder):
+    assert train(folder, "whole", "--save_interval", "3") == 0
+    command = ["train", "--config", str(folder / "tiny.yml"), "--save_dir", str(folder / "parts")]
+    assert main([*command, "--resume_model", str(folder / "whole" / "iter_3")]) == 0
+    whole, parts = weights(folder, "whole", "iter_6"), weights(folder, "parts", "iter_6")
+    assert all((whole[name] == parts[name]).all() for name in whole)
+
+
+def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(folder):
+    assert train(folder, "a") == train(folder, "b") == train(folder, "c", "--seed", "4") == 0
+    a, b, c = (weights(folder, out, "iter_6") for out in "abc")
+    assert all((a[name] == b[name]).all() for name in a)
+    assert any((a[name] != c[name]).any() for name in a)
+
+
+def test_accumulation_sees_the_samples_of_a_larger_batch(folder):
+    assert train(folder, "big", "--batch_size", "4", "--iters", "1") == 0
+    assert train(folder, "small", "--accumulation_steps", "2", "--iters", "1") == 0
+    big, small = (log(folder, out)[0]["Train/loss"] for out in ("big", "small"))
+    assert small == pytest.approx(big, rel=0.1)  # batch norm sees smaller batches
+
+
+def test_batch_larger_than_the_data_set_trains(folder):
+    assert train(folder, "out", "--batch_size", "9", "--iters", "2") == 0
+
+
+def test_static_training_equals_dygraph_also_when_resumed(folder):
+    options = ("--opts", "model.backbone.drop_path_rate=0.0", "model.dropout_rate=0.0")
+    static = ("--to_static_training", *options)
+    assert train(folder, "dynamic", "--iters", "2", *options) == 0
+    assert train(folder, "static", "--iters", "1", *static) == 0
+    resumed = ("--resume_model", "auto", "--iters", "2")
+    assert train(folder, "static", *resumed, *static) == 0
+    config = (folder / "static" / "config.yml").read_text()
+    assert "to_static_training: true" in config
+    losses = [[line["Train/loss"] for line in log(folder, out)] for out in ("dynamic", "static")]
+    assert len(losses[0]) == 2
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(folder):
+    command = [
+        sys.executable,
+        "-m",
+        "paddleseg_segformer",
+        "train",
+        "--config",
+        str(folder / "tiny.yml"),
+    ]
+    command += ["--save_dir", str(folder / "out"), "--log_iters", "1", "--num_workers", "1"]
+    repository = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    with subprocess.Popen(
+        [*command, "--iters", "100000"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        deadline = time.time() + 120
+        for line in process.stdout:
+            assert time.time() < deadline
+            if "iter 3/" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    found = re.search(r"stopped at iter (\d+); continue with --resume_model (\S+)", rest)
+    assert found and (Path(found[2]) / "model.pdopt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--learning_rate", "1e30", "--iters", "20"), "is not finite. Lower the learning rate"),
+        (("--resume_model", "nowhere"), "expected a folder such as output/iter_1000"),
+        (("--save_interval", "0"), "--save_interval: found 0, expected 1 or more"),
+        (("--precision", "bf16", "--device", "cpu"), "no effect on CPU"),
+        (("--device", "gpu:7"), "--device gpu:7: not available"),
+        (("--opts", "train_dataset.train_path=nowhere.txt"), "nowhere.txt"),
+        (("--opts", "model.num_classes=4"), "model.num_classes is 4"),
+        (("--opts", "val_dataset=null"), None),
+    ],
+)
+def test_fault_is_one_line_and_status_1(folder, capsys, flags, message):
+    status = train(folder, "out", *flags)
+    error = capsys.readouterr().err
+    if message is None:
+        assert status == 0
+        return
+    assert status == 1
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
+    assert "Traceback" not in error
+
+
+def test_non_finite_gradients_name_the_files_and_save_nothing(folder, capsys):
+    flags = ("--learning_rate", "1e30", "--iters", "20", "--save_interval", "1000")
+    assert train(folder, "out", *flags) == 1
+    found = re.search(
+        r"iteration \d+: the gradient of \S+ and \d+ more is not finite.*train\d\.png",
+        capsys.readouterr().err,
+    )
+    assert found
+    assert not list((folder / "out").glob("iter_*"))
+
+
+def test_save_dir_that_is_a_file_is_kept(folder, capsys):
+    (folder / "out").write_text("precious")
+    assert train(folder, "out") == 1
+    assert "expected a folder, found a file" in capsys.readouterr().err
+    assert (folder / "out").read_text() == "precious"
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_bad_sample_ends_the_run_and_is_named(folder, capsys, num_workers):
+    (folder / "train4.png").write_bytes(b"not an image")
+    start = time.time()
+    assert train(folder, "out", "--num_workers", num_workers) == 1
+    assert "train4.png" in capsys.readouterr().err
+    assert time.time() - start < 60
+
+
+def test_checkpoint_of_another_model_is_refused_by_name(folder, capsys):
+    assert train(folder, "out") == 0
+    flags = ("--resume_model", str(folder / "out" / "iter_6"), "--iters", "8")
+    assert train(folder, "out", *flags, "--opts", "model.embedding_dim=32") == 1
+    assert re.search(r"embedding_dim 16.* the model is .*embedding_dim 32", capsys.readouterr().err)
+
+
+def test_damaged_checkpoint_is_named(folder, capsys):
+    assert train(folder, "out") == 0
+    for name in ("model.pdopt", "model.pdparams"):
+        file = folder / "out" / "iter_6" / name
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+        assert train(folder, "again", "--resume_model", str(file.parent), "--iters", "8") == 1
+        assert name in capsys.readouterr().err
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("flags", "choice"),
+    [([], "keep_freed_memory"), (["model.backbone.use_recompute=True"], "return_large_blocks")],
+)
+def test_recompute_goes_with_returning_memory(folder, monkeypatch, flags, choice):
+    called = []
+    for name in ("keep_freed_memory", "return_large_blocks"):
+        monkeypatch.setattr(memory, name, partial(called.append, name))
+    opts = ["--opts", *flags] if flags else []
+    assert train(folder, f"out_{choice}", "--iters", "1", *opts) == 0
+    assert called == [choice]
+
+
+def test_precision_names_are_checked():
+    with pytest.raises(UserError, match="found fp8"):
+        Precision("fp8")
+    assert paddle.get_device() == "cpu" and not Precision("fp32").enabled

@@ -1,0 +1,386 @@
+"""Damaged, mislabelled and malicious files: one clear line each, nothing run, nothing assigned."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import pickle
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import malicious
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models import MixVisionTransformer, SegFormer
+from paddleseg_segformer.weights import load_pretrained, load_weights, open_checkpoint
+from paddleseg_segformer.weights.formats import HUGGINGFACE, NVLABS
+from paddleseg_segformer.weights.formats.naming import export_state
+
+torch = pytest.importorskip("torch")
+safetensors_numpy = pytest.importorskip("safetensors.numpy")
+
+SIZES = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1)}
+WEIGHT = "backbone.block2.0.attn.q.weight"
+State = dict[str, np.ndarray]
+
+
+def make(**changes: Any) -> SegFormer:
+    sizes = {**SIZES, **{key: changes[key] for key in changes if key in ("depths", "embed_dims")}}
+    return SegFormer(changes.get("num_classes", 3), MixVisionTransformer(**sizes), 16)
+
+
+def state_of(net: paddle.nn.Layer) -> State:
+    return {key: value.numpy() for key, value in net.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def model() -> SegFormer:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def good(model: SegFormer) -> State:
+    return state_of(model)
+
+
+def save_paddle(path: Path, state: Any) -> None:
+    path.write_bytes(pickle.dumps(state, protocol=4))
+
+
+def save_torch(path: Path, state: State, **options: Any) -> None:
+    nvlabs = export_state(NVLABS, state, 3)
+    torch.save({key: torch.from_numpy(value) for key, value in nvlabs.items()}, path, **options)
+
+
+def save_safetensors(path: Path, state: State) -> None:
+    safetensors_numpy.save_file(state, path)
+
+
+def write_header(path: Path, header: Any, data: bytes = bytes(16)) -> None:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def entry(dtype: str = "F32", shape: Any = (2, 2), offsets: Any = (0, 16)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def changed(**weights: Any) -> Callable[[State], State]:
+    """Return a function that replaces weights (None: removes), named with __ for the dots."""
+
+    def change(state: State) -> State:
+        new = {**state, **{key.replace("__", "."): value for key, value in weights.items()}}
+        return {key: value for key, value in new.items() if value is not None}
+
+    return change
+
+
+def one_value(value: float) -> Callable[[State], State]:
+    def change(state: State) -> State:
+        array = state[WEIGHT].copy()
+        array[1, 2] = value
+        return {**state, WEIGHT: array}
+
+    return change
+
+
+# Bytes under any name.
+BYTES: dict[str, bytes] = {
+    "empty": b"",
+    "one byte": b"\x80",
+    "random": np.random.default_rng(0).bytes(4096),
+    "zeros": bytes(4096),
+    "web page": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+    "web page after blank lines": b"\n\n  <html>Sign in</html>",
+    "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
+    "JSON": b'{"error": "rate limited"}',
+    "gzip": gzip.compress(b"weights"),
+    "zip of nothing": b"PK\x05\x06" + bytes(18),
+    "zip signature only": b"PK\x03\x04",
+    "pickle of a list": pickle.dumps([1, 2]),
+    "pickle of text": pickle.dumps("weights"),
+    "pickle of None": pickle.dumps(None),
+    "pickle of an empty dictionary": pickle.dumps({}),
+    "pickle of numbers": pickle.dumps({"backbone.norm1.weight": 3}),
+    "pickle with numbers as names": pickle.dumps({0: np.zeros(2, np.float32)}),
+    "pickle of objects": pickle.dumps({"a": np.array([{}, []], dtype=object)}),
+    "pickle of depth": b"\x80\x04" + b"]" * 20_000 + b"a" * 19_999 + b".",
+    "pickle without end": b"\x80\x04]",
+    "pickle of a huge array": b"\x80\x04cnumpy\nndarray\n((" + 3 * b"J\xff\xff\xff\x7f" + b"ttR.",
+    "pickle of an unknown class": b"\x80\x04cnowhere\nThing\n)R.",
+}
+
+# Wrong weights, in the three containers.
+STATES: dict[str, Callable[[State], Any]] = {
+    "missing weight": changed(backbone__norm1__bias=None),
+    "missing classifier": changed(linear_pred__weight=None),
+    "extra weight": changed(backbone__norm1__extra=np.zeros(3, np.float32)),
+    "integers": changed(backbone__norm1__bias=np.zeros(8, np.int64)),
+    "booleans": changed(backbone__norm1__bias=np.zeros(8, bool)),
+    "no axes": changed(backbone__norm1__bias=np.array(1, np.float32)),
+    "no elements": changed(backbone__norm1__bias=np.zeros(0, np.float32)),
+    "another rank": changed(backbone__patch_embed2__proj__weight=np.zeros((4, 4), np.float32)),
+    "NaN": one_value(float("nan")),
+    "infinity": one_value(float("inf")),
+    "minus infinity": one_value(float("-inf")),
+    "another depth": lambda _: state_of(make(depths=(1, 2, 1, 1))),
+    "another width": lambda _: state_of(make(embed_dims=(16, 32, 80, 128))),
+    "another class count": lambda _: state_of(make(num_classes=4)),
+    "a backbone only": lambda _: state_of(make().backbone),
+    "another network": lambda _: {"stem.weight": np.ones(3, np.float32)},
+    "no weights": lambda _: {},
+}
+
+SAFETENSORS: dict[str, tuple[Any, ...]] = {
+    "header longer than any file": (b"{",),
+    "header is no JSON": (b"{not json",),
+    "header is a list": (b"[]",),
+    "offsets beyond the file": ({"a": entry(offsets=(0, 1600), shape=(20, 20))},),
+    "offsets reversed": ({"a": entry(offsets=(16, 0))},),
+    "offsets overlap": ({"a": entry(), "b": entry()},),
+    "a hole": ({"a": entry(), "b": entry(offsets=(32, 48))}, bytes(48)),
+    "shape is larger than the data": ({"a": entry(shape=(9, 9))},),
+    "shape overflows": ({"a": entry(shape=(2**62, 2**62))},),
+    "negative shape": ({"a": entry(shape=(-2, -2))},),
+    "unknown type": ({"a": entry(dtype="F33")},),
+    "8-bit floats": ({WEIGHT: entry(dtype="F8_E4M3", shape=(4, 4))},),
+    "data after the last": ({"a": entry()}, bytes(32)),
+    "no data": ({"a": entry()}, b""),
+    "nesting": (b'{"a":' * 100_000,),
+}
+
+
+def refused(path: Path, model: SegFormer, is_start: bool = False) -> str:
+    """Return the message with which a file is refused; check that the model stays as it was.
+
+    Args:
+        is_start: the file may be one to start training from.
+    """
+    before = state_of(model)
+    readers = [lambda path: load_weights(model, path)]
+    readers += [] if is_start else [lambda path: load_pretrained(model, str(path))]
+    messages = []
+    for read in readers:
+        with pytest.raises(UserError) as caught:
+            read(path)
+        messages.append(str(caught.value))
+    try:
+        open_checkpoint(path)  # a sound file of other weights opens
+    except UserError as error:
+        messages.append(str(error))
+    for key, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), before[key], err_msg=key)
+    for message in messages:
+        assert "\n" not in message and 20 < len(message) < 900, message
+        assert path.name in message or path.parent.name in message, message
+        assert "Traceback" not in message and "weights_only" not in message, message
+    return messages[0]
+
+
+@pytest.mark.parametrize("suffix", [".pdparams", ".pth", ".bin", ".safetensors"])
+@pytest.mark.parametrize("kind", BYTES)
+def test_bytes_that_are_no_weights(tmp_path, model, kind, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(BYTES[kind])
+    refused(path, model)
+
+
+@pytest.mark.parametrize("save", [save_paddle, save_torch, save_safetensors])
+@pytest.mark.parametrize("kind", STATES)
+def test_wrong_weights(tmp_path, model, good, kind, save):
+    path = tmp_path / "weights.any"
+    try:
+        save(path, STATES[kind](good))
+    except KeyError:
+        pytest.skip("NVlabs has no name for it")
+    message = refused(path, model, is_start=kind == "another class count")
+    if "inf" in kind or kind == "NaN":
+        assert f"{WEIGHT} holds numbers that are not finite" in message
+
+
+@pytest.mark.parametrize("kind", SAFETENSORS)
+def test_lying_safetensors_headers(tmp_path, model, kind):
+    path = tmp_path / "model.safetensors"
+    write_header(path, *SAFETENSORS[kind])
+    if kind.startswith("header longer"):
+        path.write_bytes(struct.pack("<Q", 2**62) + b"{}" + bytes(100))
+    refused(path, model)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.2, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("save", [save_paddle, save_torch, save_safetensors])
+def test_files_cut_short(tmp_path, model, good, save, share):
+    path = tmp_path / "weights.any"
+    save(path, good)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    refused(path, model)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.7, 0.99])
+def test_old_torch_files_cut_short(tmp_path, model, good, share):
+    path = tmp_path / "weights.pth"
+    save_torch(path, good, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    refused(path, model)
+
+
+ATTACKS = list(malicious.attacks(Path("canary")))
+
+
+@pytest.mark.parametrize("container", ["paddle", "zip", "legacy", "optimizer beside"])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_code_is_not_run(tmp_path, model, good, attack, container):
+    canary = tmp_path / "canary"
+    content: Any = {"weight": malicious.attacks(canary)[attack]}
+    path = tmp_path / "model.bin"
+    if container == "paddle":
+        path.write_bytes(pickle.dumps({**good, **content}))
+    elif container == "optimizer beside":
+        state = {key: torch.from_numpy(value) for key, value in good.items()}
+        torch.save({"state_dict": state, "optimizer": content}, path)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=container == "zip")
+    assert "it would run" in refused(path, model)
+    assert not canary.exists()
+
+
+def test_code_in_handwritten_and_nested_pickles_is_not_run(tmp_path, model):
+    canary = tmp_path / "canary"
+    for content in (malicious.raw_attack(canary), malicious.second_stage(canary)):
+        path = tmp_path / "model.pdparams"
+        path.write_bytes(b"\x80\x04" + content if content[:1] != b"\x80" else content)
+        refused(path, model)
+        with zipfile.ZipFile(tmp_path / "model.pth", "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+            archive.writestr("archive/version", "3")
+        refused(tmp_path / "model.pth", model)
+    assert not canary.exists()
+
+
+def test_other_zip_files(tmp_path, model):
+    with zipfile.ZipFile(tmp_path / "model.pth", "w") as archive:
+        archive.writestr("word/document.xml", "<text/>")
+    refused(tmp_path / "model.pth", model)
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "scripted.pt")
+    refused(tmp_path / "scripted.pt", model)
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    assert "would run torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pth", model)
+
+
+def test_torch_tensors_that_are_no_weights(tmp_path, model, good):
+    path = tmp_path / "weights.pth"
+    name = "backbone.norm1.bias"
+    for value in (
+        torch.eye(8).to_sparse(),
+        torch.zeros(8, dtype=torch.complex64),
+        torch.zeros(8, device="meta"),
+        torch.zeros(1).expand(2**40),
+        [1.0] * 8,
+        "weights",
+        None,
+    ):
+        save_torch(path, good)
+        content = torch.load(path, weights_only=True)
+        torch.save({**content, name: value}, path)
+        assert name in refused(path, model)
+
+
+def test_archive_in_place_of_weights(tmp_path, model):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("model.pdparams"))
+    (tmp_path / "model.pdparams").write_bytes(buffer.getvalue())
+    assert "Unpack it first" in refused(tmp_path / "model.pdparams", model)
+
+
+def hub(folder: Path, good: State, **changes: Any) -> Path:
+    folder.mkdir()
+    state = export_state(HUGGINGFACE, good, 3)
+    safetensors_numpy.save_file(state, folder / "model-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(state, "model-00001.safetensors"), **changes}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+FIRST = "decode_head.classifier.bias"
+INDICES: dict[str, dict[str, Any]] = {
+    "a parent's file": {"weight_map": {FIRST: "../secret.safetensors"}},
+    "an absolute path": {"weight_map": {FIRST: "/etc/passwd"}},
+    "a missing shard": {"weight_map": {FIRST: "model-00002.safetensors"}},
+    "another tensor": {"weight_map": {FIRST: "model-00001.safetensors", "a": "x"}},
+    "a number": {"weight_map": {FIRST: 3}},
+    "a list": {"weight_map": [1]},
+    "nothing": {"weight_map": {}},
+    "itself": {"weight_map": {FIRST: "model.safetensors.index.json"}},
+}
+
+
+@pytest.mark.parametrize("kind", INDICES)
+def test_indices_that_name_other_files(tmp_path, model, good, kind):
+    save_safetensors(tmp_path / "secret.safetensors", good)
+    refused(hub(tmp_path / "hub", good, **INDICES[kind]), model)
+
+
+def test_sound_index_is_read(tmp_path, model, good):
+    report = load_weights(model, hub(tmp_path / "hub", good))
+    assert report.is_exact and len(report.matched) == len(good)
+
+
+SIDECARS: dict[str, tuple[str, str]] = {
+    "YAML that runs code": (
+        "config.yml",
+        "model: !!python/object/apply:os.system ['touch {canary}']\n",
+    ),
+    "YAML of an unknown key": ("config.yml", "model: {type: SegFormer}\nnonsense: 1\n"),
+    "YAML of other sizes": (
+        "config.yml",
+        "model: {type: SegFormer, num_classes: 3, backbone: {type: MixVisionTransformer_B1}}\n",
+    ),
+    "YAML of another head": (
+        "config.yml",
+        "model: {type: SegFormerMM, backbone: {type: MixVisionTransformer, depths: [1, 1, 1, 1],"
+        " embed_dims: [8, 16, 40, 64]}}\n",
+    ),
+    "YAML without a backbone": ("config.yml", "model: {type: SegFormer, backbone: 3}\n"),
+    "YAML cut short": ("config.yml", "model: {type: SegFormer"),
+    "empty YAML": ("config.yml", ""),
+    "YAML bomb": (
+        "config.yml",
+        "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a]\nmodel: *b\n",
+    ),
+    "JSON cut short": ("config.json", '{"model_type": "segformer"'),
+    "JSON list": ("config.json", "[]"),
+    "JSON of another model": ("config.json", '{"model_type": "bert"}'),
+    "JSON of other sizes": ("config.json", '{"depths": [3, 4, 6, 3]}'),
+    "JSON of text for numbers": ("config.json", '{"hidden_sizes": "many"}'),
+    "JSON of wrong labels": ("config.json", '{"id2label": {"a": "b"}}'),
+    "JSON of labels with gaps": ("config.json", '{"id2label": {"0": "b", "7": "c"}}'),
+}
+
+
+@pytest.mark.parametrize("kind", SIDECARS)
+def test_configs_beside_the_weights(tmp_path, model, good, kind):
+    canary, folder = tmp_path / "canary", hub(tmp_path / "hub", good)
+    name, text = SIDECARS[kind]
+    (folder / name).write_text(text.replace("{canary}", str(canary)))
+    with pytest.raises(UserError) as caught:
+        open_checkpoint(folder)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+    assert not canary.exists()
+
+
+def test_folders_without_weights(tmp_path, model):
+    assert "no weight file, expected one of model.safetensors" in refused(tmp_path, model)
+    (tmp_path / "model.safetensors").mkdir()
+    assert "no weight file" in refused(tmp_path, model)
+    assert "no such weight file" in refused(tmp_path / "nowhere" / "model.pth", model)

@@ -1,0 +1,195 @@
+"""Downloads from a real server on this machine: whole, resumed, verified, or refused."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.weights import open_checkpoint
+from paddleseg_segformer.weights.files import download
+from paddleseg_segformer.weights.files.download import fetch
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` under every name; `requests` holds the Range header of each request."""
+
+    content = CONTENT
+    has_ranges = True
+    tag = '"1"'
+    breaks_after = 0  # bytes of each response, 0: never
+    status = 0
+    requests: list[str | None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, span = self.server, self.headers.get("Range")
+        server.requests.append(span)
+        if server.status:
+            self.send_error(server.status)
+            return
+        start = 0
+        if server.has_ranges and span and self.headers.get("If-Range") == server.tag:
+            start = int(span.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(server.content):
+            self.send_error(416)
+            return
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            last = len(server.content) - 1
+            self.send_header("Content-Range", f"bytes {start}-{last}/{len(server.content)}")
+        self.send_header("Content-Length", str(len(body)))
+        if server.tag:
+            self.send_header("ETag", server.tag)
+        self.end_headers()
+        self.wfile.write(body[: server.breaks_after or None])
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLESEG_SEGFORMER_HOME", str(tmp_path))
+    server = Server(("127.0.0.1", 0), Handler)
+    server.requests = []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def url_of(server: Server, name: str = "mit_b0.pth") -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}/weights/{name}"
+
+
+def left_in(folder) -> list[str]:
+    return sorted(path.name for path in (folder / "weights").rglob("*") if path.is_file())
+
+
+def test_file_is_fetched_once(server, tmp_path):
+    assert fetch(url_of(server)).read_bytes() == CONTENT
+    assert fetch(url_of(server) + "?download=true").read_bytes() == CONTENT
+    assert server.requests == [None]
+    assert left_in(tmp_path) == ["mit_b0.pth"]
+
+
+def test_broken_connection_is_resumed_within_a_call(server, tmp_path):
+    server.breaks_after = 120_000
+    assert fetch(url_of(server)).read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=120000-", "bytes=240000-"]
+    assert left_in(tmp_path) == ["mit_b0.pth"]
+
+
+def test_broken_download_is_resumed_by_the_next_call(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    server.breaks_after = 200_000
+    with pytest.raises(UserError, match="broke after 200000 of 300000 bytes"):
+        fetch(url_of(server))
+    assert not (tmp_path / "weights" / "mit_b0.pth").exists()
+    assert fetch(url_of(server)).read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=200000-"]
+
+
+@pytest.mark.parametrize("change", ["no ranges", "another version", "no tag", "shorter file"])
+def test_part_that_cannot_be_continued_is_fetched_anew(server, monkeypatch, change):
+    monkeypatch.setattr(download, "ATTEMPTS", 2)
+    server.breaks_after = 100_000
+    if change == "no tag":
+        server.tag = ""
+    with pytest.raises(UserError, match="cannot be fetched"):
+        fetch(url_of(server))
+    server.breaks_after = 0
+    if change == "no ranges":
+        server.has_ranges = False
+    elif change == "another version":
+        server.content, server.tag = CONTENT[::-1], '"2"'
+    elif change == "shorter file":
+        server.content = CONTENT[:1000]
+    assert fetch(url_of(server)).read_bytes() == server.content
+
+
+def test_checksum_of_the_fragment_is_verified(server, tmp_path):
+    assert fetch(f"{url_of(server)}#sha256={SHA256}").read_bytes() == CONTENT
+    with pytest.raises(UserError, match=r"mit_b0.pth: its SHA-256 starts with .*, expected 0{64}"):
+        fetch(f"{url_of(server)}#sha256={'0' * 64}")
+    with pytest.raises(UserError, match="expected #sha256="):
+        fetch(f"{url_of(server)}#md5=00")
+    wrong = url_of(server, "other.pth") + "#sha256=00000000"
+    with pytest.raises(UserError, match="expected 00000000"):
+        fetch(wrong)
+    assert left_in(tmp_path) == ["mit_b0.pth"]  # nothing of the wrong one stays
+
+
+def test_checksum_in_the_name_is_verified(server, tmp_path):
+    assert fetch(url_of(server, f"mit_b0_20220624-{SHA256[:8]}.pth")).read_bytes() == CONTENT
+    with pytest.raises(UserError, match="its SHA-256 starts with"):
+        fetch(url_of(server, "mit_b1_20220624-02e5a6a1.pth"))
+    assert len(left_in(tmp_path)) == 1
+
+
+def test_common_names_do_not_collide(server):
+    first = fetch(url_of(server, "segformer_b0/model.pdparams"))
+    server.content = b"of another model"
+    second = fetch(url_of(server, "segformer_b1/model.pdparams"))
+    assert first.name == second.name == "model.pdparams"
+    assert first.read_bytes() == CONTENT and second.read_bytes() == b"of another model"
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_refusal_says_where_to_put_the_file(server, tmp_path, status):
+    server.status = status
+    with pytest.raises(UserError) as caught:
+        fetch(url_of(server))
+    place = tmp_path / "weights" / "mit_b0.pth"
+    assert f"Put the file at {place}" in str(caught.value)
+    assert len(server.requests) == 1 and not place.exists()
+
+
+def test_names_that_are_no_file_names_are_refused(server):
+    for name in ("", "..", ".hidden"):
+        with pytest.raises(UserError, match="names no file"):
+            fetch(url_of(server, name))
+    inside = fetch(url_of(server, "%2e%2e%2f%2e%2e%2fescaped.pth"))
+    assert inside.parent.name == "weights"
+
+
+def _fetch_in_process(url: str, queue) -> None:
+    queue.put(hashlib.sha256(fetch(url).read_bytes()).hexdigest())
+
+
+def test_processes_share_one_download(server, tmp_path):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [
+        context.Process(target=_fetch_in_process, args=(url_of(server), queue)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    assert {queue.get(timeout=60) for _ in processes} == {SHA256}
+    for process in processes:
+        process.join()
+    assert server.requests == [None]
+    assert left_in(tmp_path) == ["mit_b0.pth"]
+
+
+def test_weights_are_opened_by_their_url(server, tmp_path):
+    arrays = {"stem.weight": np.ones(3, np.float32)}
+    paddle.save(arrays, str(tmp_path / "net.pdparams"))
+    server.content = (tmp_path / "net.pdparams").read_bytes()
+    checkpoint = open_checkpoint(url_of(server, "net.pdparams"), is_known=False)
+    np.testing.assert_array_equal(checkpoint.state["stem.weight"], arrays["stem.weight"])
