@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 from paddleseg_segformer.dependencies import explained
 
 if TYPE_CHECKING:
-    from paddleseg_segformer.components import register
     from paddleseg_segformer.config import load_config
-    from paddleseg_segformer.config.building import build_model
     from paddleseg_segformer.errors import UserError
-    from paddleseg_segformer.model_folder import load_model
+    from paddleseg_segformer.model_folder import build_model, load_model
     from paddleseg_segformer.models import (
         LinearSegmenter,
         MaskSegmenter,
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
         SegFormerMM,
         VisionTransformer,
     )
+    from paddleseg_segformer.paddleseg_bridge import register
     from paddleseg_segformer.predictor import Predictor
 
 __version__ = "0.1.0"
@@ -53,15 +52,15 @@ _HOMES = {
     "LinearSegmenter": "models",
     "MaskSegmenter": "models",
     "MixVisionTransformer": "models",
-    "Predictor": "inference.predictor",
+    "Predictor": "predictor",
     "SegFormer": "models",
     "SegFormerMM": "models",
     "UserError": "errors",
     "VisionTransformer": "models",
-    "build_model": "config.building",
+    "build_model": "model_folder",
     "load_config": "config",
-    "load_model": "pretrained",
-    "register": "registry",
+    "load_model": "model_folder",
+    "register": "paddleseg_bridge",
 }
 
 

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from paddle import nn
+from PIL import Image
 
+from paddleseg_segformer.config import Config
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder, write_text
+from paddleseg_segformer.model_folder import CONFIG, WEIGHTS, config_of
+from paddleseg_segformer.weights import save_weights
 from paddleseg_segformer.weights.architectures.known import full_backbone
 from paddleseg_segformer.weights.architectures.segmenter import is_vit
 from paddleseg_segformer.weights.files.containers import FOLDER_FILES
 from paddleseg_segformer.weights.files.writing import SUFFIXES, write_tensors
 from paddleseg_segformer.weights.formats import FORMATS, HUGGINGFACE, PADDLESEG
 from paddleseg_segformer.weights.formats.naming import Format, Rule, export_state, with_biases
-from paddleseg_segformer.weights.sidecars.hub_folder import hub_notes, write_configs
+from paddleseg_segformer.weights.sidecars.hub_config import CONFIG_FILE, HubConfig
+from paddleseg_segformer.weights.sidecars.hub_processor import PROCESSOR_FILE, HubProcessor
+from paddleseg_segformer.weights.sidecars.json_files import write_json
 from paddleseg_segformer.weights.sidecars.source import SIDECARS
 from paddleseg_segformer.weights.sidecars.variant_yml import write_variant
 from paddleseg_segformer.weights.weight_file import Checkpoint, open_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,36 @@ class Conversion:
             f"{self.checkpoint.describe()}: {len(self.state)} tensors of {size:,} numbers -> "
             f"{len(self.tensors)} tensors by {self.format.title}"
         )
+
+
+def save_model(
+    model: nn.Layer, config: Config, path: str | os.PathLike[str], format: str = "paddleseg"
+) -> None:
+    """Write a model folder, or the files of another code base.
+
+    Args:
+        config: Builds the model; what it says beyond defaults is written.
+        path: A folder; for other formats than "hf" and "paddleseg", a weight file.
+        format: "paddleseg" for a model folder, "hf" for Hugging Face's folder, or another key of
+            `FORMATS`.
+
+    Raises:
+        UserError: the model has no exact counterpart in that format.
+    """
+    if format == "paddleseg":
+        folder = make_folder(path)
+        for name in FOLDER_FILES:
+            if name != WEIGHTS and (folder / name).exists():
+                raise UserError(f"{folder}: holds other weights, {name}. Choose another folder.")
+        save_weights(model, folder / WEIGHTS)
+        write_text(folder / CONFIG, config.to_yaml(skip_defaults=True))
+        return
+    with tempfile.TemporaryDirectory() as folder_name:
+        save_model(model, config, folder_name)
+        conversion = prepare(folder_name, format)
+        write(conversion, path)
+    for note in conversion.notes:
+        logger.warning("%s: %s", path, note)
 
 
 def prepare(source: str | os.PathLike[str], to: str, backbone_only: bool = False) -> Conversion:
@@ -137,7 +178,7 @@ def _folder_for(folder: Path, own: set[str]) -> Path:
 
 
 def _hub_configs(conversion: Conversion, folder: Path) -> list[Path]:
-    return write_configs(folder, conversion.checkpoint, conversion.is_backbone)
+    return _write_hub_configs(folder, conversion.checkpoint, conversion.is_backbone)
 
 
 def _variant(conversion: Conversion, folder: Path) -> list[Path]:
@@ -148,8 +189,6 @@ def _variant(conversion: Conversion, folder: Path) -> list[Path]:
 
 
 def _own_config(conversion: Conversion, folder: Path) -> list[Path]:
-    from paddleseg_segformer.model_folder import config_of
-
     text = config_of(conversion.source).to_yaml(skip_defaults=True)
     write_text(folder / "config.yml", text)
     return [folder / "config.yml"]
@@ -239,7 +278,7 @@ def _notes(checkpoint: Checkpoint, format: Format) -> list[str]:
     if format is not PADDLESEG and checkpoint.model.get("align_corners"):
         notes.append(f"{format.title}'s head does not align corners, this model's does")
     if format is HUGGINGFACE:
-        notes += hub_notes(checkpoint)
+        notes += _hub_notes(checkpoint)
     return [*notes, *(f"{format.title}: {note}" for note in format.notes)]
 
 
@@ -252,3 +291,60 @@ def _operation(rule: Rule, array: np.ndarray) -> str:
     if not isinstance(rule.foreign, str):
         words.append("split")
     return ", ".join(words) or "copied"
+
+
+ARCHITECTURES = {  # our model types -> theirs
+    "": "SegformerModel",
+    "SegFormer": "SegformerForSemanticSegmentation",
+    "MixVisionTransformerClassifier": "SegformerForImageClassification",
+}
+
+
+def _write_hub_configs(folder: Path, checkpoint: Checkpoint, is_backbone: bool) -> list[Path]:
+    """Write `config.json` and `preprocessor_config.json`; return their paths."""
+    model = checkpoint.model
+    kind = "" if is_backbone else model["type"]
+    backbone = full_backbone(model.get("backbone", model))
+    classes = checkpoint.classes
+    if not checkpoint.is_backbone and not classes:
+        classes = [f"LABEL_{index}" for index in range(model["num_classes"])]
+    others = {"id2label": dict(enumerate(classes))} if classes else {}
+    config = HubConfig.from_section({**model, "backbone": backbone}, **others)
+    content = {"architectures": [ARCHITECTURES[kind]], **config.to_dict()}
+    write_json(folder / CONFIG_FILE, content)
+    _processor_for(checkpoint).save_pretrained(folder)
+    return [folder / CONFIG_FILE, folder / PROCESSOR_FILE]
+
+
+def _hub_notes(checkpoint: Checkpoint) -> list[str]:
+    """Say what an image processor there cannot do, or what is not known for it."""
+    if checkpoint.transforms is None:
+        return ["no preprocessing is known for these weights; ImageNet's constants are written"]
+    rules = [item["type"] for item in checkpoint.transforms if item["type"] != "Normalize"]
+    others = [name for name in rules if name not in _RESIZING]
+    return [
+        f"Hugging Face's image processor knows no {name}; it resizes to a fixed size"
+        for name in others
+    ]
+
+
+_RESIZING = ("Resize", "AntialiasResize")
+
+
+def _processor_for(checkpoint: Checkpoint) -> HubProcessor:
+    """Return the image processor nearest to a checkpoint's transforms."""
+    processor = HubProcessor(do_reduce_labels=checkpoint.reduces_labels)
+    if checkpoint.transforms is None:
+        return processor
+    processor.do_resize = len(checkpoint.transforms) > 1
+    for item in checkpoint.transforms:
+        if item["type"] in _RESIZING:
+            width, height = item.get("target_size", (512, 512))
+            processor.size = {"height": height, "width": width}
+            processor.resample = int(Image.Resampling[item.get("resample", "BILINEAR")])
+        elif item["type"] == "Normalize":
+            processor.image_mean, processor.image_std = (
+                list(item.get(key, [0.5])) * (3 if len(item.get(key, [0.5])) == 1 else 1)
+                for key in ("mean", "std")
+            )
+    return processor

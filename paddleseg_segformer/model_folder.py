@@ -7,33 +7,52 @@ model folders.
 
 from __future__ import annotations
 
-import logging
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from paddle import nn
 
-from paddleseg_segformer.config import Config, load_config
-from paddleseg_segformer.config.building import build_component, build_model
+from paddleseg_segformer.config import Config, building, load_config
+from paddleseg_segformer.config.building import build_component
 from paddleseg_segformer.config.schema import config_from
 from paddleseg_segformer.data.labels import palette_of
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import make_folder, write_text
 from paddleseg_segformer.weights import (
     Checkpoint,
+    load_pretrained,
     load_weights,
     open_checkpoint,
-    save_weights,
 )
 from paddleseg_segformer.weights.files.containers import FOLDER_FILES
 
 WEIGHTS = "model.pdparams"
 CONFIG = "config.yml"
 
-logger = logging.getLogger(__name__)
+
+def build_model(config: Config, load_pretrained: bool = False) -> nn.Layer:
+    """Build the model; with `load_pretrained`, load the weights that `pretrained` keys name.
+
+    Leave it off where a full checkpoint follows: nothing is then read or fetched in vain.
+    """
+    model = building.build_model(config)
+    if load_pretrained:
+        backbone = config.model.get("backbone")
+        start_from(model, config.model.get("pretrained"), "model.pretrained")
+        if isinstance(backbone, dict):
+            start_from(model.backbone, backbone.get("pretrained"), "model.backbone.pretrained")
+    return model
+
+
+def start_from(layer: nn.Layer, source: str | None, key: str) -> None:
+    """Load the weights that the config's `key` names into a model or its backbone, if it does."""
+    if not source:
+        return
+    try:
+        load_pretrained(layer, source)
+    except UserError as error:
+        raise UserError(f"{key}: {error} To start from random weights: --opts {key}=null") from None
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Layer:
@@ -49,7 +68,7 @@ def load_model(path: str | os.PathLike[str]) -> nn.Layer:
     """
     yaml = _yaml_beside(Path(path))
     if yaml is not None:
-        model = build_model(load_config(yaml))
+        model = building.build_model(load_config(yaml))
     else:
         checkpoint = open_checkpoint(path)
         kind = "backbone" if checkpoint.is_backbone else "model"
@@ -116,35 +135,3 @@ def _content_of(path: str | os.PathLike[str], checkpoint: Checkpoint) -> dict[st
         data["img_channels"] = num_channels
     data["transforms"] = checkpoint.transforms
     return {"model": model, "val_dataset": data, "test_config": checkpoint.test_config}
-
-
-def save_model(
-    model: nn.Layer, config: Config, path: str | os.PathLike[str], format: str = "paddleseg"
-) -> None:
-    """Write a model folder, or the files of another code base.
-
-    Args:
-        config: Builds the model; what it says beyond defaults is written.
-        path: A folder; for other formats than "hf" and "paddleseg", a weight file.
-        format: "paddleseg" for a model folder, "hf" for Hugging Face's folder, or another key of
-            `checkpoints.formats.FORMATS`.
-
-    Raises:
-        UserError: the model has no exact counterpart in that format.
-    """
-    if format == "paddleseg":
-        folder = make_folder(path)
-        for name in FOLDER_FILES:
-            if name != WEIGHTS and (folder / name).exists():
-                raise UserError(f"{folder}: holds other weights, {name}. Choose another folder.")
-        save_weights(model, folder / WEIGHTS)
-        write_text(folder / CONFIG, config.to_yaml(skip_defaults=True))
-        return
-    from paddleseg_segformer.converting import prepare, write
-
-    with tempfile.TemporaryDirectory() as folder_name:
-        save_model(model, config, folder_name)
-        conversion = prepare(folder_name, format)
-        write(conversion, path)
-    for note in conversion.notes:
-        logger.warning("%s: %s", path, note)

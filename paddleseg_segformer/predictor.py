@@ -209,7 +209,7 @@ class Predictor:
         """
         from paddle import nn
 
-        from paddleseg_segformer.model_folder import save_model
+        from paddleseg_segformer.converting import save_model
 
         network = self.pipeline.network
         if self.config is None or not isinstance(network, nn.Layer):

@@ -13,7 +13,7 @@ import paddleseg_segformer
 from paddleseg_segformer import Predictor, load_model
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.config import load_config
-from paddleseg_segformer.converting import prepare, write
+from paddleseg_segformer.converting import prepare, save_model, write
 from paddleseg_segformer.data.io import write_label
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.errors import UserError
@@ -24,7 +24,7 @@ from paddleseg_segformer.huggingface import (
     SegformerImageProcessor,
 )
 from paddleseg_segformer.inference.overlay import write_image
-from paddleseg_segformer.model_folder import config_of, save_model
+from paddleseg_segformer.model_folder import config_of
 from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
 from paddleseg_segformer.weights import save_weights
 

@@ -112,7 +112,7 @@ def make_model(folder: Path) -> Path:
     """Write a model folder of B0 with random weights whose labels differ from place to place."""
     from benchmarks.speed.files import Files, build_model, ensure
     from paddleseg_segformer.config import load_config
-    from paddleseg_segformer.model_folder import save_model
+    from paddleseg_segformer.converting import save_model
 
     config = load_config(DRAWN_MODEL)
     assert config.model is not None

@@ -25,7 +25,7 @@ def build_component(kind: str, section: dict[str, Any], name: str, **given: Any)
     """Build the component that `section` describes.
 
     Args:
-        kind: a kind of `registry.KINDS`.
+        kind: a kind of `components.KINDS`.
         section: `type` and constructor arguments; nested sections are built first.
         name: the section's name in the config, for messages.
         given: arguments that the program supplies.
@@ -91,23 +91,15 @@ def _check_arguments(
         raise UserError(f"{name}: {type_name} needs {', '.join(missing)}.")
 
 
-def build_model(config: Config, load_pretrained: bool = False) -> nn.Layer:
-    """Build the model; with `load_pretrained`, load the weights that `pretrained` keys name.
-
-    Leave it off where a full checkpoint follows: nothing is then read or fetched in vain.
-    """
-    section = dict(config.model)
+def build_model(config: Config) -> nn.Layer:
+    """Build the model with initial weights; `pretrained` keys are left to `model_folder`."""
+    section = {key: value for key, value in config.model.items() if key != "pretrained"}
     _check_numbers(section, "model")
-    sources = {"": section.pop("pretrained", None)}
     if isinstance(section.get("backbone"), dict):
-        section["backbone"] = dict(section["backbone"])
-        sources["backbone"] = section["backbone"].pop("pretrained", None)
+        backbone = section["backbone"]
+        section["backbone"] = {key: backbone[key] for key in backbone if key != "pretrained"}
     model = build_component("model", section, "model")
     _check_num_classes(config, model.num_classes)
-    if load_pretrained:
-        for attribute, source in sources.items():
-            if source:
-                _start_from(model, attribute, source)
     return model
 
 
@@ -118,16 +110,6 @@ def _check_numbers(value: Any, name: str) -> None:
             _check_numbers(item, f"{name}.{key}")
     elif isinstance(value, (int, float)) and not abs(value) <= MAX_MODEL_NUMBER:
         raise UserError(f"{name}: found {value}, expected at most {MAX_MODEL_NUMBER}.")
-
-
-def _start_from(model: nn.Layer, attribute: str, source: str) -> None:
-    from paddleseg_segformer.weights import load_pretrained
-
-    key = f"model.{attribute}.pretrained" if attribute else "model.pretrained"
-    try:
-        load_pretrained(getattr(model, attribute) if attribute else model, source)
-    except UserError as error:
-        raise UserError(f"{key}: {error} To start from random weights: --opts {key}=null") from None
 
 
 def _check_num_classes(config: Config, num_classes: int) -> None:

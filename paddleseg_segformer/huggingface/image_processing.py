@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,86 +13,18 @@ from paddle import Tensor
 from PIL import Image
 
 from paddleseg_segformer.data.labels import IGNORE_INDEX
-from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.data.resize import AntialiasResize, resize_map
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.huggingface.outputs import BatchFeature, LogitsOutput
 from paddleseg_segformer.inference.upsample_argmax import upsampled_labels
-from paddleseg_segformer.weights.sidecars.json_files import read_json, write_json
+from paddleseg_segformer.weights.sidecars.hub_processor import HubProcessor
 
-PROCESSOR_FILE = "preprocessor_config.json"
-MAX_SIDE = 1 << 16
 RETURN_TENSORS = ("pd", "np", None)
 
 
-def _is_size(value: Any) -> bool:
-    """Tell whether a value from a file is a height and a width."""
-    if not isinstance(value, Mapping) or set(value) != {"height", "width"}:
-        return False
-    return all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in value.values())
-
-
-def _is_filter(value: Any) -> bool:
-    return isinstance(value, int) and value in set(Image.Resampling)
-
-
-def _are_numbers(value: Any, dimensions: tuple[int, ...]) -> bool:
-    """Tell whether a value from a file is one finite number, or a list of them."""
-    try:
-        array = np.asarray(value)
-    except ValueError:  # lists of unequal lengths
-        return False
-    is_numeric = array.dtype.kind in "iuf" and array.ndim in dimensions and array.size > 0
-    return is_numeric and bool(np.isfinite(array).all())
-
-
 @dataclass
-class SegformerImageProcessor:
-    """Resize, rescale and normalise, in this order, each where it is switched on.
-
-    Args:
-        do_resize: Resize to `size`, whatever the aspect ratio.
-        size: {"height": ..., "width": ...} in pixels; one number stands for both.
-        resample: Pillow's number of the filter (2: bilinear); it widens where an image shrinks.
-            Maps take the nearest pixel.
-        do_rescale: Multiply images by `rescale_factor`.
-        rescale_factor: Takes 0..255 to the range of `image_mean`.
-        do_normalize: Subtract `image_mean` and divide by `image_std`, one number per channel.
-        image_mean: By default ImageNet's.
-        image_std: By default ImageNet's.
-        do_reduce_labels: In maps, before they are resized: 0 becomes 255, other ids go down by
-            one, 255 stays.
-        reduce_labels: Old name of `do_reduce_labels`.
-    """
-
-    do_resize: bool = True
-    size: Mapping[str, int] | int = field(default_factory=lambda: {"height": 512, "width": 512})
-    resample: int = 2
-    do_rescale: bool = True
-    rescale_factor: float = 1 / 255
-    do_normalize: bool = True
-    image_mean: Sequence[float] | float = IMAGENET_MEAN
-    image_std: Sequence[float] | float = IMAGENET_STD
-    do_reduce_labels: bool = False
-    reduce_labels: InitVar[bool | None] = None
-
-    def __post_init__(self, reduce_labels: bool | None) -> None:
-        if isinstance(self.size, int):
-            self.size = {"height": self.size, "width": self.size}
-        if reduce_labels is not None:
-            self.do_reduce_labels = reduce_labels
-        for name, is_right, expected in (
-            ("size", _is_size(self.size), "height and width in pixels"),
-            ("resample", _is_filter(self.resample), "one of Pillow's numbers"),
-            ("rescale_factor", _are_numbers(self.rescale_factor, (0,)), "a number"),
-            ("image_mean", _are_numbers(self.image_mean, (0, 1)), "one number per channel"),
-            ("image_std", _are_numbers(self.image_std, (0, 1)), "one number per channel"),
-        ):
-            if not is_right:
-                raise UserError(f"{name}: found {getattr(self, name)!r}, expected {expected}.")
-        for name in ("do_resize", "do_rescale", "do_normalize", "do_reduce_labels"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name}: found {getattr(self, name)!r}, expected true or false.")
+class SegformerImageProcessor(HubProcessor):
+    """Resize, rescale and normalise images; see `HubProcessor` for the settings."""
 
     def __call__(
         self,
@@ -167,35 +97,6 @@ class SegformerImageProcessor:
             paddle.to_tensor(upsampled_labels(item, size_hw).astype(np.int64))
             for item, size_hw in zip(logits, sizes, strict=True)
         ]
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], **overrides: Any
-    ) -> SegformerImageProcessor:
-        """Read `preprocessor_config.json` of a folder.
-
-        Raises:
-            UserError: no such file, or not such a file.
-        """
-        path = Path(folder) / PROCESSOR_FILE
-        content = read_json(path)
-        known = {item.name for item in dataclasses.fields(cls)} | {"reduce_labels"}
-        own = {key: content[key] for key in content if key in known and content[key] is not None}
-        try:
-            return cls(**{**own, **overrides})
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `preprocessor_config.json` into a folder."""
-        write_json(Path(folder) / PROCESSOR_FILE, self.to_dict())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain data."""
-        values = dataclasses.asdict(self)
-        values = {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
-        kind = type(self).__name__
-        return {**values, "resample": int(self.resample), "image_processor_type": kind}
 
     def _image(self, image: Any) -> np.ndarray:
         """Return one image (C, h, w) float32."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.huggingface.configuration import CONFIG_FILE, EPSILONS, SegformerConfig
+from paddleseg_segformer.huggingface.configuration import SegformerConfig
 from paddleseg_segformer.huggingface.losses import classification_loss, segmentation_loss
 from paddleseg_segformer.huggingface.outputs import EncoderOutput, LogitsOutput
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
@@ -29,6 +29,7 @@ from paddleseg_segformer.weights.files.download import is_url
 from paddleseg_segformer.weights.files.writing import write_tensors
 from paddleseg_segformer.weights.formats import HUGGINGFACE
 from paddleseg_segformer.weights.formats.naming import export_state
+from paddleseg_segformer.weights.sidecars.hub_config import CONFIG_FILE, EPSILONS
 from paddleseg_segformer.weights.sidecars.json_files import NO_HUB, write_json
 
 WEIGHTS_FILE = "model.safetensors"

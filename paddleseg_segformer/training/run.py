@@ -18,7 +18,6 @@ from paddleseg_segformer.config import Config
 from paddleseg_segformer.config.building import (
     build_dataset,
     build_loss,
-    build_model,
     build_optimizer,
 )
 from paddleseg_segformer.cpu import prepare_cpu
@@ -30,7 +29,7 @@ from paddleseg_segformer.files import make_folder, write_text
 from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.model_folder import CONFIG
+from paddleseg_segformer.model_folder import CONFIG, build_model
 from paddleseg_segformer.training.distributed import (
     check_same_in_all,
     data_parallel,

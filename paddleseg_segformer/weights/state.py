@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.weights.files.containers import StoredTensor
+from paddleseg_segformer.weights.files.stored import StoredTensor
 from paddleseg_segformer.weights.formats.naming import Names, Rule
 
 CAST_TYPES = ("float16", "bfloat16", "float64")  # read as float32

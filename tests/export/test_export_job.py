@@ -187,4 +187,4 @@ print(json.dumps([status, sorted(sys.modules)]))
     assert f"{ours}.inference.pipeline" in modules
     for absent in ("paddleseg", "visualdl", f"{ours}.engine", f"{ours}.config", f"{ours}.models"):
         assert absent not in modules
-    assert f"{ours}.registry" not in modules
+    assert f"{ours}.components" not in modules

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.weights.files.pickles import read_pickle
+from paddleseg_segformer.weights.files.stored import StoredTensor
 
 # In a folder the first of these is read; the package's own names and Hugging Face's, rstrudel's.
 FOLDER_FILES = (
@@ -37,15 +38,6 @@ _OTHER_FILES = {  # what is often saved under a weight file's name: first bytes 
     b"version https://git-lfs": "it is a Git LFS pointer. Fetch the file itself: git lfs pull",
     b"\x1f\x8b": "it is a compressed archive. Unpack it first.",
 }
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """One tensor of a file, read on demand."""
-
-    shape: tuple[int, ...]
-    dtype: str  # NumPy's name, or "bfloat16"
-    read: Callable[[], np.ndarray] = field(repr=False)  # bfloat16 comes as float32
 
 
 @dataclass(frozen=True)

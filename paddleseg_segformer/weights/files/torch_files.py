@@ -12,7 +12,7 @@ import numpy as np
 
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.weights.files.containers import StoredTensor
+from paddleseg_segformer.weights.files.stored import StoredTensor
 
 
 class _Inert:

@@ -1,4 +1,4 @@
-"""The configs beside the weights in Hugging Face's folders: reading and writing them."""
+"""The configs beside the weights in Hugging Face's folders: reading them."""
 
 from __future__ import annotations
 
@@ -7,35 +7,22 @@ from typing import Any
 
 from PIL import Image
 
-from paddleseg_segformer.huggingface.configuration import CONFIG_FILE, SegformerConfig
-from paddleseg_segformer.huggingface.image_processing import (
-    PROCESSOR_FILE,
-    SegformerImageProcessor,
-)
-from paddleseg_segformer.weights.architectures.known import full_backbone
-from paddleseg_segformer.weights.sidecars.json_files import write_json
-from paddleseg_segformer.weights.weight_file import Checkpoint
-
-ARCHITECTURES = {  # our model types -> theirs
-    "": "SegformerModel",
-    "SegFormer": "SegformerForSemanticSegmentation",
-    "MixVisionTransformerClassifier": "SegformerForImageClassification",
-}
+from paddleseg_segformer.weights.sidecars.hub_config import HubConfig
+from paddleseg_segformer.weights.sidecars.hub_processor import PROCESSOR_FILE, HubProcessor
 
 
-def read_configs(path: Path) -> tuple[SegformerConfig, SegformerImageProcessor]:
+def read_configs(path: Path) -> tuple[HubConfig, HubProcessor]:
     """Read a `config.json` and, where there is one, the image processor's settings beside it.
 
     Raises:
         UserError: not valid, or of another model.
     """
-    config = SegformerConfig.from_pretrained(path.parent)
+    config = HubConfig.from_pretrained(path.parent)
     has_processor = path.with_name(PROCESSOR_FILE).is_file()
-    processor = SegformerImageProcessor
-    return config, processor.from_pretrained(path.parent) if has_processor else processor()
+    return config, HubProcessor.from_pretrained(path.parent) if has_processor else HubProcessor()
 
 
-def transforms_of(processor: SegformerImageProcessor) -> list[dict[str, Any]]:
+def transforms_of(processor: HubProcessor) -> list[dict[str, Any]]:
     """Return an image processor's settings as the `transforms` of a config."""
     transforms: list[dict[str, Any]] = []
     if processor.do_resize:
@@ -54,53 +41,3 @@ def transforms_of(processor: SegformerImageProcessor) -> list[dict[str, Any]]:
         for name, values in (("mean", mean), ("std", std))
     }
     return [*transforms, {"type": "Normalize", **constants}]
-
-
-def write_configs(folder: Path, checkpoint: Checkpoint, is_backbone: bool) -> list[Path]:
-    """Write `config.json` and `preprocessor_config.json`; return their paths."""
-    model = checkpoint.model
-    kind = "" if is_backbone else model["type"]
-    backbone = full_backbone(model.get("backbone", model))
-    classes = checkpoint.classes
-    if not checkpoint.is_backbone and not classes:
-        classes = [f"LABEL_{index}" for index in range(model["num_classes"])]
-    others = {"id2label": dict(enumerate(classes))} if classes else {}
-    config = SegformerConfig.from_section({**model, "backbone": backbone}, **others)
-    content = {"architectures": [ARCHITECTURES[kind]], **config.to_dict()}
-    write_json(folder / CONFIG_FILE, content)
-    _processor_for(checkpoint).save_pretrained(folder)
-    return [folder / CONFIG_FILE, folder / PROCESSOR_FILE]
-
-
-def hub_notes(checkpoint: Checkpoint) -> list[str]:
-    """Say what an image processor there cannot do, or what is not known for it."""
-    if checkpoint.transforms is None:
-        return ["no preprocessing is known for these weights; ImageNet's constants are written"]
-    rules = [item["type"] for item in checkpoint.transforms if item["type"] != "Normalize"]
-    others = [name for name in rules if name not in _RESIZING]
-    return [
-        f"Hugging Face's image processor knows no {name}; it resizes to a fixed size"
-        for name in others
-    ]
-
-
-_RESIZING = ("Resize", "AntialiasResize")
-
-
-def _processor_for(checkpoint: Checkpoint) -> SegformerImageProcessor:
-    """Return the image processor nearest to a checkpoint's transforms."""
-    processor = SegformerImageProcessor(do_reduce_labels=checkpoint.reduces_labels)
-    if checkpoint.transforms is None:
-        return processor
-    processor.do_resize = len(checkpoint.transforms) > 1
-    for item in checkpoint.transforms:
-        if item["type"] in _RESIZING:
-            width, height = item.get("target_size", (512, 512))
-            processor.size = {"height": height, "width": width}
-            processor.resample = int(Image.Resampling[item.get("resample", "BILINEAR")])
-        elif item["type"] == "Normalize":
-            processor.image_mean, processor.image_std = (
-                list(item.get(key, [0.5])) * (3 if len(item.get(key, [0.5])) == 1 else 1)
-                for key in ("mean", "std")
-            )
-    return processor

@@ -17,6 +17,7 @@ from paddleseg_segformer.weights.architectures.known import EPSILONS, full_backb
 from paddleseg_segformer.weights.architectures.sizes import Section
 from paddleseg_segformer.weights.files.containers import Container
 from paddleseg_segformer.weights.formats.naming import Format
+from paddleseg_segformer.weights.sidecars.hub_folder import read_configs, transforms_of
 from paddleseg_segformer.weights.sidecars.mm_config import evaluation_settings
 from paddleseg_segformer.weights.sidecars.variant_yml import read_variant
 
@@ -189,8 +190,6 @@ def _own(path: Path, format: Format, found: Section) -> Source:
 
 
 def _hub(path: Path, format: Format, found: Section) -> Source:
-    from paddleseg_segformer.weights.sidecars.hub_folder import read_configs, transforms_of
-
     config, processor = read_configs(path)
     section = config.section(found.get("type", ""))
     is_unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(config.classes))

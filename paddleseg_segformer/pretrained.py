@@ -1,0 +1,6 @@
+"""The older name of `model_folder`, with `converting.save_model`; it goes with the next version."""
+
+from paddleseg_segformer.converting import save_model
+from paddleseg_segformer.model_folder import config_of, load_model
+
+__all__ = ["config_of", "load_model", "save_model"]
