@@ -117,8 +117,7 @@ def _paddleseg_factory(factory: Component) -> Component:
 
 def _paddleseg_backbones() -> Iterator[Component]:
     """Yield our backbone variants as functions with PaddleSeg's `pretrained` argument."""
-    backbones: dict[str, Component] = BACKBONES
-    for name, ours in backbones.items():
+    for name, ours in BACKBONES.items():
         factory = _paddleseg_factory(ours)
 
         def build(

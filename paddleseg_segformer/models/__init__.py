@@ -1,5 +1,9 @@
 """Backbones, heads and whole models. They know nothing of data, configs or PaddleSeg."""
 
+from collections.abc import Callable
+
+from paddle import nn
+
 from paddleseg_segformer.models import mix_transformer, vision_transformer
 from paddleseg_segformer.models.classifier import MixVisionTransformerClassifier
 from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
@@ -7,7 +11,10 @@ from paddleseg_segformer.models.segformer import SegFormer, SegFormerMM
 from paddleseg_segformer.models.segmenter import LinearSegmenter, MaskSegmenter
 from paddleseg_segformer.models.vision_transformer import VisionTransformer
 
-BACKBONES = {**mix_transformer.BACKBONES, **vision_transformer.BACKBONES}
+BACKBONES: dict[str, Callable[..., nn.Layer]] = {
+    **mix_transformer.BACKBONES,
+    **vision_transformer.BACKBONES,
+}
 
 MODELS = {
     "SegFormer": SegFormer,

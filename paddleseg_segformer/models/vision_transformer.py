@@ -9,7 +9,7 @@ Source: Dosovitskiy et al., "An Image Is Worth 16x16 Words", 2021; Strudel et al
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -284,7 +284,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ViT_huge_patch32_384": {**_HUGE, **_LARGE_IMAGE, "patch_size": 32},
 }  # fmt: skip
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[..., VisionTransformer]] = {
     "VisionTransformer": VisionTransformer,
     **{name: partial(VisionTransformer, **difference) for name, difference in VARIANTS.items()},
 }

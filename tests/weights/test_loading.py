@@ -10,8 +10,8 @@ import paddle
 import pytest
 
 from paddleseg_segformer.config import load_config
-from paddleseg_segformer.config.building import build_model
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.model_folder import build_model
 from paddleseg_segformer.models import BACKBONES, MixVisionTransformerClassifier, SegFormer
 from paddleseg_segformer.weights import load_pretrained, load_weights, save_weights
 from paddleseg_segformer.weights.files.pickles import read_pickle

@@ -1,0 +1,1 @@
+"""Exported networks: `deploy.yaml`, the backends that run them, the check of a backend."""
