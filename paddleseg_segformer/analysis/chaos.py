@@ -22,13 +22,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from tqdm import tqdm
 
 from paddleseg_segformer.data.street_scenes import generate
 from paddleseg_segformer.engine.manifest import read_manifest, verify_manifest
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
+from paddleseg_segformer.yaml_files import dump_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG = "chaos.yml"
@@ -296,7 +296,7 @@ def write_inputs(folder: Path, iters: int) -> None:
         },
         "lr_scheduler": {"type": "PolynomialDecay", "learning_rate": 0.001, "power": 1.0},
     }
-    write_text(folder / CONFIG, yaml.safe_dump(config))
+    write_text(folder / CONFIG, dump_yaml(config))
 
 
 def logged(run: Path) -> list[dict[str, float]]:
