@@ -64,7 +64,7 @@ class OpenVINONetwork(EngineNetwork):
         request = self._request(x.shape)
         request.infer({0: x}, share_inputs=True)
         output: np.ndarray = request.get_output_tensor().data
-        return output
+        return output.copy()  # the engine's own memory, which the next call overwrites
 
     def _request(self, shape: Shape) -> Any:
         """Return the network for a shape, or for any."""
