@@ -13,6 +13,7 @@ from paddleseg_segformer.errors import UserError
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
+    from paddleseg_segformer.inference.engine_network import EngineNetwork
 
 
 def add_config_arguments(parser: ArgumentParser, required: bool = True) -> None:
@@ -90,6 +91,14 @@ def set_device(device: str | None) -> str:
             f"--device {device}: not available ({reason}). This Paddle offers "
             f"{paddle.get_device()}."
         ) from None
+
+
+def keep_memory_for(network: EngineNetwork) -> None:
+    """Keep freed memory where Paddle runs an export on the CPU; other engines keep their own."""
+    from paddleseg_segformer.memory import keep_freed_memory
+
+    if network.name == "paddle" and network.takes_numpy:
+        keep_freed_memory()
 
 
 def set_up_logging() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from paddleseg_segformer.cli.common import add_device_argument, set_device, set_up_logging
+from paddleseg_segformer.cli.common import add_device_argument, keep_memory_for, set_up_logging
 from paddleseg_segformer.inference.engines import BACKENDS, PRECISIONS
 from paddleseg_segformer.serving.settings import ServingSettings
 
@@ -56,8 +56,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Load the model, then answer requests until told to stop."""
-    from paddleseg_segformer.memory import keep_freed_memory
-    from paddleseg_segformer.processor import use_wide_vectors
     from paddleseg_segformer.serving.server import serve
     from paddleseg_segformer.serving.service import Service
 
@@ -65,9 +63,6 @@ def run(args: Namespace) -> None:
     settings = ServingSettings(
         **{name: getattr(args, name) for name in LIMITS}, is_logged=args.log_requests
     )
-    set_device(args.device)
-    keep_freed_memory()
-    use_wide_vectors()
     service = Service(partial(_load, args), partial(_check, args), settings)
     predictor = service.start()
     logger.info("%s: %s", service.engine, predictor.settings.describe())
@@ -76,11 +71,15 @@ def run(args: Namespace) -> None:
 
 def _load(args: Namespace) -> Predictor:
     """Load the export; batches go through the network as a whole."""
+    from paddleseg_segformer.inference.engine_network import EngineNetwork
     from paddleseg_segformer.inference.predictor import Predictor
 
     predictor = Predictor.from_export(
         args.config, args.device, args.threads, args.precision, args.backend
     )
+    network = predictor.pipeline.network
+    assert isinstance(network, EngineNetwork)
+    keep_memory_for(network)
     exported = predictor.settings
     window_batch = max(exported.window_batch or 1, args.max_batch)
     predictor.settings = replace(exported, window_batch=window_batch)
