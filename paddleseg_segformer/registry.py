@@ -16,6 +16,7 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
+from paddleseg_segformer.dependencies import REMEDIES, MissingDependency
 from paddleseg_segformer.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -45,10 +46,15 @@ def resolve(kind: str, name: str) -> Component:
     ours = own_components(kind)
     if name in ours:
         return ours[name]
-    theirs = _paddleseg_components(KINDS[kind][2])
+    theirs, hint = {}, ""
+    if table := KINDS[kind][2]:
+        try:
+            theirs = _paddleseg_components(table)
+        except MissingDependency as error:
+            hint = f" Or is it PaddleSeg's? {error}"
     if name in theirs:
         return theirs[name]
-    raise UserError(f"unknown {kind} type '{name}'.{did_you_mean(name, [*ours, *theirs])}")
+    raise UserError(f"unknown {kind} type '{name}'.{did_you_mean(name, [*ours, *theirs])}{hint}")
 
 
 def own_components(kind: str) -> dict[str, Component]:
@@ -64,7 +70,7 @@ def register() -> None:
     input size as the model's output. Says once, through logging, which entries were replaced.
 
     Raises:
-        UserError: PaddleSeg is not installed.
+        MissingDependency: PaddleSeg is not installed.
     """
     manager = _manager()
     replaced = []
@@ -82,28 +88,27 @@ def register() -> None:
 
 
 def _manager() -> Any:
+    """Return PaddleSeg's component manager.
+
+    Raises:
+        MissingDependency: PaddleSeg, or a package that it imports, is not installed.
+    """
     try:
         from paddleseg.cvlibs import manager
     except ImportError as error:
-        raise UserError(
-            f"paddleseg cannot be imported ({error}). Install it: pip install "
-            "'paddleseg==2.8.0' 'numpy<2'"
+        raise MissingDependency(
+            f"paddleseg cannot be imported ({error}). Run: {REMEDIES['paddleseg']}"
         ) from None
     return manager
 
 
 @functools.cache
-def _paddleseg_components(attribute: str | None) -> dict[str, Component]:
-    """Return one table of PaddleSeg's manager; empty where PaddleSeg is not installed."""
-    if attribute is None:
-        return {}
-    try:
-        manager = _manager()
-    except UserError:
-        return {}
+def _paddleseg_components(table: str) -> dict[str, Component]:
+    """Return one table of PaddleSeg's manager."""
+    manager = _manager()
     for package in ("transforms", "models", "optimizers"):  # their import fills the manager
         importlib.import_module(f"paddleseg.{package}")
-    return getattr(manager, attribute).components_dict
+    return getattr(manager, table).components_dict
 
 
 class _PaddleSegContract:

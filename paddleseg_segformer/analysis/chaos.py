@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
@@ -141,7 +142,8 @@ class Chaos:
         }
         pairs = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
         job = [sys.executable, "-W", "ignore", "-m", "paddleseg_segformer", "train"]
-        return [*job, *pairs, "--do_eval", "--use_ema", "--use_vdl"]
+        with_log = ["--use_vdl"] if find_spec("visualdl") else []
+        return [*job, *pairs, "--do_eval", "--use_ema", *with_log]
 
     @contextmanager
     def _process(self, save_dir: Path) -> Iterator[subprocess.Popen[bytes]]:

@@ -51,7 +51,13 @@ from paddleseg_segformer.engine.state import (
     restore,
 )
 from paddleseg_segformer.engine.trainer import Trainer
-from paddleseg_segformer.engine.writers import JsonLinesWriter, VisualDLWriter, Writer, Writers
+from paddleseg_segformer.engine.writers import (
+    JsonLinesWriter,
+    VisualDLWriter,
+    Writer,
+    Writers,
+    check_visualdl,
+)
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import Metrics, evaluate
 from paddleseg_segformer.files import make_folder, write_text
@@ -94,6 +100,8 @@ class RunOptions:
         if self.num_workers < 0:
             raise UserError(f"--num_workers: found {self.num_workers}, expected 0 or more.")
         self.fault_policy()
+        if self.use_vdl:
+            check_visualdl()
 
     def fault_policy(self) -> FaultPolicy:
         """Return what to do about faults."""
