@@ -21,15 +21,16 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
-import yaml
 from tqdm import tqdm
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
 from paddleseg_segformer.street_scenes.dataset import generate
 from paddleseg_segformer.training.manifest import read_manifest, verify_manifest
+from paddleseg_segformer.yaml_files import dump_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG = "chaos.yml"
@@ -142,7 +143,8 @@ class Chaos:
         }
         pairs = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
         job = [sys.executable, "-W", "ignore", "-m", "paddleseg_segformer", "train"]
-        return [*job, *pairs, "--do_eval", "--use_ema", "--use_vdl"]
+        with_log = ["--use_vdl"] if find_spec("visualdl") else []
+        return [*job, *pairs, "--do_eval", "--use_ema", *with_log]
 
     @contextmanager
     def _process(self, save_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
@@ -297,7 +299,7 @@ def write_inputs(folder: Path, iters: int) -> None:
         },
         "lr_scheduler": {"type": "PolynomialDecay", "learning_rate": 0.001, "power": 1.0},
     }
-    write_text(folder / CONFIG, yaml.safe_dump(config))
+    write_text(folder / CONFIG, dump_yaml(config))
 
 
 def logged(run: Path) -> list[dict[str, float]]:

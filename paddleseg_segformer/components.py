@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from paddleseg_segformer.dependencies import MissingDependency
 from paddleseg_segformer.errors import UserError, did_you_mean
 
 Component = Callable[..., Any]
@@ -43,10 +44,14 @@ def resolve(kind: str, name: str) -> Component:
     if name in ours:
         return ours[name]
     theirs: dict[str, Component] = {}
+    hint = ""
     if paddleseg:
         from paddleseg_segformer.paddleseg_bridge import paddleseg_components
 
-        theirs = paddleseg_components(paddleseg)
+        try:
+            theirs = paddleseg_components(paddleseg)
+        except MissingDependency as error:
+            hint = f" Or is it PaddleSeg's? {error}"
     if name in theirs:
         return theirs[name]
-    raise UserError(f"unknown {kind} type '{name}'.{did_you_mean(name, {*ours, *theirs})}")
+    raise UserError(f"unknown {kind} type '{name}'.{did_you_mean(name, {*ours, *theirs})}{hint}")

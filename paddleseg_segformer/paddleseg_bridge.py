@@ -16,7 +16,7 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
-from paddleseg_segformer.dependencies import MissingDependency, explained
+from paddleseg_segformer.dependencies import REMEDIES, MissingDependency
 from paddleseg_segformer.models import BACKBONES, MODELS, VisionTransformer
 from paddleseg_segformer.models.layers import tokens_to_map, upsample_to_input
 from paddleseg_segformer.weights import load_pretrained
@@ -51,19 +51,28 @@ def register() -> None:
 
 
 def _manager() -> Any:
-    with explained():
-        from paddleseg.cvlibs import manager
+    """Return PaddleSeg's component manager.
 
+    Raises:
+        MissingDependency: PaddleSeg, or a package that it imports, is not installed.
+    """
+    try:
+        from paddleseg.cvlibs import manager
+    except ImportError as error:
+        raise MissingDependency(
+            f"paddleseg cannot be imported ({error}). Run: {REMEDIES['paddleseg']}"
+        ) from None
     return manager
 
 
 @functools.cache
 def paddleseg_components(table: str) -> dict[str, Component]:
-    """Return one table of PaddleSeg's manager by name; empty where PaddleSeg is not installed."""
-    try:
-        manager = _manager()
-    except MissingDependency:
-        return {}
+    """Return one table of PaddleSeg's manager: name -> class or function.
+
+    Raises:
+        MissingDependency: PaddleSeg is not installed.
+    """
+    manager = _manager()
     for package in ("transforms", "models", "optimizers"):  # their import fills the manager
         importlib.import_module(f"paddleseg.{package}")
     components: dict[str, Component] = getattr(manager, table).components_dict

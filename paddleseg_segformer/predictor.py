@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 import numpy as np
 
@@ -18,13 +18,17 @@ from paddleseg_segformer.data.labels import (
     generic_label_set,
     make_label_set,
 )
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.inference.arrays import Network, takes_numpy
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, color_label, overlay
-from paddleseg_segformer.inference.pipeline import ImageLogits, Network, Pipeline
+from paddleseg_segformer.inference.pipeline import ImageLogits, Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
+    from paddle import nn
+
     from paddleseg_segformer.config import Config
 
 ImageLike = str | os.PathLike[str] | np.ndarray
@@ -91,7 +95,8 @@ class Predictor:
         preprocess: Size rules and normalisation.
         settings: Windows, scales, flips and averaging.
         label_set: Names and colours; by default numbered classes.
-        device: Name for `paddle.set_device`; by default the current device.
+        device: Name for `paddle.set_device`, where the network takes Paddle tensors; by default the
+            current device.
         img_channels: Channels of images that are read from files.
         config: What the network, preprocessing and classes were built from, for `save_pretrained`.
     """
@@ -106,12 +111,14 @@ class Predictor:
         img_channels: int = 3,
         config: Config | None = None,
     ) -> None:
-        import paddle
+        if not takes_numpy(network):
+            with explained():
+                import paddle
 
-        if device:
-            paddle.set_device(device)
-        if isinstance(network, paddle.nn.Layer):
-            network.eval()
+            if device:
+                paddle.set_device(device)
+            if isinstance(network, paddle.nn.Layer):
+                network.eval()
         self.pipeline = Pipeline(network, preprocess, settings)
         self.label_set = label_set
         self.img_channels = img_channels
@@ -152,8 +159,10 @@ class Predictor:
 
         from paddleseg_segformer.config import Config, load_config
         from paddleseg_segformer.config.building import build_model
+        from paddleseg_segformer.cpu import prepare_cpu
         from paddleseg_segformer.weights import load_weights
 
+        prepare_cpu()
         if device:
             paddle.set_device(device)
         if not isinstance(config, Config):
@@ -207,16 +216,15 @@ class Predictor:
         Raises:
             UserError: not a network that was built from a config, or none that the format has.
         """
-        from paddle import nn
-
         from paddleseg_segformer.converting import save_model
 
         network = self.pipeline.network
-        if self.config is None or not isinstance(network, nn.Layer):
+        if self.config is None or not _is_layer(network):
             raise UserError(
                 "save_pretrained: this predictor was not made by from_config or from_pretrained, "
                 "so nothing says how to build its network again."
             )
+
         save_model(network, self.config, path, format)
 
     @classmethod
@@ -235,14 +243,15 @@ class Predictor:
 
         Args:
             folder: What `export` wrote.
-            device: cpu, gpu or gpu:1; by default the current device.
+            device: cpu, gpu or gpu:1; by default Paddle's current device where Paddle runs the
+                network, else the CPU.
             threads: CPU threads.
             precision: fp32; also fp16 in Paddle Inference on GPU; in OpenVINO bf16, and int8 and
                 int8-bf16 where the export holds INT8.
             backend: paddle, onnxruntime, openvino, or auto: the fastest that is installed and reads
                 what was exported, OpenVINO before ONNX Runtime before Paddle Inference.
             self_check: Compare the engine's labels with those that the export expects for its
-                fixture image; see `inference.self_check`.
+                fixture image; see `runtimes.self_check`.
             use_trt: Let TensorRT run the network, in Paddle Inference on GPU.
             overrides: Fields of `InferenceSettings` that replace the exported ones.
 
@@ -263,6 +272,7 @@ class Predictor:
             Preprocess.from_dict(deploy.preprocess),
             with_overrides(InferenceSettings.from_dict(deploy.inference), overrides),
             deploy.label_set,
+            network.device,
             img_channels=deploy.input.num_channels,
         )
 
@@ -315,6 +325,15 @@ class Predictor:
         if image.dtype != np.uint8:
             image = image.astype(np.float32)
         return np.ascontiguousarray(image[:, :, ::-1]) if bgr else image
+
+
+def _is_layer(network: Network) -> TypeGuard[nn.Layer]:
+    """Tell whether a network is a layer of Paddle; Paddle is not imported for others."""
+    if takes_numpy(network):
+        return False
+    from paddle import nn
+
+    return isinstance(network, nn.Layer)
 
 
 def with_overrides(settings: InferenceSettings, overrides: dict[str, Any]) -> InferenceSettings:

@@ -1,7 +1,9 @@
 """YAML from anywhere: plain data only, and no more of it than a config needs.
 
-Aliases let a few lines stand for billions of values; what they stand for is counted here before
-anything walks through it.
+A few lines can stand for billions of values by aliases, and for as much work by merges (`<<`). Both
+are counted while a text is composed, so time and memory are bounded on every release of PyYAML.
+Merges are resolved here too: of keys that a list of merges repeats, 6.0.4 takes another value than
+the releases before it.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import yaml
 
 from paddleseg_segformer.errors import UserError
 
-MAX_BYTES = 1 << 20
-MAX_VALUES = 100_000  # with every alias written out
+MAX_BYTES = 1 << 19
+MAX_NODES = 30_000  # as written: keys, values and aliases
+MAX_VALUES = 100_000  # with every alias written out; and keys copied by merges
 MAX_DEPTH = 50
 MAX_DIGITS = 300  # of a number
+MAX_INT_KEY = 1 << 60  # larger ones can be chosen to have one hash in common
 # PyYAML converts dates, numbers and binary data without checks of its own
 CONVERSION_ERRORS = (
     yaml.YAMLError,
@@ -28,31 +32,116 @@ CONVERSION_ERRORS = (
     TypeError,
     ValueError,
 )
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads `6e-5` as a number, as YAML 1.2 does (PyYAML reads it as text)."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Resolve `<<`; merges of merges double what is merged, so each result is bounded."""
-        super().flatten_mapping(node)
-        if len(node.value) > MAX_VALUES:
-            raise yaml.YAMLError(f"more than {MAX_VALUES} merged keys")
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        """Return the text of a scalar; numbers of absurd length would take minutes to convert."""
-        is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-        if is_number and len(node.value) > MAX_DIGITS:
-            raise yaml.YAMLError(f"a number of {len(node.value)} characters")
-        return super().construct_scalar(node)
-
-
 EXPONENT_NUMBER = (
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
-_Loader.add_implicit_resolver(*EXPONENT_NUMBER)
+_STR, _INT, _FLOAT, _MERGE, _VALUE = (
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "merge", "value")
+)
+_MERGE_KEY = object()  # what `<<` stands for
+_Pairs = dict[Any, tuple[yaml.Node, yaml.Node]]  # key and value nodes by key
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes text that looks like `6e-5` in quotes, since it is read as a number here."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads `6e-5` as a number, as YAML 1.2 does (PyYAML reads it as text)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.num_nodes = 0
+        self.num_merged = 0
+        self.sizes: dict[yaml.Node, tuple[int, int]] = {}  # (values, levels) of complete nodes
+        self.pairs: dict[yaml.Node, _Pairs] = {}  # of complete mappings, what they merge included
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Compose one value with all that it holds; an alias is the node that it names."""
+        event = self.peek_event()
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            raise _error(event, f"more than {MAX_NODES} keys and values")
+        if self.depth > MAX_DEPTH:
+            raise _error(event, f"nested more than {MAX_DEPTH} deep")
+        self.depth += 1
+        node: Any = super().compose_node(parent, index)
+        self.depth -= 1
+        if not isinstance(event, yaml.AliasEvent):
+            self._complete(node)
+        elif node not in self.sizes:
+            raise _error(event, f"nested more than {MAX_DEPTH} deep: *{event.anchor} holds itself")
+        return node
+
+    def _complete(self, node: yaml.Node) -> None:
+        """Check the keys of a composed node, resolve its merges, count what is in it."""
+        parts = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            self.pairs[node] = self._merged_pairs(node)
+            node.value = list(self.pairs[node].values())
+            parts = [value for _, value in node.value]
+        values = 1 + sum(self.sizes[part][0] for part in parts)
+        levels = 1 + max((self.sizes[part][1] for part in parts), default=0)
+        self.sizes[node] = values, levels
+        if self.depth == 0 and values > MAX_VALUES:
+            raise yaml.YAMLError(f"it stands for more than {MAX_VALUES} values")
+        if self.depth == 0 and levels > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested more than {MAX_DEPTH} deep")
+
+    def _merged_pairs(self, node: yaml.MappingNode) -> _Pairs:
+        """Return the pairs of a mapping: its own over those of `<<`, the first of a list on top."""
+        own: _Pairs = {}
+        for pair in node.value:
+            key = self._key(pair[0])
+            if key in own:
+                first = own[key][0].start_mark.line + 1
+                name = pair[0].value[:40]
+                raise _error(pair[0], f"the key {name!r} stands in line {first} already")
+            own[key] = pair
+        if _MERGE_KEY not in own:
+            return own
+        _, merged = own.pop(_MERGE_KEY)
+        sources: list[Any] = merged.value if isinstance(merged, yaml.SequenceNode) else [merged]
+        pairs: _Pairs = {}
+        for source in reversed(list(dict.fromkeys(sources))):
+            if source not in self.pairs:
+                raise _error(node, f"found a {source.id} to merge, expected keys and values")
+            self.num_merged += len(self.pairs[source])
+            if self.num_merged > MAX_VALUES:
+                raise _error(node, f"more than {MAX_VALUES} merged keys")
+            pairs.update(self.pairs[source])
+        return {**pairs, **own}
+
+    def _key(self, node: Any) -> Any:
+        """Return what a key stands for."""
+        if node.tag == _MERGE:
+            return _MERGE_KEY
+        if not isinstance(node, yaml.ScalarNode):
+            raise _error(node, f"found a {node.id} as a key, expected text or a number")
+        if node.tag == _VALUE:  # `=`, of no meaning among keys
+            node.tag = _STR
+        key = self.construct_object(node)
+        if isinstance(key, int) and abs(key) > MAX_INT_KEY:
+            raise _error(node, f"a number above {MAX_INT_KEY} as a key")
+        return key
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """Return the text of a scalar; numbers of absurd length would take minutes to convert."""
+        text = super().construct_scalar(node)
+        if node.tag in (_INT, _FLOAT) and len(text) > MAX_DIGITS:
+            raise _error(node, f"a number of {len(text)} characters")
+        return text
+
+
+for _side in (_Loader, Dumper):
+    _side.add_implicit_resolver(*EXPONENT_NUMBER)
+
+
+def _error(place: Any, problem: str) -> yaml.YAMLError:
+    return yaml.YAMLError(f"line {place.start_mark.line + 1}: {problem}")
 
 
 def read_yaml(path: str | os.PathLike[str], ignored_tag: str = "") -> dict[str, Any]:
@@ -89,27 +178,14 @@ def parse_yaml(text: str, name: str) -> Any:
         name: where the text comes from, for messages.
 
     Raises:
-        UserError: not YAML, or more than the bounds above.
+        UserError: not YAML, a key that stands twice in a mapping, or more than the bounds above.
     """
     try:
-        content = yaml.load(text, Loader=_Loader)
-        _count_values(content, depth=0, counts={})
-    except RecursionError:
-        raise UserError(f"{name}: not valid YAML: nested more than {MAX_DEPTH} deep.") from None
+        return yaml.load(text, Loader=_Loader)
     except CONVERSION_ERRORS as error:
         raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
-    return content
 
 
-def _count_values(value: Any, depth: int, counts: dict[int, int]) -> int:
-    """Return how many values `value` stands for, each alias counted in full."""
-    if not isinstance(value, (dict, list, tuple, set)):
-        return 1
-    if depth > MAX_DEPTH:  # also a value that holds itself
-        raise RecursionError
-    if id(value) not in counts:
-        items = value.values() if isinstance(value, dict) else value
-        counts[id(value)] = 1 + sum(_count_values(item, depth + 1, counts) for item in items)
-    if counts[id(value)] > MAX_VALUES:
-        raise yaml.YAMLError(f"it stands for more than {MAX_VALUES} values")
-    return counts[id(value)]
+def dump_yaml(content: Any) -> str:
+    """Return plain data as YAML that `parse_yaml` reads back."""
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)

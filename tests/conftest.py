@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import os
 
+from instruction_sets import variables
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before paddle: threads of xdist's workers contend
+os.environ.update(variables(os.environ.get("TEST_ISA", "")))  # before NumPy too
 
 import logging
 import random
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from paddleseg_segformer.cpu import use_wide_vectors
+from paddleseg_segformer.cpu import CPU_INFO, use_wide_vectors
 
 use_wide_vectors()  # as the programs do: one code path in all processes of a test
+
+
+def pytest_report_header() -> str:
+    """Name the processor, and what the libraries of numbers are held to."""
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
+    model = next((line for line in lines if line.startswith("model name")), ": not known")
+    held_to = os.environ.get("TEST_ISA") or "nothing (TEST_ISA is not set)"
+    return f"processor:{model.partition(':')[2]}, held to {held_to}"
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +47,19 @@ def no_log_set_up(caplog: pytest.LogCaptureFixture) -> None:
     package.propagate = True
     package.setLevel(logging.NOTSET)
     caplog.handler.setLevel(logging.NOTSET)  # `nncf.set_log_level` raises it too
+
+
+@pytest.fixture
+def zero_weights() -> Iterator[None]:
+    """Build models of zeros, ten times faster: for tests of shapes, names and counts."""
+    from paddle import nn
+
+    from paddleseg_segformer.models import init
+
+    zeros = nn.initializer.Constant(0.0)
+    nn.initializer.set_global_initializer(zeros, zeros)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_normal", "_uniform"):
+            patch.setattr(init, name, lambda *args, **kwargs: None)
+        yield
+    nn.initializer.set_global_initializer(None)

@@ -60,6 +60,9 @@ def default_roots(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+pytestmark = pytest.mark.usefixtures("zero_weights")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def shared_backbones() -> Iterator[None]:
     """Build each backbone once: configs that differ in data and head share it, for time."""

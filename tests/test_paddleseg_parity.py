@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 
+from paddleseg_segformer import components as registry
 from paddleseg_segformer import register
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import (
@@ -15,6 +19,8 @@ from paddleseg_segformer.config.building import (
     build_optimizer,
     build_transforms,
 )
+from paddleseg_segformer.dependencies import REMEDIES, MissingDependency
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import SegFormer
 from paddleseg_segformer.training.optimizer import build_lr_schedule
 from paddleseg_segformer.weights import load_weights
@@ -122,18 +128,31 @@ def test_unchanged_paddleseg_yaml_builds_everything(yaml_path):
     assert (settings.crop_size_hw, settings.stride_hw) == ((1024, 1024), (768, 768))
 
 
+def test_absent_paddleseg_is_one_line_where_it_is_needed(monkeypatch):
+    for name in ("paddleseg", "paddleseg.cvlibs"):
+        monkeypatch.setitem(sys.modules, name, None)
+    registry._paddleseg_components.cache_clear()
+    remedy = re.escape(f"Run: {REMEDIES['paddleseg']}")
+    with pytest.raises(MissingDependency, match=f"^paddleseg cannot be imported .*{remedy}$"):
+        register()
+    with pytest.raises(UserError, match=f"^unknown loss type 'RMILoss'.* PaddleSeg's.*{remedy}$"):
+        registry.resolve("loss", "RMILoss")
+    with pytest.raises(UserError, match="'SegFomer'. Did you mean 'SegFormer'.{,20}$"):
+        registry.resolve("model", "SegFomer")  # PaddleSeg's models are not looked for
+    assert registry.resolve("model", "SegFormer") is SegFormer
+
+
 @pytest.fixture(scope="module")
 def paddleseg_pair(tmp_path_factory):
     """PaddleSeg's own SegFormer-B0 with random weights, and ours with its saved file loaded."""
-    from paddleseg.models.backbones.mix_transformer import MixVisionTransformer_B0
-    from paddleseg.models.segformer import SegFormer as PaddleSegSegFormer
+    backbones = pytest.importorskip("paddleseg.models.backbones.mix_transformer")
+    segformer = pytest.importorskip("paddleseg.models.segformer")
 
     from paddleseg_segformer.models import BACKBONES
 
-    assert PaddleSegSegFormer.__module__ == "paddleseg.models.segformer"
     paddle.seed(0)
-    theirs = PaddleSegSegFormer(
-        num_classes=19, backbone=MixVisionTransformer_B0(), embedding_dim=256
+    theirs = segformer.SegFormer(
+        num_classes=19, backbone=backbones.MixVisionTransformer_B0(), embedding_dim=256
     )
     with paddle.no_grad():
         for name, tensor in theirs.state_dict().items():

@@ -10,10 +10,6 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from paddleseg.cvlibs import manager
-from paddleseg.models.backbones import vision_transformer
-from paddleseg.models.segmenter import LinearSegmenter as PaddleSegLinear
-from paddleseg.models.segmenter import MaskSegmenter as PaddleSegMask
 
 from paddleseg_segformer import register
 from paddleseg_segformer.config import load_config
@@ -22,6 +18,10 @@ from paddleseg_segformer.models import LinearSegmenter, MaskSegmenter
 from paddleseg_segformer.models.layers import upsample_to_input
 from paddleseg_segformer.models.vision_transformer import VARIANTS
 from paddleseg_segformer.weights import load_weights
+
+manager = pytest.importorskip("paddleseg.cvlibs").manager
+segmenter = pytest.importorskip("paddleseg.models.segmenter")
+vision_transformer = pytest.importorskip("paddleseg.models.backbones").vision_transformer
 
 # The models of PaddleSeg's four configs, word for word but for `pretrained` of the backbone.
 SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}
@@ -60,8 +60,9 @@ def section_of(head: str, encoder: dict[str, int]) -> dict[str, Any]:
 def build_theirs(section: dict[str, Any]) -> nn.Layer:
     arguments = {key: value for key, value in section.items() if key not in ("type", "backbone")}
     encoder = {k: v for k, v in section["backbone"].items() if k not in ("type", "pretrained")}
-    model_class = PaddleSegLinear if section["type"] == "LinearSegmenter" else PaddleSegMask
-    return model_class(backbone=vision_transformer.VisionTransformer(**encoder), **arguments)
+    return getattr(segmenter, section["type"])(
+        backbone=vision_transformer.VisionTransformer(**encoder), **arguments
+    )
 
 
 @paddle.no_grad()

@@ -85,15 +85,17 @@ class Clock:
     """Times of a network that is called within something else.
 
     Args:
-        network: a callable; `pad_multiple` is handed on.
+        network: a callable; `pad_multiple` and `takes_numpy` are handed on.
     """
 
     network: Callable[[Any], Any]
     ms: float = 0.0  # since the last `take`
     pad_multiple: int = field(init=False)
+    takes_numpy: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.pad_multiple = getattr(self.network, "pad_multiple", 1)
+        self.takes_numpy = getattr(self.network, "takes_numpy", False)
 
     def __call__(self, x: Any) -> Any:
         start = time.perf_counter()

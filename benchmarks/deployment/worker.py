@@ -8,11 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.deployment.job import Job, NotHere
 from benchmarks.processes import answer_commands
 from paddleseg_segformer.dependencies import MissingDependency, explained
+from paddleseg_segformer.yaml_files import read_yaml
 
 MODULE = "benchmarks.deployment.worker"
 MISSING = "missing"  # key of an answer: why the way cannot be tried here
@@ -33,8 +32,7 @@ def _check_artefacts(job: Job) -> None:
     """Refuse an export that holds nothing that the way reads."""
     if not job.reads:
         return
-    path = Path(job.export_dir) / "deploy.yaml"
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))["artefacts"]
+    found = read_yaml(Path(job.export_dir) / "deploy.yaml")["artefacts"]
     if not set(job.reads) & set(found):
         raise NotHere(f"the export holds {', '.join(found)}, but no {' or '.join(job.reads)}")
 

@@ -16,6 +16,7 @@ JOBS = {
     "train": "train a model from a YAML config",
     "val": "evaluate a trained model on a labelled data set",
     "predict": "write label maps and overlays for images, folders, lists or videos",
+    "infer": "predict images with an exported model, on any engine and without Paddle",
     "visualize": "draw the attention of a patch and a mask transformer's class maps over images",
     "export": "write a static graph and its deploy.yaml for Paddle Inference",
     "serve": "answer HTTP requests with the predictions of an exported model",

@@ -26,7 +26,6 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_from_config,
     settings_with_flags,
 )
-from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 from paddleseg_segformer.inference.image_sources import (
@@ -94,12 +93,13 @@ def run(args: Namespace) -> None:
     is_check_alone = args.self_check and not (args.image_path or args.file_list)
     has_images = not (is_video(args.image_path) or is_check_alone)
     images = find_images(args.image_path, args.file_list) if has_images else []
-    device = set_device(args.device)
-    prepare_cpu()
-    predictor = _predictor(args)
+    predictor, engine = _exported(args) if args.export_dir else _built(args)
+    if args.custom_color:
+        assert predictor.label_set is not None
+        predictor.label_set = _recolored(predictor.label_set, args.custom_color)
     if is_check_alone:
         return
-    logger.info("%s: %s", device, predictor.settings.describe())
+    logger.info("%s: %s", engine, predictor.settings.describe())
     if is_video(args.image_path):
         _predict_video(predictor, Path(args.image_path), args)
         return
@@ -109,49 +109,52 @@ def run(args: Namespace) -> None:
     logger.info("%d images written to %s", len(images), args.save_dir)
 
 
-def _predictor(args: Namespace) -> Predictor:
-    """Build the predictor that the flags describe."""
+def _exported(args: Namespace) -> tuple[Predictor, str]:
+    """Return the predictor of `--export_dir`, and its engine in words."""
+    from paddleseg_segformer.predictor import Predictor
+    from paddleseg_segformer.runtimes.engine_network import EngineNetwork
+    from paddleseg_segformer.runtimes.self_check import self_check
+
+    if args.memory_budget_mib is not None:
+        raise UserError("--memory_budget_mib is of no use here: engines keep their own memory.")
+    if args.config or args.model_path:
+        raise UserError("--export_dir stands instead of --config and --model_path: give one.")
+    predictor = Predictor.from_export(
+        args.export_dir,
+        args.device,
+        threads=os.cpu_count() or 1,
+        precision=args.precision or "fp32",
+        backend=args.backend or "auto",
+    )
+    network = predictor.pipeline.network
+    assert isinstance(network, EngineNetwork)
+    if args.self_check:
+        logger.info(self_check(network, args.export_dir).line)
+    base = predictor.settings
+    predictor.settings = settings_with_flags(args, base, "aug_pred", args.aug_pred)
+    return predictor, network.description
+
+
+def _built(args: Namespace) -> tuple[Predictor, str]:
+    """Return the predictor of a config and weights, and its device."""
+    for flag in ("backend", "precision", "self_check"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag} has no effect without --export_dir. Add --export_dir.")
+    if not args.model_path:
+        raise UserError("give --config and --model_path, or --export_dir, or --model_path alone.")
+    device = set_device(args.device)
     from paddle.nn import Layer
 
     from paddleseg_segformer.inference.memory_plan import plan_memory
     from paddleseg_segformer.predictor import Predictor
-    from paddleseg_segformer.runtimes.self_check import self_check
 
-    if args.export_dir:
-        if args.memory_budget_mib is not None:
-            raise UserError("--memory_budget_mib is of no use here: engines keep their own memory.")
-        if args.config or args.model_path:
-            raise UserError("--export_dir stands instead of --config and --model_path: give one.")
-        predictor = Predictor.from_export(
-            args.export_dir,
-            threads=os.cpu_count() or 1,
-            precision=args.precision or "fp32",
-            backend=args.backend or "auto",
-        )
-        if args.self_check:
-            logger.info(self_check(predictor, args.export_dir).line)
-        base = predictor.settings
-        predictor.settings = settings_with_flags(args, base, "aug_pred", args.aug_pred)
-    else:
-        for flag in ("backend", "precision", "self_check"):
-            if getattr(args, flag):
-                raise UserError(f"--{flag} has no effect without --export_dir. Add --export_dir.")
-        if not args.model_path:
-            raise UserError(
-                "give --config and --model_path, or --export_dir, or --model_path alone."
-            )
-        config = load_config_from(args)
-        settings = settings_from_config(args, config.test_config, "aug_pred")
-        predictor = Predictor.from_config(config, args.model_path, **vars(settings))
-        network = predictor.pipeline.network
-        assert isinstance(network, Layer)
-        predictor.pipeline.memory = plan_memory(
-            network, args.memory_budget_mib, predictor.img_channels
-        )
-    if args.custom_color:
-        assert predictor.label_set is not None
-        predictor.label_set = _recolored(predictor.label_set, args.custom_color)
-    return predictor
+    config = load_config_from(args)
+    settings = settings_from_config(args, config.test_config, "aug_pred")
+    predictor = Predictor.from_config(config, args.model_path, **vars(settings))
+    network = predictor.pipeline.network
+    assert isinstance(network, Layer)
+    predictor.pipeline.memory = plan_memory(network, args.memory_budget_mib, predictor.img_channels)
+    return predictor, device
 
 
 def _recolored(label_set: LabelSet, values: Sequence[int]) -> LabelSet:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def _parts(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
         "make_dataset": f"--save_dir {SCENES} --num_train {args.num_train} --num_val {args.num_val}"
         f" --height {SIZE_HW[0]} --width {SIZE_HW[1]} --seed {args.seed}",
         "train": f"--config {CONFIG} --save_dir {RUN} --iters {args.iters} --seed {args.seed}"
-        f" --do_eval --use_vdl --opts {shlex.join(OPTIONS)}",
+        f" --do_eval {'--use_vdl ' if find_spec('visualdl') else ''}--opts {shlex.join(OPTIONS)}",
     }
     for name, flags in EVALUATIONS.items():
         parts[f"val {name}"] = f"{weights} --json {FOLDER}/{name}.json {flags}"
@@ -154,6 +155,7 @@ def report(seconds: dict[str, float]) -> str:
         + ", ".join(f"{name} {value:.4f}" for name, value in miou.items()),
         f"exported model in Paddle Inference: {agreement():.4%} of the pixels get the same label",
         f"image | label | prediction: {FOLDER}/pictures.png; overlays: {FOLDER}/predict",
-        f"training curves: visualdl --logdir {RUN} --language en",
     ]
+    if find_spec("visualdl"):
+        lines.append(f"training curves: visualdl --logdir {RUN} --language en")
     return "\n".join(lines)

@@ -9,7 +9,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from paddleseg_segformer.cli.common import add_device_argument, set_device, set_up_logging
+from paddleseg_segformer.cli.common import (
+    add_device_argument,
+    set_up_logging,
+)
 from paddleseg_segformer.runtimes.engines import BACKENDS, PRECISIONS
 from paddleseg_segformer.serving.settings import ServingSettings
 
@@ -56,7 +59,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Load the model, then answer requests until told to stop."""
-    from paddleseg_segformer.cpu import prepare_cpu
     from paddleseg_segformer.serving.server import serve
     from paddleseg_segformer.serving.service import Service
 
@@ -64,8 +66,6 @@ def run(args: Namespace) -> None:
     settings = ServingSettings(
         **{name: getattr(args, name) for name in LIMITS}, is_logged=args.log_requests
     )
-    set_device(args.device)
-    prepare_cpu()
     service = Service(partial(_load, args), partial(_check, args), settings)
     predictor = service.start()
     logger.info("%s: %s", service.engine, predictor.settings.describe())
@@ -75,10 +75,13 @@ def run(args: Namespace) -> None:
 def _load(args: Namespace) -> Predictor:
     """Load the export; batches go through the network as a whole."""
     from paddleseg_segformer.predictor import Predictor
+    from paddleseg_segformer.runtimes.engine_network import EngineNetwork
 
     predictor = Predictor.from_export(
         args.config, args.device, args.threads, args.precision, args.backend
     )
+    network = predictor.pipeline.network
+    assert isinstance(network, EngineNetwork)
     exported = predictor.settings
     window_batch = max(exported.window_batch or 1, args.max_batch)
     predictor.settings = replace(exported, window_batch=window_batch)

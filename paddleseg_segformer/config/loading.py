@@ -16,6 +16,7 @@ from paddleseg_segformer.yaml_files import parse_yaml, read_yaml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # installed, checkout
+MAX_BASES = 50  # in a row
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -28,26 +29,49 @@ def find_config(path_or_name: str | os.PathLike[str]) -> Path:
     path = Path(path_or_name)
     if os.path.isfile(path):  # Path.is_file raises for names that no file can have
         return path
-    name = path.stem if path.suffix in (".yml", ".yaml") else path.name
-    for folder in CONFIG_FOLDERS:
-        packaged = folder / f"{name}.yml"
-        if packaged.is_file() and (str(path.parent) == "." or path.parent.name == "configs"):
-            return packaged
+    packaged = _packaged(path)
+    if packaged:
+        return packaged
     known = {file.stem for folder in CONFIG_FOLDERS for file in folder.glob("*.yml")}
     raise UserError(
         f"config {path_or_name}: neither a file nor the name of a packaged config."
-        f"{did_you_mean(name, known)}"
+        f"{did_you_mean(_without_suffix(path), known)}"
     )
+
+
+def _packaged(path: Path) -> Path | None:
+    """Return the packaged config that a name means, with or without `configs/` and `.yml`."""
+    if str(path.parent) != "." and path.parent.name != "configs":
+        return None
+    files = (folder / f"{_without_suffix(path)}.yml" for folder in CONFIG_FOLDERS)
+    return next((file for file in files if os.path.isfile(file)), None)
+
+
+def _without_suffix(path: Path) -> str:
+    return path.stem if path.suffix in (".yml", ".yaml") else path.name
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML file with its bases merged under it and its environment variables replaced."""
-    return _expand(_load_with_bases(path, seen=()))
+    return _expand(_load_with_bases(path, seen=(), loaded={}))
 
 
-def _load_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _load_with_bases(
+    path: Path, seen: tuple[Path, ...], loaded: dict[Path, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what a file and its bases say; each is read once, however many name it.
+
+    Args:
+        seen: the files whose bases lead here.
+        loaded: what was read before, by path.
+    """
     if path.resolve() in seen:
         raise UserError(f"{path}: `_base_` leads back to itself. Remove the circle.")
+    place = path.parent.resolve() / path.name
+    if place in loaded:
+        return loaded[place]
+    if len(seen) > MAX_BASES:
+        raise UserError(f"{path}: more than {MAX_BASES} files, each the `_base_` of the next.")
     if seen and not os.path.isfile(path):
         raise UserError(f"{path}: no such file, named by `_base_` in {seen[-1]}.")
     content = read_yaml(path)
@@ -57,9 +81,20 @@ def _load_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: `_base_` is {bases!r}, expected the path of a file, or a list.")
     merged: dict[str, Any] = {}
     for base in bases:
-        base_content = _load_with_bases(path.parent / base, (*seen, path.resolve()))
-        merged = _merge(base_content, merged)
-    return _merge(content, merged)
+        found = _find_base(path, base)
+        merged = _merge(_load_with_bases(found, (*seen, path.resolve()), loaded), merged)
+    loaded[place] = _merge(content, merged)
+    return loaded[place]
+
+
+def _find_base(path: Path, base: str) -> Path:
+    """Return the file that `_base_` means: one beside the config, or a packaged config by name."""
+    beside, named = path.parent / base, path.parent / f"{base}.yml"
+    if os.path.isfile(beside):
+        return beside
+    if os.path.isfile(named) and not os.path.samefile(named, path):
+        return named
+    return _packaged(Path(base)) or beside
 
 
 def _merge(child: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from paddleseg_segformer.config.loading import apply_overrides, find_config, load_yaml
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.typed import from_plain
+from paddleseg_segformer.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from paddleseg_segformer.inference.settings import InferenceSettings
@@ -104,7 +103,7 @@ class Config:
         content = self.to_dict()
         if skip_defaults:
             content = _difference(content, Config(model={"type": ""}).to_dict())
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        return dump_yaml(content)
 
 
 def load_config(path_or_name: str | os.PathLike[str], opts: Iterable[str] | None = None) -> Config:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from paddleseg_segformer.errors import UserError
 
@@ -139,6 +139,8 @@ def _tiff_size(content: bytes) -> tuple[int, int] | None:
     """Return (height, width) of a TIFF file with bands or values that Pillow has no mode for."""
     if not content.startswith(_TIFF_STARTS):
         return None
+    from PIL import TiffImagePlugin  # Pillow imports it for such files only
+
     is_big = content[2:4] in (b"+\0", b"\0+")
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if is_big else 8])

@@ -96,7 +96,7 @@ class CalibrationInputs:
                 self.network.check_shape(x.shape)
             except UserError as error:
                 raise UserError(f"{sample.image_path}: {error}") from None
-            yield np.repeat(x.numpy(), batch, axis=0)
+            yield np.repeat(x, batch, axis=0)
 
 
 def check_quantization(quantization: Quantization | None, output_op: str) -> None:

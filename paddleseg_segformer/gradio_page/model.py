@@ -7,12 +7,11 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import paddle
-from paddle import Tensor
+import numpy as np
 
 from paddleseg_segformer.data.io import read_image
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.pipeline import Network
+from paddleseg_segformer.inference.arrays import Array, Network
 from paddleseg_segformer.predictor import Prediction, Predictor
 from paddleseg_segformer.runtimes.deploy_config import FILE_NAME
 from paddleseg_segformer.runtimes.engine_network import EngineNetwork
@@ -25,10 +24,12 @@ class TimedNetwork:
         self.network = network
         self.seconds = 0.0
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Array) -> Array:
         start = time.perf_counter()
         logits = self.network(x)
-        if not logits.place.is_cpu_place():
+        if not isinstance(logits, np.ndarray) and not logits.place.is_cpu_place():
+            import paddle
+
             paddle.device.synchronize()
         self.seconds += time.perf_counter() - start
         return logits
@@ -102,4 +103,6 @@ def load(path: str, backend: str | None, device: str | None, threads: int) -> De
     if backend:
         raise UserError(f"--backend: {path} is no export, and weights run in Paddle. Leave it out.")
     predictor = Predictor.from_pretrained(path, device=device)
+    import paddle
+
     return DemoModel(predictor, name, f"Paddle {paddle.__version__}, {paddle.get_device()}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from paddle import Tensor
+    from paddleseg_segformer.inference.arrays import Array, Arrays
 
 Convert = Callable[[np.ndarray], Any]
 
@@ -105,19 +105,17 @@ class LinearMap:
         matrix[rows, inputs - first] = weights[rows, taps]
         return first, matrix
 
-    def gather(self, x: Tensor, axis: int, offset: int = 0) -> Tensor:
-        """Apply the map to one axis of a tensor that holds the inputs from `offset` on."""
-        import paddle
-
+    def gather(self, x: Array, axis: int, arrays: Arrays, offset: int = 0) -> Array:
+        """Apply the map to one axis of an array that holds the inputs from `offset` on."""
         if self.weights.shape[1] == 1 and x.shape[axis] == self.num_outputs:
             return x
         shape = [-1 if index == axis else 1 for index in range(x.ndim)]
         result = None
         for tap in range(self.weights.shape[1]):
-            last = x.shape[axis] - 1  # a tap outside the tensor has weight 0
+            last = x.shape[axis] - 1  # a tap outside the array has weight 0
             index = np.clip(self.start + tap - offset, 0, last)
-            weight = paddle.to_tensor(self.weights[:, tap].astype(np.float32)).reshape(shape)
-            term = paddle.index_select(x, paddle.to_tensor(index), axis) * weight
+            weight = self.weights[:, tap].astype(np.float32).reshape(shape)
+            term = arrays.take(x, index, axis) * arrays.matrix(weight)
             result = term if result is None else result + term
         return result
 

@@ -10,26 +10,31 @@ the windows that cross one row of tiles in every view, whichever is more, plus o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
-import paddle
-from paddle import Tensor
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.arrays import (
+    Array,
+    Arrays,
+    Network,
+    NumpyArrays,
+    Piece,
+    arrays_for,
+    arrays_on,
+    device_of,
+    run,
+)
 from paddleseg_segformer.inference.augmentation import View, scaled_size, views_of
 from paddleseg_segformer.inference.geometry import Axis, back_steps, window_axis
 from paddleseg_segformer.inference.interpolation import bilinear
 from paddleseg_segformer.inference.preprocess import Preprocess, SizeStep
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.inference.upsample_argmax import (
-    Arrays,
-    NumpyArrays,
-    Piece,
     Tile,
-    arrays_for,
     label_type,
     tile_probabilities,
     write_tile_labels,
@@ -41,7 +46,6 @@ if TYPE_CHECKING:
 CACHE_MIB = 512
 GPU_WINDOW_BATCH = 4
 
-Network = Callable[[Tensor], Tensor]
 Key = tuple[int, int, int]  # view, window row, window column
 
 
@@ -52,7 +56,8 @@ class Pipeline:
         network: (N, C, h, w) float32, normalised -> logits (N, K, about h/4, about w/4), or of
             another stride. They stand for the whole input; if the network has a `pad_multiple`
             above 1, for its input padded at the bottom and right to a multiple of so many pixels. A
-            layer has to be in evaluation mode.
+            layer has to be in evaluation mode. It takes and gives Paddle tensors, or NumPy arrays
+            if it has an attribute `takes_numpy` that is true.
         preprocess: Size rules and normalisation.
         settings: Windows, scales, flips and averaging.
         memory: What windows need and may take; without it nothing is checked.
@@ -101,8 +106,9 @@ class Pipeline:
         Raises:
             UserError: the memory is not enough for one.
         """
-        is_on_gpu = paddle.get_device().startswith("gpu")
-        wanted = self.settings.window_batch or (GPU_WINDOW_BATCH if is_on_gpu else 1)
+        wanted = self.settings.window_batch
+        if not wanted:
+            wanted = GPU_WINDOW_BATCH if device_of(self.network).startswith("gpu") else 1
         return self.memory.window_batch(wanted, size_hw, held_mib) if self.memory else wanted
 
     @property
@@ -110,18 +116,23 @@ class Pipeline:
         """Return how much of logits may be kept that are not needed at once."""
         return min(CACHE_MIB, self.memory.budget_mib / 4) if self.memory else CACHE_MIB
 
+    @property
+    def input_arrays(self) -> Arrays:
+        """Return the operations that the network's input is made with."""
+        return arrays_on(device_of(self.network))
+
     def _compute_batch(self, group: Sequence[tuple[ImageLogits, Key]]) -> None:
-        with paddle.no_grad():
-            windows = [item.read(key) for item, key in group]
-            batch = paddle.concat(windows) if len(windows) > 1 else windows[0]
-            logits = self.network(batch)
-            if not bool(paddle.isfinite(logits).all()):
-                raise UserError(
-                    "the network's logits are not finite (NaN or infinite): its weights are broken,"
-                    " or the image holds such values. Check both."
-                )
-            for (item, key), window_logits in zip(group, logits, strict=True):
-                item.keep(key, window_logits)
+        windows = [item.read(key) for item, key in group]
+        logits = run(self.network, self.input_arrays.concat(windows))
+        arrays = arrays_for(logits)
+        logits = arrays.float32(logits)
+        if not arrays.is_finite(logits):
+            raise UserError(
+                "the network's logits are not finite (NaN or infinite): its weights are broken,"
+                " or the image holds such values. Check both."
+            )
+        for (item, key), window_logits in zip(group, logits, strict=True):
+            item.keep(key, window_logits, arrays)
 
 
 class ViewOfImage:
@@ -153,7 +164,7 @@ class ViewOfImage:
                 )
             )
 
-    def read(self, row: int, column: int) -> Tensor:
+    def read(self, row: int, column: int, arrays: Arrays) -> Array:
         """Return the normalised pixels of a window, (1, C, h, w) float32."""
         spans, maps, flipped = [], [], []
         for axis, (window, length) in enumerate(zip((row, column), self.image.shape, strict=False)):
@@ -164,17 +175,11 @@ class ViewOfImage:
             maps.append(bilinear(length, self.axes[axis].length).part(start, stop))
             spans.append(maps[-1].input_range)
         (top, bottom), (left, right) = spans
-        x = self._normalized(np.ascontiguousarray(self.image[top:bottom, left:right]))
+        pixels = np.ascontiguousarray(self.image[top:bottom, left:right])
+        x = arrays.image(pixels, self.normalize)
         for axis, resample in enumerate(maps):
-            x = resample.gather(x, axis + 2, offset=spans[axis][0])
-        return paddle.flip(x, flipped) if flipped else x
-
-    def _normalized(self, pixels: np.ndarray) -> Tensor:
-        """(h, w, C) -> (1, C, h, w) float32; on a GPU from what the image holds, often 8 bits."""
-        if self.normalize and paddle.get_device() == "cpu":
-            return paddle.to_tensor(self.normalize.planes(pixels)[None])
-        x = paddle.to_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1))[None])
-        return self.normalize.on_device(x) if self.normalize else x.astype("float32")
+            x = resample.gather(x, axis + 2, arrays, offset=spans[axis][0])
+        return arrays.flip(x, flipped) if flipped else x
 
 
 class ImageLogits:
@@ -306,17 +311,17 @@ class ImageLogits:
         (top, bottom), (left, right) = rows.windows[row], columns.windows[column]
         return bottom - top, right - left
 
-    def read(self, key: Key) -> Tensor:
+    def read(self, key: Key) -> Array:
         """Return a window's normalised pixels, (1, C, h, w) float32."""
-        return self.views[key[0]].read(key[1], key[2])
+        return self.views[key[0]].read(key[1], key[2], self._pipeline.input_arrays)
 
-    def keep(self, key: Key, logits: Tensor) -> None:
+    def keep(self, key: Key, logits: Array, arrays: Arrays) -> None:
         """Take a window's logits (K, h, w) from the network."""
         view, row, column = key
         rows, columns = self.views[view].axes
-        self._arrays = arrays_for(logits)
+        self._arrays = arrays
         self._num_classes = logits.shape[0]
-        self._pieces[key] = self._arrays.piece(
+        self._pieces[key] = arrays.piece(
             logits,
             rows.to_original(row, logits.shape[1]),
             columns.to_original(column, logits.shape[2]),

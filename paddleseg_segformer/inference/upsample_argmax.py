@@ -13,27 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from paddleseg_segformer.inference.interpolation import LinearMap, bilinear
+from paddleseg_segformer.inference.arrays import Array, Arrays, NumpyArrays, Piece, arrays_for
+from paddleseg_segformer.inference.interpolation import bilinear
 from paddleseg_segformer.inference.label_cells import Source, write_labels
-
-if TYPE_CHECKING:
-    from paddle import Tensor
-
-Array = Any  # a NumPy array or a Paddle tensor
-
-
-class Piece(NamedTuple):
-    """A window's logits and their way to the original image."""
-
-    logits: Array  # (h, w, K)
-    rows: LinearMap  # h -> H of the original image
-    columns: LinearMap  # w -> W of the original image
-    best: Array = None  # (h, w) lowest id of the largest logit, on the host
 
 
 class Tile(NamedTuple):
@@ -43,90 +29,6 @@ class Tile(NamedTuple):
     bottom: int
     left: int
     right: int
-
-
-class NumpyArrays:
-    """Array operations on the host.
-
-    NumPy on tiles that fit into the processor's cache is several times faster than Paddle's CPU
-    kernels for bilinear resizing and argmax.
-    """
-
-    tile_hw = (64, 64)
-    label_tile_hw = (128, 2048)  # larger: only the scores of some cells are made at a time
-
-    @staticmethod
-    def piece(logits: Tensor, rows: LinearMap, columns: LinearMap) -> Piece:
-        """(K, h, w) -> piece, float32; the tensor is copied once."""
-        num_classes, h, w = logits.shape
-        values = np.from_dlpack(logits.detach().astype("float32")).reshape(num_classes, h * w)
-        values = cv2.transpose(values).reshape(h, w, num_classes)
-        return Piece(values, rows, columns, values.argmax(axis=2).astype(np.int32))
-
-    @staticmethod
-    def matrix(block: np.ndarray) -> np.ndarray:
-        return block
-
-    @staticmethod
-    def softmax(logits: np.ndarray) -> np.ndarray:
-        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exp / exp.sum(axis=1, keepdims=True)
-
-    @staticmethod
-    def argmax(scores: np.ndarray) -> np.ndarray:
-        """Return the lowest id of the largest score, (R, K, C) -> (R, C) int32."""
-        best = scores[:, 0].copy()
-        label = np.zeros(best.shape, np.int32)
-        is_better = np.empty(best.shape, bool)
-        for class_id in range(1, scores.shape[1]):
-            score = scores[:, class_id]
-            np.greater(score, best, out=is_better)
-            np.maximum(score, best, out=best)
-            np.copyto(label, class_id, where=is_better)
-        return label
-
-    @staticmethod
-    def to_numpy(array: np.ndarray) -> np.ndarray:
-        return array
-
-
-class PaddleArrays:
-    """Array operations on the logits' own device: few large tiles."""
-
-    tile_hw = label_tile_hw = (256, 512)
-
-    @staticmethod
-    def piece(logits: Tensor, rows: LinearMap, columns: LinearMap) -> Piece:
-        """(K, h, w) -> piece, float32."""
-        return Piece(logits.astype("float32").transpose([1, 2, 0]), rows, columns)
-
-    @staticmethod
-    def matrix(block: np.ndarray) -> Tensor:
-        import paddle
-
-        return paddle.to_tensor(block)
-
-    @staticmethod
-    def softmax(logits: Tensor) -> Tensor:
-        import paddle
-
-        return paddle.nn.functional.softmax(logits, axis=1)
-
-    @staticmethod
-    def argmax(scores: Tensor) -> Tensor:
-        return scores.argmax(axis=1, dtype="int32")
-
-    @staticmethod
-    def to_numpy(array: Tensor) -> np.ndarray:
-        return array.numpy()
-
-
-Arrays = type[NumpyArrays] | type[PaddleArrays]
-
-
-def arrays_for(logits: Tensor) -> Arrays:
-    """Return the operations for logits of the tensor's device."""
-    return NumpyArrays if logits.place.is_cpu_place() else PaddleArrays
 
 
 def write_tile_labels(
@@ -164,7 +66,7 @@ def tile_probabilities(
     return arrays.to_numpy(scores if average == "softmax" else arrays.softmax(scores))
 
 
-def upsampled_labels(logits: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
+def upsampled_labels(logits: Array, size_hw: tuple[int, int]) -> np.ndarray:
     """Return the class ids of logits (K, h, w) resized bilinearly in one step, (H, W).
 
     uint8, or int32 for more than 256 classes; ties go to the lowest id.

@@ -17,7 +17,7 @@ from paddleseg_segformer.files import sha256, write_text
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.typed import from_plain
-from paddleseg_segformer.yaml_files import EXPONENT_NUMBER, read_yaml
+from paddleseg_segformer.yaml_files import Dumper, read_yaml
 
 FILE_NAME = "deploy.yaml"
 FORMAT = 3  # of deploy.yaml; raised when a reader of the old one would go wrong
@@ -288,7 +288,7 @@ def deploy_path(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(Dumper):
     """Writes lists of numbers in one line and repeats shared values in full."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -301,4 +301,3 @@ def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
 
 
 _Dumper.add_representer(list, _represent_list)
-_Dumper.add_implicit_resolver(*EXPONENT_NUMBER)  # puts text that looks like one into quotes

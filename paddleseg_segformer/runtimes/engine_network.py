@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import paddle
-from paddle import Tensor
 
-from paddleseg_segformer.dependencies import explained
+from paddleseg_segformer.dependencies import REMEDIES, MissingDependency, explained
 from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.inference.arrays import Array
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig, deploy_path
-from paddleseg_segformer.runtimes.engines import BACKENDS, ENGINES, INT8_PRECISIONS
+from paddleseg_segformer.runtimes.engines import BACKENDS, ENGINES, INT8_PRECISIONS, Engine
 
 MAX_SIDE_PX = 8192  # of what goes through a network at once; attention grows with its square
 
@@ -26,7 +27,8 @@ class EngineNetwork(ABC):
 
     Args:
         folder: The folder of an export, or the path of its `deploy.yaml`.
-        device: "cpu", "gpu" or "gpu:1"; by default the device Paddle is set to.
+        device: "cpu", "gpu" or "gpu:1"; by default the device Paddle is set to, and "cpu" in
+            engines without Paddle.
         threads: CPU threads.
         precision: Of the computation, one of the engine's `precisions`.
         output_op: What the caller counts on the network to give.
@@ -66,7 +68,7 @@ class EngineNetwork(ABC):
                 f"precision: found {precision!r}, but {engine.title} offers "
                 f"{' and '.join(engine.precisions)}."
             )
-        self.device = device or paddle.get_device()
+        self.device = device or (paddle_device() if self.name == "paddle" else "cpu")
         self.use_trt = use_trt
         if use_trt and (self.name != "paddle" or self.device == "cpu"):
             raise UserError(
@@ -78,6 +80,11 @@ class EngineNetwork(ABC):
         paths = self.deploy.check_files(deploy_path(folder).parent, [self.artefact])
         with explained():
             self._load(paths, threads, precision)
+
+    @property
+    def takes_numpy(self) -> bool:
+        """Tell whether the pipeline hands over arrays, as on the CPU, or tensors of Paddle."""
+        return self.device == "cpu"
 
     @property
     def description(self) -> str:
@@ -92,21 +99,25 @@ class EngineNetwork(ABC):
 
     @abstractmethod
     def _run(self, x: np.ndarray) -> np.ndarray:
-        """(N, C, H, W) float32, contiguous -> the network's output; it may be overwritten later."""
+        """(N, C, H, W) float32, contiguous -> the network's output."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) float32, normalised -> the network's output, on Paddle's current device.
+    def __call__(self, x: Array) -> Array:
+        """(N, C, H, W) float32, normalised -> the network's output.
+
+        A NumPy array gives one; a Paddle tensor gives a tensor on Paddle's current device.
 
         Raises:
             UserError: a shape that the export does not take, or the engine failed on it.
         """
+        if not isinstance(x, np.ndarray):
+            import paddle
+
+            return paddle.to_tensor(self(x.numpy()))
         self.check_shape(x.shape)
-        array = np.ascontiguousarray(x.numpy())
+        x = np.ascontiguousarray(x)
         batch = self.deploy.input.shape[0]
         try:
-            if batch in (-1, x.shape[0]):
-                return paddle.to_tensor(self._run(array))
-            return paddle.to_tensor(self._run_in_parts(array, batch))
+            return self._run(x) if batch in (-1, len(x)) else self._run_in_parts(x, batch)
         except Exception as error:  # each engine raises kinds of its own, without a common base
             raise UserError(
                 f"{self.description} failed on an input of {x.shape[2]}x{x.shape[3]} px (height x "
@@ -118,10 +129,10 @@ class EngineNetwork(ABC):
         padding = np.repeat(x[-1:], -len(x) % batch, axis=0)
         padded = np.concatenate([x, padding])
         starts = range(0, len(padded), batch)
-        parts = [self._run(padded[start : start + batch]).copy() for start in starts]
+        parts = [self._run(padded[start : start + batch]) for start in starts]
         return np.concatenate(parts)[: len(x)]
 
-    def check_shape(self, shape: list[int]) -> None:
+    def check_shape(self, shape: Sequence[int]) -> None:
         """Refuse an input of another shape (N, C, H, W) than the export takes.
 
         Raises:
@@ -187,7 +198,11 @@ def load_network(
 
     Args:
         backend: One of `BACKENDS`. auto: the first of OpenVINO, ONNX Runtime and Paddle Inference
-            that is installed, reads an artefact of the export, and offers device and precision.
+            that is installed, reads an artefact of the export, and offers device and precision;
+            without a device Paddle comes first where it has a GPU.
+
+    Raises:
+        MissingDependency: no engine that reads the export is installed.
     """
     if backend not in BACKENDS:
         raise UserError(
@@ -195,22 +210,66 @@ def load_network(
             f"{did_you_mean(backend, BACKENDS)}"
         )
     if backend == "auto":
-        backend = _fastest(folder, device or paddle.get_device(), precision)
+        backend = _fastest(folder, device, precision)
     return network_class(backend)(folder, device, threads, precision, output_op, use_trt)
 
 
 def network_class(backend: str) -> type[EngineNetwork]:
-    """Return the class of an engine's networks; the engine itself is not imported."""
+    """Return the class of an engine's networks; of the engines only Paddle is imported with it."""
     module, _, name = ENGINES[backend].network.partition(":")
-    network: type[EngineNetwork] = getattr(importlib.import_module(module), name)
+    with explained():
+        network: type[EngineNetwork] = getattr(importlib.import_module(module), name)
     return network
 
 
-def _fastest(folder: str | os.PathLike[str], device: str, precision: str) -> str:
+def paddle_device() -> str:
+    """Return Paddle's current device.
+
+    "cpu", without importing Paddle, where it cannot be another: it is not installed for a GPU.
+    """
+    if sys.modules.get("paddle") is None and not _is_installed("paddlepaddle-gpu"):
+        return "cpu"
+    import paddle
+
+    device: str = paddle.get_device()
+    return device
+
+
+def _is_installed(distribution: str) -> bool:
+    """Tell whether a distribution is installed; several may hold packages of one name."""
+    from importlib.metadata import PackageNotFoundError, version  # it takes a while to import
+
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False
+
+
+def _fastest(folder: str | os.PathLike[str], device: str | None, precision: str) -> str:
     artefacts = DeployConfig.load(folder, check_files=False).artefacts
-    if device == "cpu":
-        for name, engine in ENGINES.items():
-            is_readable = set(engine.readable(precision)) & set(artefacts)
-            if is_readable and precision in engine.precisions and find_spec(engine.package):
+    readers = {
+        name: engine
+        for name, engine in ENGINES.items()
+        if precision in engine.precisions and set(engine.readable(precision)) & set(artefacts)
+    }
+    if device is None and "paddle" in readers:
+        device = paddle_device()
+    if device in (None, "cpu"):
+        for name, engine in readers.items():
+            if find_spec(engine.package):
                 return name
+        if readers:
+            raise MissingDependency(_no_engine(folder, artefacts, readers))
     return "openvino" if precision in INT8_PRECISIONS else "paddle"
+
+
+def _no_engine(
+    folder: str | os.PathLike[str], artefacts: Iterable[str], readers: dict[str, Engine]
+) -> str:
+    """Return what to install for an export, in one line."""
+    remedies = [f"for {engine.title} {REMEDIES[engine.package]}" for engine in readers.values()]
+    other = "; or export it with --format onnx, which runs without Paddle"
+    return (
+        f"{folder}: holds {' and '.join(artefacts)}, but no engine that reads it is installed. "
+        f"Run {', or '.join(remedies)}{other if list(readers) == ['paddle'] else ''}."
+    )

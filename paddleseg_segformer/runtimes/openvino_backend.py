@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from paddleseg_segformer.runtimes.engine_network import EngineNetwork
 MAX_COMPILED = 4  # shapes that have their own network
 MAX_SEEN = 1024  # shapes remembered
 STALE_CALLS = 32  # a shape not seen in so many calls gives way to another
+CONVERTER = "openvino.tools.ovc"
 TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
 Shape = tuple[int, ...]
@@ -30,8 +35,7 @@ class OpenVINONetwork(EngineNetwork):
     name = "openvino"
 
     def _load(self, paths: list[Path], threads: int, precision: str) -> None:
-        import openvino
-
+        openvino = import_openvino()
         self._require_cpu()
         self._core = openvino.Core()
         if TYPES[precision] == "bf16" and "BF16" not in self._core.get_property(
@@ -64,7 +68,7 @@ class OpenVINONetwork(EngineNetwork):
         request = self._request(x.shape)
         request.infer({0: x}, share_inputs=True)
         output: np.ndarray = request.get_output_tensor().data
-        return output
+        return output.copy()  # the engine's own memory, which the next call overwrites
 
     def _request(self, shape: Shape) -> Any:
         """Return the network for a shape, or for any."""
@@ -98,3 +102,26 @@ class OpenVINONetwork(EngineNetwork):
 
     def _compile(self, model: Any) -> Any:
         return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+
+
+def import_openvino() -> ModuleType:
+    """Return OpenVINO's module, imported without the converter of models of other frameworks.
+
+    Nothing here needs that, and it takes longer than all the rest; `openvino.convert_model` imports
+    it when it is called.
+    """
+    if "openvino" not in sys.modules and CONVERTER not in sys.modules:
+        sys.modules[CONVERTER] = None  # type: ignore[assignment]  # so that importing it fails
+        try:
+            with suppress(ImportError):
+                importlib.import_module("openvino").convert_model = _convert_model
+        finally:
+            del sys.modules[CONVERTER]
+    return importlib.import_module("openvino")
+
+
+def _convert_model(*arguments: Any, **options: Any) -> Any:
+    """Stand in for `openvino.convert_model` until its first call."""
+    function = importlib.import_module(CONVERTER).convert_model
+    importlib.import_module("openvino").convert_model = function
+    return function(*arguments, **options)

@@ -27,15 +27,18 @@ logger = logging.getLogger(__name__)
 GPU_MEMORY_MIB = 256  # taken at the start; grows as needed
 TOLERANCE = 1e-4  # of the largest difference to the plain options, times the standard deviation
 MIN_AGREEMENT = 0.999  # of class ids, where the graph gives these
-PROBE_SIZES_HW = ((29, 29), (32, 64), (97, 131))  # the last maps of the first are one pixel
+# images, height and width; sides of 1 become the smallest that the export takes: maps that are one
+# cell high or wide take other code
+PROBES_NHW = ((1, 1, 1), (1, 1, 200), (1, 200, 1), (1, 29, 29), (2, 32, 64), (1, 97, 131))
 
 
 class PaddleInferenceNetwork(EngineNetwork):
     """An exported network, run by Paddle Inference; fp16 and TensorRT are for GPUs.
 
     On the CPU oneDNN makes it faster, but not every version of Paddle runs every graph with it. So
-    the options are tried when the network is loaded, fastest first, on small inputs of odd and of
-    the smallest sizes. The first that gives what the plain ones give is taken.
+    the options are tried when the network is loaded, fastest first, on small inputs: odd sizes,
+    even ones, and the smallest along either side and both. The first options that give what the
+    plain ones give are taken.
     """
 
     name = "paddle"
@@ -114,13 +117,12 @@ def _probes(spec: InputSpec) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(0)
     batch, channels, *sides = spec.shape
     shapes: dict[tuple[int, ...], int] = {}
-    for index, size_hw in enumerate(PROBE_SIZES_HW):
+    for count, *size_hw in PROBES_NHW:
         taken = [
             max(free, spec.min_side_px) if side == -1 else side
             for side, free in zip(sides, size_hw, strict=True)
         ]
-        count = 1 + index % 2 if batch == -1 else batch
-        shapes.setdefault(tuple(taken), count)
+        shapes.setdefault(tuple(taken), count if batch == -1 else batch)
     for taken_hw, count in shapes.items():
         yield rng.standard_normal((count, channels, *taken_hw), np.float32)
 

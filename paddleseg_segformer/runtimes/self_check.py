@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import paddle
-from paddle import Tensor
 
 from paddleseg_segformer.data.io import read_image, read_label
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.arrays import Network, arrays_for, arrays_on, device_of, run
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig, deploy_path
 
 # of labels in fp16, bf16 or int8, which move borders between classes; a broken network is far below
@@ -45,16 +42,14 @@ class SelfCheck(NamedTuple):
         )
 
 
-def self_check(
-    network: Callable[[Tensor], Tensor] | Predictor, folder: str | os.PathLike[str]
-) -> SelfCheck:
+def self_check(network: Network, folder: str | os.PathLike[str]) -> SelfCheck:
     """Run an export's fixture through a network; for programs to call once when they start.
 
     The image takes the way that `deploy.yaml` describes, whatever other settings the caller uses:
     size rules, normalisation, windows, resizing to the image's size.
 
     Args:
-        network: What `load_network` or `Predictor.from_export` returned, or a callable around it.
+        network: What `load_network` returned, a callable around it, or a predictor that holds it.
         folder: The export it was loaded from, or the path of its `deploy.yaml`.
 
     Returns:
@@ -73,9 +68,7 @@ def self_check(
     return check
 
 
-def compare_with_fixture(
-    network: Callable[[Tensor], Tensor] | Predictor, folder: str | os.PathLike[str]
-) -> SelfCheck:
+def compare_with_fixture(network: Network, folder: str | os.PathLike[str]) -> SelfCheck:
     """Return how well a network agrees with the fixture; see `self_check`.
 
     Raises:
@@ -89,8 +82,8 @@ def compare_with_fixture(
     image_path, labels_path = (deploy.check_file(path.parent, file) for file in files)
     image = read_image(image_path, deploy.input.num_channels)
     expected = read_label(labels_path)
-    if isinstance(network, Predictor):
-        network = network.pipeline.network
+    pipeline = getattr(network, "pipeline", None)
+    network = pipeline.network if pipeline else network
     found = fixture_labels(network, deploy, image)
     if found.shape != expected.shape:
         raise UserError(
@@ -105,9 +98,7 @@ def compare_with_fixture(
     )
 
 
-def fixture_labels(
-    network: Callable[[Tensor], Tensor], deploy: DeployConfig, image: np.ndarray
-) -> np.ndarray:
+def fixture_labels(network: Network, deploy: DeployConfig, image: np.ndarray) -> np.ndarray:
     """Return the labels of an image (H, W, C) as `deploy.yaml` says.
 
     Returns:
@@ -118,9 +109,7 @@ def fixture_labels(
         settings = InferenceSettings.from_dict(deploy.inference)
         return Pipeline(network, preprocess, settings)(image).labels()
     resized, _ = preprocess.resize(image)
-    x = paddle.to_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)[None]))
-    with paddle.no_grad():
-        x = preprocess.normalize.on_device(x) if preprocess.normalize else x.astype("float32")
-        output = network(x)
-        labels = output if deploy.output.op == "argmax" else output.argmax(axis=1)
-    return labels.numpy()[0]
+    arrays = arrays_on(device_of(network))
+    output = run(network, arrays.concat([arrays.image(resized, preprocess.normalize)]))
+    labels = output if deploy.output.op == "argmax" else output.argmax(axis=1)
+    return arrays_for(labels).to_numpy(labels)[0]

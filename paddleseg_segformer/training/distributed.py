@@ -50,9 +50,9 @@ def mean_over_processes(value: float) -> float:
     """Return the mean of every process's value."""
     if dist.get_world_size() == 1:
         return value
-    tensor = paddle.to_tensor([value], dtype="float64")
+    tensor = paddle.to_tensor(value, dtype="float64")
     dist.all_reduce(tensor)
-    return float(tensor) / dist.get_world_size()
+    return tensor.item() / dist.get_world_size()
 
 
 def any_process(condition: bool) -> bool:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import clear_leftovers
 from paddleseg_segformer.model_folder import CONFIG
 from paddleseg_segformer.training.distributed import of_first_process
 from paddleseg_segformer.training.state import checkpoints, read_checkpoint, serial
+from paddleseg_segformer.yaml_files import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,11 @@ def check_config(folder: Path, config_yaml: str) -> None:
     Raises:
         UserError: the checkpoint's state has no meaning under the changed config.
     """
-    text = (folder / CONFIG).read_text(encoding="utf-8")
+    path = folder / CONFIG
+    text = path.read_text(encoding="utf-8")
     if text == config_yaml:
         return
-    old, new = (dict(_flat(yaml.safe_load(source))) for source in (text, config_yaml))
+    old, new = (dict(_flat(parse_yaml(source, str(path)))) for source in (text, config_yaml))
     changes = {
         key: f"{key}: {old.get(key, _ABSENT)} -> {new.get(key, _ABSENT)}"
         for key in [*old, *(key for key in new if key not in old)]

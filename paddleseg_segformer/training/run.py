@@ -57,7 +57,13 @@ from paddleseg_segformer.training.state import (
     restore,
 )
 from paddleseg_segformer.training.trainer import Trainer
-from paddleseg_segformer.training.writers import JsonLinesWriter, VisualDLWriter, Writer, Writers
+from paddleseg_segformer.training.writers import (
+    JsonLinesWriter,
+    VisualDLWriter,
+    Writer,
+    Writers,
+    check_visualdl,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +98,8 @@ class RunOptions:
         if self.num_workers < 0:
             raise UserError(f"--num_workers: found {self.num_workers}, expected 0 or more.")
         self.fault_policy()
+        if self.use_vdl:
+            check_visualdl()
 
     def fault_policy(self) -> FaultPolicy:
         """Return what to do about faults."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.files import atomic_path, make_folder
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,16 @@ def _is_before(line: bytes, start: int) -> bool:
         return bool(json.loads(line)["iteration"] <= start)
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def check_visualdl() -> None:
+    """Find out before a run, not when the log is begun, that VisualDL is not installed.
+
+    Raises:
+        MissingDependency: it is not, or it does not load.
+    """
+    with explained():
+        import visualdl  # noqa: F401
 
 
 class VisualDLWriter(Writer):

@@ -8,7 +8,9 @@ import yaml
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_component, build_loss, build_model
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.losses import LOSSES
 
+PACKAGED = "segformer_b0_camvid_480x360"
 CHILD = """
 _base_: base.yml
 batch_size: 4
@@ -100,7 +102,10 @@ def test_wrong_override_is_one_line_that_names_it(path, opts, message):
         ("", "found NoneType, expected keys and values"),
         ("a: [1", "not valid YAML"),
         ("_base_: nowhere.yml", "no such file, named by `_base_`"),
+        ("_base_: segformer_b9_camvid_480x360", "no such file, named by `_base_`"),
+        ("_base_: '/'", "no such file, named by `_base_`"),
         ("_base_: wrong.yml", "leads back to itself"),
+        ("iters: 1\niters: 2", "line 2: the key 'iters' stands in line 1 already"),
         ("iters: 3", "no key 'model'"),
         ("model: {type: '${NOT_SET_ANYWHERE}'}", "environment variable is not set"),
     ],
@@ -112,6 +117,40 @@ def test_wrong_file_is_one_line_that_names_it(tmp_path, text, message):
         load_config(file)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [PACKAGED, f"{PACKAGED}.yml", f"configs/{PACKAGED}.yml"])
+def test_packaged_config_is_a_base_by_name_wherever_the_file_stands(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yml").write_text(f"_base_: {name}\niters: 3")
+    assert load_config("mine.yml") == load_config(PACKAGED, ["iters=3"])
+
+
+@pytest.mark.parametrize("name", [PACKAGED, f"{PACKAGED}.yml"])
+def test_base_beside_the_config_comes_before_the_packaged_one(path, name):
+    path.with_name(f"{PACKAGED}.yml").write_text("_base_: child.yml\nbatch_size: 7")
+    mine = path.with_name("mine.yml")
+    mine.write_text(f"_base_: {name}\niters: 3")
+    assert load_config(mine) == load_config(path, ["iters=3", "batch_size=7"])
+
+
+def test_config_of_a_packaged_ones_name_can_build_on_it(tmp_path):
+    (tmp_path / f"{PACKAGED}.yml").write_text(f"_base_: {PACKAGED}\niters: 3")
+    assert load_config(tmp_path / f"{PACKAGED}.yml") == load_config(PACKAGED, ["iters=3"])
+
+
+def test_bases_that_many_files_name_are_read_once(path):
+    for i in range(40):
+        base = f"b{i - 1}.yml" if i else "child.yml"
+        path.with_name(f"b{i}.yml").write_text(f"_base_: [{base}, ./{base}]\niters: {i}")
+    assert load_config(path.with_name("b39.yml")) == load_config(path, ["iters=39"])
+
+
+def test_long_row_of_bases_is_refused(path):
+    for i in range(60):
+        path.with_name(f"b{i}.yml").write_text(f"_base_: b{i + 1}.yml")
+    with pytest.raises(UserError, match="more than 50 files, each the `_base_` of the next"):
+        load_config(path.with_name("b0.yml"))
 
 
 def test_missing_config_suggests_a_packaged_one():
@@ -152,7 +191,14 @@ def test_loss_needs_one_type_and_the_data_sets_ignore_index():
         build_loss({"types": [ce, ce], "coef": [1, 1]})
     with pytest.raises(UserError, match="ignore_index is 0, but the data set's is 255"):
         build_loss({"types": [{**ce, "ignore_index": 0}], "coef": [1]})
-    mixed = {"type": "MixedLoss", "losses": [ce, {"type": "LovaszSoftmaxLoss"}], "coef": [1, 0.5]}
+
+
+@pytest.mark.parametrize("other", ["DiceLoss", "LovaszSoftmaxLoss"])
+def test_data_sets_ignore_index_reaches_the_parts_of_a_mixed_loss(other):
+    if other not in LOSSES:
+        pytest.importorskip("paddleseg", reason=f"{other} is PaddleSeg's")
+    parts = [{"type": "CrossEntropyLoss"}, {"type": other}]
+    mixed = {"type": "MixedLoss", "losses": parts, "coef": [1, 0.5]}
     loss, coefficient = build_loss({"types": [mixed], "coef": [2]}, ignore_index=254)
     assert coefficient == 2.0
     assert [part.ignore_index for part in loss.losses] == [254, 254]

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import paddle
 import seed_files
-import torch
-import yaml
 from mutations import mutate_bytes, mutate_text, mutate_tree
 
 from paddleseg_segformer.config import load_config
@@ -40,6 +38,7 @@ from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.training.optimizer import build_lr_schedule
 from paddleseg_segformer.weights import load_weights, open_checkpoint, save_weights
+from paddleseg_segformer.yaml_files import dump_yaml
 
 Case = Callable[[random.Random], None]
 MAX_BUILT = 300  # layers or channels
@@ -137,7 +136,7 @@ def configs(folder: Path) -> Case:
         else:
             if rng.random() < 0.7:
                 tree = {**tree, "model": TINY_MODEL | {"num_classes": tree["model"]["num_classes"]}}
-            content = yaml.safe_dump(mutate_tree(rng, tree)).encode()
+            content = dump_yaml(mutate_tree(rng, tree)).encode()
         path.write_bytes(content)
         config = load_config(path)
         path.write_text(config.to_yaml())
@@ -183,6 +182,8 @@ WEIGHT_FILES = {
 
 def weights(folder: Path) -> Case:
     """Damage a weight file, or a file of a folder; load it into the model that wrote it."""
+    import torch  # for a few seconds: the other targets do without
+
     model = build_component("model", TINY_MODEL, "model")
     shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
     save_weights(model, folder / "paddle.pdparams")

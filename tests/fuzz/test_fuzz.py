@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -12,6 +13,8 @@ FULL = {"images": 20_000, "yaml": 5_000, "weights": 2_000}
 
 
 def check(target: str, count: int) -> None:
+    if target == "weights" and importlib.util.find_spec("torch") is None:
+        pytest.skip("the weight files to damage are written by torch")
     report = run(target, count)
     print(json.dumps(report))
     assert report["findings"] == []

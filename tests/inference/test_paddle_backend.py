@@ -14,9 +14,11 @@ import pytest
 from paddle import inference, nn
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.models import LinearSegmenter, MaskSegmenter, VisionTransformer
 from paddleseg_segformer.runtimes import paddle_backend
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.runtimes.paddle_backend import PaddleInferenceNetwork
@@ -176,6 +178,40 @@ def test_fast_options_give_what_the_plain_ones_give(dynamic, caplog, monkeypatch
     x = paddle.randn(shape)
     expected = plain(x).numpy()
     assert np.abs(fast(x).numpy() - expected).max() <= 1e-4 * expected.std()
+
+
+ONE_PATCH_HW = ((16, 16), (16, 97), (97, 16), (128, 16), (5, 9), (1, 1), (15, 100))
+
+
+@pytest.mark.parametrize("head", ["linear", "mask"])
+def test_padded_segmenter_is_right_where_its_grid_is_one_patch_high_or_wide(
+    head, tmp_path, caplog
+) -> None:
+    """With oneDNN, Paddle before 3.3 resizes position embeddings wrongly to one row or column."""
+    backbone = VisionTransformer(
+        img_size=64,
+        embed_dim=24,
+        depth=1,
+        num_heads=3,
+        pad_input=True,
+        pos_embed_interpolation="bilinear",
+    )
+    model = (
+        LinearSegmenter(NUM_CLASSES, backbone)
+        if head == "linear"
+        else MaskSegmenter(NUM_CLASSES, backbone, 16, 1, 2)
+    )
+    for tensor in model.parameters():
+        if tensor.ndim > 1:
+            tensor.set_value(paddle.randn(tensor.shape) / np.prod(tensor.shape[:-1]) ** 0.5)
+    export_model(model, tmp_path / "out", is_verified=False)
+    network = load(tmp_path / "out", caplog)
+    assert network.option == SOME_ONEDNN  # the faster ones of 3.3 fail, those before it are wrong
+    for hw in (*ONE_PATCH_HW, (64, 64), (33, 100)):
+        x = paddle.randn([2, 3, *hw])
+        with paddle.no_grad():
+            expected = model(x).numpy()
+        np.testing.assert_allclose(network(x).numpy(), expected, atol=1e-4 * expected.std())
 
 
 def test_options_that_fail_or_are_wrong_are_told_in_one_line(dynamic, caplog, monkeypatch) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,9 +47,9 @@ def rss_kib(pid: int) -> int:
 
 def run_cycles(folder: Path, num_cycles: int) -> list[Sample]:
     """Train with an evaluation, a checkpoint and pictures every other step; sample each cycle."""
-    flags = (
-        f"--iters {2 * num_cycles} --save_interval 2 --num_workers 1 --do_eval --use_vdl --use_ema"
-    )
+    flags = f"--iters {2 * num_cycles} --save_interval 2 --num_workers 1 --do_eval --use_ema"
+    if find_spec("visualdl"):
+        flags += " --use_vdl"
     command = [sys.executable, "-W", "ignore", "-m", "paddleseg_segformer", "train"]
     process = subprocess.Popen(
         [*command, "--config", str(folder / "tiny.yml"), "--save_dir", str(folder / "out")]

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
 from paddleseg_segformer.weights.architectures.known import full_backbone
 from paddleseg_segformer.weights.architectures.sizes import Section
 from paddleseg_segformer.weights.formats.naming import Format
-from paddleseg_segformer.yaml_files import read_yaml
+from paddleseg_segformer.yaml_files import dump_yaml, read_yaml
 
 FILE_NAME = "variant.yml"
 MAX_RATIOS = {
@@ -152,5 +150,5 @@ def write_variant(folder: Path, model: Section, test_config: Mapping[str, Any]) 
         },
     }
     path = folder / FILE_NAME
-    write_text(path, yaml.safe_dump(content, sort_keys=False))
+    write_text(path, dump_yaml(content))
     return path
