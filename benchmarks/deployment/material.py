@@ -110,7 +110,8 @@ def _draw(folder: Path, count: int) -> Images:
 
 def make_model(folder: Path) -> Path:
     """Write a model folder of B0 with random weights whose labels differ from place to place."""
-    from benchmarks.speed.files import Files, build_model, ensure
+    from benchmarks.speed.files import Files, build_model
+    from benchmarks.speed.make import ensure
     from paddleseg_segformer.config import load_config
     from paddleseg_segformer.converting import save_model
 

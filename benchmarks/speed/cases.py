@@ -35,7 +35,7 @@ class Engine:
     Args:
         title: for tables.
         module: of `analysis.benchmark`; its `build(case, files)` gives a `Subject`.
-        file: what it loads, a kind of `files.KINDS`.
+        file: what it loads, a kind of `files.NAMES`.
         packages: imported before the process counts as empty.
         tasks, precisions: what it can do.
         output: what the network task gives, where the engines differ.

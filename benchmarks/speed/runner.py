@@ -18,7 +18,8 @@ import numpy as np
 
 from benchmarks.processes import Worker, WorkerFailed
 from benchmarks.speed.cases import REFERENCE, Case, Setting
-from benchmarks.speed.files import Files, ensure, ensure_images, ensure_logits
+from benchmarks.speed.files import Files
+from benchmarks.speed.make import ensure, ensure_images, ensure_logits
 from benchmarks.speed.worker import BENCHMARK, LABELS, LOGITS
 from paddleseg_segformer.errors import UserError
 
