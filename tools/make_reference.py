@@ -355,6 +355,8 @@ def default_of(action: argparse.Action) -> tuple[str]:
         return (REQUIRED,)
     if default is None or default is False or default == [] or default is argparse.SUPPRESS:
         return ("",)
+    if default == sys.executable:
+        return ("this one",)
     if isinstance(default, (list, tuple)):
         return (f"`{' '.join(str(item) for item in default)}`",)
     shown = "on" if default is True else default
