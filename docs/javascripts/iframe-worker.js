@@ -8,29 +8,33 @@
 if (location.protocol === "file:") {
   window.Worker = class {
     constructor(url) {
-      this.waiting = [];
       this.frame = document.createElement("iframe");
       this.frame.hidden = true;
       document.body.append(this.frame);
       const inside = this.frame.contentWindow;
-      inside.postMessage = (data) => this.onmessage?.({ data });
-      const script = inside.document.createElement("script");
-      script.src = url;
-      script.onload = () => {
-        for (const data of this.waiting) inside.onmessage({ data });
-        this.waiting = null;
-      };
-      script.onerror = (event) => this.onerror?.(event);
-      inside.document.body.append(script);
+      inside.postMessage = (data) => deliver(this, data);
+      this.ready = new Promise((resolve, reject) => {
+        const script = inside.document.createElement("script");
+        script.src = url;
+        script.onload = () => resolve(inside);
+        script.onerror = reject;
+        inside.document.body.append(script);
+      });
+      this.ready.catch((event) => this.onerror?.(event));
     }
 
     postMessage(data) {
-      if (this.waiting) this.waiting.push(data);
-      else setTimeout(() => this.frame.contentWindow?.onmessage({ data }));
+      this.ready.then((inside) => deliver(inside, data));
     }
 
     terminate() {
       this.frame.remove();
     }
   };
+
+  /** As between threads: a copy of the data, later. */
+  function deliver(receiver, data) {
+    const copy = structuredClone(data);
+    setTimeout(() => receiver.onmessage?.({ data: copy }));
+  }
 }
