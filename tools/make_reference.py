@@ -324,7 +324,8 @@ def flag_table(parser: argparse.ArgumentParser) -> str:
         if isinstance(action, argparse._HelpAction):
             continue
         names = action.option_strings or [str(action.metavar or action.dest)]
-        help_text = sentence(((action.help or "") % vars(action)).strip())
+        text = (action.help or "") % vars(action)
+        help_text = sentence(re.sub(r" \(default: .*\)$", "", text.strip()))  # of Python 3.10
         rows.append(
             (
                 ", ".join(f"`{name}`" for name in names),
