@@ -37,6 +37,7 @@ NOTE = "<!-- Written by tools/make_reference.py: change the code or that file, n
 SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Source):", re.MULTILINE)
 ENTRY = re.compile(r"^(\*{0,2}\w+(?:, \w+)*): (.*)$")
 REQUIRED = "required"
+VALUES = {"cpu", "gpu", "none", "paddle"}  # words that are values keep their small letters
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -274,8 +275,9 @@ def command_page() -> str:
         NOTE,
         "# Command reference",
         "Each job is a script of `tools/`. Installed, `paddleseg_segformer JOB` and "
-        "`python -m paddleseg_segformer JOB` are the same. All take `--help`. Exit status: 0, or 1 "
-        "with one line on standard error.",
+        "`python -m paddleseg_segformer JOB` are the same, but for `benchmark`, `chaos` and "
+        "`compare_engines`, which run from a clone. All take `--help`. Exit status: 0, or 1 with "
+        "one line on standard error.",
     ]
     for job, (summary, parser) in jobs().items():
         parts += [f"## {job}", f"`python tools/{job}.py`: {summary}.", flag_table(parser)]
@@ -289,12 +291,14 @@ def jobs() -> dict[str, tuple[str, argparse.ArgumentParser]]:
     for path in sorted((ROOT / "tools").glob("*.py")):
         if path.resolve() == Path(__file__).resolve():
             continue
-        parser = parser_of(path)
+        parser: argparse.ArgumentParser | None = parser_of(path)
+        assert parser is not None
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
                 order = [choice.dest for choice in action._choices_actions]
-                parser = action.choices[path.stem]
-        found[path.stem] = ((parser.description or "").rstrip("."), parser)
+                parser = action.choices.get(path.stem)  # None for a job's former name
+        if parser is not None:
+            found[path.stem] = ((parser.description or "").rstrip("."), parser)
     return {name: found[name] for name in [*order, *found] if name in found}
 
 
@@ -485,7 +489,8 @@ def argument(item: Any, name: str) -> str:
 def sentence(text: str) -> str:
     """Return text that starts with a capital, where it starts with a word, and ends with a stop."""
     text = text.rstrip(".;")
-    if re.match(r"[a-z]+( (?!or )|$)", text):
+    first = re.match(r"([a-z]+)(?:[ ,;:]|$)", text)
+    if first and first[1] not in VALUES:
         text = text[0].upper() + text[1:]
     return f"{text}." if text else ""
 

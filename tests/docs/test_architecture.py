@@ -8,7 +8,7 @@ from tests.docs.pages import DOCS, ROOT
 
 TEXT = (DOCS / "architecture.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "paddleseg_segformer"
-# folders that still have their former names
+# former names; those that are kept for one version hold nothing but imports
 MOVING = {
     "checkpoints": "weights",
     "checkpoints/formats": "weights/formats",
@@ -38,5 +38,5 @@ def test_map_lists_what_exists() -> None:
     package, repository = table("In `paddleseg_segformer/`"), table("In the repository")
     missing = [name for name in package if not (PACKAGE / name).exists()]
     missing += [name for name in repository if not (ROOT / name).exists()]
-    if not any((PACKAGE / name).is_dir() for name in MOVING):
+    if (PACKAGE / "weights").is_dir():
         assert sorted(missing) == []
