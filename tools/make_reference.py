@@ -37,7 +37,7 @@ NOTE = "<!-- Written by tools/make_reference.py: change the code or that file, n
 SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Source):", re.MULTILINE)
 ENTRY = re.compile(r"^(\*{0,2}\w+(?:, \w+)*): (.*)$")
 REQUIRED = "required"
-VALUES = {"cpu", "gpu", "none", "paddle"}  # words that are values keep their small letters
+VALUES = {"cpu", "gpu", "none", "paddle", "px"}  # words that are values keep their small letters
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -363,7 +363,8 @@ def default_of(action: argparse.Action) -> tuple[str]:
     if default == sys.executable:
         return ("this one",)
     if isinstance(default, (list, tuple)):
-        return (f"`{' '.join(str(item) for item in default)}`",)
+        words = ["x".join(map(str, i)) if isinstance(i, tuple) else str(i) for i in default]
+        return (f"`{' '.join(words)}`",)
     shown = "on" if default is True else default
     return (str(shown) if isinstance(default, (_Cores, bool)) else f"`{shown}`",)
 
