@@ -67,7 +67,10 @@ class CrossEntropyLoss(nn.Layer):
 class OhemCrossEntropyLoss(nn.Layer):
     """Cross-entropy over hard pixels.
 
-    Hard are those predicted with less than `thresh` probability, and at least `min_kept`.
+    Args:
+        thresh: pixels whose own class is predicted with less than this probability are hard.
+        min_kept: pixels of a batch that count at least, the hardest.
+        ignore_index: label of pixels that do not count.
 
     Source: Shrivastava et al., "Online Hard Example Mining", 2016, as PaddleSeg and mmsegmentation
         apply it.
@@ -90,6 +93,11 @@ class OhemCrossEntropyLoss(nn.Layer):
 
 class DiceLoss(nn.Layer):
     """One minus the mean soft Dice coefficient over classes.
+
+    Args:
+        weight: one factor per class.
+        ignore_index: label of pixels that do not count.
+        smooth: added to numerator and denominator of each coefficient.
 
     Source: Milletari et al., "V-Net", 2016.
     """
@@ -116,7 +124,12 @@ class DiceLoss(nn.Layer):
 
 
 class MixedLoss(nn.Layer):
-    """Weighted sum of losses."""
+    """Weighted sum of losses.
+
+    Args:
+        losses: the terms.
+        coef: one factor per term.
+    """
 
     def __init__(self, losses: Sequence[nn.Layer], coef: Sequence[float]) -> None:
         super().__init__()

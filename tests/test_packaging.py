@@ -139,12 +139,6 @@ def test_every_folder_of_the_package_is_installed() -> None:
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
-def test_readme_maps_every_module() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    described = [path for path in MODULES if not path.name.startswith("__")]
-    assert [path.name for path in described if f"{path.name} " not in readme] == []
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the package as its wheel installs it."""

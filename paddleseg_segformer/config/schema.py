@@ -23,13 +23,13 @@ class TestConfig:
 
     __test__ = False  # not a test class, whatever pytest reads into the name
 
-    is_slide: bool = False
-    crop_size: list[int] | None = None  # sliding window (width, height) in px
-    stride: list[int] | None = None  # (width, height) in px
+    is_slide: bool = False  # sliding window instead of the whole image
+    crop_size: list[int] | None = None  # size of the window, (width, height) in px
+    stride: list[int] | None = None  # step between windows, (width, height) in px
     aug_eval: bool = False  # switches scales and flips on
-    scales: list[float] | float = 1.0
-    flip_horizontal: bool = False
-    flip_vertical: bool = False
+    scales: list[float] | float = 1.0  # factors of the image's size, each with each flip
+    flip_horizontal: bool = False  # also the mirrored image
+    flip_vertical: bool = False  # also the image upside down
     average: str = (
         "logits"  # over scales and flips: "logits" (PaddleSeg) or "softmax" (NVlabs, mmseg)
     )
@@ -66,21 +66,23 @@ class Config:
     Components stay dictionaries with a `type`; checked where built.
     """
 
-    model: dict[str, Any]
-    train_dataset: dict[str, Any] | None = None
-    val_dataset: dict[str, Any] | None = None
-    optimizer: dict[str, Any] = field(default_factory=lambda: {"type": "AdamW"})
-    lr_scheduler: dict[str, Any] = field(
+    model: dict[str, Any]  # the network
+    train_dataset: dict[str, Any] | None = None  # images and labels to train on
+    val_dataset: dict[str, Any] | None = None  # images and labels to evaluate on
+    optimizer: dict[str, Any] = field(
+        default_factory=lambda: {"type": "AdamW"}  # rule that changes the weights
+    )
+    lr_scheduler: dict[str, Any] = field(  # learning rate over the steps
         default_factory=lambda: {"type": "PolynomialDecay", "learning_rate": 6.0e-5, "power": 1.0}
     )
-    loss: dict[str, Any] = field(
+    loss: dict[str, Any] = field(  # lists `types` and `coef`, of one entry each
         default_factory=lambda: {"types": [{"type": "CrossEntropyLoss"}], "coef": [1]}
     )
     batch_size: int = 2  # images per process and step
     iters: int = 160000  # optimizer steps
     accumulation_steps: int = 1  # batches per optimizer step
     ema_decay: float = 0.999  # of the weight average, where it is switched on
-    test_config: TestConfig = field(default_factory=TestConfig)
+    test_config: TestConfig = field(default_factory=TestConfig)  # how to evaluate
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
 
     def __post_init__(self) -> None:

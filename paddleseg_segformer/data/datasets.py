@@ -64,10 +64,9 @@ class SegmentationDataset:
 
     Args:
         samples: Paths of image and label of each sample, in order.
-        transforms: Applied in order by `__getitem__`. A `Normalize` at the end is taken off and
-            kept as `normalize`, to be done on the device.
+        transforms: Applied in order. A `Normalize` at the end is done on the device.
         label_set: Meaning of the ids.
-        mode: 'train', 'val' or 'test'.
+        mode: Split: 'train', 'val' or 'test'.
         img_channels: Channels of the images.
         id_map: (256,) uint8, stored id -> training id; see `make_id_map`.
     """
@@ -170,7 +169,14 @@ class SegmentationDataset:
 
 
 class FolderDataset(SegmentationDataset):
-    """A data set with a fixed layout of folders: what a subclass states is all that it is."""
+    """A data set with a fixed layout of folders: what a subclass states is all that it is.
+
+    Args:
+        transforms: Applied in order. A `Normalize` at the end is done on the device.
+        dataset_root: Folder of the data set.
+        mode: Split: 'train', 'val' or 'test'.
+        edge: Not supported.
+    """
 
     LAYOUT: FolderLayout
     HOW_TO_GET: str
@@ -271,11 +277,12 @@ class Dataset(SegmentationDataset):
     """Any data set that is listed in a text file, one `image label` a line.
 
     Args:
-        mode: 'train', 'val' or 'test', each with its own list.
+        mode: Split: 'train', 'val' or 'test', each with its own list.
         dataset_root: Folder that the paths in the list are relative to.
-        transforms: See `SegmentationDataset`.
+        transforms: Applied in order. A `Normalize` at the end is done on the device.
         num_classes: Number of classes, K; the ids are 0..K-1.
-        img_channels: Channels of the images; see `read_image` for what other numbers than 3 need.
+        img_channels: Channels of the images; other numbers than 1 and 3 need `.npy` files
+            (H, W, C), TIFF files with a page per channel, or files of four channels.
         train_path: List file for the mode 'train'.
         val_path: List file for the mode 'val'.
         test_path: List file for the mode 'test', where labels may be missing.
@@ -328,7 +335,14 @@ class Dataset(SegmentationDataset):
 
 
 class CamVid(SegmentationDataset):
-    """CamVid, 11 classes: `train.txt`, `val.txt` and `test.txt` with lines `image label`."""
+    """CamVid, 11 classes: `train.txt`, `val.txt` and `test.txt` with lines `image label`.
+
+    Args:
+        transforms: Applied in order. A `Normalize` at the end is done on the device.
+        dataset_root: Folder of the data set, which the paths in the lists are relative to.
+        mode: Split: 'train', 'val' or 'test'.
+        edge: Not supported.
+    """
 
     label_set = LABEL_SETS["camvid"]
     NUM_CLASSES, IGNORE_INDEX, IMG_CHANNELS = 11, IGNORE_INDEX, 3

@@ -138,7 +138,11 @@ class ResizeByShort(SizeRule):
 
 
 class ResizeByLong(SizeRule):
-    """Resize the long side to `long_size` pixels, keeping the aspect ratio."""
+    """Resize the long side, keeping the aspect ratio.
+
+    Args:
+        long_size: Pixels of the long side.
+    """
 
     def __init__(self, long_size: int) -> None:
         if long_size <= 0:
@@ -153,6 +157,10 @@ class LimitLong(SizeRule):
     """Bring the long side into `min_long`..`max_long` pixels, keeping the aspect ratio.
 
     An image already inside the range is left as it is.
+
+    Args:
+        max_long: The most pixels of the long side; None for any.
+        min_long: The fewest pixels of the long side; None for any.
     """
 
     def __init__(self, max_long: int | None = None, min_long: int | None = None) -> None:
@@ -174,6 +182,9 @@ class ResizeKeepRatio(SizeRule):
     The factor is min(larger of scale / long side, smaller of scale / short side), so the order of
     the two numbers is free.
 
+    Args:
+        scale: Two numbers of pixels, for the long and for the short side.
+
     Source: `Resize(img_scale=scale, keep_ratio=True)` of NVlabs and mmsegmentation.
     """
 
@@ -192,6 +203,10 @@ class AlignedResize(ResizeKeepRatio):
     """`ResizeKeepRatio`, then a second resize up to the next multiples of `size_divisor`.
 
     Both resizes interpolate in uint8, one after the other, which slightly changes the aspect ratio.
+
+    Args:
+        scale: Two numbers of pixels, for the long and for the short side.
+        size_divisor: What both sides become multiples of.
 
     Source: `AlignedResize` of NVlabs, its evaluation on ADE20K.
     """
@@ -212,6 +227,9 @@ class AlignedResize(ResizeKeepRatio):
 
 class ResizeToMultiple(SizeRule):
     """Resize both sides up to the next multiple of `size_divisor`, in uint8.
+
+    Args:
+        size_divisor: What both sides become multiples of.
 
     Source: mmsegmentation's transform of this name.
     """

@@ -30,7 +30,11 @@ Data = dict[str, Any]
 
 
 class RandomHorizontalFlip:
-    """Mirror the sample left to right with probability `prob`."""
+    """Mirror the sample left to right.
+
+    Args:
+        prob: Probability.
+    """
 
     keeps_uint8 = True
 

@@ -121,9 +121,14 @@ class MixVisionTransformer(nn.Layer):
 
     Args:
         in_channels: channels of the input image.
-        embed_dims, depths, num_heads, sr_ratios, mlp_ratios: one number per stage.
+        embed_dims: channels of each stage.
+        depths: blocks of each stage.
+        num_heads: attention heads of each stage.
+        sr_ratios: factor by which each stage reduces the sides of its keys' and values' map.
+        mlp_ratios: width of the feed-forward over `embed_dims`, of each stage.
         qkv_bias: whether query, key and value projections have a bias.
-        drop_rate, attn_drop_rate: dropout after projections, and on attention weights.
+        drop_rate: dropout after projections.
+        attn_drop_rate: dropout on attention weights.
         drop_path_rate: stochastic depth, rising linearly from 0 to this rate over all blocks.
         norm_eps: LayerNorm epsilon of the blocks and the stage outputs.
         embed_norm_eps: LayerNorm epsilon of patch embeddings and of the reduced keys; the published

@@ -131,7 +131,7 @@ class _EncoderDecoder(nn.Layer):
     PaddleSeg's weight files name them so.
 
     Args:
-        num_classes: K.
+        num_classes: K, number of classes.
         backbone: gives four maps at strides 4, 8, 16, 32 and lists their channels in
             `feat_channels`.
         embedding_dim: D; published: 256 for B0 and B1, 768 for B2 to B5; mmsegmentation: 256.

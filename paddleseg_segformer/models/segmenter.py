@@ -126,7 +126,7 @@ class LinearSegmenter(Segmenter):
     """Segmenter with a linear head.
 
     Args:
-        num_classes: K.
+        num_classes: K, number of classes.
         backbone: a `VisionTransformer`.
     """
 
@@ -142,9 +142,13 @@ class MaskSegmenter(Segmenter):
         num_classes: K, 2 or more; of 2 classes the norm over them keeps little more than which is
             the larger, so that a `LinearSegmenter` trains better.
         backbone: a `VisionTransformer`.
-        h_embed_dim, h_depth, h_num_heads, h_mlp_ratio: of the mask transformer's blocks; published:
-            the encoder's width, 2, and heads of 64 channels.
-        h_drop_rate, h_drop_path_rate, h_attn_drop_rate: as in `VisionTransformer`.
+        h_embed_dim: channels of the mask transformer; published: the encoder's.
+        h_depth: blocks of the mask transformer; published: 2.
+        h_num_heads: attention heads of a block; published: one for 64 channels.
+        h_mlp_ratio: width of the feed-forward over `h_embed_dim`.
+        h_drop_rate: dropout after linears.
+        h_drop_path_rate: stochastic depth, rising linearly from 0 to this rate over the blocks.
+        h_attn_drop_rate: dropout on attention weights.
         h_qkv_bias: whether the mask transformer's query, key and value projections have a bias:
             False in PaddleSeg's weights, True in the original implementation's.
     """

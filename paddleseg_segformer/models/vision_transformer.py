@@ -99,12 +99,16 @@ class VisionTransformer(nn.Layer):
     Args:
         img_size: pixels of the images that the position embedding is made for: one number, or
             [width, height]; for other sizes it is resized.
-        patch_size: P.
+        patch_size: P, side of a patch in pixels.
         in_channels: channels of the input image.
-        embed_dim, depth, num_heads, mlp_ratio: of the blocks.
+        embed_dim: channels of the tokens.
+        depth: number of blocks.
+        num_heads: attention heads of a block.
+        mlp_ratio: width of the feed-forward over `embed_dim`.
         qkv_bias: whether query, key and value projections have a bias.
         qk_scale: factor of the attention scores; by default 1 / sqrt(head width).
-        drop_rate, attn_drop_rate: dropout of tokens and after linears, and on attention weights.
+        drop_rate: dropout of tokens and after linears.
+        attn_drop_rate: dropout on attention weights.
         drop_path_rate: stochastic depth, rising linearly from 0 to this rate over the blocks.
         norm_layer: PaddleSeg's name of the only norm that these weights exist for.
         epsilon: of the layer norms.

@@ -96,7 +96,14 @@ Build = Callable[[nn.Layer, float | LRScheduler], paddle.optimizer.Optimizer]
 
 
 def sgd(weight_decay: Decay = None, grad_clip_cfg: Clip = None, custom_cfg: Rules = None) -> Build:
-    """Stochastic gradient descent."""
+    """Stochastic gradient descent.
+
+    Args:
+        weight_decay: factor of the decay; None for none.
+        grad_clip_cfg: `name`, a class such as ClipGradByGlobalNorm of `paddle.nn`, and its
+            arguments.
+        custom_cfg: rules for groups of parameters; see `parameter_groups`.
+    """
     return partial(
         _build,
         paddle.optimizer.SGD,
@@ -113,7 +120,16 @@ def momentum(
     grad_clip_cfg: Clip = None,
     custom_cfg: Rules = None,
 ) -> Build:
-    """SGD with momentum."""
+    """SGD with momentum.
+
+    Args:
+        momentum: factor of the sum of past gradients.
+        use_nesterov: look one step ahead.
+        weight_decay: factor of the decay; None for none.
+        grad_clip_cfg: `name`, a class such as ClipGradByGlobalNorm of `paddle.nn`, and its
+            arguments.
+        custom_cfg: rules for groups of parameters; see `parameter_groups`.
+    """
     return partial(
         _build,
         paddle.optimizer.Momentum,
@@ -134,6 +150,17 @@ def _adam(
     grad_clip_cfg: Clip = None,
     custom_cfg: Rules = None,
 ) -> Build:
+    """Adam; as AdamW the decay acts on the weights themselves, not through the gradient.
+
+    Args:
+        beta1: decay rate of the mean of the gradients.
+        beta2: decay rate of the mean of their squares.
+        epsilon: added to the divisor.
+        weight_decay: factor of the decay; None for none.
+        grad_clip_cfg: `name`, a class such as ClipGradByGlobalNorm of `paddle.nn`, and its
+            arguments.
+        custom_cfg: rules for groups of parameters; see `parameter_groups`.
+    """
     return partial(
         _build,
         optimizer_class,

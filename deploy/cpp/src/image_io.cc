@@ -214,7 +214,8 @@ cv::Mat read_image(const fs::path& path, int num_channels) {
 cv::Mat read_label(const fs::path& path) {
   cv::Mat label = decode(path, cv::IMREAD_UNCHANGED);
   if (label.channels() != 1)
-    fail(path.string(), ": found ", label.channels(), " channels, expected one class id per pixel.");
+    fail(path.string(), ": found ", label.channels(),
+         " channels, expected one class id per pixel.");
   label.convertTo(label, CV_16U);
   return label;
 }

@@ -55,8 +55,8 @@ void use_wide_vectors() {
 #endif
 }
 
-/// Has glibc keep large blocks that are freed: else each large tensor of a pass is mapped and zeroed
-/// by the system anew (see memory.py).
+/// Has glibc keep large blocks that are freed: else each large tensor of a pass is mapped and
+/// zeroed by the system anew (see memory.py).
 void keep_freed_memory() {
 #ifdef __GLIBC__
   mallopt(M_MMAP_THRESHOLD, 1 << 30);

@@ -36,10 +36,9 @@ std::string self_check(const DeployConfig& exported, Engine& engine, int max_sid
   const int num_equal = cv::countNonZero(found == expected);
   const int num_pixels = static_cast<int>(found.total());
   const double agreement = static_cast<double>(num_equal) / num_pixels;
-  const std::string line =
-      text(engine.description(), ": ", num_equal, " of ", num_pixels,
-           " labels of the fixture are the model's (", percent(agreement, 2), ", needed are ",
-           percent(fixture.min_agreement, 1), ")");
+  const std::string line = text(engine.description(), ": ", num_equal, " of ", num_pixels,
+                                " labels of the fixture are the model's (", percent(agreement, 2),
+                                ", needed are ", percent(fixture.min_agreement, 1), ")");
   if (agreement < fixture.min_agreement)
     fail(exported.path.string(), ": self-check failed; ", line,
          ". Use another version of the engine, or export again.");
