@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 GRADIO := .venv-gradio
 NEWEST := .venv-newest
+DOCS := .venv-docs
+NPM := $(shell command -v npm)
+ESLINT := $(if $(NPM),deploy/web/node_modules/.installed)
 
 IS_SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11 python3.10
@@ -26,7 +29,7 @@ TORCH ?= torch==2.13.0
 REQUIRED_WAYS ?= dygraph paddle cpp-paddle onnxruntime onnxruntime-whole openvino cpp-openvino \
     http gradio browser
 
-.PHONY: demo test check test-slow test-newest test-matrix deploy-test lint lock package clean
+.PHONY: demo test check test-slow test-newest test-matrix deploy-test lint docs lock package clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m paddleseg_segformer demo
@@ -58,20 +61,29 @@ deploy-test: $(INSTALLED) $(GRADIO)/installed
 	$(BIN)/python -m pytest -m slow tests/deploy $(PYTEST_FLAGS)
 	$(GRADIO)/bin/python -m pytest -m slow tests/deploy/test_gradio_demo.py $(PYTEST_FLAGS)
 
-lint: $(INSTALLED)
+lint: $(INSTALLED) $(ESLINT)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror deploy/cpp/src/*
+	$(BIN)/python tools/make_reference.py --check
+	$(if $(NPM),npm run --silent --prefix deploy/web lint,@echo "deploy/web: not linted, npm is missing")
 
-# $(call locked,GROUP,EXTRAS): writes the newest versions that fit together, for all Pythons
+# the site opens from disk: nothing in it may be fetched from elsewhere
+docs: $(INSTALLED) $(DOCS)/installed
+	$(BIN)/python tools/make_reference.py
+	$(DOCS)/bin/zensical build --strict --clean
+	! grep -lE '<(script|link|img)[^>]+(src|href)="https?:' build/docs/*.html
+
+# $(call locked,GROUP,SOURCES): writes the newest versions that fit together, for all Pythons
 locked = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 \
     --no-python-downloads --generate-hashes --custom-compile-command 'make lock' \
-    --group pyproject.toml:$(1) pyproject.toml $(addprefix --extra ,$(2)) \
-    --output-file requirements/$(1).txt
+    --group pyproject.toml:$(1) $(2) --output-file requirements/$(1).txt
 
 lock: $(INSTALLED)
-	$(call locked,dev,$(EXTRAS))
-	$(call locked,gradio,$(GRADIO_EXTRAS))
+	$(call locked,dev,pyproject.toml $(addprefix --extra ,$(EXTRAS)))
+	$(call locked,gradio,pyproject.toml $(addprefix --extra ,$(GRADIO_EXTRAS)))
+	$(call locked,docs)
 
 # what goes to a package index, in dist/
 package: $(INSTALLED)
@@ -80,7 +92,7 @@ package: $(INSTALLED)
 	$(BIN)/uv tool run twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) $(GRADIO) $(NEWEST) .nox build dist output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(GRADIO) $(NEWEST) $(DOCS) .nox build dist output .pytest_cache .mypy_cache .ruff_cache
 
 comma := ,
 empty :=
@@ -109,4 +121,14 @@ $(GRADIO)/installed: requirements/gradio.txt $(INSTALLED)
 	$(BIN)/python -m venv --clear $(GRADIO); \
 	echo "Installing into $(GRADIO) (once)"; \
 	$(call install,$(GRADIO),gradio); \
+	touch $@
+
+$(DOCS)/installed: requirements/docs.txt $(INSTALLED)
+	@set -e; \
+	$(BIN)/python -m venv --clear $(DOCS); \
+	$(DOCS)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/docs.txt; \
+	touch $@
+
+deploy/web/node_modules/.installed: deploy/web/package-lock.json
+	npm ci --silent --prefix deploy/web
 	touch $@
