@@ -71,6 +71,7 @@ lint: $(INSTALLED) $(ESLINT)
 
 # the site opens from disk: nothing in it may be fetched from elsewhere
 docs: $(INSTALLED) $(DOCS)/installed
+	@test -x $(DOCS)/bin/zensical || { echo "make docs needs Python 3.11 or newer, see PYTHON"; exit 1; }
 	$(BIN)/python tools/make_reference.py
 	$(DOCS)/bin/zensical build --strict --clean
 	! grep -lE '<(script|link|img)[^>]+(src|href)="https?:' build/docs/*.html
