@@ -32,6 +32,7 @@ def test_smaller_than_29_px_is_refused_by_name():
         BACKBONES["MixVisionTransformer_B0"]()(paddle.rand([1, 3, 28, 64]))
 
 
+@pytest.mark.usefixtures("zero_weights")
 @pytest.mark.parametrize("name", BACKBONES)
 def test_layer_norm_epsilons_are_the_published_two(name):
     for layer_name, layer in BACKBONES[name]().named_sublayers():

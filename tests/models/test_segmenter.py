@@ -52,6 +52,7 @@ def randomise(model: nn.Layer) -> nn.Layer:
     return model
 
 
+@pytest.mark.usefixtures("zero_weights")
 @pytest.mark.parametrize(
     ("head", "encoder", "h_qkv_bias", "parameters", "gmacs"),
     [
