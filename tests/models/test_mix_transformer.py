@@ -12,6 +12,8 @@ from paddleseg_segformer.models.attention import EfficientSelfAttention, attend
 from paddleseg_segformer.models.layers import DropPath
 from paddleseg_segformer.models.mix_transformer import BACKBONES
 
+pytestmark = pytest.mark.check
+
 
 @pytest.mark.parametrize(
     ("hw", "sizes"),

@@ -16,6 +16,8 @@ from paddleseg_segformer.models import (
     SegFormerMM,
 )
 
+pytestmark = pytest.mark.check
+
 HEADS = {SegFormer: reference_all_mlp, SegFormerMM: reference_mm}
 
 

@@ -22,6 +22,8 @@ from paddleseg_segformer.models import (
 )
 from paddleseg_segformer.models.layers import DropPath, upsample_to_input
 
+pytestmark = pytest.mark.check
+
 PUBLISHED: dict[str, Any] = {"img_size": 512, "qkv_bias": True, "final_norm": True}
 SMALL: dict[str, Any] = {"embed_dim": 384, "depth": 12, "num_heads": 6}
 BASE: dict[str, Any] = {"embed_dim": 768, "depth": 12, "num_heads": 12}
