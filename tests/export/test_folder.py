@@ -39,6 +39,7 @@ def network(exported) -> PaddleInferenceNetwork:
     return PaddleInferenceNetwork(exported.folder, device="cpu", threads=1)
 
 
+@pytest.mark.check
 @pytest.mark.parametrize(
     "shape", [(1, 64, 64), (1, 97, 131), (1, 29, 29), (3, 33, 48), (1, 160, 32)]
 )
@@ -77,6 +78,7 @@ def test_pipeline_gives_the_labels_of_the_model(exported, network, settings) -> 
     ) < 1e-4  # two classes are equally likely
 
 
+@pytest.mark.check
 def test_predictor_reads_the_export(exported) -> None:
     image, _ = render_scene(4, (64, 96))
     predictor = Predictor.from_export(exported.folder, device="cpu")
@@ -86,6 +88,7 @@ def test_predictor_reads_the_export(exported) -> None:
     assert (predictor(image).label == reference(image).label).mean() > 0.999
 
 
+@pytest.mark.check
 def test_deploy_yaml_says_what_was_exported_and_verified(exported) -> None:
     deploy = DeployConfig.load(exported.folder)
     assert deploy == exported.deploy

@@ -38,6 +38,7 @@ def onnx_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, Path
     return model, folder, export_model(model, folder, formats=["onnx"])
 
 
+@pytest.mark.check
 def test_onnx_alone(onnx_alone) -> None:
     _, save_dir, deploy = onnx_alone
     names = ["deploy.yaml", *FIXTURE, "model.onnx"]

@@ -7,6 +7,8 @@ import pytest
 
 from paddleseg_segformer.inference.interpolation import bilinear, crop, flip, place
 
+pytestmark = pytest.mark.check
+
 PAIRS = [(8, 32), (7, 29), (33, 13), (16, 16), (1, 5), (100, 97), (2, 3), (64, 7)]
 
 

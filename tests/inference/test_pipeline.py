@@ -185,6 +185,7 @@ def test_every_combination_equals_full_size_maps(
     assert_equal(network, smooth_image(101, 131), preprocess, settings)
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("scale_mode", ["transformed", "source"])
 @pytest.mark.parametrize("window", [{}, SLIDE], ids=["whole", "slide"])
 @pytest.mark.parametrize(
@@ -207,6 +208,7 @@ def test_size_rules_are_undone(network, rules, window, scale_mode) -> None:
     assert_equal(network, smooth_image(101, 131), preprocess, settings)
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("size_hw", [(29, 29), (30, 201), (64, 48), (65, 49), (128, 96), (57, 33)])
 def test_slide_on_any_size(network, size_hw) -> None:
     settings = InferenceSettings(flip_horizontal=True, **SLIDE)
@@ -301,6 +303,7 @@ def test_windows_are_kept_for_later_maps(network) -> None:
     np.testing.assert_array_equal(label, probabilities.argmax(0))
 
 
+@pytest.mark.check
 def test_ties_go_to_the_lowest_id() -> None:
     def network(x: paddle.Tensor) -> paddle.Tensor:
         return paddle.zeros([x.shape[0], 300, x.shape[2] // 4, x.shape[3] // 4])
@@ -322,6 +325,7 @@ def test_operations_on_the_device_equal_those_on_the_host(network, monkeypatch, 
     np.testing.assert_allclose(host.entropy(), device.entropy(), atol=1e-5)
 
 
+@pytest.mark.check
 def test_broken_weights_are_reported() -> None:
     def network(x: paddle.Tensor) -> paddle.Tensor:
         return paddle.full([x.shape[0], 3, 16, 16], float("nan"))
