@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -125,18 +125,17 @@ def test_openvino_fuses_attention(exported_everywhere) -> None:
     assert not {"MatMul", "Softmax"} & kinds
 
 
-def test_commands_take_a_backend(exported_everywhere, tmp_path) -> None:
+def test_commands_take_a_backend(exported_everywhere, tmp_path, monkeypatch, capsys) -> None:
     model, folder, deploy = exported_everywhere
     backend = "onnxruntime" if isinstance(model, SegFormer) else "openvino"
     write_image(tmp_path / "a.png", render_scene(5, (64, 96))[0])
     flags = ["--image_path", str(tmp_path / "a.png"), "--backend", backend, "--save_dir"]
     assert main(["predict", "--export_dir", str(folder), *flags, str(tmp_path / "predict")]) == 0
-    command = [sys.executable, str(INFER), "--config", str(folder), "--benchmark", *flags]
-    done = subprocess.run(
-        [*command, str(tmp_path / "infer")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"threads, {ENGINES[backend].title} " in done.stdout
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    infer = runpy.run_path(str(INFER))["main"]
+    flags = ["--config", str(folder), "--benchmark", *flags, str(tmp_path / "infer")]
+    assert infer(flags) == 0
+    assert f"threads, {ENGINES[backend].title} " in capsys.readouterr().out
     image = render_scene(5, (64, 96))[0]
     preprocess = Preprocess.from_dict(deploy.preprocess)
     expected = predict_label(model, image, preprocess, InferenceSettings())

@@ -138,8 +138,6 @@ def layer_norm(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
 def batch_norm(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     """Write a batch norm with its running statistics."""
     channels_first(op)
-    if not op.attributes["is_test"]:
-        raise Unwritable("in its form for training")
     x, mean, variance, gain, shift = map(graph.tensor, inputs)
     operands = (x, gain, shift, mean, variance)
     return graph.node("BatchNormalization", *operands, epsilon=op.attributes["epsilon"])
