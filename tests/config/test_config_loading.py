@@ -8,6 +8,7 @@ import yaml
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_component, build_loss, build_model
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.losses import LOSSES
 
 CHILD = """
 _base_: base.yml
@@ -152,7 +153,14 @@ def test_loss_needs_one_type_and_the_data_sets_ignore_index():
         build_loss({"types": [ce, ce], "coef": [1, 1]})
     with pytest.raises(UserError, match="ignore_index is 0, but the data set's is 255"):
         build_loss({"types": [{**ce, "ignore_index": 0}], "coef": [1]})
-    mixed = {"type": "MixedLoss", "losses": [ce, {"type": "LovaszSoftmaxLoss"}], "coef": [1, 0.5]}
+
+
+@pytest.mark.parametrize("part", ["DiceLoss", "LovaszSoftmaxLoss"])
+def test_parts_of_a_mixed_loss_get_the_data_sets_ignore_index(part):
+    if part not in LOSSES:
+        pytest.importorskip("paddleseg")
+    parts = [{"type": "CrossEntropyLoss"}, {"type": part}]
+    mixed = {"type": "MixedLoss", "losses": parts, "coef": [1, 0.5]}
     loss, coefficient = build_loss({"types": [mixed], "coef": [2]}, ignore_index=254)
     assert coefficient == 2.0
     assert [part.ignore_index for part in loss.losses] == [254, 254]
