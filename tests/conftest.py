@@ -13,6 +13,7 @@ import logging
 import random
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,13 @@ def pytest_report_header() -> str:
     model = next((line for line in lines if line.startswith("model name")), ": not known")
     held_to = os.environ.get("TEST_ISA") or "nothing (TEST_ISA is not set)"
     return f"processor:{model.partition(':')[2]}, held to {held_to}"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file for `-m "check and not slow"` that has no such test: it takes long."""
+    if not config.option.markexpr.startswith("check") or collection_path.suffix != ".py":
+        return None
+    return "mark.check" not in collection_path.read_text(encoding="utf-8") or None
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ import pytest
 
 from paddleseg_segformer.cli import JOBS, main
 
+pytestmark = pytest.mark.check
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

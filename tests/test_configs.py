@@ -61,7 +61,7 @@ def default_roots(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-pytestmark = pytest.mark.usefixtures("zero_weights")
+pytestmark = [pytest.mark.check, pytest.mark.usefixtures("zero_weights")]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,6 +11,8 @@ import pytest
 from paddleseg_segformer import files
 from paddleseg_segformer.errors import UserError
 
+pytestmark = pytest.mark.check
+
 
 def make(folder: Path, text: str) -> None:
     with files.atomic_folder(folder) as temporary:

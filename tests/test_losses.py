@@ -9,6 +9,8 @@ import pytest
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.losses import CrossEntropyLoss, DiceLoss, MixedLoss, OhemCrossEntropyLoss
 
+pytestmark = pytest.mark.check
+
 
 @pytest.fixture
 def batch():

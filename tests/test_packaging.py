@@ -39,16 +39,19 @@ def imported_packages(path: Path) -> set[str]:
     return names
 
 
+@pytest.mark.check
 def test_version_has_three_numbers() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", paddleseg_segformer.__version__)
 
 
+@pytest.mark.check
 def test_importing_the_package_and_its_command_line_imports_nothing_heavy() -> None:
     heavy = {"paddle", "paddleseg", "cv2", "numpy", "visualdl"}
     code = f"import sys, paddleseg_segformer.cli; print({heavy} & set(sys.modules) or 'nothing')"
     assert run_python(code) == "nothing"
 
 
+@pytest.mark.check
 def test_only_the_bridge_imports_paddleseg() -> None:
     found = [
         path.relative_to(PACKAGE) for path in MODULES if "paddleseg" in imported_packages(path)
@@ -104,6 +107,7 @@ print(main(["train", "--config", "segformer_b0_street_scenes_256x512"]))
     assert status == "1"
 
 
+@pytest.mark.check
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [

@@ -177,6 +177,7 @@ def paddleseg_pair(tmp_path_factory):
     return theirs, ours
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("hw", [(64, 64), (97, 131), (512, 512)])
 def test_paddleseg_weights_give_paddlesegs_logits(paddleseg_pair, hw):
     theirs, ours = paddleseg_pair

@@ -8,6 +8,8 @@ import yaml
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.yaml_files import MAX_BYTES, dump_yaml, parse_yaml, read_yaml
 
+pytestmark = pytest.mark.check
+
 
 def doubling(first: str, line: str, levels: int = 30) -> str:
     """Return YAML in which each level holds the one before it twice."""

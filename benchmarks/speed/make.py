@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.speed.cases import MEAN, STD
 from benchmarks.speed.files import Files, build_model, fresh_model, normalized
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path, make_folder
 
@@ -162,7 +163,8 @@ def _make_transformers_onnx(files: Files, path: Path) -> None:
 
 def _paddle_to_onnx(folder: Path, path: Path) -> None:
     """Convert `model.json` and `model.pdiparams` of a folder, and simplify the graph."""
-    paddle2onnx, onnxslim = import_module("paddle2onnx"), import_module("onnxslim")
+    with explained():
+        paddle2onnx, onnxslim = import_module("paddle2onnx"), import_module("onnxslim")
     graph, weights = str(folder / "model.json"), str(folder / "model.pdiparams")
     with atomic_path(path) as temporary:
         # the default optimize_tool installs packages while it runs

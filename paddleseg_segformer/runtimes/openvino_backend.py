@@ -7,7 +7,6 @@ import sys
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -104,7 +103,7 @@ class OpenVINONetwork(EngineNetwork):
         return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
 
 
-def import_openvino() -> ModuleType:
+def import_openvino() -> Any:
     """Return OpenVINO's module, imported without the converter of models of other frameworks.
 
     Nothing here needs that, and it takes longer than all the rest; `openvino.convert_model` imports
@@ -114,14 +113,18 @@ def import_openvino() -> ModuleType:
         sys.modules[CONVERTER] = None  # type: ignore[assignment]  # so that importing it fails
         try:
             with suppress(ImportError):
-                importlib.import_module("openvino").convert_model = _convert_model
+                _openvino().convert_model = _convert_model
         finally:
             del sys.modules[CONVERTER]
+    return _openvino()
+
+
+def _openvino() -> Any:
     return importlib.import_module("openvino")
 
 
 def _convert_model(*arguments: Any, **options: Any) -> Any:
     """Stand in for `openvino.convert_model` until its first call."""
     function = importlib.import_module(CONVERTER).convert_model
-    importlib.import_module("openvino").convert_model = function
+    _openvino().convert_model = function
     return function(*arguments, **options)

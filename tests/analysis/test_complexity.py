@@ -12,6 +12,7 @@ from paddleseg_segformer.analysis.published import GMACS, PARAMETERS_M, build_pu
 from paddleseg_segformer.cli import main
 
 MIB = 2**20
+pytestmark = pytest.mark.usefixtures("zero_weights")
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,7 @@ def job(name: str, run_dir: Path, *flags: str) -> int:
     return main([name, *given, *flags])
 
 
+@pytest.mark.check
 def test_val_writes_json_and_csv(run_dir, tmp_path, capsys) -> None:
     files = ["--json", str(tmp_path / "m.json"), "--per_image_csv", str(tmp_path / "m.csv")]
     assert job("val", run_dir, *files) == 0
@@ -158,6 +159,7 @@ def test_val_keeps_to_the_memory_budget(run_dir, capsys) -> None:
     assert "0.png: memory: the network needs about" in message and "9 MiB" in message
 
 
+@pytest.mark.check
 def test_predict_folder(run_dir, tmp_path) -> None:
     flags = ["--image_path", str(run_dir / "images"), "--save_dir", str(tmp_path / "ü")]
     assert job("predict", run_dir, *flags, "--save_probabilities") == 0

@@ -10,6 +10,8 @@ from paddleseg_segformer.config.building import build_component, build_loss, bui
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.losses import LOSSES
 
+pytestmark = pytest.mark.check
+
 PACKAGED = "segformer_b0_camvid_480x360"
 CHILD = """
 _base_: base.yml

@@ -26,6 +26,8 @@ from paddleseg_segformer.data.sample_lists import SampleList
 from paddleseg_segformer.data.transforms import PhotoMetricDistortion, RandomPaddingCrop
 from paddleseg_segformer.errors import UserError
 
+pytestmark = pytest.mark.check
+
 LABEL = "gtFine/train/aachen/aachen_000001_gtFine_labelTrainIds.png"
 IMAGE = "leftImg8bit/train/aachen/aachen_000001_leftImg8bit.png"
 GREY = np.full((4, 6, 3), 100, np.uint8)

@@ -18,6 +18,8 @@ from paddleseg_segformer.data.io import (
 )
 from paddleseg_segformer.errors import UserError
 
+pytestmark = pytest.mark.check
+
 
 @pytest.fixture
 def image() -> np.ndarray:

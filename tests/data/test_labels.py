@@ -13,6 +13,8 @@ from paddleseg_segformer.data.labels import (
 )
 from paddleseg_segformer.errors import UserError
 
+pytestmark = pytest.mark.check
+
 
 @pytest.mark.parametrize(
     ("name", "num_classes", "first", "last"),

@@ -20,6 +20,8 @@ from paddleseg_segformer.data.resize import (
 )
 from paddleseg_segformer.errors import UserError
 
+pytestmark = pytest.mark.check
+
 
 def bilinear(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """Return the image (H, W, C) at another size, pixel by pixel, with half-pixel centres."""

@@ -18,6 +18,8 @@ from paddleseg_segformer.data.transforms import (
 )
 from paddleseg_segformer.errors import UserError
 
+pytestmark = pytest.mark.check
+
 REQUIRED = {
     "RandomCrop": {"crop_size": [8, 8]},
     "Padding": {"target_size": [64, 64]},

@@ -109,7 +109,7 @@ def _make(name: str) -> nn.Layer:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that exports a model of `MODELS`; its deploy.yaml may then be edited."""
     folders: dict[str, Path] = {}
-    is_convertible = bool(find_spec("openvino") and find_spec("paddle2onnx"))
+    is_convertible = bool(find_spec("openvino") and find_spec("onnx"))
 
     def export(name: str, edit: Edit | None = None) -> Path:
         if name not in folders:

@@ -37,14 +37,14 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def good_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small model's export for Paddle Inference."""
+    """Return a small model's export."""
     paddle.seed(4)
     backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
     model = SegFormer(5, backbone, embedding_dim=16)
     for tensor in model.parameters():
         tensor.set_value(2 * tensor + 0.1 * paddle.randn(tensor.shape))
     folder = tmp_path_factory.mktemp("bad_input") / "export"
-    export_model(model, folder, is_verified=False)
+    export_model(model, folder, is_verified=False, formats=("paddle", "onnx"))
     return folder
 
 
@@ -56,19 +56,19 @@ def folder(good_export, tmp_path) -> Path:
 
 @pytest.fixture(params=PROGRAMS)
 def run(request, tmp_path, capfd) -> Run:
-    """Return a function that predicts in Python or C++ with Paddle Inference."""
+    """Return a function that predicts in Python, or in C++ with Paddle Inference."""
 
-    def run_python(folder: Path, *flags: object) -> Result:
+    def run_python(folder: Path, *flags: object, backend: str = "onnxruntime") -> Result:
         spec = importlib.util.spec_from_file_location("infer", INFER)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        arguments = ["--config", folder, "--save_dir", tmp_path / "out", "--backend", "paddle"]
+        arguments = ["--config", folder, "--save_dir", tmp_path / "out", "--backend", backend]
         capfd.readouterr()
         status = module.main([str(item) for item in (*arguments, *flags)])
         return Result(status, capfd.readouterr().err.strip().splitlines())
 
-    def run_cpp(folder: Path, *flags: object) -> Result:
+    def run_cpp(folder: Path, *flags: object, backend: str = "paddle") -> Result:
         program = request.getfixturevalue("programs")["paddle"]
         command = [program, "--config", folder, "--save_dir", tmp_path / "out", *flags]
         done = subprocess.run(
@@ -111,7 +111,7 @@ def cut(path: Path) -> None:
 def test_model_files(run, folder, tmp_path, name, spoil, message) -> None:
     spoil(folder / name)
     image = write(tmp_path / "image.png", IMAGE)
-    status, lines = run(folder, "--image_path", image)
+    status, lines = run(folder, "--image_path", image, backend="paddle")
     assert status == 1
     assert len(lines) == 1
     assert f"error: {folder / name}: {message}" in lines[0]
@@ -237,7 +237,8 @@ def test_self_check_that_fails(run, folder) -> None:
     path.write_text(text.replace("transforms: []", rule), encoding="utf-8")
     status, [line] = run(folder, "--self_check", "--image_path", folder)
     assert status == 1
-    assert line.startswith(f"error: {path}: self-check failed; Paddle Inference ")
+    engines = ("Paddle Inference ", "ONNX Runtime ")
+    assert line.startswith(tuple(f"error: {path}: self-check failed; {name}" for name in engines))
     assert "of 12707 labels of the fixture are the model's (" in line
 
 

@@ -63,7 +63,7 @@ SIZE_RULES: dict[str, list[dict[str, Any]]] = {
 def built_page() -> None:
     """Build the page."""
     has_browser = any(map(shutil.which, BROWSERS)) and find_spec("playwright")
-    if not (shutil.which("npm") and has_browser and find_spec("paddle2onnx")):
+    if not (shutil.which("npm") and has_browser and find_spec("onnx")):
         # system packages and a large one of Python that nothing else needs
         pytest.skip("needs npm, chromium, and pip install playwright '.[onnx]'")
     build_page()

@@ -17,6 +17,8 @@ from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 
+pytestmark = pytest.mark.check
+
 SIZES_HW = [(64, 64), (40, 72), (64, 64), (33, 51), (48, 48)]
 
 

@@ -11,6 +11,8 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation.confusion import ConfusionMatrix
 from paddleseg_segformer.evaluation.metrics import Metrics, image_row
 
+pytestmark = pytest.mark.check
+
 # labelled class 0: 3 px right, 1 px taken for 1; class 1: 2 right, 2 taken for 0; class 2: absent
 HAND = np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def exported_everywhere(request, spread_out, tmp_path_factory):
 
 
 @pytest.mark.parametrize("backend", ENGINES)
-def test_logits_and_labels_equal_those_of_the_model(exported_everywhere, backend) -> None:
+def test_logits_and_labels_equal_those_of_the_model(exported_everywhere, rounding, backend) -> None:
     model, folder, deploy = exported_everywhere
     network = load_network(folder, backend, "cpu", threads=2)
     for shape in ((1, 3, 64, 64), (2, 3, 97, 131), (1, 3, 29, 33), (2, 3, 97, 131)):
@@ -57,7 +57,7 @@ def test_logits_and_labels_equal_those_of_the_model(exported_everywhere, backend
             expected = model(x).numpy()
         found = network(x).numpy()
         assert found.shape == expected.shape
-        assert np.abs(found - expected).max() <= 1e-4
+        assert np.abs(found - expected).max() <= rounding(model, x)
     image, _ = render_scene(3, (133, 201))
     preprocess = Preprocess.from_dict(deploy.preprocess)
     for settings in WAYS.values():
@@ -96,13 +96,8 @@ def _openvino_operators(folder: Path) -> list[dict[str, str]]:
     ]
 
 
-def test_openvino_fuses_attention_and_sums(exported_everywhere) -> None:
-    if "avx512f" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("on other processors OpenVINO leaves attention in pieces")
+def test_openvino_adds_while_it_convolves_and_copies_no_map(exported_everywhere) -> None:
     operators = _openvino_operators(exported_everywhere[1])
-    kinds = {operator["layerType"] for operator in operators}
-    assert "Subgraph" in kinds
-    assert not {"MatMul", "Softmax"} & kinds
     # channels stay last: no map is copied to change that
     assert not [
         operator
@@ -120,18 +115,27 @@ def test_openvino_fuses_attention_and_sums(exported_everywhere) -> None:
     assert len(summing) == 256 // HEAD_WIDTH
 
 
-def test_commands_take_a_backend(exported_everywhere, tmp_path) -> None:
+def test_openvino_fuses_attention(exported_everywhere) -> None:
+    operators = _openvino_operators(exported_everywhere[1])
+    kinds = {operator["layerType"] for operator in operators}
+    if not any("avx512" in operator["primitiveType"] for operator in operators):
+        assert {"MatMul", "Softmax"} <= kinds
+        pytest.skip("without AVX-512 OpenVINO leaves attention in pieces")
+    assert "Subgraph" in kinds
+    assert not {"MatMul", "Softmax"} & kinds
+
+
+def test_commands_take_a_backend(exported_everywhere, tmp_path, monkeypatch, capsys) -> None:
     model, folder, deploy = exported_everywhere
     backend = "onnxruntime" if isinstance(model, SegFormer) else "openvino"
     write_image(tmp_path / "a.png", render_scene(5, (64, 96))[0])
     flags = ["--image_path", str(tmp_path / "a.png"), "--backend", backend, "--save_dir"]
     assert main(["predict", "--export_dir", str(folder), *flags, str(tmp_path / "predict")]) == 0
-    command = [sys.executable, str(INFER), "--config", str(folder), "--benchmark", *flags]
-    done = subprocess.run(
-        [*command, str(tmp_path / "infer")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"threads, {ENGINES[backend].title} " in done.stdout
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    infer = runpy.run_path(str(INFER))["main"]
+    flags = ["--config", str(folder), "--benchmark", *flags, str(tmp_path / "infer")]
+    assert infer(flags) == 0
+    assert f"threads, {ENGINES[backend].title} " in capsys.readouterr().out
     image = render_scene(5, (64, 96))[0]
     preprocess = Preprocess.from_dict(deploy.preprocess)
     expected = predict_label(model, image, preprocess, InferenceSettings())

@@ -39,17 +39,18 @@ def network(exported) -> PaddleInferenceNetwork:
     return PaddleInferenceNetwork(exported.folder, device="cpu", threads=1)
 
 
+@pytest.mark.check
 @pytest.mark.parametrize(
     "shape", [(1, 64, 64), (1, 97, 131), (1, 29, 29), (3, 33, 48), (1, 160, 32)]
 )
-def test_export_gives_the_logits_of_the_model(exported, network, shape) -> None:
+def test_export_gives_the_logits_of_the_model(exported, network, rounding, shape) -> None:
     batch, height, width = shape
     x = paddle.randn([batch, 3, height, width])
     with paddle.no_grad():
         expected = exported.model(x).numpy()
     found = network(x).numpy()
     assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 1e-4 * expected.std()
+    assert np.abs(found - expected).max() <= rounding(exported.model, x)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,7 @@ def test_pipeline_gives_the_labels_of_the_model(exported, network, settings) -> 
     ) < 1e-4  # two classes are equally likely
 
 
+@pytest.mark.check
 def test_predictor_reads_the_export(exported) -> None:
     image, _ = render_scene(4, (64, 96))
     predictor = Predictor.from_export(exported.folder, device="cpu")
@@ -86,6 +88,7 @@ def test_predictor_reads_the_export(exported) -> None:
     assert (predictor(image).label == reference(image).label).mean() > 0.999
 
 
+@pytest.mark.check
 def test_deploy_yaml_says_what_was_exported_and_verified(exported) -> None:
     deploy = DeployConfig.load(exported.folder)
     assert deploy == exported.deploy
@@ -105,7 +108,7 @@ def test_deploy_yaml_says_what_was_exported_and_verified(exported) -> None:
     assert verified.input_shapes == [[2, 3, 64, 64], [1, 3, 97, 131], [1, 3, 29, 33]]
     assert 0 < verified.max_abs_difference < 1e-4 * verified.std
     assert verified.label_agreement == 1
-    assert verified.layer_norm_epsilons == {"1e-05": 10, "1e-06": 20}
+    assert verified.layer_norm_epsilons == {"1e-05": 7, "1e-06": 12}
 
 
 def test_defaults_of_the_preprocessing_are_written_out(small_model, tmp_path, graphless) -> None:
@@ -150,7 +153,7 @@ def test_failed_verification_leaves_nothing(small_model, tmp_path, monkeypatch) 
 
 
 def test_verification_notices_another_model(exported) -> None:
-    other = type(exported.model)(19, exported.model.backbone)
+    other = type(exported.model)(19, exported.model.backbone, embedding_dim=64)
     other.set_state_dict(exported.model.state_dict())
     other.eval()
     assert verify.verify(other, exported.folder)["paddle"][0].label_agreement == 1
@@ -162,7 +165,7 @@ def test_verification_notices_another_model(exported) -> None:
 def test_verification_reads_the_epsilons_of_the_saved_graph(exported, monkeypatch) -> None:
     norm = exported.model.backbone.norm1
     monkeypatch.setattr(norm, "_epsilon", 1e-5)
-    with pytest.raises(UserError, match=r"epsilons of the saved graph are .*'1e-06': 20"):
+    with pytest.raises(UserError, match=r"epsilons of the saved graph are .*'1e-06': 12"):
         verify.verify(exported.model, exported.folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,13 +11,12 @@ import onnx
 import onnxruntime
 import paddle
 import paddle.nn.functional as F
-import paddle2onnx
 import pytest
 from paddle import nn
 
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.export import export_model, folder, onnx_graph
+from paddleseg_segformer.export import export_model, folder, onnx_graph, paddle_to_onnx
 from paddleseg_segformer.export.epsilons import READERS, check_epsilons
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
@@ -38,13 +36,15 @@ def onnx_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, Path
     return model, folder, export_model(model, folder, formats=["onnx"])
 
 
+@pytest.mark.check
 def test_onnx_alone(onnx_alone) -> None:
     _, save_dir, deploy = onnx_alone
     names = ["deploy.yaml", *FIXTURE, "model.onnx"]
     assert sorted(path.name for path in save_dir.iterdir()) == names
     engines = [item.engine for item in deploy.artefacts["onnx"].verified]
     assert [name.split(" ")[0] for name in engines] == ["OpenVINO", "ONNX"]
-    assert {"paddle2onnx", "onnx", "onnxslim"} < set(deploy.made_with)
+    assert set(deploy.made_with) == {"paddleseg_segformer", "paddlepaddle", "onnx"}
+    assert deploy.artefacts["onnx"].verified[0].layer_norm_epsilons == {"1e-05": 7, "1e-06": 12}
     assert load_network(save_dir, device="cpu").name == "openvino"
 
 
@@ -64,10 +64,10 @@ def test_onnx_file_describes_itself(onnx_alone) -> None:
     }
 
 
-def test_attention_is_one_operator_or_standard_ones(onnx_alone, tmp_path) -> None:
+def test_attention_is_one_operator_or_standard_ones(onnx_alone, rounding, tmp_path) -> None:
     model, save_dir, _ = onnx_alone
     standard = tmp_path / "out"
-    deploy = export_model(model, standard, formats=["onnx"], is_standard_onnx=True)
+    export_model(model, standard, formats=["onnx"], is_standard_onnx=True, is_verified=False)
     kinds = {}
     for name, path in (("fused", save_dir), ("standard", standard)):
         graph = onnx.load(path / "model.onnx")
@@ -75,12 +75,12 @@ def test_attention_is_one_operator_or_standard_ones(onnx_alone, tmp_path) -> Non
     assert kinds["fused"]["MultiHeadAttention"] == kinds["standard"]["Softmax"] == 4
     assert kinds["fused"]["Softmax"] == kinds["standard"]["MultiHeadAttention"] == 0
     assert [(item.domain, item.version) for item in graph.opset_import] == [("", 17)]
-    assert all(item.label_agreement > 0.9999 for item in deploy.artefacts["onnx"].verified)
     for backend in ("onnxruntime", "openvino"):
         networks = [load_network(path, backend, "cpu") for path in (save_dir, standard)]
         for shape in ([2, 3, 64, 96], [1, 3, 97, 131]):
-            found, expected = (network(paddle.ones(shape)).numpy() for network in networks)
-            assert np.abs(found - expected).max() <= 1e-5 * expected.std()
+            x = paddle.randn(shape)
+            found, expected = (network(x).numpy() for network in networks)
+            assert np.abs(found - expected).max() <= rounding(model, x)
 
 
 @pytest.mark.parametrize(
@@ -111,27 +111,6 @@ def test_output_at_the_input_size(small_model, tmp_path, output_op, input_shape,
             np.testing.assert_allclose(found, F.softmax(logits, axis=1).numpy(), atol=1e-5)
 
 
-def test_epsilons_that_the_converter_misreads_are_put_right(
-    onnx_alone, tmp_path, monkeypatch, caplog
-) -> None:
-    model, _, _ = onnx_alone
-    convert = paddle2onnx.export
-
-    def misread(*arguments: object, **options: object) -> bytes:
-        converted = onnx.load_model_from_string(convert(*arguments, **options))
-        norms = [n for n in converted.graph.node if n.op_type == "LayerNormalization"]
-        next(a for a in norms[0].attribute if a.name == "epsilon").f = 5.3e-315
-        norms[1].attribute.remove(next(a for a in norms[1].attribute if a.name == "epsilon"))
-        return converted.SerializeToString()
-
-    monkeypatch.setattr(paddle2onnx, "export", misread)
-    with caplog.at_level(logging.WARNING, logger=onnx_graph.__name__):
-        export_model(model, tmp_path / "out", formats=["onnx"], is_verified=False)
-    assert len(caplog.messages) == 2
-    assert all("put right" in message for message in caplog.messages)
-    assert check_epsilons(model, tmp_path / "out", "onnx") == {"1e-05": 7, "1e-06": 12}
-
-
 def test_wrong_epsilons_are_noticed(onnx_alone, tmp_path) -> None:
     model, save_dir, _ = onnx_alone
     damaged = onnx.load(save_dir / "model.onnx")
@@ -157,19 +136,10 @@ def test_openvino_epsilons_are_read(onnx_alone, tmp_path) -> None:
 def test_failed_conversion_is_one_line_and_leaves_nothing(
     onnx_alone, tmp_path, monkeypatch
 ) -> None:
-    def fail(*arguments: object) -> bytes:
-        raise RuntimeError("no such operator")
-
-    monkeypatch.setattr(paddle2onnx.paddle2onnx_cpp2py_export, "export", fail)
-    with pytest.raises(UserError, match="paddle2onnx could not convert the model"):
+    monkeypatch.delitem(paddle_to_onnx.WRITERS, "gelu")
+    with pytest.raises(UserError, match="^Paddle's operator gelu in .*cannot be written as ONNX"):
         export_model(onnx_alone[0], tmp_path / "out", formats=["onnx"])
     assert not list(tmp_path.iterdir())
-
-
-def test_layer_norms_in_pieces_are_refused(onnx_alone, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(onnx_graph, "OPSET", 13)
-    with pytest.raises(UserError, match="paddle2onnx wrote 0 of 19 layer norms as such"):
-        export_model(onnx_alone[0], tmp_path / "out", formats=["onnx"])
 
 
 @pytest.mark.parametrize("formats", [[], ["onxx"], ["paddle", "tensorrt"]])
@@ -179,11 +149,11 @@ def test_unknown_formats_are_refused(onnx_alone, tmp_path, formats) -> None:
 
 
 def test_missing_converter_is_one_line_before_any_work(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setitem(sys.modules, "paddle2onnx", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     flags = ["--config", "segformer_b0_camvid_480x360", "--save_dir", str(tmp_path / "out")]
     assert main(["export", *flags, "--format", "paddle,onnx"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: paddle2onnx is not installed. Run: pip install paddle2onnx==2")
+    assert error.startswith("error: onnx is not installed. Run: pip install ")
     assert not list(tmp_path.iterdir())
 
 

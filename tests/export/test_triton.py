@@ -24,7 +24,7 @@ from paddleseg_segformer.export.triton import (
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-pytest.importorskip("paddle2onnx", reason="paddle2onnx is not installed")
+pytest.importorskip("onnx", reason="onnx is not installed")
 text_format = pytest.importorskip("google.protobuf.text_format")
 
 

@@ -18,6 +18,8 @@ from paddleseg_segformer.runtimes.deploy_config import (
     Verification,
 )
 
+pytestmark = pytest.mark.check
+
 FILES = ("model.json", "model.pdiparams")
 VERIFIED = [Verification("Paddle Inference 3.3.1, cpu", [[1, 3, 64, 64]], 1.0, 1e-6, 2.0)]
 

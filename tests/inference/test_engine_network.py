@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -22,6 +23,7 @@ from paddleseg_segformer.runtimes.engine_network import load_network, network_cl
 from paddleseg_segformer.runtimes.engines import ENGINES
 from paddleseg_segformer.runtimes.openvino_backend import OpenVINONetwork
 
+ROOT = Path(__file__).resolve().parents[2]
 OTHERS = ("onnxruntime", "openvino")
 
 
@@ -41,19 +43,27 @@ def expected_of(network: nn.Layer, x: paddle.Tensor) -> np.ndarray:
         return network(x).numpy()
 
 
-@pytest.mark.parametrize("backend", OTHERS)
-def test_any_size_and_batch(dynamic, backend) -> None:
+@pytest.mark.parametrize("backend", ["paddle", *OTHERS])
+@pytest.mark.parametrize("kind", [np.ndarray, paddle.Tensor])
+def test_any_size_and_batch(dynamic, backend, kind) -> None:
     network, folder = dynamic
     engine = load_network(folder, backend, "cpu")
     kept = []
     for shape in ([1, 3, 37, 51], [3, 3, 16, 64], [1, 3, 37, 51], [1, 3, 37, 51]):
         x = paddle.randn(shape)
-        found, expected = engine(x), expected_of(network, x)
-        assert isinstance(found, paddle.Tensor)
-        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+        found, expected = engine(x.numpy() if kind is np.ndarray else x), expected_of(network, x)
+        assert isinstance(found, kind)
         kept.append((found, expected))
     for found, expected in kept:  # results do not share the engine's memory
-        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_arrays_of_any_layout_are_taken(dynamic, backend) -> None:
+    engine = load_network(dynamic[1], backend, "cpu")
+    x = np.random.rand(1, 3, 37, 51).astype(np.float32)
+    turned = np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+    np.testing.assert_array_equal(engine(turned), engine(x))
 
 
 @pytest.mark.parametrize("backend", OTHERS)
@@ -121,6 +131,73 @@ def test_auto_takes_the_fastest_that_is_there(
     )
     load_network(dynamic[1], **{"device": "cpu", **arguments})
     assert chosen == [expected]
+
+
+def test_without_a_device_a_gpu_of_paddle_comes_first_and_engines_without_it_take_the_cpu(
+    dynamic, fixed, monkeypatch
+) -> None:
+    chosen = []
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    assert load_network(dynamic[1], "onnxruntime").device == "cpu"
+    assert load_network(fixed[1]).name in OTHERS  # it holds nothing for Paddle
+    monkeypatch.setattr(
+        engine_network, "network_class", lambda name: lambda *arguments: chosen.append(name)
+    )
+    load_network(dynamic[1])
+    assert chosen == ["paddle"]
+
+
+@pytest.mark.parametrize(("is_for_gpu", "expected"), [(False, "cpu"), (True, "gpu:0")])
+def test_device_of_paddle_is_asked_for_where_it_may_be_a_gpu(
+    monkeypatch, is_for_gpu, expected
+) -> None:
+    """Otherwise Paddle is not imported."""
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(engine_network, "_is_installed", lambda name: is_for_gpu)
+    assert engine_network.paddle_device() == "gpu:0"  # it is imported here already
+    modules = {name: module for name, module in sys.modules.items() if name != "paddle"}
+    monkeypatch.setattr(engine_network, "sys", SimpleNamespace(modules=modules))
+    assert engine_network.paddle_device() == expected
+
+
+@pytest.mark.parametrize(
+    ("formats", "message"),
+    [
+        (
+            ("paddle",),
+            r"holds paddle, but no engine that reads it is installed. Run for Paddle Inference pip "
+            r"install .*paddlepaddle.*paddlepaddle-gpu.*; or export it with --format onnx",
+        ),
+        (
+            ("onnx",),
+            "holds onnx, but no engine that reads it is installed. Run for OpenVINO pip install "
+            "openvino.*, or for ONNX Runtime pip install onnxruntime",
+        ),
+    ],
+)
+def test_no_engine_for_what_was_exported_is_one_line(
+    dynamic, tmp_path, monkeypatch, formats, message
+) -> None:
+    deploy = DeployConfig.load(dynamic[1])
+    artefacts = {name: deploy.artefacts[name] for name in formats}
+    dataclasses.replace(deploy, artefacts=artefacts).save(tmp_path)
+    monkeypatch.setattr(engine_network, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match=message) as failure:
+        load_network(tmp_path, device="cpu")
+    assert "\n" not in str(failure.value)
+
+
+def test_openvinos_converter_is_imported_when_it_is_called() -> None:
+    code = (
+        "import sys; from paddleseg_segformer.runtimes.openvino_backend import import_openvino\n"
+        "openvino = import_openvino()\n"
+        "assert 'openvino.tools.ovc' not in sys.modules\n"
+        "try: openvino.convert_model(b'')\n"
+        "except Exception: pass\n"
+        "from openvino.tools.ovc import convert_model\n"
+        "assert openvino.convert_model is convert_model"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_auto_passes_over_engines_that_cannot_read_the_export(export_tiny, tmp_path) -> None:
@@ -208,8 +285,7 @@ def test_parsing_flags_imports_no_engine() -> None:
         "import sys; import paddleseg_segformer.runtimes.engines\n"
         "assert not {'paddle', 'onnxruntime', 'openvino'} & set(sys.modules)"
     )
-    root = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=dict(os.environ))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("backend", ["paddle", *OTHERS])

@@ -5,7 +5,10 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
+from paddleseg_segformer.inference.arrays import NumpyArrays, PaddleArrays
 from paddleseg_segformer.inference.interpolation import bilinear, crop, flip, place
+
+pytestmark = pytest.mark.check
 
 PAIRS = [(8, 32), (7, 29), (33, 13), (16, 16), (1, 5), (100, 97), (2, 3), (64, 7)]
 
@@ -62,13 +65,14 @@ def test_upsampling_keeps_few_neighbours() -> None:
     assert path.weights.shape[1] <= 3
 
 
+@pytest.mark.parametrize("arrays", [NumpyArrays, PaddleArrays])
 @pytest.mark.parametrize("axis", [2, 3])
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), [(20, 31), (20, 13), (20, 20)])
-def test_gather_of_a_part(num_inputs, num_outputs, axis) -> None:
+def test_gather_of_a_part(num_inputs, num_outputs, axis, arrays) -> None:
     x = np.random.rand(1, 2, num_inputs, num_inputs).astype(np.float32)
     part = bilinear(num_inputs, num_outputs).part(4, 11)
     first, last = part.input_range
     used = x.take(range(first, last), axis)
-    found = part.gather(paddle.to_tensor(used), axis, offset=first).numpy()
+    found = arrays.to_numpy(part.gather(arrays.matrix(used), axis, arrays, offset=first))
     expected = np.moveaxis(np.tensordot(part.dense(), x, (1, axis)), 0, axis)
     np.testing.assert_allclose(found, expected, atol=1e-6)

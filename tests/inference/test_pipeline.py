@@ -11,7 +11,7 @@ from paddle import nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference import pipeline as pipeline_module
-from paddleseg_segformer.inference import upsample_argmax
+from paddleseg_segformer.inference.arrays import PaddleArrays
 from paddleseg_segformer.inference.pipeline import Pipeline, predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
@@ -185,6 +185,7 @@ def test_every_combination_equals_full_size_maps(
     assert_equal(network, smooth_image(101, 131), preprocess, settings)
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("scale_mode", ["transformed", "source"])
 @pytest.mark.parametrize("window", [{}, SLIDE], ids=["whole", "slide"])
 @pytest.mark.parametrize(
@@ -207,6 +208,7 @@ def test_size_rules_are_undone(network, rules, window, scale_mode) -> None:
     assert_equal(network, smooth_image(101, 131), preprocess, settings)
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("size_hw", [(29, 29), (30, 201), (64, 48), (65, 49), (128, 96), (57, 33)])
 def test_slide_on_any_size(network, size_hw) -> None:
     settings = InferenceSettings(flip_horizontal=True, **SLIDE)
@@ -301,6 +303,7 @@ def test_windows_are_kept_for_later_maps(network) -> None:
     np.testing.assert_array_equal(label, probabilities.argmax(0))
 
 
+@pytest.mark.check
 def test_ties_go_to_the_lowest_id() -> None:
     def network(x: paddle.Tensor) -> paddle.Tensor:
         return paddle.zeros([x.shape[0], 300, x.shape[2] // 4, x.shape[3] // 4])
@@ -315,19 +318,59 @@ def test_operations_on_the_device_equal_those_on_the_host(network, monkeypatch, 
     preprocess = Preprocess.from_transforms([NORMALIZE])
     settings = InferenceSettings(**SLIDE, **FLIPS, **SCALES, average=average)
     host = Pipeline(network, preprocess, settings)(smooth_image(101, 131))
-    monkeypatch.setattr(pipeline_module, "arrays_for", lambda _: upsample_argmax.PaddleArrays)
+    windows = [host.read(key) for key in host.first_missing()]
+    for choice in ("arrays_for", "arrays_on"):
+        monkeypatch.setattr(pipeline_module, choice, lambda _: PaddleArrays)
+    for key, window in zip(host.first_missing(), windows, strict=True):
+        np.testing.assert_array_equal(host.read(key).numpy(), window)
     device = Pipeline(network, preprocess, settings)(smooth_image(101, 131))
     np.testing.assert_array_equal(host.labels(), device.labels())
     np.testing.assert_allclose(host.probabilities(), device.probabilities(), atol=1e-6)
     np.testing.assert_allclose(host.entropy(), device.entropy(), atol=1e-5)
 
 
-def test_broken_weights_are_reported() -> None:
-    def network(x: paddle.Tensor) -> paddle.Tensor:
-        return paddle.full([x.shape[0], 3, 16, 16], float("nan"))
+class OfArrays:
+    """A layer as a network outside Paddle: arrays in, arrays out."""
 
+    takes_numpy = True
+
+    def __init__(self, layer: nn.Layer) -> None:
+        self.layer = layer
+        self.pad_multiple = getattr(layer, "pad_multiple", 1)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        assert type(x) is np.ndarray and x.dtype == np.float32
+        with paddle.no_grad():
+            return self.layer(paddle.to_tensor(x)).numpy()
+
+
+@pytest.mark.parametrize("transforms", [[NORMALIZE], []], ids=["normalized", "0..255"])
+@pytest.mark.parametrize("average", ["logits", "softmax"])
+@pytest.mark.parametrize("window", [{}, SLIDE], ids=["whole", "slide"])
+def test_networks_of_arrays_give_what_those_of_tensors_give(
+    network, window, average, transforms
+) -> None:
+    settings = InferenceSettings(**window, **FLIPS, **SCALES, average=average, window_batch=2)
+    preprocess = Preprocess.from_transforms(transforms)
+    found, expected = (
+        Pipeline(each, preprocess, settings)(smooth_image(101, 131))
+        for each in (OfArrays(network), network)
+    )
+    np.testing.assert_array_equal(found.labels(), expected.labels())
+    np.testing.assert_array_equal(found.probabilities(), expected.probabilities())
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("takes_numpy", [False, True])
+def test_broken_weights_are_reported(takes_numpy) -> None:
+    class Broken:
+        def __call__(self, x: paddle.Tensor | np.ndarray) -> paddle.Tensor | np.ndarray:
+            full = np.full if takes_numpy else paddle.full
+            return full([x.shape[0], 3, 16, 16], float("nan"))
+
+    Broken.takes_numpy = takes_numpy
     with pytest.raises(UserError, match="not finite"):
-        Pipeline(network, Preprocess())(smooth_image(64, 64)).labels()
+        Pipeline(Broken(), Preprocess())(smooth_image(64, 64)).labels()
 
 
 def test_empty_image_is_refused(network) -> None:

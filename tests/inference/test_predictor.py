@@ -15,6 +15,8 @@ from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.predictor import Predictor, label_set_of, with_overrides
 from paddleseg_segformer.video import overlay_video
 
+pytestmark = pytest.mark.check
+
 
 class BrightestChannel(nn.Layer):
     """Class 0, 1 or 2 where red, green or blue is largest."""

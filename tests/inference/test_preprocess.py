@@ -9,6 +9,8 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.geometry import BackStep, back_steps
 from paddleseg_segformer.inference.preprocess import Preprocess, SizeStep
 
+pytestmark = pytest.mark.check
+
 SECTIONS = [
     {"type": "ResizeByShort", "short_size": 20},
     {"type": "Padding", "target_size": [50, 40]},

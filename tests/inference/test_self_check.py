@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import paddle
 import pytest
 import yaml
@@ -22,6 +23,7 @@ from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network
+from paddleseg_segformer.runtimes.engines import ENGINES
 from paddleseg_segformer.runtimes.self_check import self_check
 
 INFER = Path(__file__).resolve().parents[2] / "deploy" / "python" / "infer.py"
@@ -58,7 +60,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegFormer, Path]
     """Return a model and its export, with a size rule and windows."""
     model, folder = make_model(), tmp_path_factory.mktemp("self_check") / "out"
     preprocess = Preprocess.from_transforms(RULES)
-    export_model(model, folder, preprocess=preprocess, settings=SETTINGS)
+    options = {"preprocess": preprocess, "settings": SETTINGS, "is_verified": False}
+    export_model(model, folder, formats=("paddle", "onnx"), **options)
     return model, folder
 
 
@@ -73,16 +76,18 @@ def test_fixture_holds_the_models_labels(exported) -> None:
     np.testing.assert_array_equal(labels, expected)
 
 
-@pytest.mark.parametrize("kind", ["network", "predictor"])
-def test_engine_agrees(exported, kind) -> None:
+@pytest.mark.parametrize(("kind", "backend"), [("network", "onnxruntime"), ("predictor", "paddle")])
+def test_engine_agrees(exported, kind, backend) -> None:
     _, folder = exported
-    made: object = load_network(folder, "paddle", "cpu")
     if kind == "predictor":  # its own settings do not matter
-        made = Predictor.from_export(folder, "cpu", backend="paddle", is_slide=False)
+        made: object = Predictor.from_export(folder, "cpu", backend=backend, is_slide=False)
+    else:
+        made = load_network(folder, backend, "cpu")
     check = self_check(made, folder / "deploy.yaml")
     assert (check.num_pixels, check.min_agreement) == (97 * 131, 0.999)
     assert check.agreement > 0.999
-    assert check.line.startswith(f"Paddle Inference {paddle.__version__}, cpu: 127")
+    versions = {"paddle": paddle.__version__, "onnxruntime": onnxruntime.__version__}
+    assert check.line.startswith(f"{ENGINES[backend].title} {versions[backend]}, cpu: 127")
 
 
 @pytest.mark.parametrize(
@@ -96,26 +101,26 @@ def test_engine_agrees(exported, kind) -> None:
 )
 def test_wrong_network_fails(exported, wrong) -> None:
     _, folder = exported
-    network = load_network(folder, "paddle", "cpu")
+    network = load_network(folder, "onnxruntime", "cpu")
     with pytest.raises(UserError, match=r"deploy.yaml: self-check failed; .* needed are 99.9%"):
         self_check(lambda x: wrong(network, x), folder)
 
 
 def test_reduced_precision_has_a_bound_of_its_own(exported) -> None:
-    network = load_network(exported[1], "paddle", "cpu")
+    network = load_network(exported[1], "onnxruntime", "cpu")
     network.precision = "bf16"
     assert self_check(network, exported[1]).min_agreement == 0.9
 
 
 def test_predictor_checks_itself_when_asked(exported, monkeypatch) -> None:
     _, folder = exported
-    Predictor.from_export(folder, "cpu", backend="paddle", self_check=True)
-    run = "paddleseg_segformer.runtimes.paddle_backend.PaddleInferenceNetwork._run"
+    Predictor.from_export(folder, "cpu", backend="onnxruntime", self_check=True)
+    run = "paddleseg_segformer.runtimes.onnxruntime_backend.ONNXRuntimeNetwork._run"
     shape = (1, 5, 20, 20)
     monkeypatch.setattr(run, lambda self, x: np.ones((len(x), *shape[1:]), np.float32))
-    Predictor.from_export(folder, "cpu", backend="paddle")
+    Predictor.from_export(folder, "cpu", backend="onnxruntime")
     with pytest.raises(UserError, match="self-check failed"):
-        Predictor.from_export(folder, "cpu", backend="paddle", self_check=True)
+        Predictor.from_export(folder, "cpu", backend="onnxruntime", self_check=True)
 
 
 @pytest.mark.parametrize("in_channels", [1, 2, 4])
@@ -139,7 +144,8 @@ def test_more_than_256_classes(tmp_path, graphless) -> None:
 def test_other_outputs(tmp_path, output_op) -> None:
     folder = tmp_path / "out"
     preprocess = Preprocess.from_transforms(RULES)
-    export_model(make_model(), folder, output_op=output_op, preprocess=preprocess)
+    options = {"preprocess": preprocess, "is_verified": False}
+    export_model(make_model(), folder, output_op=output_op, **options)
     labels = read_label(folder / "fixture_labels.png")
     assert labels.shape == (80, 108)  # of the network's input
     check = self_check(load_network(folder, "paddle", "cpu", output_op=output_op), folder)
@@ -167,7 +173,7 @@ def test_damaged_and_missing_fixtures(exported, tmp_path, name) -> None:
     folder.mkdir()
     for path in exported[1].iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    network = load_network(folder, "paddle", "cpu")
+    network = load_network(folder, "onnxruntime", "cpu")
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1])
     with pytest.raises(UserError, match=f"{name}: the file is damaged or was replaced"):
@@ -194,7 +200,7 @@ def test_command_lines(exported, tmp_path, capsys, program) -> None:
         arguments = ["predict", "--export_dir", folder, "--device", "cpu", *flags]
         return main([str(argument) for argument in arguments])
 
-    assert run("--backend", "paddle", "--self_check") == 0
+    assert run("--backend", "onnxruntime", "--self_check") == 0
     assert "12707 labels of the fixture are the model's (" in capsys.readouterr().out
     path = folder / "deploy.yaml"
     text = path.read_text(encoding="utf-8")
@@ -202,10 +208,10 @@ def test_command_lines(exported, tmp_path, capsys, program) -> None:
     content["preprocess"]["transforms"][1]["mean"] = [0.1]
     try:
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
-        assert run("--backend", "paddle", "--self_check", "--image_path", folder) == 1
+        assert run("--backend", "onnxruntime", "--self_check", "--image_path", folder) == 1
     finally:
         path.write_text(text, encoding="utf-8")
     [line] = capsys.readouterr().err.strip().splitlines()
-    assert "self-check failed; Paddle Inference" in line
-    assert run("--backend", "paddle") == 1
+    assert "self-check failed; ONNX Runtime" in line
+    assert run("--backend", "onnxruntime") == 1
     assert "image" in capsys.readouterr().err

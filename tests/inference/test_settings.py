@@ -7,6 +7,8 @@ import pytest
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.settings import InferenceSettings
 
+pytestmark = pytest.mark.check
+
 SLIDE = {"is_slide": True, "crop_size_hw": (512, 1024)}
 
 

@@ -18,6 +18,8 @@ from paddleseg_segformer.inference.upsample_argmax import (
 )
 from paddleseg_segformer.inference.windows import windows_along
 
+pytestmark = pytest.mark.check
+
 
 def piece(logits: np.ndarray) -> Piece:
     """(K, h, w) -> a piece four times as large."""

@@ -4,6 +4,8 @@ import pytest
 
 from paddleseg_segformer.inference.windows import window_counts, windows_along
 
+pytestmark = pytest.mark.check
+
 
 def test_cityscapes_width() -> None:
     assert windows_along(2048, 1024, 768) == [(0, 1024), (768, 1792), (1024, 2048)]

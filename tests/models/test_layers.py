@@ -16,6 +16,8 @@ from paddleseg_segformer.models.layers import (
     upsample,
 )
 
+pytestmark = pytest.mark.check
+
 
 def value_and_gradients(function, *inputs):
     """Return a function's value and its gradients under fixed random output gradients."""

@@ -12,6 +12,8 @@ from paddleseg_segformer.models.attention import EfficientSelfAttention, attend
 from paddleseg_segformer.models.layers import DropPath
 from paddleseg_segformer.models.mix_transformer import BACKBONES
 
+pytestmark = pytest.mark.check
+
 
 @pytest.mark.parametrize(
     ("hw", "sizes"),
@@ -32,6 +34,7 @@ def test_smaller_than_29_px_is_refused_by_name():
         BACKBONES["MixVisionTransformer_B0"]()(paddle.rand([1, 3, 28, 64]))
 
 
+@pytest.mark.usefixtures("zero_weights")
 @pytest.mark.parametrize("name", BACKBONES)
 def test_layer_norm_epsilons_are_the_published_two(name):
     for layer_name, layer in BACKBONES[name]().named_sublayers():

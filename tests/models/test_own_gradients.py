@@ -12,6 +12,8 @@ from paddleseg_segformer.models.layers import DropPath, upsample, upsampled_sum
 from paddleseg_segformer.models.mix_transformer import MixFFN, MixVisionTransformer
 from paddleseg_segformer.models.segformer import SegFormer, SegFormerMM
 
+pytestmark = pytest.mark.check
+
 
 @pytest.fixture
 def automatic(monkeypatch):

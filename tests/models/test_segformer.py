@@ -16,6 +16,8 @@ from paddleseg_segformer.models import (
     SegFormerMM,
 )
 
+pytestmark = pytest.mark.check
+
 HEADS = {SegFormer: reference_all_mlp, SegFormerMM: reference_mm}
 
 
@@ -38,6 +40,7 @@ def randomise(model: paddle.nn.Layer, seed: int = 0) -> None:
         tensor.set_value(value)
 
 
+@pytest.mark.usefixtures("zero_weights")
 @pytest.mark.parametrize(
     ("variant", "encoder", "head_150", "head_19"),
     [
@@ -57,11 +60,13 @@ def test_parameters_equal_published_integers(variant, encoder, head_150, head_19
         assert count_parameters(build(variant, 19)) - encoder == head_19
 
 
+@pytest.mark.usefixtures("zero_weights")
 @pytest.mark.parametrize(("variant", "millions"), [("B0", 3.754), ("B2", 24.762)])
 def test_mmsegmentation_head_parameters(variant, millions):
     assert round(count_parameters(build(variant, 150, SegFormerMM)) / 1e6, 3) == millions
 
 
+@pytest.mark.usefixtures("zero_weights")
 @pytest.mark.parametrize(
     ("variant", "parameters_m", "gmacs_224"),
     [("B0", 3.576, 0.45), ("B1", 13.664, 1.68), ("B2", 24.709, 3.27)],
@@ -84,6 +89,7 @@ GMACS = {
 }
 
 
+@pytest.mark.usefixtures("zero_weights")
 @pytest.mark.parametrize("variant", GMACS)
 def test_macs_equal_published_figures(variant):
     ade, cityscapes, rewritten = GMACS[variant]
@@ -95,6 +101,7 @@ def test_macs_equal_published_figures(variant):
     assert count_macs(model, (512, 512)).total() / 1e9 == pytest.approx(rewritten, abs=0.01)
 
 
+@pytest.mark.usefixtures("zero_weights")
 @pytest.mark.parametrize(("short_side", "gmacs"), [(768, 51.7), (640, 31.5), (512, 17.7)])
 def test_macs_of_real_time_settings(short_side, gmacs):
     macs = count_macs(build("B0", 19), (short_side, 2 * short_side), rewritten=False).total()

@@ -22,6 +22,8 @@ from paddleseg_segformer.models import (
 )
 from paddleseg_segformer.models.layers import DropPath, upsample_to_input
 
+pytestmark = pytest.mark.check
+
 PUBLISHED: dict[str, Any] = {"img_size": 512, "qkv_bias": True, "final_norm": True}
 SMALL: dict[str, Any] = {"embed_dim": 384, "depth": 12, "num_heads": 6}
 BASE: dict[str, Any] = {"embed_dim": 768, "depth": 12, "num_heads": 12}
@@ -52,6 +54,7 @@ def randomise(model: nn.Layer) -> nn.Layer:
     return model
 
 
+@pytest.mark.usefixtures("zero_weights")
 @pytest.mark.parametrize(
     ("head", "encoder", "h_qkv_bias", "parameters", "gmacs"),
     [

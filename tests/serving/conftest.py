@@ -54,7 +54,7 @@ def scene() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a narrow SegFormer's export for Paddle Inference."""
+    """Return the folder of a narrow SegFormer's export."""
     paddle.seed(11)
     backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
     model = SegFormer(5, backbone, embedding_dim=16)
@@ -64,5 +64,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.eval()
     folder = tmp_path_factory.mktemp("serving") / "Modell ü"
     preprocess = Preprocess.from_transforms([{"type": "Normalize"}])
-    export_model(model, folder, preprocess=preprocess, is_verified=False)
+    options = {"preprocess": preprocess, "is_verified": False}
+    export_model(model, folder, formats=("paddle", "onnx"), **options)
     return folder

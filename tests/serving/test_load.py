@@ -22,7 +22,7 @@ SCRIPT = ROOT / "deploy" / "serving" / "load_test.py"
 
 
 def run(config: Path, *flags: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, SCRIPT, "--config", config, "--backend", "paddle", *flags]
+    command = [sys.executable, SCRIPT, "--config", config, "--backend", "onnxruntime", *flags]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
 

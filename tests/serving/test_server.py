@@ -22,7 +22,7 @@ from paddleseg_segformer.cli import main
 from paddleseg_segformer.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ("--backend", "paddle", "--device", "cpu", "--threads", "1", "--max_bytes", "2000000")
+FLAGS = ("--backend", "onnxruntime", "--device", "cpu", "--threads", "1", "--max_bytes", "2000000")
 
 
 class Running:
@@ -75,7 +75,7 @@ def test_a_running_service_answers_refuses_and_ends_with_what_it_has_accepted(
     running: Running, exported: Path, scene: np.ndarray, encode: Callable[..., bytes]
 ) -> None:
     content = encode(np.tile(scene, (4, 4, 1)))
-    expected = Predictor.from_export(exported, "cpu", 1, backend="paddle")(
+    expected = Predictor.from_export(exported, "cpu", 1, backend="onnxruntime")(
         np.tile(scene, (4, 4, 1))
     )
 
@@ -127,7 +127,7 @@ def test_mistakes_end_with_one_line_before_the_port_is_opened(
         port = str(taken.getsockname()[1])
         for flags, message in (
             (("--config", tmp_path), "no such file"),
-            (("--config", exported, "--backend", "onnxruntime"), "Export it again"),
+            (("--config", exported, "--precision", "int8"), "Export it again"),
             (("--config", exported, "--max_batch", "0"), "--max_batch: found 0"),
             (("--config", exported, "--port", port), "cannot listen"),
             (("--config", exported, "--port", "70000"), "cannot listen"),

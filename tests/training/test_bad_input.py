@@ -10,6 +10,8 @@ import pytest
 
 from paddleseg_segformer.cli import main
 
+pytestmark = pytest.mark.check
+
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run a job that must fail; return its one line."""

@@ -10,6 +10,8 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import BACKBONES, SegFormer
 from paddleseg_segformer.training.optimizer import build_lr_schedule, parameter_groups
 
+pytestmark = pytest.mark.check
+
 PAPER_RULES = [{"name": "linear_", "lr_mult": 10.0}, {"name": "norm", "weight_decay_mult": 0.0}]
 
 

@@ -25,6 +25,7 @@ def test_auto_starts_afresh_where_there_is_nothing_and_says_so(folder, capsys):
     assert (folder / "out" / "iter_1").is_dir()
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("num_workers", ["0", "2"])
 def test_auto_goes_on_bit_for_bit_with_augmentation_and_averages(folder, capsys, num_workers):
     distort = "train_dataset.transforms.1={type: RandomDistort, hue_prob: 0.9}"

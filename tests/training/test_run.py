@@ -22,6 +22,7 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.training.precision import Precision
 
 
+@pytest.mark.check
 def test_training_learns_evaluates_and_writes_what_users_look_for(folder, capsys):
     flags = ("--iters", "60", "--do_eval", "--use_ema", "--save_interval", "20")
     assert train(folder, "out", *flags, "--keep_checkpoint_max", "2") == 0
@@ -73,6 +74,7 @@ def test_visualdl_reads_the_log_back(folder):
     np.testing.assert_allclose([point.value for point in points], expected, rtol=1e-6)
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("num_workers", ["0", "2"])
 def test_resumed_run_has_the_uninterrupted_runs_weights(folder, num_workers):
     flags = ("--num_workers", num_workers, "--use_ema", "--do_eval", "--save_interval", "2")

@@ -58,6 +58,7 @@ CASES = [
 ]
 
 
+@pytest.mark.check
 @pytest.mark.parametrize(("model", "to", "name"), CASES)
 def test_there_and_back_gives_the_same_file_and_logits(tmp_path, model, to, name):
     net = make(model)

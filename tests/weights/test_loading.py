@@ -30,6 +30,7 @@ def equal(a: paddle.nn.Layer, b: paddle.nn.Layer, prefix: str = "") -> bool:
     )
 
 
+@pytest.mark.check
 def test_saved_weights_load_back_equal_here_and_in_paddle(tmp_path):
     model, again = segformer(), segformer()
     path = tmp_path / "model.pdparams"
@@ -92,6 +93,7 @@ def test_classifier_weights_start_a_backbone(tmp_path, caplog):
     assert "left out head.weight" in caplog.text
 
 
+@pytest.mark.check
 def test_other_class_count_keeps_the_new_classifier(tmp_path, caplog):
     source, target = segformer(num_classes=7), segformer(num_classes=3)
     path = tmp_path / "model.pdparams"
@@ -103,6 +105,7 @@ def test_other_class_count_keeps_the_new_classifier(tmp_path, caplog):
     assert "left out linear_pred.weight" in caplog.text
 
 
+@pytest.mark.check
 def test_whole_models_weights_start_a_backbone(tmp_path):
     source, target = segformer(), BACKBONES["MixVisionTransformer_B0"]()
     path = tmp_path / "model.pdparams"

@@ -89,7 +89,7 @@ def _write(program: Program, graph: Graph) -> tuple[End, End]:
     """Write a program's operators; return its input and its output."""
     values: dict[int, Value] = {0: None}
     for index, (name, array) in program.weights.items():
-        values[index] = graph.constant(array, name=name)
+        values[index] = graph.constant(array, name=f"weight.{name}")
     ends: dict[str, End] = {}
     for op in program.operators:
         if op.name == "data":

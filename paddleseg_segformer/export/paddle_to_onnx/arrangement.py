@@ -22,7 +22,7 @@ FAR = 2**31 - 1  # Paddle's end of a slice that goes to the last element
 MAX_SIZES = 64  # longer vectors of whole numbers are tensors
 
 
-def _numbers(graph: Graph, op: Operator, values: np.ndarray) -> Value:
+def _numbers(graph: Graph, values: np.ndarray) -> Value:
     """Return constants: sizes where they may be some."""
     if values.ndim <= 1 and values.size <= MAX_SIZES and values.dtype in (np.int32, np.int64):
         return Sizes([int(item) for item in values.ravel()], values.ndim, str(values.dtype))
@@ -32,20 +32,20 @@ def _numbers(graph: Graph, op: Operator, values: np.ndarray) -> Value:
 def full(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     """Write a constant of equal numbers."""
     attributes, dtype = op.attributes, op.results[0].types[0].dtype
-    return _numbers(graph, op, np.full(attributes["shape"], attributes["value"], dtype))
+    return _numbers(graph, np.full(attributes["shape"], attributes["value"], dtype))
 
 
 def full_int_array(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     """Write a constant of whole numbers."""
     dtype = op.results[0].types[0].dtype
-    return _numbers(graph, op, np.array(op.attributes["value"], dtype))
+    return _numbers(graph, np.array(op.attributes["value"], dtype))
 
 
 def assign_value(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     """Write a constant that the network's code spells out."""
     attributes, dtype = op.attributes, op.results[0].types[0].dtype
     values = np.array(attributes["values"], dtype)
-    return _numbers(graph, op, values.reshape(attributes["shape"]))
+    return _numbers(graph, values.reshape(attributes["shape"]))
 
 
 def full_with_tensor(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
@@ -56,10 +56,12 @@ def full_with_tensor(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Val
 
 def full_like(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     """Write equal numbers in another tensor's shape."""
-    x, value = graph.tensor(inputs[0]), graph.tensor(inputs[1])
+    x, value = inputs[0], graph.constants[graph.tensor(inputs[1])].item()
     dtype = op.results[0].types[0].dtype
-    number = graph.constant(graph.constants[value].reshape(()), dtype)
-    return graph.node("Expand", number, graph.vector(graph.sides(x)))
+    if isinstance(x, Sizes):
+        return _numbers(graph, np.full([len(x.items)] * x.rank, value, dtype))
+    shape = graph.vector(graph.sides(graph.tensor(x)))
+    return graph.node("Expand", graph.constant(value, dtype), shape)
 
 
 def arange(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
@@ -67,9 +69,7 @@ def arange(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     dtype = op.results[0].types[0].dtype
     bounds = [graph.tensor(value) for value in inputs]
     if all(name in graph.constants for name in bounds):
-        return _numbers(
-            graph, op, np.arange(*(graph.constants[n].item() for n in bounds), dtype=dtype)
-        )
+        return _numbers(graph, np.arange(*(graph.constants[n].item() for n in bounds), dtype=dtype))
     scalars = (graph.reshaped(graph.cast(name, dtype), []) for name in bounds)
     return graph.node("Range", *scalars)
 
@@ -77,6 +77,14 @@ def arange(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
 def shape(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     """Return a tensor's shape."""
     return Sizes(graph.sides(graph.tensor(inputs[0])), dtype=op.results[0].types[0].dtype)
+
+
+def numel(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
+    """Return the number of a tensor's elements."""
+    product: Size = 1
+    for side in graph.sides(graph.tensor(inputs[0])):
+        product = graph.arithmetic("Mul", product, side)
+    return Sizes([product], 0, op.results[0].types[0].dtype)
 
 
 def same(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
@@ -299,6 +307,7 @@ WRITERS: dict[str, Writer] = {
     "arange": arange,
     "shape": shape,
     "shape64": shape,
+    "numel": numel,
     "assign": same,
     "assign_out_": same,
     "share_data": same,

@@ -34,7 +34,8 @@ def arithmetic(op_type: str) -> Writer:
         first, second = inputs
         [result] = op.results[0].types
         if isinstance(first, Sizes) and isinstance(second, Sizes):
-            a, b = (x.items * (result.shape[0] if x.rank == 0 else 1) for x in (first, second))
+            length = max(len(first.items), len(second.items))
+            a, b = (x.items * (length // len(x.items)) for x in (first, second))
             items = [graph.arithmetic(op_type, *pair) for pair in zip(a, b, strict=True)]
             return Sizes(items, len(result.shape), result.dtype)
         names = graph.tensor(first), graph.tensor(second)
@@ -95,11 +96,12 @@ def composed(steps: Callable[[Graph, str], str]) -> Writer:
 def gelu(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     """Write GELU in the spelling that engines know it by."""
     x = graph.tensor(inputs[0])
-    half, one, root = (graph.constant(value, "float32") for value in (0.5, 1, 2**0.5))
+    dtype = graph.types[x].dtype
+    half, one, root = (graph.constant(value, dtype) for value in (0.5, 1, 2**0.5))
     if not op.attributes["approximate"]:
         raised = graph.node("Add", graph.node("Erf", graph.node("Div", x, root)), one)
         return graph.node("Mul", graph.node("Mul", x, raised), half)
-    cubic, factor = (graph.constant(value, "float32") for value in (0.044715, (2 / np.pi) ** 0.5))
+    cubic, factor = (graph.constant(value, dtype) for value in (0.044715, (2 / np.pi) ** 0.5))
     cube = graph.node("Mul", graph.node("Mul", x, x), x)
     inner = graph.node("Add", x, graph.node("Mul", cube, cubic))
     raised = graph.node("Add", graph.node("Tanh", graph.node("Mul", inner, factor)), one)
@@ -111,7 +113,7 @@ def softplus(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     x, beta = graph.tensor(inputs[0]), op.attributes["beta"]
     if beta == 1:
         return graph.node("Softplus", x)
-    factor = graph.constant(beta, "float32")
+    factor = graph.constant(beta, graph.types[x].dtype)
     return graph.node("Div", graph.node("Softplus", graph.node("Mul", x, factor)), factor)
 
 
@@ -143,8 +145,6 @@ def prelu(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
 def dropout(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     """Write what dropout does in inference: nothing, or scaling."""
     x, rate = graph.tensor(inputs[0]), graph.tensor(inputs[2])
-    if not op.attributes["is_test"]:
-        raise Unwritable("in its form for training")
     if op.attributes["mode"] == "upscale_in_train":
         return x
     kept = np.float32(1) - graph.constants[rate].astype(np.float32).reshape(())
@@ -161,7 +161,8 @@ def reduction(op_type: str) -> Writer:
         if op_type == "ReduceSum":  # the only one whose axes are an operand in this opset
             operands = [graph.constant(axes, "int64")] if axes else []
             return graph.node(op_type, x, *operands, keepdims=keepdims)
-        return graph.node(op_type, x, keepdims=keepdims, **({"axes": axes} if axes else {}))
+        attributes: dict[str, Any] = {"axes": axes} if axes else {}
+        return graph.node(op_type, x, keepdims=keepdims, **attributes)
 
     return write
 
@@ -186,7 +187,7 @@ def p_norm(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     if order not in (1, 2):
         raise Unwritable(f"of order {order:g}")
     x, axes = graph.tensor(inputs[0]), [op.attributes["axis"]]
-    attributes = {} if op.attributes["asvector"] else {"axes": axes}
+    attributes: dict[str, Any] = {} if op.attributes["asvector"] else {"axes": axes}
     keepdims = int(op.attributes["keepdim"])
     return graph.node(f"ReduceL{order:.0f}", x, keepdims=keepdims, **attributes)
 

@@ -5,6 +5,7 @@ Shapes: N batch, L tokens, M heads, D head width.
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -75,7 +76,7 @@ class Graph:
     def constant(self, values: Any, dtype: str | None = None, name: str = "") -> str:
         """Return the name of a constant; equal ones are stored once."""
         array = np.ascontiguousarray(values, dtype).reshape(np.shape(values))
-        key = str(array.dtype), array.shape, array.tobytes()
+        key = str(array.dtype), array.shape, hashlib.sha256(array.data).digest()
         if key not in self._constants_by_content:
             name = name or f"constant.{len(self.constants)}"
             self._constants_by_content[key] = name
@@ -225,6 +226,8 @@ class Graph:
         """Return the result of one of `ARITHMETIC` on two sizes."""
         if isinstance(first, int) and isinstance(second, int):
             return ARITHMETIC[op_type](first, second)
+        if isinstance(first, int) and op_type in ("Add", "Mul"):
+            first, second = second, first
         if (op_type, second) in (("Add", 0), ("Sub", 0), ("Mul", 1), ("FloorDiv", 1)):
             return first
         names = self.vector([first]), self.vector([second])

@@ -92,6 +92,8 @@ def conv2d_transpose(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Val
     attributes = op.attributes
     if len(inputs) > 2 and inputs[2] is not None and graph.sizes(inputs[2]):
         raise Unwritable("with output_size")
+    if attributes["padding_algorithm"] == "SAME":
+        raise Unwritable("with padding SAME")
     return graph.node(
         "ConvTranspose",
         x,
@@ -136,8 +138,6 @@ def layer_norm(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
 def batch_norm(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     """Write a batch norm with its running statistics."""
     channels_first(op)
-    if not op.attributes["is_test"]:
-        raise Unwritable("in its form for training")
     x, mean, variance, gain, shift = map(graph.tensor, inputs)
     operands = (x, gain, shift, mean, variance)
     return graph.node("BatchNormalization", *operands, epsilon=op.attributes["epsilon"])
@@ -185,7 +185,11 @@ def pool2d(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
         window = strides = _equal_parts(graph.shape(x)[2:], window)
     else:
         padding = _padding(op) if "padding_algorithm" in attributes else _explicit(attributes)
-    options: dict[str, Any] = {"ceil_mode": int(attributes["ceil_mode"]), **padding}
+    is_raised = attributes["ceil_mode"]
+    slack = [side - stride for side, stride in zip(window, strides, strict=True)]
+    if is_raised and min(slack) < max(padding.get("pads", [0])):
+        raise Unwritable("with ceil_mode and windows that may lie outside the map")
+    options: dict[str, Any] = {"ceil_mode": int(is_raised), **padding}
     if not is_max:
         options["count_include_pad"] = int(not attributes["exclusive"])
     op_type = "MaxPool" if is_max else "AveragePool"

@@ -91,8 +91,7 @@ def _items(graph_path: Path) -> list[dict[str, Any]]:
     content = json.loads(graph_path.read_text(encoding="utf-8"))
     [region] = content["program"]["regions"]
     [block] = region["blocks"]
-    items: list[dict[str, Any]] = block["ops"]
-    return items
+    return list(block["ops"])
 
 
 def _operators(items: Sequence[dict[str, Any]]) -> Iterator[Operator]:
@@ -107,8 +106,9 @@ def _operators(items: Sequence[dict[str, Any]]) -> Iterator[Operator]:
 
 
 def _plain(attribute: dict[str, Any]) -> Any:
-    value = attribute.get("D")
-    return [_plain(item) for item in value] if attribute["#"] == ARRAY else value
+    if attribute["#"] == ARRAY:
+        return [_plain(item) for item in attribute["D"]]
+    return attribute.get("D")
 
 
 def _result(item: dict[str, Any]) -> Result:
@@ -132,15 +132,14 @@ def _read_weights(path: Path, types: dict[str, TensorType]) -> dict[str, np.ndar
     Each begins with 16 bytes of versions and levels, none of which is used, and the length of a
     description, which the graph gives too.
     """
-    content = path.read_bytes()
+    content = memoryview(path.read_bytes() if types else b"")  # without weights there is no file
     arrays, position = {}, 0
     for name in sorted(types):
         dtype, shape = types[name]
-        length = int.from_bytes(content[position + 16 : position + 20], "little")
-        position += 20 + length
-        array = np.frombuffer(content, dtype, prod(shape), min(position, len(content)))
-        arrays[name] = array.reshape(shape)
-        position += array.nbytes
+        start = position + 20 + int.from_bytes(content[position + 16 : position + 20], "little")
+        position = start + prod(shape) * np.dtype(dtype).itemsize
+        if position <= len(content):
+            arrays[name] = np.frombuffer(content[start:position], dtype).reshape(shape)
     if position != len(content):
         raise UserError(
             f"{path}: found {len(content)} bytes, expected {position} for the graph's weights. "
