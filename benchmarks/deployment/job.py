@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from paddleseg_segformer.contracts import pad_multiple_of
+
 
 class NotHere(Exception):
     """A way cannot be tried on this machine; the message says what is missing."""
@@ -93,7 +95,7 @@ class Clock:
     pad_multiple: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pad_multiple = getattr(self.network, "pad_multiple", 1)
+        self.pad_multiple = pad_multiple_of(self.network)
 
     def __call__(self, x: Any) -> Any:
         start = time.perf_counter()

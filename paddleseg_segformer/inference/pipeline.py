@@ -18,6 +18,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from paddleseg_segformer.contracts import pad_multiple_of
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.augmentation import View, scaled_size, views_of
 from paddleseg_segformer.inference.geometry import Axis, back_steps, window_axis
@@ -149,7 +150,7 @@ class ViewOfImage:
                     is_flipped,
                     back,
                     settings.is_one_step,
-                    getattr(pipeline.network, "pad_multiple", 1),
+                    pad_multiple_of(pipeline.network),
                 )
             )
 
