@@ -62,6 +62,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # $(call locked,GROUP,EXTRAS): writes the newest versions that fit together, for all Pythons
 locked = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 \

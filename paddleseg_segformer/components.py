@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
+from paddleseg_segformer.dependencies import MissingDependency
 from paddleseg_segformer.errors import UserError, did_you_mean
 
 Component = Callable[..., Any]
@@ -98,18 +99,18 @@ def resolve(kind: str, name: str) -> Component:
     """
     component = find(kind, name)
     if component is None:
-        known = {*_own(kind), *_registered[kind]}
-        guess = did_you_mean(name, known, others=_theirs(kind))
-        raise UserError(f"unknown {kind} type '{name}'.{guess}{_missing_import()}")
+        theirs, absence = _theirs(kind)
+        guess = did_you_mean(name, {*_own(kind), *_registered[kind]}, others=theirs)
+        raise UserError(f"unknown {kind} type '{name}'.{guess}{absence}{_missing_import()}")
     return component
 
 
 def find(kind: str, name: str) -> Component | None:
     """Return what `resolve` does, or None."""
-    for table in (_own, _registered.__getitem__, _theirs):  # PaddleSeg is imported last, if at all
-        if name in table(kind):
-            return table(kind)[name]
-    return None
+    for table in (_own(kind), _registered[kind]):
+        if name in table:
+            return table[name]
+    return _theirs(kind)[0].get(name)  # PaddleSeg is imported last, if at all
 
 
 def stated_of_dataset(section: Mapping[str, Any], attribute: str) -> Any:
@@ -117,7 +118,8 @@ def stated_of_dataset(section: Mapping[str, Any], attribute: str) -> Any:
 
     A data set says so as an attribute of its class, where that does not depend on its files.
     """
-    return getattr(find("dataset", str(section.get("type"))), attribute, None)
+    name = section.get("type")
+    return getattr(find("dataset", name), attribute, None) if name else None
 
 
 def is_own(kind: str, name: str) -> bool:
@@ -172,13 +174,17 @@ def _own(kind: str) -> Mapping[str, Component]:
     return getattr(importlib.import_module(module), table) if module else {}
 
 
-def _theirs(kind: str) -> Mapping[str, Component]:
+def _theirs(kind: str) -> tuple[Mapping[str, Component], str]:
+    """Return PaddleSeg's components; without PaddleSeg none, and a sentence that says so."""
     table = KINDS[kind].paddleseg
     if table is None:
-        return {}
+        return {}, ""
     from paddleseg_segformer.paddleseg_components import paddleseg_components
 
-    return paddleseg_components(table)
+    try:
+        return paddleseg_components(table), ""
+    except MissingDependency as error:
+        return {}, f" Or is it PaddleSeg's? {error}"
 
 
 def _origin(component: Any) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """PaddleSeg's components for this package's programs, each with the contract that these expect.
 
-With `paddleseg_bridge`, which goes the other way, the only module that imports `paddleseg`. Without
-PaddleSeg its tables are empty.
+This is the only module that imports `paddleseg`; `paddleseg_bridge` goes the other way.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import paddle
@@ -17,7 +16,7 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.data.labels import generic_label_set
-from paddleseg_segformer.dependencies import MissingDependency, explained
+from paddleseg_segformer.dependencies import REMEDIES, MissingDependency
 from paddleseg_segformer.errors import UserError
 
 Component = Callable[..., Any]
@@ -29,16 +28,23 @@ def load_manager() -> Any:
     """Return PaddleSeg's component manager.
 
     Raises:
-        MissingDependency: PaddleSeg is not installed.
+        MissingDependency: PaddleSeg, or a package that it imports, is not installed.
     """
-    with explained():
+    try:
         from paddleseg.cvlibs import manager
-
+    except ImportError as error:
+        raise MissingDependency(
+            f"paddleseg cannot be imported ({error}). Run: {REMEDIES['paddleseg']}"
+        ) from None
     return manager
 
 
 def paddleseg_components(table: str) -> Mapping[str, Component]:
-    """Return one table of PaddleSeg's manager by name, users' classes in it included."""
+    """Return one table of PaddleSeg's manager by name, users' classes in it included.
+
+    Raises:
+        MissingDependency: PaddleSeg is not installed.
+    """
     components = _table(table)
     adapt = ADAPTERS.get(table)
     return _Adapted(components, adapt) if adapt else components
@@ -46,27 +52,30 @@ def paddleseg_components(table: str) -> Mapping[str, Component]:
 
 @functools.cache
 def _table(table: str) -> Mapping[str, Component]:
-    try:
-        manager = load_manager()
-    except MissingDependency:
-        return {}
+    manager = load_manager()
     for package in PACKAGES:
         importlib.import_module(f"paddleseg.{package}")
     components: dict[str, Component] = getattr(manager, table).components_dict
     return components
 
 
-class _Adapted(dict[str, Component]):
+class _Adapted(Mapping[str, Component]):
     """A table whose components are adapted when they are asked for."""
 
     def __init__(
         self, components: Mapping[str, Component], adapt: Callable[[Component], Component]
     ) -> None:
-        super().__init__(components)
+        self.components = components
         self.adapt = adapt
 
     def __getitem__(self, name: str) -> Component:
-        return self.adapt(super().__getitem__(name))
+        return self.adapt(self.components[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.components)
+
+    def __len__(self) -> int:
+        return len(self.components)
 
 
 def _backbone(component: Component) -> Component:
