@@ -82,3 +82,6 @@ def test_the_hook_of_the_page_ends_a_run(folder: Path, capfd: pytest.CaptureFixt
     assert main([*job, "--opts", hooks, "iters=5", "--save_dir", "stopped"]) == 0
     assert (folder / "stopped" / "iter_1").is_dir()
     assert "stopped at iter 1" in capfd.readouterr().out
+    resumed = ["--save_dir", "stopped", "--resume_model", "auto", "--opts", "iters=2"]
+    assert main([*job[:-2], *resumed]) == 0
+    assert (folder / "stopped" / "iter_2").is_dir()
