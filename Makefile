@@ -25,6 +25,12 @@ GRADIO_EXTRAS := cpu openvino demo
 # `make test TORCH=` leaves it out, and the tests that need it
 TORCH ?= torch==2.13.0
 
+# a process of tests for each core, up to so many as memory allows on small machines
+PARALLEL ?= -n auto --maxprocesses 8 --dist worksteal
+# `make test ISA=avx2` or `ISA=sse4` holds the libraries of numbers to older instructions
+ISA ?=
+export TEST_ISA := $(ISA)
+
 # ways to run a model that `make deploy-test` counts on; the others depend on the processor
 REQUIRED_WAYS ?= dygraph paddle cpp-paddle onnxruntime onnxruntime-whole openvino cpp-openvino \
     http gradio browser
@@ -35,7 +41,11 @@ demo: $(INSTALLED)
 	$(BIN)/python -m paddleseg_segformer demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_FLAGS)
+
+# for whoever changes something: lint, types, and the tests that matter most
+check: lint
+	$(BIN)/python -m pytest $(PARALLEL) -m check $(PYTEST_FLAGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
@@ -46,7 +56,7 @@ test-newest: $(INSTALLED)
 	$(BIN)/uv pip install --python $(NEWEST)/bin/python --no-python-downloads --group dev \
 	    --editable '.[$(subst $(space),$(comma),$(EXTRAS))]'
 	$(if $(TORCH),$(NEWEST)/bin/python -m pip install --quiet '$(TORCH)')
-	$(NEWEST)/bin/python -m pytest $(PYTEST_FLAGS)
+	$(NEWEST)/bin/python -m pytest $(PARALLEL) $(PYTEST_FLAGS)
 
 test-matrix: $(INSTALLED)
 	$(BIN)/nox $(NOX_FLAGS)
@@ -65,6 +75,7 @@ lint: $(INSTALLED) $(ESLINT)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror deploy/cpp/src/*
 	$(BIN)/python tools/make_reference.py --check
 	$(if $(NPM),npm run --silent --prefix deploy/web lint,@echo "deploy/web: not linted, npm is missing")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from paddleseg_segformer.dependencies import explained
 
 if TYPE_CHECKING:
+    from paddleseg_segformer.components import register_component
     from paddleseg_segformer.config import load_config
     from paddleseg_segformer.errors import UserError
     from paddleseg_segformer.model_folder import build_model, load_model
@@ -46,6 +47,7 @@ __all__ = [
     "load_config",
     "load_model",
     "register",
+    "register_component",
 ]
 
 _HOMES = {
@@ -61,6 +63,7 @@ _HOMES = {
     "load_config": "config",
     "load_model": "model_folder",
     "register": "paddleseg_bridge",
+    "register_component": "components",
 }
 
 

@@ -13,10 +13,14 @@ class UserError(ValueError):
     """
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the closest known name, else the list of known names."""
+def did_you_mean(name: str, known: Iterable[str], others: Iterable[str] = ()) -> str:
+    """Return ` Did you mean 'x'?` for the closest known name, else the list of known names.
+
+    Args:
+        others: names that are known too, but too many to be listed.
+    """
     names = sorted(str(item) for item in known)
-    close = difflib.get_close_matches(str(name), names, n=1)
+    close = difflib.get_close_matches(str(name), [*names, *map(str, others)], n=1)
     if close:
         return f" Did you mean '{close[0]}'?"
     return f" Known: {', '.join(names)}." if names else ""

@@ -1,12 +1,8 @@
-"""PaddleSeg's component manager: its components for us, our models for its tools.
-
-This is the only module that imports `paddleseg`.
-"""
+"""Our models and backbones in PaddleSeg's component manager, for its tools."""
 
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import logging
 import warnings
@@ -16,9 +12,10 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
-from paddleseg_segformer.dependencies import REMEDIES, MissingDependency
+from paddleseg_segformer.contracts import pad_multiple_of
 from paddleseg_segformer.models import BACKBONES, MODELS, VisionTransformer
 from paddleseg_segformer.models.layers import tokens_to_map, upsample_to_input
+from paddleseg_segformer.paddleseg_components import load_manager
 from paddleseg_segformer.weights import load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -35,7 +32,7 @@ def register() -> None:
     Raises:
         MissingDependency: PaddleSeg is not installed.
     """
-    manager = _manager()
+    manager = load_manager()
     replaced = []
     for registered, components in (
         (manager.MODELS, _paddleseg_models()),
@@ -50,35 +47,6 @@ def register() -> None:
     logger.info("PaddleSeg's %s now come from paddleseg_segformer", ", ".join(replaced))
 
 
-def _manager() -> Any:
-    """Return PaddleSeg's component manager.
-
-    Raises:
-        MissingDependency: PaddleSeg, or a package that it imports, is not installed.
-    """
-    try:
-        from paddleseg.cvlibs import manager
-    except ImportError as error:
-        raise MissingDependency(
-            f"paddleseg cannot be imported ({error}). Run: {REMEDIES['paddleseg']}"
-        ) from None
-    return manager
-
-
-@functools.cache
-def paddleseg_components(table: str) -> dict[str, Component]:
-    """Return one table of PaddleSeg's manager: name -> class or function.
-
-    Raises:
-        MissingDependency: PaddleSeg is not installed.
-    """
-    manager = _manager()
-    for package in ("transforms", "models", "optimizers"):  # their import fills the manager
-        importlib.import_module(f"paddleseg.{package}")
-    components: dict[str, Component] = getattr(manager, table).components_dict
-    return components
-
-
 class _PaddleSegContract:
     """What PaddleSeg's engine expects of a model, laid over one of ours."""
 
@@ -90,7 +58,7 @@ class _PaddleSegContract:
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, C, H, W) -> [(N, K, H, W)]."""
         logits = super().forward(x)  # type: ignore[misc]
-        return [upsample_to_input(logits, x.shape[2:], getattr(self, "pad_multiple", 1))]
+        return [upsample_to_input(logits, x.shape[2:], pad_multiple_of(self))]
 
 
 def _paddleseg_models() -> Iterator[Component]:

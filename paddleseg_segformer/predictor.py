@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 import numpy as np
 
+from paddleseg_segformer.components import stated_of_dataset
 from paddleseg_segformer.data.io import read_image, write_label
 from paddleseg_segformer.data.labels import (
     IGNORE_INDEX,
@@ -360,10 +361,8 @@ def label_set_of(section: dict[str, Any] | None, num_classes: int) -> LabelSet:
     Raises:
         UserError: not one name or colour for each class.
     """
-    from paddleseg_segformer.data.datasets import DATASETS
-
     section = section or {}
-    label_set = getattr(DATASETS.get(section.get("type", "")), "label_set", None)
+    label_set = stated_of_dataset(section, "label_set")
     if label_set is not None and label_set.num_classes == num_classes:
         return label_set
     names = section.get("classes"), section.get("palette")

@@ -9,6 +9,7 @@ from instruction_sets import variables
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before paddle: threads of xdist's workers contend
 os.environ.update(variables(os.environ.get("TEST_ISA", "")))  # before NumPy too
 
+import copy
 import logging
 import random
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddleseg_segformer import components
 from paddleseg_segformer.cpu import CPU_INFO, use_wide_vectors
 
 use_wide_vectors()  # as the programs do: one code path in all processes of a test
@@ -45,6 +47,19 @@ def seeded() -> None:
     np.random.seed(0)
     if "paddle" in sys.modules:
         sys.modules["paddle"].seed(0)
+
+
+@pytest.fixture
+def own_components(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what a test registers and imports as users do."""
+    for name in ("_registered", "_imported", "_noted"):
+        monkeypatch.setattr(components, name, copy.deepcopy(getattr(components, name)))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:  # users' modules are called my_...
+        if name.startswith("my_"):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)

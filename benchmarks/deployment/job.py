@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from paddleseg_segformer.contracts import pad_multiple_of
+
 
 class NotHere(Exception):
     """A way cannot be tried on this machine; the message says what is missing."""
@@ -94,7 +96,7 @@ class Clock:
     takes_numpy: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pad_multiple = getattr(self.network, "pad_multiple", 1)
+        self.pad_multiple = pad_multiple_of(self.network)
         self.takes_numpy = getattr(self.network, "takes_numpy", False)
 
     def __call__(self, x: Any) -> Any:

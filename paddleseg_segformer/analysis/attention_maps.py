@@ -17,7 +17,7 @@ from paddle import Tensor, nn
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.overlay import displayable
 from paddleseg_segformer.inference.preprocess import SizeStep
-from paddleseg_segformer.models.mix_transformer import PATCH_STRIDES
+from paddleseg_segformer.models.mix_transformer import PATCH_STRIDES, MixVisionTransformer
 
 HEAT_ALPHA = 0.6
 MARK = (255, 0, 0)  # RGB of the query patch's frame
@@ -95,6 +95,11 @@ def _layers(encoder: nn.Layer) -> list[_Layer]:
     if hasattr(encoder, "blocks"):
         patch = encoder.patch_size
         return [_Layer(block.attn, patch, patch, 1) for block in encoder.blocks]
+    if not isinstance(encoder, MixVisionTransformer):
+        raise UserError(
+            f"backbone {type(encoder).__name__}: its attention is not known here, expected a "
+            "MixVisionTransformer or a VisionTransformer."
+        )
     layers, stride = [], 1
     for stage, step in enumerate(PATCH_STRIDES, start=1):
         stride *= step

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from types import ModuleType
 
+from paddleseg_segformer.components import import_components
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 
@@ -71,6 +72,8 @@ def _run(argv: list[str]) -> None:
         if argv[:1] == [name]:  # import only the chosen job: the others' imports take seconds
             _module(name).add_arguments(job_parser)
     args = parser.parse_args(argv)
+    if imports := getattr(args, "imports", None):
+        args.imports = [import_components(source) for source in imports]
     _module(args.job).run(args)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_config_arguments(parser: ArgumentParser, required: bool = True) -> None:
-    """Add `--config`, `--opts` and `--device`."""
+    """Add `--config`, `--opts`, `--import` and `--device`."""
     parser.add_argument(
         "--config",
         required=required,
@@ -35,7 +36,21 @@ def add_config_arguments(parser: ArgumentParser, required: bool = True) -> None:
         help="override config values: train_dataset.dataset_root=DIR "
         "train_dataset.transforms.0.prob=0.3",
     )
+    add_import_argument(parser)
     add_device_argument(parser)
+
+
+def add_import_argument(parser: ArgumentParser) -> None:
+    """Add `--import`, which `cli.main` acts upon before the job."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module or .py file of your own that registers components (see docs/extending.md); "
+        "may be given again",
+    )
 
 
 def add_device_argument(parser: ArgumentParser) -> None:
@@ -59,18 +74,23 @@ def add_model_path_argument(parser: ArgumentParser, more: str = "") -> None:
 def load_config_from(args: Namespace) -> Config:
     """Load the config of `--config`, or the one that goes with `--model_path`, with `--opts`.
 
+    It notes what was imported by `--import`.
+
     Raises:
         UserError: neither flag, or no such config.
     """
     from paddleseg_segformer.config import load_config
 
     if args.config:
-        return load_config(args.config, args.opts)
-    if not args.model_path:
-        raise UserError("--config is missing; weights that say what they are of need none.")
-    from paddleseg_segformer.model_folder import config_of
+        config = load_config(args.config, args.opts)
+    elif args.model_path:
+        from paddleseg_segformer.model_folder import config_of
 
-    return config_of(args.model_path, args.opts)
+        config = config_of(args.model_path, args.opts)
+    else:
+        raise UserError("--config is missing; weights that say what they are of need none.")
+    needed = dict.fromkeys([*(config.needs_import or ()), *args.imports])
+    return dataclasses.replace(config, needs_import=list(needed) or None)
 
 
 def set_device(device: str | None) -> str:

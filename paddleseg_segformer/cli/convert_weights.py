@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from argparse import ArgumentParser, Namespace
 
-from paddleseg_segformer.cli.common import set_up_logging
+from paddleseg_segformer.cli.common import add_import_argument, set_up_logging
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--to", choices=TARGETS, required=True, help="code base whose names the weights get")
     add("--backbone_only", action="store_true", help="leave the head out")
+    add_import_argument(parser)
     add("--dry_run", action="store_true", help="print what would become of each tensor, and stop")
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from paddle import nn
 
-from paddleseg_segformer.components import Component, resolve
+from paddleseg_segformer.components import Component, is_own, resolve, stated_of_dataset
 from paddleseg_segformer.config.schema import Config
+from paddleseg_segformer.contracts import CONTRACTS, check
 from paddleseg_segformer.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ def build_component(kind: str, section: dict[str, Any], name: str, **given: Any)
         given: arguments that the program supplies.
 
     Raises:
-        UserError: an unknown type or key (with a suggestion), or a missing one.
+        UserError: an unknown type or key (with a suggestion), a missing one, or a component that
+            lacks a part of its contract.
     """
     if not isinstance(section, dict) or not isinstance(section.get("type"), str):
         raise UserError(f"{name}: found {section!r}, expected keys with a `type`.")
@@ -44,8 +46,12 @@ def build_component(kind: str, section: dict[str, Any], name: str, **given: Any)
     for key, nested_kind in NESTED_KINDS.items():
         if key in arguments:
             arguments[key] = _build_nested(nested_kind, arguments[key], f"{name}.{key}")
-    with _mistakes_named(f"{name} ({section['type']})"):
-        return component(**arguments, **given)
+    title = f"{name} ({section['type']})"
+    with _mistakes_named(title):
+        built = component(**arguments, **given)
+    if not is_own(kind, section["type"]):
+        check(built, CONTRACTS[kind], title)
+    return built
 
 
 @contextmanager
@@ -118,7 +124,8 @@ def _check_num_classes(config: Config, num_classes: int) -> None:
         section = getattr(config, name)
         if section is None:
             continue
-        label_set = getattr(resolve("dataset", section["type"]), "label_set", None)
+        resolve("dataset", section["type"])
+        label_set = stated_of_dataset(section, "label_set")
         expected = section.get("num_classes", len(label_set.classes) if label_set else num_classes)
         if expected != num_classes:
             raise UserError(
@@ -156,25 +163,40 @@ def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Compon
             "each: these models "
             "have one output. Combine losses with `type: MixedLoss`."
         )
-    loss_section = _with_ignore_index(types[0], ignore_index)
+    loss_section = _with_ignore_index(types[0], ignore_index, "loss.types.0")
     if type(coefficients[0]) not in (int, float):
         raise UserError(f"loss.coef: found {coefficients[0]!r}, expected a number.")
     return build_component("loss", loss_section, "loss.types.0"), float(coefficients[0])
 
 
-def _with_ignore_index(section: dict[str, Any], ignore_index: int) -> dict[str, Any]:
+def _with_ignore_index(section: dict[str, Any], ignore_index: int, name: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise UserError(f"loss: found {section!r}, expected keys with a `type`.")
     section = dict(section)
     if isinstance(section.get("losses"), list):
-        section["losses"] = [_with_ignore_index(item, ignore_index) for item in section["losses"]]
+        section["losses"] = [
+            _with_ignore_index(item, ignore_index, f"{name}.losses.{index}")
+            for index, item in enumerate(section["losses"])
+        ]
         return section
+    if isinstance(section.get("type"), str):
+        loss = resolve("loss", section["type"])
+        if not {"ignore_index", "kwargs"} & set(inspect.signature(loss).parameters):
+            raise UserError(
+                f"{name}: {section['type']} takes no `ignore_index`, the label of pixels that do "
+                "not count. Add it to its constructor."
+            )
     found = section.setdefault("ignore_index", ignore_index)
     if found != ignore_index:
         raise UserError(
             f"loss: ignore_index is {found}, but the data set's is {ignore_index}. Make them equal."
         )
     return section
+
+
+def build_hooks(sections: list[dict[str, Any]] | None) -> list[Any]:
+    """Build the hooks that a config adds to a run."""
+    return _build_nested("hook", sections or [], "hooks")
 
 
 def build_optimizer(section: dict[str, Any], model: nn.Layer, learning_rate: Any) -> Any:

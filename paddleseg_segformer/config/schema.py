@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from paddleseg_segformer.components import note_needed
 from paddleseg_segformer.config.loading import apply_overrides, find_config, load_yaml
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.typed import from_plain
@@ -84,6 +85,9 @@ class Config:
     ema_decay: float = 0.999  # of the weight average, where it is switched on
     test_config: TestConfig = field(default_factory=TestConfig)  # how to evaluate
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
+    hooks: list[dict[str, Any]] | None = None  # of one's own, called after each step of training
+    # users' modules that the run imported: a note for readers and messages, never acted upon
+    needs_import: list[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "iters", "accumulation_steps"):
@@ -95,6 +99,9 @@ class Config:
             section = getattr(self, name)
             if section is not None and not isinstance(section.get("type"), str):
                 raise UserError(f"{name}: no `type`, expected the name of a component.")
+        for index, section in enumerate(self.hooks or ()):
+            if not isinstance(section.get("type"), str):
+                raise UserError(f"hooks.{index}: no `type`, expected the name of a component.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain data, readable by `load_config` again."""
@@ -129,9 +136,11 @@ def config_from(content: dict[str, Any], name: str, opts: Iterable[str] | None =
     """
     content = apply_overrides(content, opts or ())
     try:
-        return from_plain(Config, content)
+        config = from_plain(Config, content)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+    note_needed(config.needs_import or ())
+    return config
 
 
 def _difference(content: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 
+from paddleseg_segformer.contracts import Transform
 from paddleseg_segformer.data.io import read_image, read_label
 from paddleseg_segformer.data.labels import (
     COCO_STUFF_USED_IDS,
@@ -29,12 +30,6 @@ from paddleseg_segformer.data.sample_lists import FolderLayout, pair_folders, re
 from paddleseg_segformer.errors import UserError, did_you_mean
 
 REDUCED_IDS = "0 for unlabelled, 1..{} for the classes, or 255"
-
-
-class Transform(Protocol):
-    """A transform of PaddleSeg's contract: it changes and returns the dictionary of one sample."""
-
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]: ...
 
 
 class SamplePaths(Protocol):
@@ -104,9 +99,13 @@ class SegmentationDataset:
             UserError: a file is missing or damaged, or a label has not its image's size or holds an
                 id that is no class; the file is named.
         """
-        return self._read(*self.samples[index])
+        return self.read_files(*self.samples[index])
 
-    def _read(self, image_path: str, label_path: str | None) -> RawSample:
+    def read_files(self, image_path: str, label_path: str | None) -> RawSample:
+        """Return the sample of two files, as `read` does.
+
+        Data sets whose files are of another kind override it; the paths may be any two names.
+        """
         image = read_image(image_path, self.img_channels)
         if label_path is None:
             return RawSample(image, None, image_path, None)
@@ -131,7 +130,7 @@ class SegmentationDataset:
             The image (C, h, w), uint8, or float32 where it was stored so or is normalised by a
             transform; the label (h, w).
         """
-        sample = self._read(image_path, label_path)
+        sample = self.read_files(image_path, label_path)
         if sample.label is None:
             raise UserError(f"{sample.image_path}: has no label; a sample for training needs one.")
         data: dict[str, Any] = {

@@ -111,7 +111,7 @@ def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessP
     """
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    modules = {type(transform).__module__ for transform in dataset.transforms}
+    modules = {type(part).__module__ for part in (dataset, *dataset.transforms)}
     context.set_forkserver_preload(["__main__", __name__, *sorted(modules)])
     worker_dataset = copy.copy(dataset)
     worker_dataset.samples = ()
@@ -123,8 +123,8 @@ def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessP
             executor.submit(os.getpid)  # starts the fork server
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise UserError(
-            f"the transforms cannot be sent to worker processes ({error}). Define them in a "
-            "module, or set num_workers to 0."
+            f"the data set or its transforms cannot be sent to worker processes ({error}). Define "
+            "them in a module, or set num_workers to 0."
         ) from error
     return executor
 

@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from PIL import Image
 
+from paddleseg_segformer.contracts import pad_multiple_of
 from paddleseg_segformer.data.io import write_label
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.layers import upsample_to_input
@@ -75,7 +76,7 @@ def reference_output(model: nn.Layer, x: Tensor, op: str) -> Tensor:
         logits = model(x)
         if op == "none":
             return logits
-        logits = upsample_to_input(logits, x.shape[2:], getattr(model, "pad_multiple", 1))
+        logits = upsample_to_input(logits, x.shape[2:], pad_multiple_of(model))
         return logits.argmax(axis=1) if op == "argmax" else F.softmax(logits, axis=1)
 
 

@@ -15,9 +15,11 @@ import paddle
 from paddle import nn
 
 import paddleseg_segformer
+from paddleseg_segformer.contracts import input_of, pad_multiple_of
 from paddleseg_segformer.data.labels import LabelSet, generic_label_set
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.fixture import write_fixture
+from paddleseg_segformer.export.folding import check_exportable
 from paddleseg_segformer.export.onnx_graph import (
     CONVERTERS,
     check_formats,
@@ -70,7 +72,8 @@ def export_model(
     """Write the network's files, a fixture and `deploy.yaml`; all of them, or nothing.
 
     Args:
-        model: SegFormer, SegFormerMM or a Segmenter; it is put into evaluation mode.
+        model: SegFormer, SegFormerMM, a Segmenter or another `contracts.SegmentationModel`; it is
+            put into evaluation mode.
         save_dir: The export's own folder. An earlier export in it is replaced.
         preprocess, settings: How images are to be treated; by default not changed, as a whole.
         label_set: Names and colours; by default numbered classes.
@@ -94,6 +97,7 @@ def export_model(
     save_dir = Path(save_dir).resolve()
     check_save_dir(save_dir)
     check_formats(formats)
+    check_exportable(model)
     if INT8 in formats:
         check_quantization(quantization, output_op)
     preprocess, settings = preprocess or Preprocess(), settings or InferenceSettings()
@@ -152,10 +156,10 @@ def _without_others(folder: Path, deploy: DeployConfig, formats: Sequence[str]) 
 
 def _min_side_px(model: nn.Layer, formats: Sequence[str]) -> int:
     """Return the smallest side of images that all engines of these formats agree on."""
-    smallest = model.backbone.min_input_px
-    if set(formats) == {"paddle"}:
-        return smallest
-    return getattr(model.backbone, "min_portable_px", smallest)
+    backbone = input_of(model)
+    is_for_paddle_alone = set(formats) == {"paddle"}
+    portable = 0 if is_for_paddle_alone else backbone.min_portable_px
+    return portable or backbone.min_input_px
 
 
 def check_save_dir(save_dir: str | os.PathLike[str]) -> None:
@@ -205,7 +209,7 @@ def _save_artefacts(
             paths[WITH_PREPROCESS][0],
             preprocess.normalize,
             num_classes=model.num_classes,
-            pad_multiple=getattr(model, "pad_multiple", 1),
+            pad_multiple=pad_multiple_of(model),
         )
     if "paddle" in formats:
         save_static_graph(model, folder, output_op, input_shape)
@@ -228,8 +232,24 @@ def _output(model: nn.Layer, output_op: str) -> OutputSpec:
     dtype = OUTPUT_DTYPES[output_op]
     if output_op != "none":
         return OutputSpec(output_op, 1, model.num_classes, dtype)
-    pad_multiple = getattr(model, "pad_multiple", 1)
-    return OutputSpec(output_op, model.logits_stride, model.num_classes, dtype, pad_multiple)
+    _check_stride(model)
+    return OutputSpec(
+        output_op, model.logits_stride, model.num_classes, dtype, pad_multiple_of(model)
+    )
+
+
+def _check_stride(model: nn.Layer) -> None:
+    """Refuse a model whose `logits_stride` is not what it does."""
+    backbone, stride = input_of(model), model.logits_stride
+    side = max(8 * stride, backbone.min_input_px) + 1  # not a multiple of it
+    with paddle.no_grad():
+        found = model(paddle.zeros([1, backbone.in_channels, side, side])).shape[2]
+    if found not in (side // stride, -(-side // stride)):
+        raise UserError(
+            f"model {type(model).__name__}: gives {found} logits for {side} px, expected one for "
+            f"each {stride} px: its logits_stride, or a SegFormer's backbone whose first map has a "
+            "fourth of the image's sides."
+        )
 
 
 def _explicit(preprocess: Preprocess) -> dict[str, list[dict[str, Any]]]:

@@ -24,13 +24,12 @@ import numpy as np
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.contracts import Backbone, SegmentationModel, check, input_of
 from paddleseg_segformer.export.affine import Affine, array, channel_slices, conv_weight, parameter
 from paddleseg_segformer.export.folded_encoder import FoldedConv, FoldedEncoder, sum_parts
 from paddleseg_segformer.models.layers import upsample
 from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
 from paddleseg_segformer.models.segformer import AllMLPHead, MMHead
-from paddleseg_segformer.models.segmenter import Segmenter
 
 HEAD_WIDTH = 64  # channels of the head at a time
 
@@ -106,28 +105,24 @@ class FoldedSegFormer(nn.Layer):
 def fold(model: nn.Layer, has_query_blocks: bool = False) -> nn.Layer:
     """Return a network that gives the model's logits in the form that engines run fastest.
 
-    The model's weights are not changed. Later changes of them do not reach the folded network. A
-    Segmenter is returned as it is.
+    The model's weights are not changed. Later changes of them do not reach the folded network.
+    Other models than SegFormer and SegFormerMM are returned as they are.
 
     Args:
-        model: SegFormer, SegFormerMM or a Segmenter.
+        model: SegFormer, SegFormerMM, a Segmenter or another `contracts.SegmentationModel`.
         has_query_blocks: MiT's attention takes the queries in blocks, for engines that do not fuse
             it themselves.
 
     Raises:
         UserError: another kind of model.
     """
-    if isinstance(model, Segmenter):
-        return model
+    check_exportable(model)
     if isinstance(model, AllMLPHead):
         branches, projections, shift = _fold_all_mlp(model)
     elif isinstance(model, MMHead):
         branches, projections, shift = _fold_mm(model)
     else:
-        raise UserError(
-            f"model {type(model).__name__} cannot be exported; expected SegFormer, SegFormerMM, "
-            "LinearSegmenter or MaskSegmenter."
-        )
+        return model
     encoder = model.backbone
     if isinstance(encoder, MixVisionTransformer):
         encoder = FoldedEncoder(encoder, has_query_blocks)
@@ -135,6 +130,22 @@ def fold(model: nn.Layer, has_query_blocks: bool = False) -> nn.Layer:
     folded = FoldedSegFormer(encoder, branches, heads)
     folded.eval()
     return folded
+
+
+def check_exportable(model: nn.Layer) -> None:
+    """Refuse what is no segmentation model, or does not say which images it takes.
+
+    Raises:
+        UserError: it is one of these.
+    """
+    name = type(model).__name__
+    kinds = "SegFormer, SegFormerMM, LinearSegmenter, MaskSegmenter or a model of your own"
+    check(model, SegmentationModel, f"model {name} cannot be exported; expected {kinds}, but it")
+    check(
+        input_of(model),
+        Backbone,
+        f"model {name} cannot be exported: {type(input_of(model)).__name__}",
+    )
 
 
 def _heads(

@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddleseg_segformer.contracts import input_of, pad_multiple_of
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.folding import fold
 from paddleseg_segformer.models.layers import upsample_to_input
@@ -60,7 +61,7 @@ def save_static_graph(
     The model is put into evaluation mode: dropout and stochastic depth are not in the graph.
 
     Args:
-        model: SegFormer, SegFormerMM or a Segmenter.
+        model: SegFormer, SegFormerMM, a Segmenter or another `contracts.SegmentationModel`.
         output_op: What the graph gives, one of `OUTPUT_OPS`.
         input_shape: (N, C, H, W), -1 for any size; by default only C is fixed.
         is_for_onnx: The graph is to be converted, for engines that fuse attention themselves.
@@ -72,13 +73,22 @@ def save_static_graph(
         raise UserError(f"output_op: found {output_op!r}, expected {', '.join(OUTPUT_OPS)}.")
     model.eval()
     folded = fold(model, has_query_blocks=not is_for_onnx)
-    network = ExportedNetwork(folded, output_op, getattr(model, "pad_multiple", 1))
+    network = ExportedNetwork(folded, output_op, pad_multiple_of(model))
     network.eval()
     shape = [None if side == -1 else side for side in full_input_shape(model, input_shape)]
     spec = paddle.static.InputSpec(shape, "float32", name=INPUT_NAME)
     static = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
-    with paddle.no_grad():
-        paddle.jit.save(static, str(folder / STEM))
+    try:
+        with paddle.no_grad():
+            paddle.jit.save(static, str(folder / STEM))
+    except UserError:
+        raise
+    except Exception as error:  # what Paddle says of code that it cannot make a graph of
+        reason = [type(error).__name__, *str(error).strip().splitlines()][-1].strip()
+        raise UserError(
+            f"model {type(model).__name__}: cannot be made a static graph ({reason}). Its layers "
+            "have to work with sides that are known only when it runs."
+        ) from error
 
 
 def full_input_shape(model: nn.Layer, input_shape: Sequence[int] | None) -> list[int]:
@@ -87,7 +97,7 @@ def full_input_shape(model: nn.Layer, input_shape: Sequence[int] | None) -> list
     Raises:
         UserError: not four numbers, other channels than the model's, or sides that are too small.
     """
-    channels, smallest = model.backbone.in_channels, model.backbone.min_input_px
+    channels, smallest = input_of(model).in_channels, input_of(model).min_input_px
     shape = [-1, channels, -1, -1] if input_shape is None else list(input_shape)
     if len(shape) != 4:
         raise UserError(f"input_shape: found {shape}, expected four numbers N C H W, -1 for any.")

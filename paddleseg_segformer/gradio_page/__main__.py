@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from paddleseg_segformer.components import import_components
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.runtimes.engines import BACKENDS
@@ -40,6 +41,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of an export, a model folder, or weights that say what they are of",
     )
     add(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module or .py file of your own that registers the model's components",
+    )
+    add(
         "--backend",
         choices=BACKENDS,
         help="engine of an export; without it: the fastest that is installed and reads it",
@@ -65,6 +74,8 @@ def run(args: argparse.Namespace) -> None:
     from paddleseg_segformer.gradio_page.model import load
     from paddleseg_segformer.gradio_page.page import make_page, serve
 
+    for source in args.imports:
+        import_components(source)
     model = load(args.model, args.backend, args.device, args.cpu_threads)
     page = make_page(model, example_images(args.examples))
     serve(page, args.host, args.port, args.share)

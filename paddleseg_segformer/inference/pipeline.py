@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paddleseg_segformer.contracts import pad_multiple_of
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.arrays import (
     Array,
@@ -160,7 +161,7 @@ class ViewOfImage:
                     is_flipped,
                     back,
                     settings.is_one_step,
-                    getattr(pipeline.network, "pad_multiple", 1),
+                    pad_multiple_of(pipeline.network),
                 )
             )
 

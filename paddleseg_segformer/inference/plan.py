@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 
+from paddleseg_segformer.contracts import pad_multiple_of
 from paddleseg_segformer.inference.augmentation import View, views_of
 from paddleseg_segformer.inference.pipeline import ImageLogits, Pipeline, ViewOfImage
 
@@ -74,7 +75,7 @@ def _window_sizes(of_image: ViewOfImage) -> list[tuple[int, int]]:
 
 
 def _combination(pipeline: Pipeline, num_views: int, size_hw: tuple[int, int]) -> str:
-    settings, multiple = pipeline.settings, getattr(pipeline.network, "pad_multiple", 1)
+    settings, multiple = pipeline.settings, pad_multiple_of(pipeline.network)
     way = f"logits bilinear to {_by(size_hw)}"
     if not settings.is_one_step:
         padded = f" padded to a multiple of {multiple}, cropped" if multiple > 1 else ""

@@ -18,6 +18,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddleseg_segformer.contracts import PyramidBackbone, check
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.init import init_head_weights
 from paddleseg_segformer.models.layers import (
@@ -27,7 +28,6 @@ from paddleseg_segformer.models.layers import (
     project,
     upsampled_sum,
 )
-from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
 
 
 class _Head(nn.Layer):
@@ -132,8 +132,7 @@ class _EncoderDecoder(nn.Layer):
 
     Args:
         num_classes: K, number of classes.
-        backbone: gives four maps at strides 4, 8, 16, 32 and lists their channels in
-            `feat_channels`.
+        backbone: gives four maps at strides 4, 8, 16, 32; see `contracts.PyramidBackbone`.
         embedding_dim: D; published: 256 for B0 and B1, 768 for B2 to B5; mmsegmentation: 256.
         dropout_rate: channel dropout before the classifier.
         align_corners: of the upsampling inside the head; published: False.
@@ -143,21 +142,24 @@ class _EncoderDecoder(nn.Layer):
     """
 
     logits_stride = 4  # input pixels per logit, rounded up
+    pad_multiple = 1
 
     def __init__(
         self,
         num_classes: int,
-        backbone: MixVisionTransformer,
+        backbone: PyramidBackbone,
         embedding_dim: int = 256,
         dropout_rate: float = 0.1,
         align_corners: bool = False,
     ) -> None:
         if num_classes < 1:
             raise UserError(f"num_classes: found {num_classes}, expected 1 or more.")
-        if len(getattr(backbone, "feat_channels", ())) != 4:
+        name = f"backbone {type(backbone).__name__}"
+        check(backbone, PyramidBackbone, name)
+        if len(backbone.feat_channels) != 4:
             raise UserError(
-                f"backbone {type(backbone).__name__}: expected one that gives four maps and lists "
-                "their channels in `feat_channels`, such as MixVisionTransformer_B0."
+                f"{name}: gives {len(backbone.feat_channels)} maps (`feat_channels`), expected one "
+                "that gives four, such as MixVisionTransformer_B0."
             )
         super().__init__(
             backbone.feat_channels, num_classes, embedding_dim, dropout_rate, align_corners

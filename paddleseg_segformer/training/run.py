@@ -17,6 +17,7 @@ from paddleseg_segformer.analysis.complexity import count_parameters
 from paddleseg_segformer.config import Config
 from paddleseg_segformer.config.building import (
     build_dataset,
+    build_hooks,
     build_loss,
     build_optimizer,
 )
@@ -129,7 +130,9 @@ def train(config: Config, options: RunOptions) -> BestModel:
     best = _best_so_far(save_dir, trainer.iteration)
     run = RunFolder(save_dir, config.to_yaml(), writers, best)
     epoch_iters = len(dataset) / (config.batch_size * config.accumulation_steps * world_size)
-    trainer.hooks = [GracefulStop(), Progress(run.writers, options.log_iters, epoch_iters)]
+    # users' first: what they change is in the step's averages, evaluation and checkpoint
+    trainer.hooks = [GracefulStop(), *build_hooks(config.hooks)]
+    trainer.hooks.append(Progress(run.writers, options.log_iters, epoch_iters))
     interval = options.save_interval
     if ema:
         trainer.hooks.append(ema)

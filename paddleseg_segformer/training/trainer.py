@@ -13,6 +13,7 @@ import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
 
+from paddleseg_segformer.contracts import pad_multiple_of
 from paddleseg_segformer.data.loader import Batch
 from paddleseg_segformer.models.layers import upsample_to_input
 from paddleseg_segformer.training.distributed import any_process, mean_over_processes
@@ -157,8 +158,9 @@ class Trainer:
         label = paddle.to_tensor(batch.label).astype("int64")
         with self.precision.autocast():
             logits = self.model(image)
-        pad_multiple = getattr(self.network, "pad_multiple", 1)
-        logits = upsample_to_input(logits.astype("float32"), label.shape[1:], pad_multiple)
+        logits = upsample_to_input(
+            logits.astype("float32"), label.shape[1:], pad_multiple_of(self.network)
+        )
         loss = self.loss(logits, label) / self.accumulation_steps
         if dist.get_world_size() > 1:  # the backward pass spreads it to the other processes
             self.faults.check_loss(float(loss), self.iteration + 1, self.sample_names(batch))

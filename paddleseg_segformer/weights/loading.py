@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from paddleseg_segformer.contracts import Reshaping
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.weights.architectures.known import (
     architecture_of,
@@ -102,7 +103,7 @@ def load_pretrained(layer: nn.Layer, source: str) -> LoadReport:
 
     A classifier of another class count keeps its initial weights, a head's weights beside those of
     a backbone are left out, and layers that can turn weights of another shape into their own do so
-    (`reshape_pretrained(name, array)`); all of it is logged. Anything else that does not match
+    (`contracts.Reshaping`); all of it is logged. Anything else that does not match
     stops.
     """
     path = local_path(source)
@@ -184,7 +185,7 @@ def _reshape(layer: nn.Layer, state: State, report: LoadReport) -> dict[str, np.
     hooks = [
         (f"{name}." if name else "", part.reshape_pretrained)
         for name, part in layer.named_sublayers(include_self=True)
-        if hasattr(part, "reshape_pretrained")
+        if isinstance(part, Reshaping)
     ]
     reshaped: dict[str, np.ndarray] = {}
     for item in list(report.mismatched):

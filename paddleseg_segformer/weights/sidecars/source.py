@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paddleseg_segformer.components import is_own, stated_of_dataset
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.weights.architectures.known import EPSILONS, full_backbone
@@ -161,18 +162,19 @@ def _is_color(value: Any) -> bool:
 def _own(path: Path, format: Format, found: Section) -> Source:
     """Read the config of a model folder of this package."""
     from paddleseg_segformer.config import load_config
-    from paddleseg_segformer.data import DATASETS
 
     config = load_config(path)
     model = {key: value for key, value in config.model.items() if key != "pretrained"}
     backbone = model.get("backbone")
     if not isinstance(backbone, dict):
         raise UserError(f"{path}: model.backbone is {backbone!r}, expected keys with a `type`.")
+    for kind, name in (("model", model.get("type")), ("backbone", backbone.get("type"))):
+        if not is_own(kind, str(name)):
+            raise UserError(f"{path}: the {kind} {name} is a component that only its maker knows.")
     model["backbone"] = backbone = {k: v for k, v in backbone.items() if k != "pretrained"}
     data = config.val_dataset or config.train_dataset or {}
-    dataset_type = DATASETS.get(data.get("type", ""))
-    label_set = getattr(dataset_type, "label_set", None)
-    reduces = data.get("reduce_zero_label", getattr(dataset_type, "reduce_zero_label", False))
+    label_set = stated_of_dataset(data, "label_set")
+    reduces = data.get("reduce_zero_label", stated_of_dataset(data, "reduce_zero_label") or False)
     full = full_backbone(backbone)
     epsilons = {key: full[key] for key in EPSILONS if key in full}
     defaults = dataclasses.asdict(type(config.test_config)())

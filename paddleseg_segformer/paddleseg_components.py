@@ -1,0 +1,203 @@
+"""PaddleSeg's components for this package's programs, each with the contract that these expect.
+
+This is the only module that imports `paddleseg`; `paddleseg_bridge` goes the other way.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import paddle
+from paddle import Tensor, nn
+
+from paddleseg_segformer.data import SegmentationDataset
+from paddleseg_segformer.data.labels import generic_label_set
+from paddleseg_segformer.dependencies import REMEDIES, MissingDependency
+from paddleseg_segformer.errors import UserError
+
+Component = Callable[..., Any]
+PACKAGES = ("transforms", "models", "optimizers", "datasets")  # their import fills the manager
+CHANNELS = ("in_channels", "in_chans", "in_ch")  # as backbones spell the argument
+
+
+def load_manager() -> Any:
+    """Return PaddleSeg's component manager.
+
+    Raises:
+        MissingDependency: PaddleSeg, or a package that it imports, is not installed.
+    """
+    try:
+        from paddleseg.cvlibs import manager
+    except ImportError as error:
+        raise MissingDependency(
+            f"paddleseg cannot be imported ({error}). Run: {REMEDIES['paddleseg']}"
+        ) from None
+    return manager
+
+
+def paddleseg_components(table: str) -> Mapping[str, Component]:
+    """Return one table of PaddleSeg's manager by name, users' classes in it included.
+
+    Raises:
+        MissingDependency: PaddleSeg is not installed.
+    """
+    components = _table(table)
+    adapt = ADAPTERS.get(table)
+    return _Adapted(components, adapt) if adapt else components
+
+
+@functools.cache
+def _table(table: str) -> Mapping[str, Component]:
+    manager = load_manager()
+    for package in PACKAGES:
+        importlib.import_module(f"paddleseg.{package}")
+    components: dict[str, Component] = getattr(manager, table).components_dict
+    return components
+
+
+class _Adapted(Mapping[str, Component]):
+    """A table whose components are adapted when they are asked for."""
+
+    def __init__(
+        self, components: Mapping[str, Component], adapt: Callable[[Component], Component]
+    ) -> None:
+        self.components = components
+        self.adapt = adapt
+
+    def __getitem__(self, name: str) -> Component:
+        return self.adapt(self.components[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.components)
+
+    def __len__(self) -> int:
+        return len(self.components)
+
+
+def _backbone(component: Component) -> Component:
+    """Return a factory of PaddleSeg's backbone that says how many channels its images have."""
+
+    @functools.wraps(component)
+    def build(**arguments: Any) -> nn.Layer:
+        return _with_channels(component(**arguments), component, arguments)
+
+    return build
+
+
+def _with_channels(layer: Any, component: Component, arguments: Mapping[str, Any]) -> Any:
+    if not hasattr(layer, "in_channels"):
+        given = {**_defaults(component), **arguments}
+        layer.in_channels = next((given[name] for name in CHANNELS if name in given), 3)
+    return layer
+
+
+def _defaults(component: Component) -> dict[str, Any]:
+    parameters = inspect.signature(component).parameters.values()
+    return {item.name: item.default for item in parameters if item.default is not item.empty}
+
+
+class OneOutput:
+    """This package's contract, laid over one of PaddleSeg's models: one map of logits.
+
+    PaddleSeg's models give a list of maps at the size of their input. In evaluation the first
+    counts, as in PaddleSeg; in training these programs have one loss of one map.
+    """
+
+    logits_stride = 1
+    theirs: Callable[..., Any]  # the model's own forward
+    training: bool
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K, H, W).
+
+        Raises:
+            UserError: several outputs in training, or none at the input's size.
+        """
+        outputs = type(self).theirs(self, x)
+        name = type(self).__name__
+        count = len(outputs) if isinstance(outputs, (list, tuple)) else 0
+        if count != 1 and (self.training or not count):
+            raise UserError(
+                f"model {name}: gives {count} maps of logits in training, expected a list of one. "
+                "Switch its other outputs off, or train it with PaddleSeg."
+            )
+        if self.training and hasattr(self, "loss_computation"):
+            raise UserError(
+                f"model {name}: computes a loss of its own, which is not used here. Train it with "
+                "PaddleSeg."
+            )
+        logits: Tensor = outputs[0]
+        if paddle.in_dynamic_mode() and logits.shape[2:] != x.shape[2:]:
+            raise UserError(
+                f"model {name}: gives logits of {logits.shape[2:]} px for an input of "
+                f"{x.shape[2:]} px, expected the input's size, as PaddleSeg's models give."
+            )
+        return logits
+
+
+def _model(component: Component) -> Component:
+    """Return a factory of PaddleSeg's model with this package's contract."""
+
+    @functools.wraps(component)
+    def build(**arguments: Any) -> nn.Layer:
+        model = component(**arguments)
+        own = type(model)
+        body = {"theirs": own.forward, "__doc__": own.__doc__, "__module__": own.__module__}
+        object.__setattr__(model, "__class__", type(own.__name__, (OneOutput, own), body))
+        if not hasattr(model, "num_classes"):
+            model.num_classes = {**_defaults(component), **arguments}.get("num_classes")
+        if not hasattr(model, "backbone"):
+            _with_channels(model, component, arguments).min_input_px = 1
+        return model
+
+    return build
+
+
+def _dataset(component: Component) -> Component:
+    """Return a factory of a data set with the samples of PaddleSeg's."""
+
+    @functools.wraps(component)
+    def build(transforms: list[Any], **arguments: Any) -> SegmentationDataset:
+        theirs = component(transforms=[], **arguments)
+        _check_lists_files(theirs)
+        return SegmentationDataset(
+            [(image, label) for image, label in theirs.file_list],
+            transforms,
+            generic_label_set(theirs.num_classes, theirs.ignore_index),
+            mode=theirs.mode,
+            img_channels=getattr(theirs, "img_channels", 3),
+        )
+
+    num_classes = getattr(component, "NUM_CLASSES", None)
+    if isinstance(num_classes, int):
+        build.label_set = generic_label_set(  # type: ignore[attr-defined]
+            num_classes, getattr(component, "IGNORE_INDEX", 255)
+        )
+    return build
+
+
+def _check_lists_files(dataset: Any) -> None:
+    """Refuse a data set of PaddleSeg's that is more than a list of files with the ids as stored."""
+    from paddleseg.datasets import Dataset
+    from paddleseg.transforms import Compose
+
+    own = type(dataset)
+    reads_itself = getattr(own, "__getitem__", None) is not Dataset.__getitem__
+    transforms: Any = getattr(dataset, "transforms", None)
+    if reads_itself or type(transforms) is not Compose or not transforms.to_rgb or dataset.edge:
+        raise UserError(
+            f"{own.__name__}: this data set of PaddleSeg's makes its samples in its own way, which "
+            "is not known here. List its files with `type: Dataset`, or derive a data set from "
+            "paddleseg_segformer.data.SegmentationDataset."
+        )
+
+
+ADAPTERS: dict[str, Callable[[Component], Component]] = {  # by table of the manager
+    "MODELS": _model,
+    "BACKBONES": _backbone,
+    "DATASETS": _dataset,
+}
