@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
 import re
 import shlex
@@ -277,14 +277,6 @@ def test_page_names_every_way() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_of_the_page_are_understood(command: str) -> None:
     _, script, *arguments = shlex.split(command)
-    if script == "deploy/python/infer.py":
-        spec = importlib.util.spec_from_file_location("infer", ROOT / script)
-        assert spec is not None and spec.loader is not None
-        infer = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(infer)
-        parser = infer.make_parser()
-    else:
-        parser = argparse.ArgumentParser()
-        job = Path(script).stem
-        importlib.import_module(f"paddleseg_segformer.cli.{job}").add_arguments(parser)
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"paddleseg_segformer.cli.{Path(script).stem}").add_arguments(parser)
     assert parser.parse_args(arguments)
