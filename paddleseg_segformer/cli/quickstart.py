@@ -23,7 +23,6 @@ FOLDER = Path("output/demo")
 SCENES = FOLDER / "street_scenes"
 RUN = FOLDER / "train"
 LABELS = "pseudo_color_prediction"
-INFER = Path(__file__).resolve().parents[2] / "deploy" / "python" / "infer.py"
 
 SIZE_HW = (128, 256)
 CONFIG = "segformer_b0_street_scenes_256x512"
@@ -53,8 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make `output/demo` anew: data, training, evaluation, prediction, export, a report."""
-    if not INFER.is_file():
-        raise UserError(f"{INFER}: no such file. The demo runs from a clone of the source.")
     shutil.rmtree(FOLDER, ignore_errors=True)
     seconds: dict[str, float] = {}
     for name, part in _parts(args).items():
@@ -96,8 +93,9 @@ def run_job(job: str, flags: str) -> None:
 
 def run_infer(flags: str) -> None:
     """Run the exported model in a process of its own, and show the command line."""
-    print(f"\n$ python deploy/python/infer.py {flags}", flush=True)
-    subprocess.run([sys.executable, INFER, *shlex.split(flags)], check=True)
+    print(f"\n$ python tools/infer.py {flags}", flush=True)
+    command = [sys.executable, "-m", "paddleseg_segformer", "infer", *shlex.split(flags)]
+    subprocess.run(command, check=True)
 
 
 def draw_pictures(destination: Path) -> None:
