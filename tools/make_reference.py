@@ -101,7 +101,7 @@ def component_kinds() -> Iterable[tuple[str, str, Mapping[str, Any]]]:
     from paddleseg_segformer.losses import LOSSES
     from paddleseg_segformer.models import BACKBONES, MODELS
 
-    optimizer = first_module("training.optimizer", "engine.optimizer")
+    optimizer = importlib.import_module("paddleseg_segformer.training.optimizer")
     yield (
         "model",
         "Besides its own keys, a model and its `backbone` take `pretrained`: a path or URL of "
@@ -138,14 +138,6 @@ def groups_text(optimizer: types.ModuleType) -> str:
     rules = arguments_of(optimizer.parameter_groups)["rules"]
     summary = first_paragraph(optimizer.parameter_groups)
     return f"`custom_cfg` is a list of rules, {rules} {summary}"
-
-
-def first_module(*names: str) -> types.ModuleType:
-    """Return the first module of the package that exists."""
-    for name in names:
-        if importlib.util.find_spec(f"paddleseg_segformer.{name.partition('.')[0]}"):
-            return importlib.import_module(f"paddleseg_segformer.{name}")
-    raise ModuleNotFoundError(names[0])
 
 
 def component_entries(table: Mapping[str, Any]) -> Iterable[str]:

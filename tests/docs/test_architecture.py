@@ -8,16 +8,7 @@ from tests.docs.pages import DOCS, ROOT
 
 TEXT = (DOCS / "architecture.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "paddleseg_segformer"
-# former names; those that are kept for one version hold nothing but imports
-MOVING = {
-    "checkpoints": "weights",
-    "checkpoints/formats": "weights/formats",
-    "data/scenery": "street_scenes",
-    "demo": "gradio_page",
-    "engine": "training",
-    "analysis/benchmark": "analysis",
-    "analysis/deployment": "analysis",
-}
+FORMER = {"checkpoints", "demo"}  # names kept for one version; they hold imports alone
 
 
 def table(heading: str) -> set[str]:
@@ -31,12 +22,11 @@ def table(heading: str) -> set[str]:
 def test_map_lists_every_folder_of_the_package() -> None:
     folders = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__init__.py")}
     listed = table("In `paddleseg_segformer/`")
-    assert sorted(f for f in folders - {"."} if f"{MOVING.get(f, f)}/" not in listed) == []
+    assert sorted(f for f in folders - {"."} - FORMER if f"{f}/" not in listed) == []
 
 
 def test_map_lists_what_exists() -> None:
     package, repository = table("In `paddleseg_segformer/`"), table("In the repository")
     missing = [name for name in package if not (PACKAGE / name).exists()]
     missing += [name for name in repository if not (ROOT / name).exists()]
-    if (PACKAGE / "weights").is_dir():
-        assert sorted(missing) == []
+    assert sorted(missing) == []
