@@ -86,8 +86,7 @@ class Config:
     test_config: TestConfig = field(default_factory=TestConfig)  # how to evaluate
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
     hooks: list[dict[str, Any]] | None = None  # of one's own, called after each step of training
-    # users' modules that the run imported: a note for readers and messages, never acted upon
-    needs_import: list[str] | None = None
+    needs_import: list[str] | None = None  # modules the run imported: a note, never acted upon
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "iters", "accumulation_steps"):
