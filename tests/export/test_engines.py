@@ -1,4 +1,4 @@
-"""SegFormer-B0 with both heads: every engine against dygraph."""
+"""SegFormer of B0's width with both heads: every engine against dygraph."""
 
 from __future__ import annotations
 
@@ -34,15 +34,17 @@ WAYS = {
 
 @pytest.fixture(scope="module", params=[SegFormer, SegFormerMM])
 def exported_everywhere(request, spread_out, tmp_path_factory):
-    """Return a B0 with weights that matter, and its export in every format."""
+    """Return a model of B0's width with weights that matter, and its export in every format."""
     paddle.seed(11)
-    model = spread_out(request.param(19, BACKBONES["MixVisionTransformer_B0"]()))
+    # two blocks in the first stage: what stands between blocks is tested too
+    model = spread_out(request.param(19, BACKBONES["MixVisionTransformer_B0"](depths=(2, 1, 1, 1))))
     folder = tmp_path_factory.mktemp("everywhere") / "out"
     deploy = export_model(
         model,
         folder,
         preprocess=Preprocess.from_transforms([{"type": "Normalize"}]),
         formats=("paddle", "onnx", "openvino"),
+        is_verified=request.param is SegFormer,
     )
     return model, folder, deploy
 
@@ -67,6 +69,7 @@ def test_logits_and_labels_equal_those_of_the_model(exported_everywhere, roundin
         assert (found == expected).mean() >= 0.9999
 
 
+@pytest.mark.parametrize("exported_everywhere", [SegFormer], indirect=True)
 def test_report_names_every_engine(exported_everywhere) -> None:
     _, _, deploy = exported_everywhere
     reports = {name: artefact.verified for name, artefact in deploy.artefacts.items()}
@@ -79,7 +82,7 @@ def test_report_names_every_engine(exported_everywhere) -> None:
         assert report.input_shapes == [[2, 3, 64, 64], [1, 3, 97, 131], [1, 3, 29, 33]]
         assert report.label_agreement > 0.9999
         assert 0 < report.max_abs_difference < 1e-4
-        assert report.layer_norm_epsilons == {"1e-05": 10, "1e-06": 20}
+        assert report.layer_norm_epsilons == {"1e-05": 8, "1e-06": 14}
 
 
 def _openvino_operators(folder: Path) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ import pytest
 from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export import paddle_to_onnx
 from paddleseg_segformer.export.paddle_to_onnx import convert
 
 ANY = [None, 4, None, None]
@@ -248,3 +249,9 @@ def test_weights_of_another_graph_are_refused(tmp_path) -> None:
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(UserError, match=r"net.pdiparams: found \d+ bytes, expected \d+ for"):
         convert([graph, weights], "y")
+
+
+def test_more_weights_than_a_file_holds_are_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(paddle_to_onnx, "LARGEST", 4 * 6 * 9 * 4 - 1)
+    with pytest.raises(UserError, match="the weights take .* GiB, an ONNX file holds 2"):
+        convert(save(nn.Conv2D(4, 6, 3), tmp_path, ANY), "y")

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 import paddleseg_segformer
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.paddle_to_onnx import arrangement, elementwise, layers
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 IR_VERSION = 8  # the file's form, as old as the opset, so that old readers take it
+LARGEST = 2**31 - 2**24  # bytes of weights: a file has 2 GiB, some of them for the nodes
 AXES = ("batch", "channels", "height", "width")  # names of those that are free
 WRITERS = {**elementwise.WRITERS, **arrangement.WRITERS, **layers.WRITERS}
 REMEDY = "Use a layer of the usual ones in its place, or leave ONNX and OpenVINO out of --format."
@@ -47,7 +50,7 @@ def convert(
         is_standard: Use ONNX's own operators alone, and leave attention in pieces.
 
     Raises:
-        UserError: it holds an operator that cannot be written.
+        UserError: it holds an operator that cannot be written, or more than a file can hold.
     """
     from onnx import helper, numpy_helper
 
@@ -55,15 +58,20 @@ def convert(
     graph = Graph(is_standard)
     x, out = _write(program, graph)
     last, out_type = out
-    # the last node of all, so that no other reads what is renamed
-    if last not in graph.makers or last == x[0]:
+    if last not in graph.makers:  # the input, or a constant: not to be renamed
         last = graph.node("Identity", last)
     nodes, constants = graph.without_unread([last])
     for node in nodes:
         for names in (node.input, node.output):
             names[:] = [output_name if name == last else name for name in names]
+    size = sum(graph.constants[name].nbytes for name in constants)
+    if size >= LARGEST:
+        raise UserError(
+            f"the weights take {size / 2**30:.1f} GiB, an ONNX file holds 2. Leave ONNX and "
+            "OpenVINO out of --format, or take a smaller model."
+        )
     extensions = [EXTENSIONS] if any(node.domain for node in nodes) else []
-    model = helper.make_model(
+    return helper.make_model(
         helper.make_graph(
             nodes,
             paddleseg_segformer.__name__,
@@ -79,7 +87,6 @@ def convert(
         producer_name=paddleseg_segformer.__name__,
         producer_version=paddleseg_segformer.__version__,
     )
-    return model
 
 
 End = tuple[str, TensorType]
@@ -134,7 +141,6 @@ def _write_operator(op: Operator, graph: Graph, values: dict[int, Value]) -> Non
 
 def _value_info(name: str, kind: TensorType, prefix: str) -> ValueInfoProto:
     """Return the declaration of an end of the graph, its free axes named."""
-    import numpy as np
     from onnx import helper
 
     axes = ["batch", *(prefix + axis for axis in AXES[len(AXES) - len(kind.shape) + 1 :])]
