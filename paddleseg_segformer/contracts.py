@@ -41,6 +41,17 @@ class PyramidBackbone(Backbone, Protocol):
         """(N, C, H, W) -> four maps (N, C_i, h_i, w_i), sides of H / 4 to H / 32, rounded up."""
 
 
+class TokenBackbone(Backbone, Protocol):
+    """A `paddle.nn.Layer` that can stand under Segmenter's heads."""
+
+    embed_dim: int  # D, channels of a token
+    patch_size: int  # side of a patch in pixels
+    pad_multiple: int = 1  # it pads its input to a multiple of so many pixels
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Sequence[Any]]:
+        """(N, C, H, W) -> tokens (N, 1 + L, D), a class token first, and their grid's (h, w)."""
+
+
 class SegmentationModel(Protocol):
     """A `paddle.nn.Layer` that gives logits of each class.
 

@@ -187,8 +187,9 @@ def _check_lists_files(dataset: Any) -> None:
 
     own = type(dataset)
     reads_itself = getattr(own, "__getitem__", None) is not Dataset.__getitem__
+    makes_edges = getattr(dataset, "edge", False)
     transforms: Any = getattr(dataset, "transforms", None)
-    if reads_itself or type(transforms) is not Compose or not transforms.to_rgb or dataset.edge:
+    if reads_itself or makes_edges or type(transforms) is not Compose or not transforms.to_rgb:
         raise UserError(
             f"{own.__name__}: this data set of PaddleSeg's makes its samples in its own way, which "
             "is not known here. List its files with `type: Dataset`, or derive a data set from "

@@ -91,6 +91,27 @@ def test_backbone_under_segformer_gives_four_maps() -> None:
         SegFormer(3, nn.Linear(2, 2))
 
 
+def test_backbone_under_segmenter_gives_tokens() -> None:
+    class Patches(nn.Layer):
+        in_channels, embed_dim, patch_size = 3, 8, 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.proj = nn.Conv2D(3, 8, 4, stride=4)
+
+        def encode(self, x: paddle.Tensor) -> tuple[paddle.Tensor, list[int]]:
+            patches = self.proj(x)
+            tokens = patches.flatten(2).transpose([0, 2, 1])
+            return paddle.concat([tokens[:, :1], tokens], axis=1), patches.shape[2:]
+
+    model = MODELS["LinearSegmenter"](5, Patches())
+    check(model, SegmentationModel, "x")
+    assert (model.logits_stride, model.pad_multiple) == (4, 1)
+    assert model(paddle.rand([1, 3, 8, 12])).shape == [1, 5, 2, 3]
+    with pytest.raises(UserError, match="expected a VisionTransformer.* but it: lacks in_channels"):
+        MODELS["LinearSegmenter"](5, nn.Linear(2, 2))
+
+
 def test_loss_takes_the_label_that_does_not_count() -> None:
     register_component("loss", "Deaf", lambda: None)
     with pytest.raises(UserError, match="loss.types.0: Deaf takes no `ignore_index`"):

@@ -52,11 +52,11 @@ def test_importing_the_package_and_its_command_line_imports_nothing_heavy() -> N
 
 
 @pytest.mark.check
-def test_only_the_bridge_imports_paddleseg() -> None:
+def test_one_module_imports_paddleseg() -> None:
     found = [
         path.relative_to(PACKAGE) for path in MODULES if "paddleseg" in imported_packages(path)
     ]
-    assert found == [Path("paddleseg_bridge.py")]
+    assert found == [Path("paddleseg_components.py")]
 
 
 def test_public_names_resolve_and_are_listed() -> None:

@@ -7,6 +7,7 @@ multiply-accumulates); not normalisation, activation or resizing.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from paddle import nn
 
@@ -128,7 +129,8 @@ def _block_macs(blocks: nn.LayerList, tokens: int) -> Counter[str]:
 
 
 def _segmenter_macs(model: Segmenter, hw: tuple[int, int]) -> Counter[str]:
-    macs, patches, head = _vit_macs(model.backbone, hw), _patches(model.backbone, hw), model.head
+    backbone: Any = model.backbone
+    macs, patches, head = _vit_macs(backbone, hw), _patches(backbone, hw), model.head
     if isinstance(head, LinearHead):
         macs["head classifier"] = patches * head.head.weight.size
     elif isinstance(head, MaskHead):

@@ -36,7 +36,7 @@ def check_epsilons(model: nn.Layer, folder: Path, artefact: str) -> dict[str, in
         layer._epsilon for layer in model.sublayers() if isinstance(layer, nn.LayerNorm)
     )
     found = _counted(READERS[artefact](path))
-    if found != expected and (is_own(model) or not set(expected) <= set(found)):
+    if found != expected and (_is_ours(model) or not set(expected) <= set(found)):
         raise UserError(
             f"layer norm epsilons of the saved graph are {dict(found)} in {path.name}, the model's "
             f"are {dict(expected)} (epsilon: how many). The export was discarded."
@@ -44,7 +44,7 @@ def check_epsilons(model: nn.Layer, folder: Path, artefact: str) -> dict[str, in
     return dict(sorted(found.items()))
 
 
-def is_own(model: nn.Layer) -> bool:
+def _is_ours(model: nn.Layer) -> bool:
     """Tell whether all layer norms are ours: others may be used twice, or not at all."""
     return isinstance(input_of(model), (MixVisionTransformer, VisionTransformer))
 

@@ -12,10 +12,11 @@ import logging
 import paddle
 from paddle import Tensor, nn
 
+from paddleseg_segformer.contracts import TokenBackbone, check
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.init import init_tokens, init_vit_weights
 from paddleseg_segformer.models.layers import tokens_to_map
-from paddleseg_segformer.models.vision_transformer import VisionTransformer, make_blocks
+from paddleseg_segformer.models.vision_transformer import make_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Segmenter(nn.Layer):
         UserError: no classes, or a backbone of another kind.
     """
 
-    def __init__(self, num_classes: int, backbone: VisionTransformer, head: nn.Layer) -> None:
+    def __init__(self, num_classes: int, backbone: TokenBackbone, head: nn.Layer) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.backbone = backbone
@@ -127,10 +128,10 @@ class LinearSegmenter(Segmenter):
 
     Args:
         num_classes: K, number of classes.
-        backbone: a `VisionTransformer`.
+        backbone: a `VisionTransformer`, or another `contracts.TokenBackbone`.
     """
 
-    def __init__(self, num_classes: int, backbone: VisionTransformer) -> None:
+    def __init__(self, num_classes: int, backbone: TokenBackbone) -> None:
         _check(num_classes, backbone)
         super().__init__(num_classes, backbone, LinearHead(backbone.embed_dim, num_classes))
 
@@ -141,7 +142,7 @@ class MaskSegmenter(Segmenter):
     Args:
         num_classes: K, 2 or more; of 2 classes the norm over them keeps little more than which is
             the larger, so that a `LinearSegmenter` trains better.
-        backbone: a `VisionTransformer`.
+        backbone: a `VisionTransformer`, or another `contracts.TokenBackbone`.
         h_embed_dim: channels of the mask transformer; published: the encoder's.
         h_depth: blocks of the mask transformer; published: 2.
         h_num_heads: attention heads of a block; published: one for 64 channels.
@@ -156,7 +157,7 @@ class MaskSegmenter(Segmenter):
     def __init__(
         self,
         num_classes: int,
-        backbone: VisionTransformer,
+        backbone: TokenBackbone,
         h_embed_dim: int,
         h_depth: int,
         h_num_heads: int,
@@ -197,11 +198,12 @@ def _check_norm_over_classes(num_classes: int) -> None:
         )
 
 
-def _check(num_classes: int, backbone: nn.Layer) -> None:
+def _check(num_classes: int, backbone: TokenBackbone) -> None:
     if num_classes < 1:
         raise UserError(f"num_classes: found {num_classes}, expected 1 or more.")
-    if not isinstance(backbone, VisionTransformer):
-        raise UserError(
-            f"backbone {type(backbone).__name__}: expected a VisionTransformer, such as "
-            "ViT_base_patch16_384."
-        )
+    check(
+        backbone,
+        TokenBackbone,
+        f"backbone {type(backbone).__name__}: expected a VisionTransformer, such as "
+        "ViT_base_patch16_384, or one of your own, but it",
+    )
