@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from instruction_sets import variables
+from instruction_sets import hold_onednn, variables
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before paddle: threads of xdist's workers contend
 os.environ.update(variables(os.environ.get("TEST_ISA", "")))  # before NumPy too
@@ -22,6 +22,7 @@ import pytest
 from paddleseg_segformer import components
 from paddleseg_segformer.cpu import CPU_INFO, use_wide_vectors
 
+hold_onednn(os.environ.get("TEST_ISA", ""))
 use_wide_vectors()  # as the programs do: one code path in all processes of a test
 
 

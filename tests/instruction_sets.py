@@ -5,28 +5,33 @@ last bits. The variables are read when a library loads, so they are set before a
 subprocesses inherit them. Who obeys what was found by the bits and times of products, convolutions
 and elementary functions on a processor with AVX-512:
 
-| variable | who obeys |
+| held by | who obeys |
 |-|-|
-| ONEDNN_MAX_CPU_ISA | oneDNN in Paddle Inference, torch and OpenVINO, whose own kernels follow it |
 | MKL_ENABLE_INSTRUCTIONS | MKL in Paddle and torch, on Intel's processors |
 | MKL_DEBUG_CPU_TYPE | MKL in Paddle (of 2019), on AMD's too; `processor.py` leaves it as it is |
 | OPENBLAS_CORETYPE | products of NumPy and SciPy |
 | NPY_DISABLE_CPU_FEATURES | functions of NumPy, which ignores the names of its other releases |
 | ATEN_CPU_CAPABILITY | torch's own kernels |
 | OPENCV_CPU_DISABLE | OpenCV |
+| a call of oneDNN | Paddle Inference with oneDNN, in the tests' own process |
 
-No switch have ONNX Runtime and the products in OpenVINO (both are MLAS), and what Paddle compiles
-itself (exp, mean, layer_norm): they use what the processor has.
+The variable of oneDNN (ONEDNN_MAX_CPU_ISA) would hold Paddle Inference in subprocesses and torch's
+convolutions as well, but OpenVINO obeys it by half: its convolutions do and its other kernels do
+not, and together they crash or give zeros. No switch have ONNX Runtime and the products in OpenVINO
+(both are MLAS), and what Paddle compiles itself (exp, mean, layer_norm). All these use what the
+processor has.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 _NUMPY_AVX512 = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR X86_V4"
 VARIABLES = {
     "avx2": {
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "MKL_DEBUG_CPU_TYPE": "5",
         "OPENBLAS_CORETYPE": "Haswell",
@@ -35,7 +40,6 @@ VARIABLES = {
         "OPENCV_CPU_DISABLE": "AVX512-SKX",
     },
     "sse4": {
-        "ONEDNN_MAX_CPU_ISA": "SSE41",
         "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
         "MKL_DEBUG_CPU_TYPE": "3",
         "OPENBLAS_CORETYPE": "Nehalem",
@@ -44,6 +48,7 @@ VARIABLES = {
         "OPENCV_CPU_DISABLE": "AVX512-SKX,AVX2,AVX,FP16",
     },
 }
+ONEDNN_ISA = {"avx2": 0x7, "sse4": 0x1}  # of dnnl_cpu_isa_t
 LISTENERS = ("numpy", "paddle", "torch", "cv2", "openvino")
 
 
@@ -57,3 +62,13 @@ def variables(name: str) -> dict[str, str]:
     if early:
         raise SystemExit(f"TEST_ISA={name}: {', '.join(early)} was loaded before the tests.")
     return VARIABLES[name]
+
+
+def hold_onednn(name: str) -> None:
+    """Hold Paddle's oneDNN in this process, before its first use."""
+    if not name or find_spec("paddle") is None:
+        return
+    import paddle
+
+    (path,) = (Path(paddle.__file__).parent / "libs").glob("libdnnl.so*")
+    assert ctypes.CDLL(str(path)).dnnl_set_max_cpu_isa(ONEDNN_ISA[name]) == 0
