@@ -9,6 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before paddle: threads of xdist
 import logging
 import random
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import pytest
@@ -35,3 +37,26 @@ def no_log_set_up(caplog: pytest.LogCaptureFixture) -> None:
     package.propagate = True
     package.setLevel(logging.NOTSET)
     caplog.handler.setLevel(logging.NOTSET)  # `nncf.set_log_level` raises it too
+
+
+@contextmanager
+def _zeros() -> Iterator[None]:
+    import paddle
+
+    set_initializer = paddle.nn.initializer.set_global_initializer
+    constant = paddle.nn.initializer.Constant(0.0)
+    set_initializer(constant, constant)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paddle, "normal", lambda mean, std, shape: paddle.zeros(shape))
+        patch.setattr(paddle, "uniform", lambda shape, *other: paddle.zeros(shape))
+        yield
+    set_initializer(None)
+
+
+@pytest.fixture(scope="session")
+def zero_weights() -> Callable[[], AbstractContextManager[None]]:
+    """Return a context that builds models of zeros: drawing B5's 80 million numbers takes seconds.
+
+    For tests of sizes and counts.
+    """
+    return _zeros

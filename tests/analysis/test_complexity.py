@@ -15,13 +15,14 @@ MIB = 2**20
 
 
 @pytest.fixture(scope="module")
-def models():
+def models(zero_weights):
     built = {}
 
     def model(variant: str, num_classes: int, is_mm: bool = False):
         key = variant, num_classes, is_mm
         if key not in built:
-            built[key] = build_published(*key)
+            with zero_weights():
+                built[key] = build_published(*key)
         return built[key]
 
     return model

@@ -63,8 +63,11 @@ def randomise(model: nn.Layer) -> nn.Layer:
         ("mask", BASE, True, 102_497_580, 129.3),
     ],
 )
-def test_parameters_and_macs_are_the_published_ones(head, encoder, h_qkv_bias, parameters, gmacs):
-    model = build(head, 150, h_qkv_bias, **PUBLISHED, **encoder)
+def test_parameters_and_macs_are_the_published_ones(
+    zero_weights, head, encoder, h_qkv_bias, parameters, gmacs
+):
+    with zero_weights():
+        model = build(head, 150, h_qkv_bias, **PUBLISHED, **encoder)
     assert count_parameters(model) == parameters
     assert count_macs(model, (512, 512)).total() / 1e9 == pytest.approx(gmacs, rel=0.005)
 
