@@ -83,7 +83,8 @@ def test_attention_equals_its_definition_and_ignores_trailing_rows():
 
 
 def test_attention_weights_on_request_are_those_that_the_blocks_apply():
-    encoder = BACKBONES["MixVisionTransformer_B0"](depths=(1, 2, 1, 1)).eval()
+    encoder = BACKBONES["MixVisionTransformer_B0"](depths=(1, 2, 1, 1))
+    encoder.eval()
     x = paddle.randn([2, 3, 97, 131])
     features, attentions = encoder.forward_with_attentions(x)
     for found, expected in zip(features, encoder(x), strict=True):
