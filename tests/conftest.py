@@ -13,7 +13,8 @@ import copy
 import logging
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,8 @@ def no_log_set_up(caplog: pytest.LogCaptureFixture) -> None:
     caplog.handler.setLevel(logging.NOTSET)  # `nncf.set_log_level` raises it too
 
 
-@pytest.fixture
-def zero_weights() -> Iterator[None]:
-    """Build models of zeros, ten times faster: for tests of shapes, names and counts."""
+@contextmanager
+def _drawn_as_zeros() -> Iterator[None]:
     from paddle import nn
 
     from paddleseg_segformer.models import init
@@ -87,3 +87,16 @@ def zero_weights() -> Iterator[None]:
             patch.setattr(init, name, lambda *args, **kwargs: None)
         yield
     nn.initializer.set_global_initializer(None)
+
+
+@pytest.fixture(scope="session")
+def drawn_as_zeros() -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which models are built of zeros, ten times faster."""
+    return _drawn_as_zeros
+
+
+@pytest.fixture
+def zero_weights() -> Iterator[None]:
+    """Build models of zeros: for tests of shapes, names and counts."""
+    with _drawn_as_zeros():
+        yield

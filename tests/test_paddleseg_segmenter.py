@@ -79,16 +79,17 @@ def randomise(model: nn.Layer) -> None:
     model.eval()
 
 
-def pair(entry: str, folder: Path) -> tuple[nn.Layer, nn.Layer]:
+@pytest.fixture
+def pair(entry: str, tmp_path: Path, drawn_as_zeros) -> tuple[nn.Layer, nn.Layer]:
     """Return PaddleSeg's model with random weights, and ours with its saved file loaded."""
     section = section_of(*ENTRIES[entry])
-    theirs = build_theirs(section)
-    randomise(theirs)
-    path = folder / "model.pdparams"
-    paddle.save(theirs.state_dict(), str(path))
-    config = folder / "segmenter.yml"
+    config = tmp_path / "segmenter.yml"
     config.write_text(f"model: {section!r}")
-    ours = build_model(load_config(config))
+    with drawn_as_zeros():
+        theirs, ours = build_theirs(section), build_model(load_config(config))
+    randomise(theirs)
+    path = tmp_path / "model.pdparams"
+    paddle.save(theirs.state_dict(), str(path))
     report = load_weights(ours, path)
     assert len(report.matched) == len(theirs.state_dict())
     ours.eval()
@@ -107,17 +108,17 @@ def check_logits(
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_paddleseg_weights_give_paddlesegs_logits(entry, tmp_path):
-    theirs, ours = pair(entry, tmp_path)
+def test_paddleseg_weights_give_paddlesegs_logits(pair):
+    theirs, ours = pair
     for hw in ((128, 160), (75, 49)):
         check_logits(theirs, ours, hw)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_paddleseg_weights_give_paddlesegs_logits_at_full_size(entry, tmp_path):
+def test_paddleseg_weights_give_paddlesegs_logits_at_full_size(pair):
     """In double precision, where 40 million logits show no rounding."""
-    theirs, ours = pair(entry, tmp_path)
+    theirs, ours = pair
     for model in (theirs, ours):
         model.to(dtype="float64")
     check_logits(theirs, ours, (512, 512), tolerance=1e-11)

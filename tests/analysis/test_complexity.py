@@ -16,13 +16,14 @@ pytestmark = pytest.mark.usefixtures("zero_weights")
 
 
 @pytest.fixture(scope="module")
-def models():
+def models(drawn_as_zeros):
     built = {}
 
     def model(variant: str, num_classes: int, is_mm: bool = False):
         key = variant, num_classes, is_mm
         if key not in built:
-            built[key] = build_published(*key)
+            with drawn_as_zeros():
+                built[key] = build_published(*key)
         return built[key]
 
     return model

@@ -27,7 +27,8 @@ def tiny(**fields: object) -> SegformerConfig:
 
 
 def test_segmentation_output() -> None:
-    model = SegformerForSemanticSegmentation(tiny(num_labels=5)).eval()
+    model = SegformerForSemanticSegmentation(tiny(num_labels=5))
+    model.eval()
     x = paddle.randn([2, 3, 65, 97])
     output = model(x)
     assert output.logits.shape == [2, 5, 17, 25]
@@ -52,7 +53,8 @@ def test_segmentation_output() -> None:
 
 @pytest.mark.parametrize("is_map", [True, False])
 def test_encoder_output(is_map: bool) -> None:
-    model = SegformerModel(tiny(reshape_last_stage=is_map)).eval()
+    model = SegformerModel(tiny(reshape_last_stage=is_map))
+    model.eval()
     x = paddle.randn([1, 3, 33, 70])
     output = model(x, output_hidden_states=True)
     last = model.backbone(x)[-1]
@@ -63,13 +65,15 @@ def test_encoder_output(is_map: bool) -> None:
 
 
 def test_segmentation_keeps_maps_where_the_encoder_would_give_tokens() -> None:
-    model = SegformerForSemanticSegmentation(tiny(reshape_last_stage=False)).eval()
+    model = SegformerForSemanticSegmentation(tiny(reshape_last_stage=False))
+    model.eval()
     output = model(paddle.randn([1, 3, 40, 90]), output_hidden_states=True)
     assert output.hidden_states[-1].shape == [1, 32, 2, 3]
 
 
 def test_classifier_output_and_its_losses() -> None:
-    model = SegformerForImageClassification(tiny(num_labels=4)).eval()
+    model = SegformerForImageClassification(tiny(num_labels=4))
+    model.eval()
     x = paddle.randn([3, 3, 64, 64])
     output = model(x, labels=paddle.to_tensor([0, 3, 1]), output_hidden_states=True)
     np.testing.assert_allclose(output.logits.numpy(), model.model(x).numpy(), atol=1e-6)

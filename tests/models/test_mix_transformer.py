@@ -37,7 +37,8 @@ def test_smaller_than_29_px_is_refused_by_name():
 @pytest.mark.usefixtures("zero_weights")
 @pytest.mark.parametrize("name", BACKBONES)
 def test_layer_norm_epsilons_are_the_published_two(name):
-    for layer_name, layer in BACKBONES[name]().named_sublayers():
+    encoder = BACKBONES[name]()
+    for layer_name, layer in encoder.named_sublayers():
         if isinstance(layer, paddle.nn.LayerNorm):
             published = 1e-5 if "patch_embed" in layer_name or ".attn." in layer_name else 1e-6
             assert layer._epsilon == published, layer_name
@@ -84,7 +85,8 @@ def test_attention_equals_its_definition_and_ignores_trailing_rows():
 
 
 def test_attention_weights_on_request_are_those_that_the_blocks_apply():
-    encoder = BACKBONES["MixVisionTransformer_B0"](depths=(1, 2, 1, 1)).eval()
+    encoder = BACKBONES["MixVisionTransformer_B0"](depths=(1, 2, 1, 1))
+    encoder.eval()
     x = paddle.randn([2, 3, 97, 131])
     features, attentions = encoder.forward_with_attentions(x)
     for found, expected in zip(features, encoder(x), strict=True):

@@ -201,8 +201,10 @@ def test_norm_over_two_classes_keeps_their_order_alone(caplog):
     assert "take a LinearSegmenter" in caplog.text
     cosines = paddle.to_tensor([[0.9, 0.1], [0.5, -0.5], [0.3, 0.2], [-1.0, 1.0]])
     logits = model.head.mask_norm(cosines).numpy()
-    expected = [[1, -1], [1, -1], [1, -1], [-1, 1]]
-    np.testing.assert_allclose(logits, expected, atol=2e-3)
+    halves = np.array([0.4, 0.5, 0.05, -1.0])  # of the distances
+    expected = halves / np.sqrt(halves**2 + 1e-5)
+    assert (np.abs(expected) > 0.99).all()
+    np.testing.assert_allclose(logits, np.stack([expected, -expected], axis=1), atol=1e-5)
 
 
 def test_image_size_is_width_and_height():
