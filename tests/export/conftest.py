@@ -9,30 +9,19 @@ from typing import NamedTuple
 import paddle
 import pytest
 from paddle import nn
+from small_models import small_mit, spread
 
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.models import BACKBONES, MixVisionTransformer, SegFormer, SegFormerMM
+from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 
 NUM_CLASSES = 19
 NORMALIZE = {"type": "Normalize", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+SIZES = {"num_classes": 5, "embedding_dim": 16}
 HEADS = {"SegFormer": SegFormer, "SegFormerMM": SegFormerMM}
-
-
-def spread(model: nn.Layer) -> nn.Layer:
-    """Give every weight and statistic a value that matters, and switch to evaluation."""
-    for name, tensor in model.state_dict().items():
-        if name.endswith("_variance"):
-            tensor.set_value(0.5 + paddle.rand(tensor.shape))
-        elif tensor.ndim == 1:
-            tensor.set_value(tensor + 0.3 * paddle.randn(tensor.shape))
-        else:
-            tensor.set_value(2 * tensor)
-    model.eval()
-    return model
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +35,7 @@ def small_model() -> Callable[..., nn.Layer]:
     """Return a function that makes a narrow SegFormer with either head."""
 
     def make(head: str = "SegFormer", **arguments: object) -> nn.Layer:
-        backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
-        arguments = {"num_classes": 5, "embedding_dim": 16, **arguments}
-        return spread(HEADS[head](backbone=backbone, **arguments))
+        return spread(HEADS[head](backbone=small_mit(), **{**SIZES, **arguments}))
 
     return make
 
