@@ -9,7 +9,12 @@ from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
 
 
 class MixVisionTransformerClassifier(nn.Layer):
-    """Mean of stage 4's normalised tokens, then a linear classifier."""
+    """Mean of stage 4's normalised tokens, then a linear classifier.
+
+    Args:
+        backbone: the encoder, whose last map is classified.
+        num_classes: of the images; 1000 in ImageNet.
+    """
 
     def __init__(self, backbone: MixVisionTransformer, num_classes: int = 1000) -> None:
         super().__init__()

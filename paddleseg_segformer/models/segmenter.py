@@ -38,6 +38,14 @@ class MaskHead(nn.Layer):
 
     A class's logit at a patch is the cosine of their two embeddings, layer-normalised over the
     classes.
+
+    Args:
+        in_dim: C.
+        num_classes: K.
+        embed_dim, depth, num_heads, mlp_ratio: D and the rest of the blocks' sizes.
+        drop_rate, attn_drop_rate: dropout after linears, and on attention weights.
+        drop_path_rate: stochastic depth, rising linearly from 0 to this rate over the blocks.
+        qkv_bias: whether query, key and value projections have a bias.
     """
 
     def __init__(
@@ -101,8 +109,10 @@ def _unit_length(x: Tensor) -> Tensor:
 class Segmenter(nn.Layer):
     """A ViT encoder before a head that gives logits of each patch.
 
-    Raises:
-        UserError: no classes, or a backbone of another kind.
+    Args:
+        num_classes: K.
+        backbone: gives tokens, the class token first.
+        head: patches (N, L, C) -> logits (N, L, K).
     """
 
     def __init__(self, num_classes: int, backbone: VisionTransformer, head: nn.Layer) -> None:
@@ -125,9 +135,14 @@ class Segmenter(nn.Layer):
 class LinearSegmenter(Segmenter):
     """Segmenter with a linear head.
 
+    Called with a normalised image (N, C, H, W) it returns the logits of each patch (N, K, h, w).
+
     Args:
         num_classes: K.
         backbone: a `VisionTransformer`.
+
+    Raises:
+        UserError: no classes, or a backbone of another kind.
     """
 
     def __init__(self, num_classes: int, backbone: VisionTransformer) -> None:
@@ -138,15 +153,22 @@ class LinearSegmenter(Segmenter):
 class MaskSegmenter(Segmenter):
     """Segmenter with a mask transformer.
 
+    Called with a normalised image (N, C, H, W) it returns the logits of each patch (N, K, h, w).
+
     Args:
         num_classes: K, 2 or more; of 2 classes the norm over them keeps little more than which is
             the larger, so that a `LinearSegmenter` trains better.
         backbone: a `VisionTransformer`.
         h_embed_dim, h_depth, h_num_heads, h_mlp_ratio: of the mask transformer's blocks; published:
             the encoder's width, 2, and heads of 64 channels.
-        h_drop_rate, h_drop_path_rate, h_attn_drop_rate: as in `VisionTransformer`.
+        h_drop_rate: dropout after linears of those blocks.
+        h_drop_path_rate: stochastic depth, rising linearly from 0 to this rate over them.
+        h_attn_drop_rate: dropout on their attention weights.
         h_qkv_bias: whether the mask transformer's query, key and value projections have a bias:
             False in PaddleSeg's weights, True in the original implementation's.
+
+    Raises:
+        UserError: fewer than two classes, or a backbone of another kind.
     """
 
     def __init__(
