@@ -12,8 +12,8 @@ class MixVisionTransformerClassifier(nn.Layer):
     """Mean of stage 4's normalised tokens, then a linear classifier.
 
     Args:
-        backbone: the encoder, whose last map is classified.
-        num_classes: of the images; 1000 in ImageNet.
+        backbone: a `MixVisionTransformer`.
+        num_classes: K, number of classes.
     """
 
     def __init__(self, backbone: MixVisionTransformer, num_classes: int = 1000) -> None:

@@ -134,9 +134,20 @@ class MMHead(_Head):
 
 
 class _EncoderDecoder(nn.Layer):
-    """A backbone before a head whose layers are the model's own attributes.
+    """A backbone before a head, whose layers are the model's own attributes.
 
     PaddleSeg's weight files name them so.
+
+    Args:
+        num_classes: K.
+        backbone: gives four maps at strides 4, 8, 16, 32 and lists their channels in
+            `feat_channels`.
+        embedding_dim: D; published: 256 for B0 and B1, 768 for B2 to B5; mmsegmentation: 256.
+        dropout_rate: channel dropout before the classifier.
+        align_corners: of the upsampling inside the head; published: False.
+
+    Raises:
+        UserError: no classes, or a backbone of another kind.
     """
 
     logits_stride = 4  # input pixels per logit, rounded up
@@ -172,9 +183,8 @@ class SegFormer(_EncoderDecoder, AllMLPHead):
     Called with a normalised image (N, C, H, W) it returns logits (N, K, ceil(H / 4), ceil(W / 4)).
 
     Args:
-        num_classes: K.
-        backbone: gives four maps at strides 4, 8, 16, 32 and lists their channels in
-            `feat_channels`, as a `MixVisionTransformer` does.
+        num_classes: K, number of classes.
+        backbone: gives four maps at strides 4, 8, 16, 32, as a `MixVisionTransformer` does.
         embedding_dim: D, the head's width; published: 256 for B0 and B1, 768 for B2 to B5.
         dropout_rate: share of the fused map's channels that are dropped in training.
         align_corners: of the upsampling inside the head; published: False.
@@ -190,9 +200,8 @@ class SegFormerMM(_EncoderDecoder, MMHead):
     Called with a normalised image (N, C, H, W) it returns logits (N, K, ceil(H / 4), ceil(W / 4)).
 
     Args:
-        num_classes: K.
-        backbone: gives four maps at strides 4, 8, 16, 32 and lists their channels in
-            `feat_channels`, as a `MixVisionTransformer` does.
+        num_classes: K, number of classes.
+        backbone: gives four maps at strides 4, 8, 16, 32, as a `MixVisionTransformer` does.
         embedding_dim: D, the head's width; mmsegmentation: 256.
         dropout_rate: share of the fused map's channels that are dropped in training.
         align_corners: of the upsampling inside the head; published: False.

@@ -41,8 +41,9 @@ class MaskHead(nn.Layer):
 
     Args:
         in_dim: C.
-        num_classes: K.
-        embed_dim, depth, num_heads, mlp_ratio: D and the rest of the blocks' sizes.
+        num_classes: K, number of classes.
+        embed_dim: D.
+        depth, num_heads, mlp_ratio: of the blocks.
         drop_rate, attn_drop_rate: dropout after linears, and on attention weights.
         drop_path_rate: stochastic depth, rising linearly from 0 to this rate over the blocks.
         qkv_bias: whether query, key and value projections have a bias.
@@ -110,7 +111,7 @@ class Segmenter(nn.Layer):
     """A ViT encoder before a head that gives logits of each patch.
 
     Args:
-        num_classes: K.
+        num_classes: K, number of classes.
         backbone: gives tokens, the class token first.
         head: patches (N, L, C) -> logits (N, L, K).
     """
@@ -135,14 +136,9 @@ class Segmenter(nn.Layer):
 class LinearSegmenter(Segmenter):
     """Segmenter with a linear head.
 
-    Called with a normalised image (N, C, H, W) it returns the logits of each patch (N, K, h, w).
-
     Args:
         num_classes: K.
         backbone: a `VisionTransformer`.
-
-    Raises:
-        UserError: no classes, or a backbone of another kind.
     """
 
     def __init__(self, num_classes: int, backbone: VisionTransformer) -> None:
@@ -153,22 +149,15 @@ class LinearSegmenter(Segmenter):
 class MaskSegmenter(Segmenter):
     """Segmenter with a mask transformer.
 
-    Called with a normalised image (N, C, H, W) it returns the logits of each patch (N, K, h, w).
-
     Args:
         num_classes: K, 2 or more; of 2 classes the norm over them keeps little more than which is
             the larger, so that a `LinearSegmenter` trains better.
         backbone: a `VisionTransformer`.
         h_embed_dim, h_depth, h_num_heads, h_mlp_ratio: of the mask transformer's blocks; published:
             the encoder's width, 2, and heads of 64 channels.
-        h_drop_rate: dropout after linears of those blocks.
-        h_drop_path_rate: stochastic depth, rising linearly from 0 to this rate over them.
-        h_attn_drop_rate: dropout on their attention weights.
+        h_drop_rate, h_drop_path_rate, h_attn_drop_rate: as in `VisionTransformer`.
         h_qkv_bias: whether the mask transformer's query, key and value projections have a bias:
             False in PaddleSeg's weights, True in the original implementation's.
-
-    Raises:
-        UserError: fewer than two classes, or a backbone of another kind.
     """
 
     def __init__(

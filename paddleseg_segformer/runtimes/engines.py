@@ -21,7 +21,7 @@ class Engine(NamedTuple):
 
 # of the quantised artefact; what it leaves in float is computed in float32, or in bfloat16
 INT8_PRECISIONS = ("int8", "int8-bf16")
-_HERE = "paddleseg_segformer.inference"
+_HERE = "paddleseg_segformer.runtimes"
 
 ENGINES = {  # the fastest on the CPU first
     "openvino": Engine(
