@@ -36,26 +36,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
     """
     if _has_fused_kernel(q):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training)
-    scale = q.shape[-1] ** -0.5
-    q = (q * scale).transpose([0, 2, 1, 3])  # (N, M, L, D)
-    k = k.transpose([0, 2, 3, 1])  # (N, M, D, S)
     v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
     if paddle.in_dynamic_mode() and not paddle.is_grad_enabled():
-        rows = max(BLOCK_SCORES // (k.shape[0] * k.shape[1] * k.shape[3]), 1)
-        blocks = [
-            paddle.matmul(F.softmax(paddle.matmul(q[:, :, start : start + rows], k)), v)
-            for start in range(0, q.shape[2], rows)
-        ]
+        rows = max(BLOCK_SCORES // (k.shape[0] * k.shape[1] * k.shape[2]), 1)
+        starts = range(0, q.shape[1], rows)
+        blocks = [paddle.matmul(attention_weights(q[:, i : i + rows], k), v) for i in starts]
         return paddle.concat(blocks, axis=2).transpose([0, 2, 1, 3])
-    weights = F.softmax(paddle.matmul(q, k))  # (N, M, L, S)
-    if dropout:
-        weights = F.dropout(weights, dropout, training=training)
+    weights = F.dropout(attention_weights(q, k), dropout, training=training)
     return paddle.matmul(weights, v).transpose([0, 2, 1, 3])
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) whole: (N, L, M, D), (N, S, M, D) -> (N, M, L, S)."""
-    q = (q * q.shape[-1] ** -0.5).transpose([0, 2, 1, 3])
+    q = (q * q.shape[-1] ** -0.5).transpose([0, 2, 1, 3])  # (N, M, L, D)
     return F.softmax(paddle.matmul(q, k.transpose([0, 2, 3, 1])))
 
 
@@ -79,7 +72,14 @@ class SelfAttention(nn.Layer):
     """Multi-head self-attention of all tokens; query, key and value come from one linear.
 
     Args:
+        dim: C.
+        num_heads: M, a divisor of C.
+        qkv_bias: whether the projections of queries, keys and values have a bias.
         qk_scale: factor of the scores; by default 1 / sqrt(D).
+        attn_drop, proj_drop: dropout on the attention weights, and after the last linear.
+
+    Raises:
+        UserError: the channels cannot be shared out over the heads.
     """
 
     def __init__(
@@ -127,6 +127,17 @@ class EfficientSelfAttention(nn.Layer):
 
     The reduction is a convolution with kernel = stride = `sr_ratio` and no padding: up to
     `sr_ratio - 1` trailing rows and columns do not reach the keys and values, as published.
+
+    Args:
+        dim: C.
+        num_heads: M, a divisor of C.
+        sr_ratio: R; 1 for no reduction.
+        qkv_bias: whether the projections of queries, keys and values have a bias.
+        attn_drop, proj_drop: dropout on the attention weights, and after the last linear.
+        norm_eps: epsilon of the LayerNorm behind the reduction.
+
+    Raises:
+        UserError: the channels cannot be shared out over the heads.
     """
 
     def __init__(

@@ -16,25 +16,29 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models import cpu_gradients
 from paddleseg_segformer.models.attention import EfficientSelfAttention
 from paddleseg_segformer.models.init import init_mit_weights
 from paddleseg_segformer.models.layers import (
     Conv2D,
     DropPath,
-    has_own_gradients,
-    in_type_of,
+    Linear,
     map_to_tokens,
-    project,
     tokens_to_map,
 )
-from paddleseg_segformer.models.mix_ffn_gradient import MixFFNGradient
 
 PATCH_KERNELS = (7, 3, 3, 3)
 PATCH_STRIDES = (4, 2, 2, 2)
 
 
 class OverlapPatchEmbed(nn.Layer):
-    """Strided convolution whose patches overlap, then LayerNorm: (N, C, H, W) -> tokens."""
+    """Strided convolution whose patches overlap, then LayerNorm: (N, C, H, W) -> tokens.
+
+    Args:
+        in_channels, dim: channels before and behind.
+        kernel, stride: of the convolution, in px; it pads by half a kernel.
+        norm_eps: LayerNorm epsilon.
+    """
 
     def __init__(
         self, in_channels: int, dim: int, kernel: int, stride: int, norm_eps: float
@@ -44,6 +48,7 @@ class OverlapPatchEmbed(nn.Layer):
         self.norm = nn.LayerNorm(dim, epsilon=norm_eps)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Sequence[int | Tensor]]:
+        """(N, in_channels, H, W) -> tokens (N, L, C), and the (h, w) of their map."""
         x = self.proj(x)  # (N, C, ceil(H / stride), ceil(W / stride))
         return self.norm(map_to_tokens(x)), x.shape[2:]
 
@@ -51,40 +56,42 @@ class OverlapPatchEmbed(nn.Layer):
 class MixFFN(nn.Layer):
     """Feed-forward network with a 3x3 depthwise convolution, which carries the positions.
 
-    The hidden map is kept channel first: both linears are matrix products that read or write it in
-    that layout, so no transpose is needed around the convolution. In a graph they are convolutions
-    too, see `project`.
+    fc1 -> depthwise convolution -> GELU -> dropout -> fc2 -> dropout.
+
+    Args:
+        dim, hidden_dim: C, and the channels between the two linears.
+        drop: dropout rate.
     """
 
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.dwconv = nn.Sequential(
             ("dwconv", Conv2D(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim))
         )
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
-        if not paddle.in_dynamic_mode():
-            hidden = project(tokens_to_map(x, hw), self.fc1.weight, self.fc1.bias)
-            hidden = self.drop(F.gelu(self.dwconv(hidden)))
-            return self.drop(map_to_tokens(project(hidden, self.fc2.weight, self.fc2.bias)))
-        if has_own_gradients(x) and not (self.training and self.drop.p > 0):
-            kernel, kernel_bias = self.dwconv[0].weight, self.dwconv[0].bias
-            weights = self.fc1.weight, self.fc1.bias, kernel, kernel_bias
-            return MixFFNGradient.apply(x, *weights, self.fc2.weight, self.fc2.bias, tuple(hw))
-        hidden = paddle.matmul(self.fc1.weight, x, transpose_x=True, transpose_y=True)  # (N, 4C, L)
-        hidden = hidden + in_type_of(hidden, self.fc1.bias).unsqueeze(-1)
-        hidden = hidden.reshape([0, 0, hw[0], hw[1]])
-        hidden = self.drop(F.gelu(self.dwconv(hidden))).flatten(2)
-        out = paddle.matmul(hidden, self.fc2.weight, transpose_x=True)  # (N, L, C)
-        return self.drop(out + in_type_of(out, self.fc2.bias))
+        if cpu_gradients.is_on_cpu(x) and not (self.training and self.drop.p):
+            return cpu_gradients.mix_ffn(x, hw, *self.parameters())
+        x = self.dwconv(tokens_to_map(self.fc1(x), hw))  # (N, 4C, h, w)
+        x = map_to_tokens(self.drop(F.gelu(x)))
+        return self.drop(self.fc2(x))
 
 
 class Block(nn.Layer):
-    """Pre-norm transformer block: x += attention(norm1(x)); x += mix_ffn(norm2(x))."""
+    """Pre-norm transformer block: x += attention(norm1(x)); x += mix_ffn(norm2(x)).
+
+    Args:
+        dim, num_heads, sr_ratio, mlp_ratio: C, M, R and the feed-forward network's hidden width
+            over C.
+        qkv_bias: whether the projections of queries, keys and values have a bias.
+        drop, attn_drop: dropout after linears, and on attention weights.
+        drop_path: stochastic depth of both branches.
+        norm_eps, embed_norm_eps: LayerNorm epsilon of the block, and of the reduced keys.
+    """
 
     def __init__(
         self,
@@ -109,11 +116,9 @@ class Block(nn.Layer):
         self.mlp = MixFFN(dim, int(dim * mlp_ratio), drop)
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
+        """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
         x = x + self.drop_path(self.attn(self.norm1(x), hw))
         return x + self.drop_path(self.mlp(self.norm2(x), hw))
-
-
-Observer = Callable[[Block, Tensor, Sequence["int | Tensor"]], None]
 
 
 class MixVisionTransformer(nn.Layer):
@@ -135,6 +140,9 @@ class MixVisionTransformer(nn.Layer):
             weights were trained with 1e-6 for the first and 1e-5 for the second group.
         use_recompute: keep only what goes from block to block in training, and compute the rest
             again for the gradients: less memory, about a fifth more time on CPU.
+
+    Raises:
+        UserError: not one number for each stage, or channels that the heads cannot share.
     """
 
     min_input_px = 29  # below, stage 1's map is smaller than its 8x8 reduction kernel
@@ -208,7 +216,19 @@ class MixVisionTransformer(nn.Layer):
         Raises:
             UserError: a side below 29 px.
         """
-        return self._features(x, None)
+        if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.min_input_px:
+            raise UserError(
+                f"image of {x.shape[2]}x{x.shape[3]} px: MiT needs {self.min_input_px} px or more "
+                "per side. Resize it, or pad it."
+            )
+        features = []
+        for stage in range(1, 5):
+            tokens, hw = getattr(self, f"patch_embed{stage}")(x)
+            for block in getattr(self, f"block{stage}"):
+                tokens = self._run_block(block, tokens, hw)
+            x = tokens_to_map(getattr(self, f"norm{stage}")(tokens), hw)  # (N, C_i, h, w)
+            features.append(x)
+        return features
 
     def forward_with_attentions(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the maps of `forward`, and the attention weights (N, M, L, S) of each block.
@@ -217,29 +237,17 @@ class MixVisionTransformer(nn.Layer):
         """
         attentions: list[Tensor] = []
 
-        def observe(block: Block, tokens: Tensor, hw: Sequence[int | Tensor]) -> None:
+        def observe(block: Block, inputs: tuple[Tensor, Sequence[int | Tensor]]) -> None:
+            tokens, hw = inputs
             attentions.append(block.attn.weights(block.norm1(tokens), hw))
 
-        return self._features(x, observe), attentions
-
-    def _features(self, x: Tensor, observe: Observer | None) -> list[Tensor]:
-        """Return the four maps; show each block and its input to `observe`."""
-        if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.min_input_px:
-            raise UserError(
-                f"image of {x.shape[2]}x{x.shape[3]} px: MiT needs {self.min_input_px} px or "
-                "more per side. "
-                "Resize it, or pad it."
-            )
-        features = []
-        for stage in range(1, 5):
-            tokens, hw = getattr(self, f"patch_embed{stage}")(x)
-            for block in getattr(self, f"block{stage}"):
-                if observe is not None:
-                    observe(block, tokens, hw)
-                tokens = self._run_block(block, tokens, hw)
-            x = tokens_to_map(getattr(self, f"norm{stage}")(tokens), hw)
-            features.append(x)
-        return features
+        blocks = [layer for layer in self.sublayers() if isinstance(layer, Block)]
+        hooks = [block.register_forward_pre_hook(observe) for block in blocks]
+        try:
+            return self(x), attentions
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def reshape_pretrained(self, name: str, array: np.ndarray) -> np.ndarray | None:
         """Return weights for other input channels, or None where that is not the difference.

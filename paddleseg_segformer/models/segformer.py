@@ -20,6 +20,7 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.contracts import PyramidBackbone, check
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models import cpu_gradients
 from paddleseg_segformer.models.init import init_head_weights
 from paddleseg_segformer.models.layers import (
     Conv2D,
@@ -45,14 +46,9 @@ class _Head(nn.Layer):
     def classify(self, fused: Tensor) -> Tensor:
         """(N, D, h, w) -> (N, K, h, w)."""
         fused = F.relu(fused)
-        if not self.training or self.dropout.p == 0:
-            return self.linear_pred(fused)
-        # a channel is dropped by dropping its weights, which are far fewer than its pixels
-        num_images, width, h, w = fused.shape
-        kept = self.dropout(paddle.ones([num_images, width, 1, 1], fused.dtype)).squeeze(-1)
-        weight = self.linear_pred.weight.flatten(1) * kept.transpose([0, 2, 1])  # (N, K, D)
-        logits = paddle.matmul(weight, fused.flatten(2)).reshape([0, 0, h, w])
-        return add_channel_bias(logits, self.linear_pred.bias)
+        if self.training and self.dropout.p and cpu_gradients.is_on_cpu(fused):
+            return cpu_gradients.drop_and_classify(fused, self.dropout, self.linear_pred)
+        return self.linear_pred(self.dropout(fused))
 
 
 class AllMLPHead(_Head):
@@ -60,6 +56,12 @@ class AllMLPHead(_Head):
 
     linear per stage -> upsample -> concatenate (stage 4 first) -> 1x1 convolution without bias,
     batch norm, ReLU -> channel dropout -> classifier.
+
+    Args:
+        in_channels: C_1 to C_4.
+        num_classes, embedding_dim: K and D.
+        dropout_rate: of channels, before the classifier.
+        align_corners: of the upsampling.
     """
 
     def __init__(
@@ -97,6 +99,12 @@ class MMHead(_Head):
 
     The ReLU stands before the upsampling, so only the fuse convolution moves to the stage's own
     resolution, and the weights cannot be converted to the canonical head.
+
+    Args:
+        in_channels: C_1 to C_4.
+        num_classes, embedding_dim: K and D.
+        dropout_rate: of channels, before the classifier.
+        align_corners: of the upsampling.
     """
 
     def __init__(
@@ -172,8 +180,34 @@ class _EncoderDecoder(nn.Layer):
 
 
 class SegFormer(_EncoderDecoder, AllMLPHead):
-    """SegFormer with the canonical head; see `_EncoderDecoder` for the arguments."""
+    """SegFormer as published: a MiT encoder and the all-MLP head.
+
+    Called with a normalised image (N, C, H, W) it returns logits (N, K, ceil(H / 4), ceil(W / 4)).
+
+    Args:
+        num_classes: K, number of classes.
+        backbone: gives four maps at strides 4, 8, 16, 32, as a `MixVisionTransformer` does.
+        embedding_dim: D, the head's width; published: 256 for B0 and B1, 768 for B2 to B5.
+        dropout_rate: share of the fused map's channels that are dropped in training.
+        align_corners: of the upsampling inside the head; published: False.
+
+    Raises:
+        UserError: no classes, or a backbone of another kind.
+    """
 
 
 class SegFormerMM(_EncoderDecoder, MMHead):
-    """SegFormer with mmsegmentation's head; see `_EncoderDecoder` for the arguments."""
+    """SegFormer as mmsegmentation builds it: the head has a batch norm and a ReLU per stage.
+
+    Called with a normalised image (N, C, H, W) it returns logits (N, K, ceil(H / 4), ceil(W / 4)).
+
+    Args:
+        num_classes: K, number of classes.
+        backbone: gives four maps at strides 4, 8, 16, 32, as a `MixVisionTransformer` does.
+        embedding_dim: D, the head's width; mmsegmentation: 256.
+        dropout_rate: share of the fused map's channels that are dropped in training.
+        align_corners: of the upsampling inside the head; published: False.
+
+    Raises:
+        UserError: no classes, or a backbone of another kind.
+    """

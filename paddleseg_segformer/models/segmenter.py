@@ -39,6 +39,15 @@ class MaskHead(nn.Layer):
 
     A class's logit at a patch is the cosine of their two embeddings, layer-normalised over the
     classes.
+
+    Args:
+        in_dim: C.
+        num_classes: K, number of classes.
+        embed_dim: D.
+        depth, num_heads, mlp_ratio: of the blocks.
+        drop_rate, attn_drop_rate: dropout after linears, and on attention weights.
+        drop_path_rate: stochastic depth, rising linearly from 0 to this rate over the blocks.
+        qkv_bias: whether query, key and value projections have a bias.
     """
 
     def __init__(
@@ -102,8 +111,10 @@ def _unit_length(x: Tensor) -> Tensor:
 class Segmenter(nn.Layer):
     """A ViT encoder before a head that gives logits of each patch.
 
-    Raises:
-        UserError: no classes, or a backbone of another kind.
+    Args:
+        num_classes: K, number of classes.
+        backbone: gives tokens, the class token first.
+        head: patches (N, L, C) -> logits (N, L, K).
     """
 
     def __init__(self, num_classes: int, backbone: TokenBackbone, head: nn.Layer) -> None:

@@ -58,7 +58,16 @@ class MLP(nn.Layer):
 
 
 class Block(nn.Layer):
-    """Pre-norm transformer block: x += attention(norm1(x)); x += mlp(norm2(x))."""
+    """Pre-norm transformer block: x += attention(norm1(x)); x += mlp(norm2(x)).
+
+    Args:
+        dim, num_heads, mlp_ratio: C, M and the hidden width over C.
+        qkv_bias: whether query, key and value projections have a bias.
+        qk_scale: factor of the attention scores; by default 1 / sqrt(D).
+        drop, attn_drop: dropout after linears, and on attention weights.
+        drop_path: stochastic depth of both branches.
+        epsilon: of the layer norms.
+    """
 
     def __init__(
         self,

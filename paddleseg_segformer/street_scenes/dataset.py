@@ -7,7 +7,6 @@ training, evaluation and deployment work, and nothing about real streets.
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -16,18 +15,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from numpy.random import Generator
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path, make_folder, write_text
 from paddleseg_segformer.street_scenes import backdrop
-from paddleseg_segformer.street_scenes.layout import make_street, place_all
-from paddleseg_segformer.street_scenes.palette import Id
-from paddleseg_segformer.street_scenes.shapes import Array, Canvas, Placed
+from paddleseg_segformer.street_scenes.layout import Layout, Street
+from paddleseg_segformer.street_scenes.shapes import IGNORE
 
 Image = npt.NDArray[np.uint8]
 
-VERSION = 1
+VERSION = 2
 MARKER = "dataset.json"
 UNFINISHED_MARKER = "dataset.unfinished.json"
 SMALLEST_SIDE_PX = 64
@@ -66,18 +63,17 @@ def generate(
     Raises:
         UserError: a parameter is out of range, or the folder holds something else.
     """
-    folder = Path(folder)
-    parameters = {
-        "name": "street_scenes",
-        "version": VERSION,
-        "num_train": num_train,
-        "num_val": num_val,
-        "height": size_hw[0],
-        "width": size_hw[1],
-        "seed": seed,
-        "note": NOTE,
-    }
-    _check(num_train, num_val, size_hw, seed)
+    _check_size(size_hw)
+    for name, value in (("num_train", num_train), ("num_val", num_val), ("seed", seed)):
+        if value < 0:
+            raise UserError(f"{name}: found {value}, expected 0 or more.")
+    if num_train + num_val == 0:
+        raise UserError("num_train and num_val: found 0 and 0, expected at least one scene.")
+    folder, (height, width) = Path(folder), size_hw
+    parameters: dict[str, object] = {
+        "name": "street_scenes", "version": VERSION, "num_train": num_train, "num_val": num_val,
+        "height": height, "width": width, "seed": seed, "note": NOTE,
+    }  # fmt: skip
     if _is_done(folder, parameters):
         return folder
     text = json.dumps(parameters, indent=2) + "\n"
@@ -91,54 +87,37 @@ def generate(
     return folder
 
 
-def _check(num_train: int, num_val: int, size_hw: tuple[int, int], seed: int) -> None:
-    """Raise `UserError` for parameters out of range."""
-    _check_size(size_hw)
-    for name, value in (("num_train", num_train), ("num_val", num_val), ("seed", seed)):
-        if value < 0:
-            raise UserError(f"{name}: found {value}, expected 0 or more.")
-    if num_train + num_val == 0:
-        raise UserError("num_train and num_val: found 0 and 0, expected at least one scene.")
-
-
 def _check_size(size_hw: tuple[int, int]) -> None:
     if min(size_hw) < SMALLEST_SIDE_PX:
-        height, width = size_hw
+        found = "x".join(map(str, size_hw))
         raise UserError(
-            f"height x width: found {height}x{width}, expected {SMALLEST_SIDE_PX} px or more each."
+            f"height x width: found {found}, expected {SMALLEST_SIDE_PX} px or more each."
         )
 
 
 def _is_done(folder: Path, parameters: dict[str, object]) -> bool:
     """Tell whether the folder holds this data set; raise `UserError` if it holds another one."""
     for marker in (folder / MARKER, folder / UNFINISHED_MARKER):
-        if marker.is_file():
-            _check_same(marker, parameters)
-            return marker.name == MARKER
+        if not marker.is_file():
+            continue
+        try:
+            found = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError:
+            found = {}
+        others = {name: value for name, value in parameters.items() if found.get(name) != value}
+        if others:
+            differing = ", ".join(f"{name} {found.get(name)} not {others[name]}" for name in others)
+            raise UserError(
+                f"{marker}: found a data set with other parameters ({differing}). "
+                "Delete that folder or choose another one."
+            )
+        return marker.name == MARKER
     if (folder / "leftImg8bit").exists():
         raise UserError(
             f"{folder}: found leftImg8bit without {MARKER}, so a data set that was not made here. "
             "Choose another folder."
         )
     return False
-
-
-def _check_same(marker: Path, parameters: dict[str, object]) -> None:
-    """Raise `UserError` when a marker file states other parameters."""
-    try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError:
-        found = {}
-    differing = [
-        f"{name} {found.get(name)} not {value}"
-        for name, value in parameters.items()
-        if found.get(name) != value
-    ]
-    if differing:
-        raise UserError(
-            f"{marker}: found a data set with other parameters ({', '.join(differing)}). "
-            "Delete that folder or choose another one."
-        )
 
 
 def _jobs(
@@ -160,30 +139,23 @@ def _run(function: Callable, jobs: list, num_workers: int) -> Iterator[None]:
     if num_workers <= 0:
         yield from map(function, jobs)
         return
-    # Fresh processes: forking one that runs the framework's threads can hang.
-    with multiprocessing.get_context("spawn").Pool(
-        min(num_workers, len(jobs)), _start_worker
-    ) as pool:
+    # fresh processes: forking one that runs the framework's threads can hang
+    pool = multiprocessing.get_context("spawn").Pool(
+        min(num_workers, len(jobs)), partial(cv2.setNumThreads, 1)
+    )
+    with pool:
         yield from pool.imap_unordered(function, jobs, chunksize=4)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
 
 
 def _write_scene(job: tuple[tuple[int, ...], Path, Path], size_hw: tuple[int, int]) -> None:
     """Draw and write one scene."""
-    seed, image_path, label_path = job
+    seed, *paths = job
     image, label = render_scene(seed, size_hw)
-    _write_png(image_path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    _write_png(label_path, label)
-
-
-def _write_png(path: Path, pixels: Image) -> None:
-    ok, data = cv2.imencode(".png", pixels, FAST_PNG)
-    assert ok, path
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+    for path, pixels in zip(paths, (cv2.cvtColor(image, cv2.COLOR_RGB2BGR), label), strict=True):
+        ok, data = cv2.imencode(".png", pixels, FAST_PNG)
+        assert ok, path
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data.tobytes())
 
 
 def render_scene(
@@ -203,47 +175,14 @@ def render_scene(
     """
     _check_size(size_hw)
     rng = np.random.default_rng(seed)
-    weather = backdrop.WEATHERS[rng.choice(len(backdrop.WEATHERS), p=backdrop.WEATHER_SHARES)]
-    canvas = Canvas(
-        np.zeros((*size_hw, 3), np.uint8),
-        np.zeros(size_hw, np.uint8),
-        backdrop.make_camera(rng, size_hw),
-        backdrop.make_light(rng, weather),
-    )
-    _paint_scene(canvas, rng, weather)
-    image = backdrop.finish(canvas, rng, weather.warmth)
-    border = max(1, round(size_hw[1] / 400))
-    label = cv2.copyMakeBorder(
-        canvas.label[border:-border, border:-border],
-        *[border] * 4,
-        cv2.BORDER_CONSTANT,
-        value=int(Id.IGNORE),
-    )
-    return image, label
-
-
-def _paint_scene(canvas: Canvas, rng: Generator, weather: backdrop.Weather) -> None:
-    """Paint sky, ground and shadows, then everything that stands, the farthest first."""
-    street = make_street(rng)
-    placed = place_all(rng, street)
-    backdrop.paint_sky(canvas, rng, weather)
+    canvas = backdrop.make_canvas(rng, size_hw)
+    street = Street.random(rng)
+    placed = Layout(rng, street).all()
+    backdrop.paint_sky(canvas, rng)
     backdrop.paint_ground(canvas, rng, street)
-    shadows = [_shadow(canvas, item) for item in placed if item.has_shadow]
-    backdrop.shade_ground(canvas, shadows, 0.25 + 0.5 * weather.diffuse)
+    backdrop.paint_shadows(canvas, [item for item in placed if item.has_shadow])
     canvas.paint(placed)
-    if rng.random() < 0.6:
-        backdrop.paint_ego_vehicle(canvas, rng)
-
-
-def _shadow(canvas: Canvas, item: Placed) -> Array:
-    """Return the ground polygon (4, 3) below an object, drawn out away from the sun."""
-    half_width, half_length = item.model.half_width_m, max(item.model.half_length_m, 0.3)
-    if abs(math.sin(item.yaw)) > 0.5:
-        half_width, half_length = half_length, half_width
-    sun_x, sun_y, _ = canvas.light.sun
-    reach = min(max(-sun_x / sun_y, -1.0), 1.0) * canvas.light.diffuse
-    left, right = item.x - half_width + min(reach, 0), item.x + half_width + max(reach, 0)
-    near, far = max(item.z - half_length, 0.6), max(item.z + half_length, 0.7)
-    return np.array(
-        [(left, 0, near), (right, 0, near), (right, 0, far), (left, 0, far)], np.float32
-    )
+    image, label = backdrop.finish(canvas, rng), canvas.label
+    border = max(1, round(size_hw[1] / 400))
+    label[:border] = label[-border:] = label[:, :border] = label[:, -border:] = IGNORE
+    return image, label

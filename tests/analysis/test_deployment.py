@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from small_models import small_segformer
 
 from benchmarks.deployment import material, matrix, report, ways
 from benchmarks.deployment.command import check
@@ -25,7 +26,6 @@ from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.overlay import write_image
-from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES
 
 MACHINE = {"processor": "a processor", "cores": 2}
@@ -35,9 +35,8 @@ SIZES_HW = ((40, 56), (48, 64), (40, 56))
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paddle.seed(0)
-    backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
     folder = tmp_path_factory.mktemp("export") / "export"
-    export_model(SegFormer(3, backbone, 16), folder, is_verified=False)
+    export_model(small_segformer(3), folder, is_verified=False)
     return folder
 
 

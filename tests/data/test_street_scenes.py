@@ -11,10 +11,10 @@ import pytest
 
 from paddleseg_segformer.cli import make_dataset
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.street_scenes.canvas import Camera
 from paddleseg_segformer.street_scenes.dataset import CITIES, generate, render_scene
-from paddleseg_segformer.street_scenes.palette import NUM_VARIANTS, Id, model
-from paddleseg_segformer.street_scenes.shapes import Camera, Mesh, Placed
-from paddleseg_segformer.street_scenes.vehicles import car
+from paddleseg_segformer.street_scenes.objects import NUM_VARIANTS, model
+from paddleseg_segformer.street_scenes.shapes import Id, Mesh, Placed
 
 SMALL_HW = (64, 128)
 
@@ -201,7 +201,7 @@ def test_camera_projects_the_road_ahead() -> None:
 
 def test_box_faces_are_seen_from_outside() -> None:
     mesh = Mesh()
-    faces = mesh.box((-1, 0, -2), (1, 3, 2), (10, 20, 30), Id.CAR)
+    faces = mesh.box((-1, 1, -2, 2), (0, 3), (10, 20, 30), Id.CAR)
     outward = [(0, 0, -1), (1, 0, 0), (0, 0, 1), (-1, 0, 0), (0, 1, 0)]
     for face, direction in zip(faces, outward, strict=True):
         normal = np.cross(face[2] - face[1], face[1] - face[0])
@@ -209,10 +209,11 @@ def test_box_faces_are_seen_from_outside() -> None:
 
 
 def test_mirrored_model_is_the_reflection() -> None:
-    plain, mirrored = model(car, NUM_VARIANTS - 1, False), model(car, NUM_VARIANTS - 1, True)
-    assert plain.half_width_m == mirrored.half_width_m
+    plain, size = model("car", NUM_VARIANTS - 1, False)
+    mirrored, mirrored_size = model("car", NUM_VARIANTS - 1, True)
+    assert size == mirrored_size
     assert np.allclose(np.sort(plain.points[:, 0]), np.sort(-mirrored.points[:, 0]))
     camera = Camera(100, 0, 0, 1.5, curve=0.0)
-    world = camera.place([Placed(plain, x=2.0, z=20.0, yaw=np.pi)])
+    world = camera.place([Placed(plain, size, x=2.0, z=20.0, yaw=np.pi)])
     assert np.allclose(world[:, 0], 2 - plain.points[:, 0], atol=1e-4)
     assert np.allclose(world[:, 2], 20 - plain.points[:, 2], atol=1e-4)

@@ -16,16 +16,15 @@ import paddle
 import pytest
 import yaml
 from paddle import nn
+from small_models import small_segformer, small_vit
 
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.models import (
     LinearSegmenter,
     MaskSegmenter,
-    MixVisionTransformer,
     SegFormer,
     SegFormerMM,
-    VisionTransformer,
 )
 from paddleseg_segformer.street_scenes.dataset import render_scene
 
@@ -64,13 +63,11 @@ def _run(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 def _segformer(head: type[nn.Layer], num_classes: int = NUM_CLASSES, **backbone: Any) -> nn.Layer:
-    encoder = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), **backbone)
-    return head(num_classes, encoder, embedding_dim=16)
+    return small_segformer(num_classes, head, **backbone)
 
 
 def _segmenter(head: type[nn.Layer], *arguments: int, **backbone: Any) -> nn.Layer:
-    encoder = VisionTransformer(img_size=64, embed_dim=24, depth=2, num_heads=3, **backbone)
-    return head(NUM_CLASSES, encoder, *arguments)
+    return head(NUM_CLASSES, small_vit(**backbone), *arguments)
 
 
 MODELS: dict[str, Callable[[], nn.Layer]] = {

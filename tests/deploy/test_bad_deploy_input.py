@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+from small_models import small_segformer
 
 from paddleseg_segformer.data.headers import MAX_PIXELS
 from paddleseg_segformer.data.io import read_label
 from paddleseg_segformer.export import export_model
-from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 from paddleseg_segformer.street_scenes.dataset import render_scene
 
 INFER = Path(__file__).resolve().parents[2] / "deploy" / "python" / "infer.py"
@@ -39,8 +39,7 @@ Run = Callable[..., Result]
 def good_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small model's export."""
     paddle.seed(4)
-    backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
-    model = SegFormer(5, backbone, embedding_dim=16)
+    model = small_segformer()
     for tensor in model.parameters():
         tensor.set_value(2 * tensor + 0.1 * paddle.randn(tensor.shape))
     folder = tmp_path_factory.mktemp("bad_input") / "export"

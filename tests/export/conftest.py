@@ -10,30 +10,19 @@ import numpy as np
 import paddle
 import pytest
 from paddle import Tensor, nn
+from small_models import small_mit, small_segformer, spread
 
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.models import MixVisionTransformer, SegFormer, SegFormerMM
+from paddleseg_segformer.models import SegFormer, SegFormerMM
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 
 NUM_CLASSES = 19
 NORMALIZE = {"type": "Normalize", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+SIZES = {"num_classes": 5, "embedding_dim": 16}
 HEADS = {"SegFormer": SegFormer, "SegFormerMM": SegFormerMM}
-
-
-def spread(model: nn.Layer) -> nn.Layer:
-    """Give every weight and statistic a value that matters, and switch to evaluation."""
-    for name, tensor in model.state_dict().items():
-        if name.endswith("_variance"):
-            tensor.set_value(0.5 + paddle.rand(tensor.shape))
-        elif tensor.ndim == 1:
-            tensor.set_value(tensor + 0.3 * paddle.randn(tensor.shape))
-        else:
-            tensor.set_value(2 * tensor)
-    model.eval()
-    return model
 
 
 NOISE = 256  # how much larger than rounding: it must stand out from it, and stay in proportion
@@ -88,9 +77,7 @@ def small_model() -> Callable[..., nn.Layer]:
     """Return a function that makes a narrow SegFormer with either head."""
 
     def make(head: str = "SegFormer", **arguments: object) -> nn.Layer:
-        backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
-        arguments = {"num_classes": 5, "embedding_dim": 16, **arguments}
-        return spread(HEADS[head](backbone=backbone, **arguments))
+        return spread(HEADS[head](backbone=small_mit(), **{**SIZES, **arguments}))
 
     return make
 
@@ -107,8 +94,7 @@ class Exported(NamedTuple):
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Return a narrow SegFormer, exported for any size with the normalisation of `NORMALIZE`."""
     paddle.seed(7)
-    backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
-    model = spread(SegFormer(NUM_CLASSES, backbone, embedding_dim=64))
+    model = spread(small_segformer(NUM_CLASSES, width=64))
     folder = tmp_path_factory.mktemp("export") / "Modell ü"
     deploy = export_model(
         model,

@@ -9,13 +9,14 @@ import paddle
 import pytest
 import yaml
 from paddle import nn
+from small_models import small_vit
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.models import LinearSegmenter, MaskSegmenter, VisionTransformer
+from paddleseg_segformer.models import LinearSegmenter, MaskSegmenter
 from paddleseg_segformer.models.layers import upsample_to_input
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network
@@ -30,9 +31,7 @@ ORIGINAL = {"pad_input": True, "pos_embed_interpolation": "bilinear"}
 
 def small_segmenter(head: str, **encoder: Any) -> nn.Layer:
     paddle.seed(2)
-    backbone = VisionTransformer(
-        img_size=64, embed_dim=24, depth=2, num_heads=3, qkv_bias=True, final_norm=True, **encoder
-    )
+    backbone = small_vit(qkv_bias=True, final_norm=True, **encoder)
     model = (
         LinearSegmenter(5, backbone) if head == "linear" else MaskSegmenter(5, backbone, 16, 2, 2)
     )

@@ -4,11 +4,11 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from small_models import small_segformer
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.folded_encoder import FFN_PARTS
 from paddleseg_segformer.export.folding import HEAD_WIDTH, fold
-from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -31,10 +31,9 @@ def test_folded_head_gives_the_same_logits(small_model, rounding, head, align_co
 def test_encoder_and_head_in_parts_give_the_same_maps(
     spread_out, qkv_bias, has_query_blocks
 ) -> None:
-    backbone = MixVisionTransformer(
-        embed_dims=(8, 20, 20, 32), depths=(1, 2, 1, 1), mlp_ratios=(4, 3, 3, 4), qkv_bias=qkv_bias
-    )
-    model = spread_out(SegFormer(5, backbone, embedding_dim=2 * HEAD_WIDTH + 16))
+    sizes = {"embed_dims": (8, 20, 20, 32), "depths": (1, 2, 1, 1), "mlp_ratios": (4, 3, 3, 4)}
+    model = small_segformer(width=2 * HEAD_WIDTH + 16, qkv_bias=qkv_bias, **sizes)
+    spread_out(model)
     folded = fold(model, has_query_blocks)
     assert len(folded.heads) == 3
     for stage, num_parts in enumerate(FFN_PARTS):
@@ -42,7 +41,7 @@ def test_encoder_and_head_in_parts_give_the_same_maps(
     for height, width in ((64, 96), (97, 131), (29, 29)):
         x = paddle.randn([2, 3, height, width])
         with paddle.no_grad():
-            pairs = zip(backbone(x), folded.encoder(x), strict=True)
+            pairs = zip(model.backbone(x), folded.encoder(x), strict=True)
             for expected, found in [*pairs, (model(x), folded(x))]:
                 assert np.abs((found - expected).numpy()).max() <= 1e-5 * float(expected.std())
 

@@ -13,12 +13,12 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import nn
+from small_models import small_segformer
 
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model, folder, onnx_graph, paddle_to_onnx
 from paddleseg_segformer.export.epsilons import READERS, check_epsilons
-from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network
 
@@ -29,8 +29,7 @@ FIXTURE = ("fixture.png", "fixture_labels.png")
 def onnx_alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, Path, DeployConfig]:
     """Return a narrow SegFormer and its export as ONNX alone."""
     paddle.seed(3)
-    backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
-    model = SegFormer(5, backbone, embedding_dim=16)
+    model = small_segformer()
     model.eval()
     folder = tmp_path_factory.mktemp("onnx") / "out"
     return model, folder, export_model(model, folder, formats=["onnx"])

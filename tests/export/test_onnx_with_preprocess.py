@@ -11,6 +11,7 @@ import onnxruntime
 import paddle
 import pytest
 from paddle import nn
+from small_models import small_vit
 
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
@@ -18,7 +19,7 @@ from paddleseg_segformer.export import export_model, onnx_with_preprocess
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.models import LinearSegmenter, VisionTransformer
+from paddleseg_segformer.models import LinearSegmenter
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.street_scenes.dataset import render_scene
 
@@ -29,8 +30,7 @@ NORMALIZE = {"type": "Normalize", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.
 
 def padded_segmenter(spread_out) -> nn.Layer:
     """Return a Segmenter whose logits stand for the padded image."""
-    encoder = VisionTransformer(img_size=64, embed_dim=24, depth=1, num_heads=3, pad_input=True)
-    return spread_out(LinearSegmenter(7, encoder))
+    return spread_out(LinearSegmenter(7, small_vit(depth=1, pad_input=True)))
 
 
 def labels_of(path: Path, image: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
+from small_models import small_segformer
 
 from paddleseg_segformer.data.datasets import RawSample
 from paddleseg_segformer.errors import UserError
@@ -50,11 +51,8 @@ def quantization(**gate: object) -> Quantization:
 @pytest.fixture(scope="module")
 def int8(spread_out, tmp_path_factory) -> SimpleNamespace:
     """Return a narrow SegFormer's export with INT8 beside ONNX."""
-    from paddleseg_segformer.models import MixVisionTransformer, SegFormer
-
     paddle.seed(3)
-    backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
-    model = spread_out(SegFormer(num_classes=5, embedding_dim=16, backbone=backbone))
+    model = spread_out(small_segformer())
     folder = tmp_path_factory.mktemp("int8") / "export"
     deploy = export_model(
         model,

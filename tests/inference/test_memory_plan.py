@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from small_models import small_segformer, small_vit
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference import memory_plan
@@ -25,7 +26,6 @@ from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import (
     LinearSegmenter,
     MaskSegmenter,
-    MixVisionTransformer,
     SegFormer,
     SegFormerMM,
     VisionTransformer,
@@ -37,14 +37,11 @@ SLIDE = InferenceSettings(
 
 
 def segformer(head: Callable[..., nn.Layer]) -> nn.Layer:
-    backbone = MixVisionTransformer(embed_dims=(16, 32, 40, 64), depths=(1, 1, 1, 1))
-    return head(num_classes=5, backbone=backbone, embedding_dim=48)
+    return small_segformer(kind=head, width=48, embed_dims=(16, 32, 40, 64))
 
 
 def vit() -> VisionTransformer:
-    return VisionTransformer(
-        img_size=64, embed_dim=24, depth=2, num_heads=3, qkv_bias=True, final_norm=True
-    )
+    return small_vit(qkv_bias=True, final_norm=True)
 
 
 MODELS: dict[str, Callable[[], nn.Layer]] = {

@@ -28,6 +28,7 @@ from paddleseg_segformer.runtimes.paddle_options import (
     ONEDNN,
     PLAIN,
     SOME_ONEDNN,
+    set_up_tensorrt,
     tensorrt_shapes,
 )
 
@@ -270,52 +271,21 @@ def test_tensorrt_is_refused_where_it_cannot_run(dynamic, arguments, message) ->
         PaddleInferenceNetwork(dynamic[1], use_trt=True, **arguments)
 
 
-class RecordingConfig:
-    """Notes the calls of a configuration for a Paddle that is not at hand."""
-
-    def __init__(self, *files: str) -> None:
-        self.calls: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        def note(*arguments: object, **named: object) -> None:
-            self.calls[name] = arguments or named
-
-        return note
+@pytest.mark.skipif(
+    inference.get_trt_compile_version() != (0, 0, 0), reason="this Paddle has TensorRT"
+)
+def test_paddle_without_tensorrt_is_one_line(dynamic) -> None:
+    with pytest.raises(UserError, match="use_trt: this Paddle was built without TensorRT"):
+        set_up_tensorrt(
+            inference.Config(), DeployConfig.load(dynamic[1]), inference.PrecisionType.Half
+        )
 
 
-@pytest.mark.parametrize("has_trt", [True, False])
-def test_tensorrt_gets_the_exports_sizes(dynamic, monkeypatch, has_trt) -> None:
-    made: list[RecordingConfig] = []
-
-    def record(config: RecordingConfig) -> None:
-        made.append(config)
-
-    version = (10, 3, 0) if has_trt else (0, 0, 0)
-    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
-    monkeypatch.setattr(inference, "get_trt_compile_version", lambda: version)
-    monkeypatch.setattr(inference, "Config", RecordingConfig)
-    monkeypatch.setattr(paddle_backend, "Runner", record)
-    arguments = {"device": "gpu:1", "precision": "fp16", "use_trt": True}
-    if not has_trt:
-        with pytest.raises(UserError, match="use_trt: this Paddle was built without TensorRT"):
-            PaddleInferenceNetwork(dynamic[1], **arguments)
-        return
-    PaddleInferenceNetwork(dynamic[1], **arguments)
-    [config] = made
-    half = inference.PrecisionType.Half
-    assert config.calls["enable_use_gpu"] == (256, 1, half)
-    assert config.calls["enable_tensorrt_engine"]["precision_mode"] == half
-    assert config.calls["set_trt_dynamic_shape_info"] == (
-        {"x": [1, 3, 16, 16]},
-        {"x": [4, 3, 2048, 2048]},
-        {"x": [1, 3, 512, 512]},
-    )
-
-
-def test_tensorrt_shapes_of_windows_and_fixed_inputs(dynamic, fixed) -> None:
+def test_tensorrt_shapes_of_free_windowed_and_fixed_inputs(dynamic, fixed) -> None:
     settings = InferenceSettings(is_slide=True, crop_size_hw=(64, 96), window_batch=3)
     deploy = DeployConfig.load(dynamic[1])
     sliding = dataclasses.replace(deploy, inference=settings.to_dict())
+    assert tensorrt_shapes(deploy) == ([1, 3, 16, 16], [1, 3, 512, 512], [4, 3, 2048, 2048])
     assert tensorrt_shapes(sliding) == ([1, 3, 16, 16], [1, 3, 64, 96], [3, 3, 64, 96])
     shape = DeployConfig.load(fixed[1]).input.shape
     assert tensorrt_shapes(DeployConfig.load(fixed[1])) == (shape, shape, shape)

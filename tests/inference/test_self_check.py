@@ -10,6 +10,7 @@ import onnxruntime
 import paddle
 import pytest
 import yaml
+from small_models import small_segformer
 
 from paddleseg_segformer import export
 from paddleseg_segformer.cli import main
@@ -19,7 +20,7 @@ from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.models import MixVisionTransformer, SegFormer
+from paddleseg_segformer.models import SegFormer
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network
@@ -33,10 +34,7 @@ SETTINGS = InferenceSettings(is_slide=True, crop_size_hw=(64, 72), stride_hw=(40
 
 def make_model(num_classes: int = 5, in_channels: int = 3) -> SegFormer:
     paddle.seed(5)
-    backbone = MixVisionTransformer(
-        embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), in_channels=in_channels
-    )
-    model = SegFormer(num_classes, backbone, embedding_dim=16)
+    model = small_segformer(num_classes, in_channels=in_channels)
     for tensor in model.parameters():
         tensor.set_value(2 * tensor + 0.1 * paddle.randn(tensor.shape))
     model.eval()

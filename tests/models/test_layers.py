@@ -8,13 +8,12 @@ import paddle.nn.functional as F
 import pytest
 
 from paddleseg_segformer.models import BACKBONES, SegFormer
-from paddleseg_segformer.models.layers import (
+from paddleseg_segformer.models.cpu_gradients import (
     MATRIX_SIDE,
     MATRIX_SIDE_NO_GRAD,
-    Conv2D,
     interpolation_matrix,
-    upsample,
 )
+from paddleseg_segformer.models.layers import Conv2D, upsample
 
 pytestmark = pytest.mark.check
 

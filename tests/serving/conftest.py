@@ -12,10 +12,10 @@ import paddle
 import pytest
 from PIL import Image
 from service_bench import Bench
+from small_models import small_segformer
 
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 from paddleseg_segformer.street_scenes.dataset import render_scene
 
 
@@ -56,8 +56,7 @@ def scene() -> np.ndarray:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a narrow SegFormer's export."""
     paddle.seed(11)
-    backbone = MixVisionTransformer(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
-    model = SegFormer(5, backbone, embedding_dim=16)
+    model = small_segformer()
     for tensor in model.parameters():
         if tensor.ndim > 1:
             tensor.set_value(paddle.randn(tensor.shape) / (0.3 * tensor.shape[0]) ** 0.5)

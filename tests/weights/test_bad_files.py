@@ -17,6 +17,7 @@ import malicious
 import numpy as np
 import paddle
 import pytest
+from small_models import NARROW_MIT
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
@@ -27,7 +28,7 @@ from paddleseg_segformer.weights.formats.naming import export_state
 torch = pytest.importorskip("torch")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
-SIZES = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1)}
+SIZES = NARROW_MIT
 WEIGHT = "backbone.block2.0.attn.q.weight"
 State = dict[str, np.ndarray]
 

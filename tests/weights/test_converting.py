@@ -7,6 +7,7 @@ import json
 import numpy as np
 import paddle
 import pytest
+from small_models import NARROW_MIT
 
 from paddleseg_segformer import load_model
 from paddleseg_segformer.cli import main
@@ -23,7 +24,7 @@ from paddleseg_segformer.weights import (
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors")
 
-SIZES = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 2, 1)}
+SIZES = {**NARROW_MIT, "depths": (1, 1, 2, 1)}
 
 
 def make(model: str, **backbone) -> paddle.nn.Layer:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import paddle
 import pytest
+from small_models import NARROW_MIT
 
 from paddleseg_segformer.config.building import build_component
 from paddleseg_segformer.errors import UserError
@@ -18,7 +19,7 @@ from paddleseg_segformer.weights.formats.naming import export_state
 torch = pytest.importorskip("torch")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
-SIZES = {"embed_dims": (8, 16, 40, 64), "depths": (1, 2, 1, 1)}
+SIZES = {**NARROW_MIT, "depths": (1, 2, 1, 1)}
 
 
 def make(model: str, num_classes: int = 5, **backbone) -> paddle.nn.Layer:

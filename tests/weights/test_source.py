@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from small_models import NARROW_MIT, small_mit
 
 from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.models import MODELS, MixVisionTransformer
+from paddleseg_segformer.models import MODELS
 from paddleseg_segformer.weights import load_weights, open_checkpoint
 from paddleseg_segformer.weights.formats import MMSEG, NVLABS
 from paddleseg_segformer.weights.formats.naming import export_state
@@ -58,7 +59,7 @@ launcher = __import__('os').system('false')
 
 
 def weights(model: str = "SegFormerMM", num_classes: int = 3) -> dict[str, torch.Tensor]:
-    backbone = MixVisionTransformer(embed_dims=(8, 16, 40, 64), depths=(1, 1, 1, 1))
+    backbone = small_mit(**NARROW_MIT)
     net = MODELS[model](num_classes, backbone, 16)
     state = {key: value.numpy() for key, value in net.state_dict().items()}
     format = MMSEG if model == "SegFormerMM" else NVLABS
@@ -167,9 +168,7 @@ def test_training_state_of_mmengine_is_passed_over(tmp_path, monkeypatch, is_zip
     assert "mmengine" not in sys.modules
     checkpoint = open_checkpoint(path)
     assert checkpoint.unexpected == checkpoint.missing == []
-    net = MODELS["SegFormerMM"](
-        3, MixVisionTransformer(embed_dims=(8, 16, 40, 64), depths=(1, 1, 1, 1)), 16
-    )
+    net = MODELS["SegFormerMM"](3, small_mit(**NARROW_MIT), 16)
     assert load_weights(net, path).is_exact
     expected = state["decode_head.conv_seg.weight"].numpy()
     np.testing.assert_array_equal(net.linear_pred.weight.numpy(), expected)
@@ -190,9 +189,7 @@ def test_arrays_of_newer_numpy_are_read(tmp_path):
 
 
 def test_model_folder_is_described_by_its_yaml(tmp_path):
-    net = MODELS["SegFormer"](
-        3, MixVisionTransformer(embed_dims=(8, 16, 40, 64), depths=(1, 1, 1, 1), norm_eps=1e-5), 16
-    )
+    net = MODELS["SegFormer"](3, small_mit(**NARROW_MIT, norm_eps=1e-5), 16)
     paddle.save(net.state_dict(), str(tmp_path / "model.pdparams"))
     (tmp_path / "config.yml").write_text(
         """
