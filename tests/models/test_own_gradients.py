@@ -94,6 +94,7 @@ def test_mix_ffn_equals_the_plain_form(hw, frozen, x_is_frozen, automatic):
 def test_mix_ffn_drops_as_the_plain_form_does(automatic):
     ffn = MixFFN(6, 24, drop=0.5)
     x = paddle.randn([2, 6, 6])
+    x.stop_gradient = False
     results = []
     for before in (lambda: None, automatic):
         before()
