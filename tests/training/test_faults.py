@@ -257,8 +257,8 @@ def disk(tmp_path):
 
 def test_full_disk_keeps_the_last_checkpoint_and_says_so(folder, disk, capsys):
     out = "disk/out"
-    flags = ("--save_interval", "1", "--iters", "40", "--keep_checkpoint_max", "100")
-    assert train(folder, "whole", "--iters", "40", "--save_interval", "40") == 0
+    flags = ("--save_interval", "1", "--iters", "10", "--keep_checkpoint_max", "100")
+    assert train(folder, "whole", "--iters", "10", "--save_interval", "10") == 0
     assert train(folder, out, *flags) == 1
     error = capsys.readouterr().err
     found = re.search(
@@ -271,7 +271,7 @@ def test_full_disk_keeps_the_last_checkpoint_and_says_so(folder, disk, capsys):
     assert not list((folder / out).glob(".*"))
     disk.remount("size=40m")
     assert train(folder, out, *flags, "--resume_model", "auto") == 0
-    assert_equal_weights(folder, "whole", out, "iter_40")
+    assert_equal_weights(folder, "whole", out, "iter_10")
 
 
 def test_full_disk_costs_points_of_the_logs_and_not_the_run(tmp_path, disk, caplog):
