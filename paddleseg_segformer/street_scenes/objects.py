@@ -281,7 +281,8 @@ def street_furniture(rng: Generator) -> Mesh:
 
 def building(rng: Generator, max_floors: int, has_roof: bool) -> Mesh:
     """A house with a gable roof along z, or a block of flats, often with shops."""
-    mesh, half, count = Mesh(), rng.uniform(4, 9), int(rng.integers(1, max_floors + 1))
+    mesh, half = Mesh(), rng.uniform(4, 9)
+    count = int(rng.integers(max_floors // 4, max_floors)) + 1
     color, depth, y = paint(rng, 20.0), rng.uniform(9, 14), count * rng.uniform(2.8, 3.6) + 0.8
     faces = mesh.box((0, depth, -half, half), (0, y), color, Id.BUILDING)
     glass = shift(GLASS, rng.uniform(-20, 60), rng.normal(0, 16))
