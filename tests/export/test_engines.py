@@ -35,8 +35,8 @@ WAYS = {
 @pytest.fixture(scope="module", params=[SegFormer, SegFormerMM])
 def exported_everywhere(request, spread_out, tmp_path_factory):
     """Return a model of B0's width with weights that matter, and its export in every format."""
-    paddle.seed(11)
-    # two blocks in the first stage: what stands between blocks is tested too
+    paddle.seed(21)  # with labels of many classes
+    # two blocks in the first stage, for what stands between blocks
     model = spread_out(request.param(19, BACKBONES["MixVisionTransformer_B0"](depths=(2, 1, 1, 1))))
     folder = tmp_path_factory.mktemp("everywhere") / "out"
     deploy = export_model(
@@ -121,9 +121,9 @@ def test_openvino_adds_while_it_convolves_and_copies_no_map(exported_everywhere)
 def test_openvino_fuses_attention(exported_everywhere) -> None:
     operators = _openvino_operators(exported_everywhere[1])
     kinds = {operator["layerType"] for operator in operators}
-    if not any("avx512" in operator["primitiveType"] for operator in operators):
-        assert {"MatMul", "Softmax"} <= kinds
-        pytest.skip("without AVX-512 OpenVINO leaves attention in pieces")
+    has_avx512 = any("avx512" in operator["primitiveType"] for operator in operators)
+    if not has_avx512 and {"MatMul", "Softmax"} <= kinds:  # with AVX2 it depends on the version
+        pytest.skip("without AVX-512 this OpenVINO leaves attention in pieces")
     assert "Subgraph" in kinds
     assert not {"MatMul", "Softmax"} & kinds
 
