@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -66,7 +67,8 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLESEG_SEGFORMER_HOME", str(tmp_path))
     server = Server(("127.0.0.1", 0), Handler)
     server.requests = []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    serve = partial(server.serve_forever, poll_interval=0.01)  # how long its end takes
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     yield server
     server.shutdown()
