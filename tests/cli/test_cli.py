@@ -11,7 +11,7 @@ import pytest
 
 from paddleseg_segformer.cli import JOBS, main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def arguments_of(job: str) -> list[argparse.Action]:
