@@ -13,7 +13,7 @@ from paddleseg_segformer.cli import JOBS, main
 
 pytestmark = pytest.mark.check
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def arguments_of(job: str) -> list[argparse.Action]:

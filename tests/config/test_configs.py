@@ -29,7 +29,7 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import BACKBONES
 from paddleseg_segformer.training.optimizer import build_lr_schedule
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs"
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = FOLDER.parent / "docs" / "recipes.md"
 CONFIGS = sorted(FOLDER.glob("*.yml"))
 ROOT_VARIABLES = (
