@@ -45,7 +45,7 @@ test: $(INSTALLED)
 
 # for whoever changes something: lint, types, and the tests that matter most
 check: lint
-	$(BIN)/python -m pytest $(PARALLEL) -m check $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "check and not slow and not gpu" $(PYTEST_FLAGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)

@@ -2,7 +2,7 @@
 
 Each cell gets an environment of its own, by uv where that is installed, and replaces its row of
 docs/compatibility.md. A cell whose Python is not on this machine is skipped, as the last lines say,
-and keeps its row. Other tests than `TESTS`: `nox -- -m "not slow and not gpu" tests/models`.
+and keeps its row. Other tests than `TESTS`: `nox -- -m "not slow and not gpu" tests/models`. `make test-matrix` runs it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,8 @@ import nox
 
 TABLE = Path("docs/compatibility.md")
 RESULTS = Path("build/compatibility")  # what pytest writes
-TESTS = (
-    "--numprocesses=auto",
-    "tests/config",
-    "tests/data",
-    "tests/models",
-    "tests/evaluation",
-    "tests/huggingface",
-    "tests/checkpoints",
-    "tests/inference",
-    "tests/test_losses.py",
-    "tests/test_paddleseg_parity.py",
-)
+TESTS = ("--numprocesses=auto", "--maxprocesses=8", "-m", "check and not slow and not gpu")
+TOOLS = ("httpx", "pytest>=8", "pytest-xdist>=3.6")
 # columns of the table that are packages, and the distributions that they may come from
 PACKAGES = {
     "Paddle": ("paddlepaddle", "paddlepaddle-gpu"),
@@ -44,8 +34,8 @@ COLUMNS = ("cell", "Python", *PACKAGES, "passed", "failed", "skipped", "date", "
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sse4_2": "SSE4.2", "asimd": "NEON"}
 INTRODUCTION = """# Compatibility
 
-What the tests gave in environments of these versions. `nox` (`pip install nox uv`) makes the
-environments, runs the tests and writes this table; see `noxfile.py`. A cell that names no version
+What the tests that matter most (`make check`) gave in environments of these versions. `make test-matrix`
+makes the environments, runs the tests and writes this table; see `noxfile.py`. A cell that names no version
 takes the newest. Skipped are tests of packages that a cell does not have.
 """
 
@@ -55,7 +45,7 @@ class Cell(NamedTuple):
 
     python: str
     pins: tuple[str, ...] = ()
-    extras: str = "cpu,runtime"
+    extras: str = "cpu,openvino,serve"
     has_paddleseg: bool = False
 
 
@@ -70,9 +60,11 @@ CELLS = {
     "paddle-3.2": Cell("3.11", ("paddlepaddle==3.2.2",)),
     "numpy-1.26": Cell("3.11", ("numpy==1.26.4", OPENCV_4_5)),
     "numpy-2.0": Cell("3.12", ("numpy==2.0.2", "opencv-python-headless==4.12.0.88")),
-    "paddleseg-numpy-1": Cell("3.11", ("numpy<2", OPENCV_4_5), "cpu,paddleseg", True),
-    "paddleseg-numpy-2": Cell("3.13", (), "cpu,paddleseg,visualdl", True),
-    "engines": Cell("3.13", (), "cpu,onnx,openvino,serve"),
+    "paddleseg-numpy-1": Cell(
+        "3.11", ("numpy<2", OPENCV_4_5), "cpu,openvino,serve,paddleseg", True
+    ),
+    "paddleseg-numpy-2": Cell("3.13", (), "cpu,openvino,serve,paddleseg,visualdl", True),
+    "int8": Cell("3.13", (), "cpu,int8,serve"),
 }
 
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -89,7 +81,7 @@ def run_cell(session: nox.Session) -> None:
     cell = CELLS[name]
     junit = RESULTS / f"{name}.xml"
     junit.unlink(missing_ok=True)
-    session.install("-e", f".[{cell.extras}]", *cell.pins, "pytest>=8", "pytest-xdist>=3.6")
+    session.install("-e", f".[{cell.extras}]", *cell.pins, *TOOLS)
     if cell.has_paddleseg:  # what it depends on but cannot stand beside numpy 2 is not needed
         session.install("--no-deps", "paddleseg==2.8.0")
     else:

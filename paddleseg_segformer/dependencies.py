@@ -14,9 +14,7 @@ PADDLE = (
     "pip install 'paddlepaddle>=3.0,<3.4' setuptools (CPU), or paddlepaddle-gpu as Paddle's "
     "installation page says. Exported models run without it: pip install onnxruntime"
 )
-PADDLESEG = (
-    "pip install scipy scikit-learn prettytable filelock && pip install --no-deps paddleseg==2.8.0"
-)
+PADDLESEG = "pip install scipy scikit-learn six requests && pip install --no-deps paddleseg==2.8.0"
 OPENCV = "pip install opencv-python-headless"
 ONE_OPENCV = (
     "pip uninstall --yes opencv-python opencv-contrib-python opencv-python-headless && " + OPENCV
@@ -34,7 +32,7 @@ REMEDIES = {
     "safetensors": "pip install safetensors",
     "matplotlib": "pip install matplotlib",
     "paddle2onnx": "pip install paddle2onnx==2.1.0 (for Python up to 3.12)",
-    "onnx": "pip install onnx onnxslim onnxruntime",
+    "onnx": "pip install onnx onnxruntime",
     "onnxslim": "pip install onnxslim",
     "onnxruntime": "pip install onnxruntime",
     "openvino": "pip install openvino",
