@@ -2,7 +2,7 @@
 
 Each cell gets an environment of its own, by uv where that is installed, and replaces its row of
 docs/compatibility.md. A cell whose Python is not on this machine is skipped, as the last lines say,
-and keeps its row. Other tests than `TESTS`: `nox -- -m "not slow and not gpu" tests/models`. `make test-matrix` runs it.
+and keeps its row. Other tests than `TESTS`: `nox -- -m "not slow and not gpu" tests/models`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ COLUMNS = ("cell", "Python", *PACKAGES, "passed", "failed", "skipped", "date", "
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sse4_2": "SSE4.2", "asimd": "NEON"}
 INTRODUCTION = """# Compatibility
 
-What the tests that matter most (`make check`) gave in environments of these versions. `make test-matrix`
-makes the environments, runs the tests and writes this table; see `noxfile.py`. A cell that names no version
+What the tests that matter most (those of `make check`) gave in environments of these versions.
+`make test-matrix` makes the environments, runs the tests and writes this table. A cell that names no version
 takes the newest. Skipped are tests of packages that a cell does not have.
 """
 

@@ -20,7 +20,7 @@ from benchmarks.deployment.job import Clock, Job, Outcome, time_images
 from benchmarks.deployment.material import Exports, Images, make_images
 from benchmarks.deployment.matrix import Plan, Row, compare
 from benchmarks.deployment.ways import WAYS, Way, chosen_ways
-from paddleseg_segformer.cli import main
+from paddleseg_segformer.cli import TOOLS, main
 from paddleseg_segformer.data.io import read_image, write_label
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.errors import UserError
@@ -277,5 +277,7 @@ def test_page_names_every_way() -> None:
 def test_commands_of_the_page_are_understood(command: str) -> None:
     _, script, *arguments = shlex.split(command)
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"paddleseg_segformer.cli.{Path(script).stem}").add_arguments(parser)
+    job = Path(script).stem
+    module, _ = TOOLS.get(job, (f"paddleseg_segformer.cli.{job}", ""))
+    importlib.import_module(module).add_arguments(parser)
     assert parser.parse_args(arguments)

@@ -10,8 +10,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddleseg_segformer import components as registry
-from paddleseg_segformer import register
+from paddleseg_segformer import components, paddleseg_components, register
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import (
     build_loss,
@@ -131,15 +130,15 @@ def test_unchanged_paddleseg_yaml_builds_everything(yaml_path):
 def test_absent_paddleseg_is_one_line_where_it_is_needed(monkeypatch):
     for name in ("paddleseg", "paddleseg.cvlibs"):
         monkeypatch.setitem(sys.modules, name, None)
-    registry._paddleseg_components.cache_clear()
+    paddleseg_components._table.cache_clear()
     remedy = re.escape(f"Run: {REMEDIES['paddleseg']}")
     with pytest.raises(MissingDependency, match=f"^paddleseg cannot be imported .*{remedy}$"):
         register()
     with pytest.raises(UserError, match=f"^unknown loss type 'RMILoss'.* PaddleSeg's.*{remedy}$"):
-        registry.resolve("loss", "RMILoss")
+        components.resolve("loss", "RMILoss")
     with pytest.raises(UserError, match="'SegFomer'. Did you mean 'SegFormer'.{,20}$"):
-        registry.resolve("model", "SegFomer")  # PaddleSeg's models are not looked for
-    assert registry.resolve("model", "SegFormer") is SegFormer
+        components.resolve("model", "SegFomer")  # PaddleSeg's models are not looked for
+    assert components.resolve("model", "SegFormer") is SegFormer
 
 
 @pytest.fixture(scope="module")
