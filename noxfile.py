@@ -35,8 +35,8 @@ VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sse4_2": "SSE4.2", "asimd": "N
 INTRODUCTION = """# Compatibility
 
 What the tests that matter most (those of `make check`) gave in environments of these versions.
-`make test-matrix` makes the environments, runs the tests and writes this table. A cell that names no version
-takes the newest. Skipped are tests of packages that a cell does not have.
+`make test-matrix` makes the environments, runs the tests and writes this table. A cell that names
+no version takes the newest. Skipped are tests of packages that a cell does not have.
 """
 
 
