@@ -1,5 +1,7 @@
 """The older name of `weights`; it goes with the next version."""
 
+import warnings
+
 from paddleseg_segformer.weights import (
     Checkpoint,
     LoadReport,
@@ -7,6 +9,12 @@ from paddleseg_segformer.weights import (
     load_weights,
     open_checkpoint,
     save_weights,
+)
+
+warnings.warn(
+    "paddleseg_segformer.checkpoints is now paddleseg_segformer.weights",
+    FutureWarning,
+    stacklevel=2,
 )
 
 __all__ = [
