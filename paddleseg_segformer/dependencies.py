@@ -50,7 +50,6 @@ REMEDIES = {
 }
 # what a package says that is there and does not load: what mends it
 LOADER_REMEDIES = {
-    "paddle": PADDLE,
     "libGL.so.1": ONE_OPENCV,
     "module 'cv2": ONE_OPENCV,  # two distributions wrote into one folder, such as
     "numpy.core.multiarray failed to import": ONE_OPENCV,  # OpenCV 4.5, which is built for numpy 1
