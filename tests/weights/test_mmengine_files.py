@@ -37,7 +37,8 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tensors = prepare(tmp_path / "own.pdparams", "mmseg").tensors
     module = types.ModuleType("mmengine.logging.history_buffer")
     module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
-    monkeypatch.setattr(HistoryBuffer, "__module__", module.__name__)
+    for named in (HistoryBuffer, HistoryBuffer.mean):
+        monkeypatch.setattr(named, "__module__", module.__name__)
     for name in ("mmengine", "mmengine.logging"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -41,6 +41,8 @@ STAND_INS = (
     "argparse.Namespace",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",  # of Python 3.13
+    "pathlib._local.WindowsPath",
 )
 
 
