@@ -70,7 +70,7 @@ def _write(path: Path, images: Iterator[np.ndarray], rate: float) -> int:
     for image in images:
         if writer is None:
             size_wh = image.shape[1], image.shape[0]
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size_wh)
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size_wh)
             if not writer.isOpened():
                 raise UserError(f"{path}: this OpenCV cannot write mp4 (mp4v) videos.")
         writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))

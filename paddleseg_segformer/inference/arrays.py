@@ -55,7 +55,7 @@ class NumpyArrays:
 
     @staticmethod
     def flip(x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-        return np.flip(x, axes)
+        return np.flip(x, tuple(axes))
 
     @staticmethod
     def concat(windows: Sequence[np.ndarray]) -> np.ndarray:

@@ -61,7 +61,7 @@ class LinearMap:
     def then(self, outer: LinearMap) -> LinearMap:
         """Return the map that applies this one first and `outer` to its result."""
         middle = outer.start[:, None] + np.arange(outer.weights.shape[1])  # (outputs, outer taps)
-        is_used = (outer.weights != 0) & self.weights.any(axis=1)[middle]
+        is_used = (outer.weights != 0) & np.asarray(self.weights.any(axis=1))[middle]
         starts = self.start[middle]
         low = np.where(is_used, starts, self.num_inputs).min(axis=1)
         high = np.where(is_used, starts + self.weights.shape[1], 0).max(axis=1)

@@ -44,7 +44,7 @@ MOTORCYCLE = ((-0.85, 0.62), (0.1, 0.56), (0.5, 0.78), (0.1, 0.98), (-0.8, 0.82)
 
 def pick(rng: Generator, colors: Sequence[Sequence[float]], jitter: float = 14.0) -> Color:
     """Return one of the colours, slightly changed."""
-    return shift(colors[rng.integers(len(colors))], *rng.normal(0, jitter, 2))
+    return shift(colors[int(rng.integers(len(colors)))], *rng.normal(0, jitter, 2))
 
 
 def paint(rng: Generator, chroma: float = 36.0) -> Color:

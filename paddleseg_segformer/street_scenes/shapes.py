@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+Array = np.ndarray  # of float32, unless said otherwise
 Color = tuple[float, float, float]
 Rectangle = tuple[float, float, float, float]
 
