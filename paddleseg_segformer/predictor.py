@@ -20,12 +20,13 @@ from paddleseg_segformer.data.labels import (
     make_label_set,
 )
 from paddleseg_segformer.dependencies import explained
-from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.arrays import Network, takes_numpy
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, color_label, overlay
 from paddleseg_segformer.inference.pipeline import ImageLogits, Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.runtimes.engines import MAX_SIDE_PX, EngineOptions
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -169,7 +170,7 @@ class Predictor:
         if not isinstance(config, Config):
             config = load_config(config, opts)
         test_config = dataclasses.replace(config.test_config, aug_eval=False)
-        settings = with_overrides(test_config.inference_settings(), overrides)
+        settings = test_config.inference_settings().replace(overrides)
         model = build_model(config)
         load_weights(model, model_path)
         section = config.val_dataset or config.train_dataset or {}
@@ -238,6 +239,7 @@ class Predictor:
         backend: str = "auto",
         self_check: bool = False,
         use_trt: bool = False,
+        max_side_px: int = MAX_SIDE_PX,
         **overrides: Any,
     ) -> Predictor:
         """Load an exported model with the `deploy.yaml` beside it.
@@ -254,6 +256,7 @@ class Predictor:
             self_check: Compare the engine's labels with those that the export expects for its
                 fixture image; see `runtimes.self_check`.
             use_trt: Let TensorRT run the network, in Paddle Inference on GPU.
+            max_side_px: Longest side that may go through the network at once.
             overrides: Fields of `InferenceSettings` that replace the exported ones.
 
         Raises:
@@ -264,14 +267,17 @@ class Predictor:
         from paddleseg_segformer.runtimes import self_check as checks
         from paddleseg_segformer.runtimes.engine_network import load_network
 
-        network = load_network(folder, backend, device, threads, precision, use_trt=use_trt)
+        options = EngineOptions(
+            backend, device, threads, precision, use_trt=use_trt, max_side_px=max_side_px
+        )
+        network = load_network(folder, options)
         if self_check:
             checks.self_check(network, folder)
         deploy = network.deploy
         return cls(
             network,
             Preprocess.from_dict(deploy.preprocess),
-            with_overrides(InferenceSettings.from_dict(deploy.inference), overrides),
+            InferenceSettings.from_dict(deploy.inference).replace(overrides),
             deploy.label_set,
             network.device,
             img_channels=deploy.input.num_channels,
@@ -335,22 +341,6 @@ def _is_layer(network: Network) -> TypeGuard[nn.Layer]:
     from paddle import nn
 
     return isinstance(network, nn.Layer)
-
-
-def with_overrides(settings: InferenceSettings, overrides: dict[str, Any]) -> InferenceSettings:
-    """Return the settings with some fields replaced; lists become tuples.
-
-    Raises:
-        UserError: an unknown field, or values that do not go together.
-    """
-    known = [field.name for field in dataclasses.fields(InferenceSettings)]
-    for key in overrides:
-        if key not in known:
-            raise UserError(f"inference settings have no '{key}'.{did_you_mean(key, known)}")
-    changes: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()
-    }
-    return dataclasses.replace(settings, **changes)
 
 
 def label_set_of(section: dict[str, Any] | None, num_classes: int) -> LabelSet:

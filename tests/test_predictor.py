@@ -12,7 +12,7 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.overlay import write_image
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.predictor import Predictor, label_set_of, with_overrides
+from paddleseg_segformer.predictor import Predictor, label_set_of
 from paddleseg_segformer.video import overlay_video
 
 pytestmark = pytest.mark.check
@@ -106,10 +106,12 @@ def test_layer_is_put_into_evaluation_mode() -> None:
 
 
 def test_overrides() -> None:
-    settings = with_overrides(InferenceSettings(), {"scales": [0.5, 1.0], "flip_vertical": True})
+    settings = InferenceSettings().replace({"scales": [0.5, 1.0], "flip_vertical": True})
     assert settings == InferenceSettings(scales=(0.5, 1.0), flip_vertical=True)
-    with pytest.raises(UserError, match="no 'flip_horizntal'. Did you mean 'flip_horizontal'"):
-        with_overrides(settings, {"flip_horizntal": True})
+    with pytest.raises(
+        UserError, match="unknown key 'flip_horizntal'. Did you mean 'flip_horizontal'"
+    ):
+        settings.replace({"flip_horizntal": True})
 
 
 def test_label_set_of_a_config_section() -> None:

@@ -51,10 +51,13 @@ def _network(case: Case, files: Files) -> Callable[[Tensor], Tensor]:
         prepare_cpu()  # as the command lines do
         return build_model(files)
     from paddleseg_segformer.runtimes.engine_network import load_network
+    from paddleseg_segformer.runtimes.engines import EngineOptions
 
     threads = case.setting.threads
     backend = BACKENDS[case.engine]
-    network = load_network(files.path(case.file), backend, "cpu", threads, case.precision)
+    network = load_network(
+        files.path(case.file), EngineOptions(backend, "cpu", threads, case.precision)
+    )
     return network
 
 

@@ -16,14 +16,26 @@ WINDOW_FLAGS = ("crop_size", "stride")
 AUGMENTATION_FLAGS = ("scales", "flip_horizontal", "flip_vertical")
 
 
-def add_inference_arguments(parser: ArgumentParser, aug_flag: str) -> None:
-    """Add the flags; `aug_flag` is aug_eval or aug_pred."""
+def add_inference_arguments(parser: ArgumentParser, aug_flag: str | None) -> None:
+    """Add the flags.
+
+    Args:
+        aug_flag: aug_eval or aug_pred, without which scales and flips have no effect; None: they
+            have, and the network is an engine's, which keeps its own memory.
+    """
     add = parser.add_argument
-    add(
-        f"--{aug_flag}",
-        action="store_true",
-        help="average over scales and flips: those of the flags below, else of the config",
-    )
+    if aug_flag:
+        add(
+            f"--{aug_flag}",
+            action="store_true",
+            help="average over scales and flips: those of the flags below, else of the config",
+        )
+        add(
+            "--memory_budget_mib",
+            type=float,
+            help="most memory for windows and their logits, in MiB; by default 80 %% of what is "
+            "free",
+        )
     add("--scales", nargs="+", type=float, help="factors of multi-scale inference")
     add("--flip_horizontal", action="store_true", help="also the mirrored image")
     add("--flip_vertical", action="store_true", help="also the image upside down")
@@ -36,11 +48,6 @@ def add_inference_arguments(parser: ArgumentParser, aug_flag: str) -> None:
         type=int,
         help="most windows that go through the network together; by default 4 on a GPU, 1 on the "
         "CPU, where more take longer",
-    )
-    add(
-        "--memory_budget_mib",
-        type=float,
-        help="most memory for windows and their logits, in MiB; by default 80 %% of what is free",
     )
 
 

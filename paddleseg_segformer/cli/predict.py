@@ -6,10 +6,14 @@ import dataclasses
 import logging
 import os
 import sys
+import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -35,45 +39,85 @@ from paddleseg_segformer.inference.image_sources import (
     read_ahead,
 )
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, write_image
-from paddleseg_segformer.runtimes.engines import BACKENDS, PRECISIONS
+from paddleseg_segformer.inference.plan import memory_line
+from paddleseg_segformer.runtimes.engines import BACKENDS, MAX_SIDE_PX, PRECISIONS
+from paddleseg_segformer.video import overlay_video
 
 if TYPE_CHECKING:
     from paddleseg_segformer.data.labels import LabelSet
-    from paddleseg_segformer.predictor import Prediction, Predictor
+    from paddleseg_segformer.inference.arrays import Array
+    from paddleseg_segformer.inference.settings import InferenceSettings
+    from paddleseg_segformer.predictor import ImageLike, Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 
 OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# flags of exported models alone, with their defaults
+EXPORT_FLAGS: dict[str, Any] = {
+    "backend": "auto",
+    "precision": "fp32",
+    "cpu_threads": os.cpu_count() or 1,
+    "use_trt": False,
+    "max_side_px": MAX_SIDE_PX,
+    "self_check": False,
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the job's flags: PaddleSeg's, where it has them."""
     add_config_arguments(parser, required=False)
     add_model_path_argument(parser)
+    parser.add_argument(
+        "--export_dir",
+        help="folder of an exported model, instead of --config and --model_path; --backend, "
+        "--precision, --cpu_threads, --use_trt, --max_side_px and --self_check are for it",
+    )
+    add_prediction_arguments(parser, "aug_pred")
+    parser.set_defaults(has_png_overlays=False)
+
+
+def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> None:
+    """Add what `predict` and `infer` have in common."""
     add = parser.add_argument
-    add("--export_dir", help="folder of an exported model, instead of --config and --model_path")
+    add("--image_path", help="image, folder, list file (.txt), or video (.mp4, .avi, .mov)")
+    add("--file_list", help="list file, an image a line, relative to --image_path or to the list")
+    add("--save_dir", default="output/result", help="folder of the results")
     add(
         "--backend",
         choices=BACKENDS,
-        help="engine of --export_dir; without it: the fastest that is installed and reads what was "
-        "exported",
+        help="default auto: the fastest that is installed and reads what was exported",
     )
     add(
         "--precision",
         choices=PRECISIONS,
-        help="of the computation of --export_dir; default fp32. int8 needs an export with --format "
-        "int8",
+        help="default fp32. fp16: paddle on GPU; bf16: openvino; int8: openvino, of an export "
+        "with --format int8; int8-bf16: the same, and bf16 for what is not int8",
+    )
+    add("--cpu_threads", type=int, help="threads of the network on the CPU; default: all cores")
+    add(
+        "--use_trt",
+        nargs="?",
+        const=True,
+        type=lambda text: {"true": True, "false": False}[text.lower()],
+        metavar="True|False",
+        help="TensorRT, with --backend paddle --device gpu and a Paddle that was built with it",
+    )
+    add(
+        "--max_side_px",
+        type=int,
+        help=f"default {MAX_SIDE_PX}: longest side that may go through the network at once; larger "
+        "images need a sliding window",
     )
     add(
         "--self_check",
         action="store_true",
-        help="first compare the engine with the labels that --export_dir expects for its fixture "
-        "image; exit status 1 if they differ. Without --image_path nothing else is done",
+        default=None,
+        help="first compare the labels with those that the export expects for its fixture image; "
+        "exit status 1 if they differ. Without --image_path nothing else is done",
     )
-    add("--image_path", help="image, folder, list file (.txt), or video (.mp4, .avi, .mov)")
-    add("--file_list", help="list file, an image a line, relative to --image_path or to the list")
-    add("--save_dir", default="output/result", help="folder of the results")
-    add_inference_arguments(parser, "aug_pred")
+    add("--batch_size", type=int, default=1, help="images whose windows are computed together")
+    add("--benchmark", action="store_true", help="print the time of each step, after a warm-up")
+    add_inference_arguments(parser, aug_flag)
     add("--save_probabilities", action="store_true", help="also write (K, H, W) float16 .npy files")
     add("--overlay_alpha", type=float, default=OVERLAY_ALPHA, help="opacity of the colours, 0..1")
     add(
@@ -86,31 +130,54 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Predict all images; say at the end how many could not be."""
+    """Predict all images, or the frames of a video.
+
+    Raises:
+        UserError: a flag or the model is wrong, or images failed (each was reported by name).
+    """
     set_up_logging()
     if not 0 <= args.overlay_alpha <= 1:
         raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
-    is_check_alone = args.self_check and not (args.image_path or args.file_list)
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size: found {args.batch_size}, expected 1 or more.")
+    is_check_alone = bool(args.self_check) and not (args.image_path or args.file_list)
     has_images = not (is_video(args.image_path) or is_check_alone)
     images = find_images(args.image_path, args.file_list) if has_images else []
-    predictor, engine = _exported(args) if args.export_dir else _built(args)
+    predictor, runs_on = _exported(args) if args.export_dir else _built(args)
     if args.custom_color:
         assert predictor.label_set is not None
         predictor.label_set = _recolored(predictor.label_set, args.custom_color)
     if is_check_alone:
         return
-    logger.info("%s: %s", engine, predictor.settings.describe())
-    if is_video(args.image_path):
-        _predict_video(predictor, Path(args.image_path), args)
+    logger.info("%s: %s", runs_on, predictor.settings.describe())
+    if not has_images:
+        destination = Path(args.save_dir) / "added_prediction" / f"{Path(args.image_path).stem}.mp4"
+        num_frames, rate = overlay_video(
+            predictor, args.image_path, destination, args.overlay_alpha
+        )
+        logger.info("%s: %d frames, %.2f frames/s", destination, num_frames, rate)
         return
-    num_failed = _predict_images(predictor, images, args)
-    if num_failed:
-        raise UserError(f"{num_failed} of {len(images)} images could not be predicted; see above.")
-    logger.info("%d images written to %s", len(images), args.save_dir)
+    timer = Timer()
+    if args.benchmark:
+        network = predictor.pipeline.network = _TimedNetwork(predictor.pipeline.network, timer)
+        _predict(list(read_ahead(images[:1], predictor.img_channels)), predictor, timer)
+        timer.seconds.clear()  # the first call sets up memory
+    num_done = _predict_images(predictor, images, args, timer)
+    logger.info("%d images written to %s", num_done, args.save_dir)
+    if args.benchmark:
+        threads = f", {network.options.threads} threads" if network.device == "cpu" else ""
+        print(
+            f"{num_done} images, batch size {args.batch_size}, {network.options.precision}"
+            f"{threads}, {runs_on}; ms per image:"
+        )
+        print(timer.report(max(1, num_done)))
+    if num_done < len(images):
+        failed = len(images) - num_done
+        raise UserError(f"{failed} of {len(images)} images could not be predicted; see above.")
 
 
 def _exported(args: Namespace) -> tuple[Predictor, str]:
-    """Return the predictor of `--export_dir`, and its engine in words."""
+    """Return the predictor of `--export_dir`, and what it runs on in words."""
     from paddleseg_segformer.predictor import Predictor
     from paddleseg_segformer.runtimes.engine_network import EngineNetwork
     from paddleseg_segformer.runtimes.self_check import self_check
@@ -119,25 +186,24 @@ def _exported(args: Namespace) -> tuple[Predictor, str]:
         raise UserError("--memory_budget_mib is of no use here: engines keep their own memory.")
     if args.config or args.model_path:
         raise UserError("--export_dir stands instead of --config and --model_path: give one.")
-    predictor = Predictor.from_export(
-        args.export_dir,
-        args.device,
-        threads=os.cpu_count() or 1,
-        precision=args.precision or "fp32",
-        backend=args.backend or "auto",
-    )
+    given = {
+        flag: default if getattr(args, flag) is None else getattr(args, flag)
+        for flag, default in EXPORT_FLAGS.items()
+    }
+    threads, is_checked = given.pop("cpu_threads"), given.pop("self_check")
+    predictor = Predictor.from_export(args.export_dir, args.device, threads, **given)
     network = predictor.pipeline.network
     assert isinstance(network, EngineNetwork)
-    if args.self_check:
+    if is_checked:
         logger.info(self_check(network, args.export_dir).line)
-    base = predictor.settings
-    predictor.settings = settings_with_flags(args, base, "aug_pred", args.aug_pred)
+    settings = settings_with_flags(args, predictor.settings, "aug_pred", args.aug_pred)
+    predictor.settings = _with_room_for(args, settings)
     return predictor, network.description
 
 
 def _built(args: Namespace) -> tuple[Predictor, str]:
     """Return the predictor of a config and weights, and its device."""
-    for flag in ("backend", "precision", "self_check"):
+    for flag in (*EXPORT_FLAGS, "benchmark"):
         if getattr(args, flag):
             raise UserError(f"--{flag} has no effect without --export_dir. Add --export_dir.")
     if not args.model_path:
@@ -149,12 +215,19 @@ def _built(args: Namespace) -> tuple[Predictor, str]:
     from paddleseg_segformer.predictor import Predictor
 
     config = load_config_from(args)
-    settings = settings_from_config(args, config.test_config, "aug_pred")
+    settings = _with_room_for(args, settings_from_config(args, config.test_config, "aug_pred"))
     predictor = Predictor.from_config(config, args.model_path, **vars(settings))
     network = predictor.pipeline.network
     assert isinstance(network, Layer)
     predictor.pipeline.memory = plan_memory(network, args.memory_budget_mib, predictor.img_channels)
     return predictor, device
+
+
+def _with_room_for(args: Namespace, settings: InferenceSettings) -> InferenceSettings:
+    """Let the windows of `--batch_size` images go through the network together."""
+    if args.window_batch or args.batch_size == 1:
+        return settings
+    return settings.replace({"window_batch": max(settings.window_batch or 1, args.batch_size)})
 
 
 def _recolored(label_set: LabelSet, values: Sequence[int]) -> LabelSet:
@@ -170,30 +243,51 @@ def _recolored(label_set: LabelSet, values: Sequence[int]) -> LabelSet:
     return dataclasses.replace(label_set, palette=palette)
 
 
-def _predict_images(predictor: Predictor, images: Sequence[ImageFile], args: Namespace) -> int:
-    """Predict and save; return how many images failed. Each of these is reported by name."""
-    from paddleseg_segformer.inference.plan import memory_line
+def _predict_images(
+    predictor: Predictor, images: Sequence[ImageFile], args: Namespace, timer: Timer
+) -> int:
+    """Write the results of all images, in batches; return how many there were."""
+    source = read_ahead(images, predictor.img_channels)
+    num_done = 0
+    with tqdm(total=len(images), unit="img", disable=None) as progress:
+        while True:
+            with timer("read"):
+                batch = list(islice(source, args.batch_size))
+            if not batch:
+                return num_done
+            first, pixels = batch[0]
+            if not progress.n and isinstance(pixels, np.ndarray):
+                with suppress(UserError):  # which comes again with the prediction
+                    logger.info("%s: %s", first.path, memory_line(predictor.pipeline, pixels.shape))
+            for image, prediction in _predict(batch, predictor, timer):
+                with timer("write"):
+                    _save(prediction, image, args)
+                num_done += 1
+            progress.update(len(batch))
 
-    num_failed, is_told = 0, False
-    read = read_ahead(images, predictor.img_channels)
-    for image, pixels in tqdm(read, total=len(images), unit="img", disable=None):
-        try:
+
+def _predict(
+    batch: Sequence[tuple[ImageFile, np.ndarray | UserError]], predictor: Predictor, timer: Timer
+) -> list[tuple[ImageFile, Prediction]]:
+    """Return the predictions; images that fail are reported by name and left out."""
+    try:
+        images: list[ImageLike] = []
+        for _, pixels in batch:
             if isinstance(pixels, UserError):
                 raise pixels
-            if not is_told:
-                logger.info("%s: %s", image.path, memory_line(predictor.pipeline, pixels.shape))
-                is_told = True
-            prediction = predictor(pixels)
-            prediction.label  # noqa: B018  computed here, where its errors are this image's
-        except UserError as error:
-            num_failed += 1
-            message = str(error)
-            if str(image.path) not in message:
-                message = f"{image.path}: {message}"
-            tqdm.write(f"failed: {message}", file=sys.stderr)
-            continue
-        _save(prediction, image, args)
-    return num_failed
+            images.append(pixels)
+        with timer("predict"):
+            predictions = predictor(images)
+            for prediction in predictions:
+                prediction.label  # noqa: B018  computed here, where its errors are these images'
+    except UserError as error:
+        if len(batch) > 1:  # the others of the batch are not to blame
+            return [item for one in batch for item in _predict([one], predictor, timer)]
+        [(image, _)] = batch
+        message = str(error) if str(image.path) in str(error) else f"{image.path}: {error}"
+        tqdm.write(f"failed: {message}", file=sys.stderr)
+        return []
+    return [(image, made) for (image, _), made in zip(batch, predictions, strict=True)]
 
 
 def _save(prediction: Prediction, image: ImageFile, args: Namespace) -> None:
@@ -201,7 +295,8 @@ def _save(prediction: Prediction, image: ImageFile, args: Namespace) -> None:
     save_dir = Path(args.save_dir)
     prediction.save(save_dir / "pseudo_color_prediction" / f"{image.name}.png")
     suffix = image.path.suffix.lower()
-    suffix = suffix if suffix in OVERLAY_SUFFIXES else ".png"
+    if args.has_png_overlays or suffix not in OVERLAY_SUFFIXES:
+        suffix = ".png"
     overlay = prediction.overlay(args.overlay_alpha)
     write_image(save_dir / "added_prediction" / f"{image.name}{suffix}", overlay)
     if args.save_probabilities:
@@ -209,10 +304,45 @@ def _save(prediction: Prediction, image: ImageFile, args: Namespace) -> None:
             np.save(temporary, prediction.probabilities.astype(np.float16))
 
 
-def _predict_video(predictor: Predictor, path: Path, args: Namespace) -> None:
-    """Write the overlay video; say how fast it went."""
-    from paddleseg_segformer.video import overlay_video
+class Timer:
+    """Adds up the time of each step."""
 
-    destination = Path(args.save_dir) / "added_prediction" / f"{path.stem}.mp4"
-    num_frames, rate = overlay_video(predictor, path, destination, args.overlay_alpha)
-    logger.info("%s: %d frames, %.2f frames/s", destination, num_frames, rate)
+    STEPS: ClassVar = {
+        "read": "waiting for images, which are read meanwhile",
+        "predict": "all that lies between image and label map",
+        "network": "part of predict",
+        "write": "label map and overlay",
+    }
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        """Add the time that the block takes."""
+        start = time.perf_counter()
+        yield
+        self.seconds[step] += time.perf_counter() - start
+
+    def report(self, num_images: int) -> str:
+        """Return a line for each step: ms per image."""
+        return "\n".join(
+            f"{step:<8}{1000 * self.seconds[step] / num_images:>10.1f}  {meaning}"
+            for step, meaning in self.STEPS.items()
+        )
+
+
+class _TimedNetwork:
+    """A network whose calls are timed."""
+
+    def __init__(self, network: Any, timer: Timer) -> None:
+        self._network = network
+        self._timer = timer
+
+    def __call__(self, x: Array) -> Array:
+        with self._timer("network"):
+            output: Array = self._network(x)
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)

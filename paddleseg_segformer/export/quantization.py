@@ -23,6 +23,7 @@ from paddleseg_segformer.runtimes.deploy_config import (
     Verification,
 )
 from paddleseg_segformer.runtimes.engine_network import EngineNetwork, load_network
+from paddleseg_segformer.runtimes.engines import EngineOptions
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def add_int8(
     Raises:
         UserError: it loses more than the gate allows, or is broken at a size.
     """
-    network = load_network(folder, "openvino", "cpu")
+    network = load_network(folder, EngineOptions("openvino", "cpu"))
     inputs = CalibrationInputs(quantization, network)
     logger.info("int8: calibrating on %d images", len(inputs))
     paths = [folder / name for name in ARTEFACT_FILES[INT8]]
@@ -187,7 +188,9 @@ def verified(folder: Path, x: np.ndarray) -> Verification:
     """
     import paddle
 
-    before, after = (load_network(folder, "openvino", "cpu", 1, name) for name in ("fp32", INT8))
+    before, after = (
+        load_network(folder, EngineOptions("openvino", "cpu", 1, name)) for name in ("fp32", INT8)
+    )
     is_free = all(side == -1 for side in after.deploy.input.shape[2:])
     smallest = after.deploy.input.min_side_px
     sizes_hw = [x.shape[2:], *(SIZES_HW if is_free and min(x.shape[2:]) >= 131 else ())]

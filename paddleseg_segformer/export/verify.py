@@ -15,8 +15,8 @@ from paddleseg_segformer.export.epsilons import check_epsilons
 from paddleseg_segformer.export.fixture import reference_output
 from paddleseg_segformer.export.onnx_with_preprocess import WITH_PREPROCESS, verify_with_preprocess
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig, InputSpec, Verification
-from paddleseg_segformer.runtimes.engine_network import EngineNetwork, network_class
-from paddleseg_segformer.runtimes.engines import ENGINES
+from paddleseg_segformer.runtimes.engine_network import EngineNetwork, load_network
+from paddleseg_segformer.runtimes.engines import ENGINES, EngineOptions
 from paddleseg_segformer.runtimes.self_check import compare_with_fixture
 
 TOLERANCE = 1e-4  # of the largest difference, times max(1, std of the values)
@@ -46,7 +46,7 @@ def verify(model: nn.Layer, folder: Path) -> dict[str, list[Verification]]:
     for name, engine in ENGINES.items():
         if not find_spec(engine.package) or not set(engine.artefacts) & set(verified):
             continue
-        network = network_class(name)(folder, device="cpu", output_op=op)
+        network = load_network(folder, EngineOptions(name, "cpu", output_op=op))
         epsilons = check_epsilons(model, folder, network.artefact)
         pairs = [
             (reference, network(x))

@@ -126,19 +126,24 @@ class InferenceSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InferenceSettings:
-        """Return the settings of `to_dict`'s plain data.
+        """Return the settings of `to_dict`'s plain data; raises as `replace` does."""
+        return cls().replace(values)
+
+    def replace(self, changes: Mapping[str, Any]) -> InferenceSettings:
+        """Return the settings with some fields replaced; lists become tuples.
 
         Raises:
-            UserError: an unknown key, or values that do not go together.
+            UserError: an unknown field, or values that do not go together.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
+        known = [field.name for field in dataclasses.fields(self)]
+        for key in changes:
             if key not in known:
                 raise UserError(f"inference: unknown key '{key}'.{did_you_mean(key, known)}")
         arguments: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in changes.items()
         }
-        return cls(**arguments)
+        return dataclasses.replace(self, **arguments)
 
 
 def _is_positive(value: Any) -> bool:

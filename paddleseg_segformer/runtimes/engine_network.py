@@ -17,9 +17,13 @@ from paddleseg_segformer.dependencies import REMEDIES, MissingDependency, explai
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.inference.arrays import Array
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig, deploy_path
-from paddleseg_segformer.runtimes.engines import BACKENDS, ENGINES, INT8_PRECISIONS, Engine
-
-MAX_SIDE_PX = 8192  # of what goes through a network at once; attention grows with its square
+from paddleseg_segformer.runtimes.engines import (
+    BACKENDS,
+    ENGINES,
+    INT8_PRECISIONS,
+    Engine,
+    EngineOptions,
+)
 
 
 class EngineNetwork(ABC):
@@ -27,12 +31,7 @@ class EngineNetwork(ABC):
 
     Args:
         folder: The folder of an export, or the path of its `deploy.yaml`.
-        device: "cpu", "gpu" or "gpu:1"; by default the device Paddle is set to, and "cpu" in
-            engines without Paddle.
-        threads: CPU threads.
-        precision: Of the computation, one of the engine's `precisions`.
-        output_op: What the caller counts on the network to give.
-        use_trt: Let TensorRT run it, in Paddle Inference on GPU.
+        options: Device, threads, precision and what else an engine can be told.
 
     Raises:
         UserError: not a complete export, another output than `output_op`, no artefact that this
@@ -41,45 +40,40 @@ class EngineNetwork(ABC):
     """
 
     name: ClassVar[str]  # key of `ENGINES`
-    max_side_px = MAX_SIDE_PX
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        device: str | None = None,
-        threads: int = 1,
-        precision: str = "fp32",
-        output_op: str = "none",
-        use_trt: bool = False,
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str], options: EngineOptions) -> None:
+        self.options = options
         self.deploy = DeployConfig.load(folder, check_files=False)
         self.pad_multiple = self.deploy.output.pad_multiple
         found = self.deploy.output.op
-        if found != output_op:
+        if found != options.output_op:
             raise UserError(
-                f"{folder}: exported with --output_op {found}, but {output_op} is needed here. "
-                f"Export it again with --output_op {output_op}."
+                f"{folder}: exported with --output_op {found}, but {options.output_op} is needed "
+                f"here. Export it again with --output_op {options.output_op}."
             )
-        if threads < 1:
-            raise UserError(f"threads: found {threads}, expected 1 or more.")
+        if options.threads < 1:
+            raise UserError(f"threads: found {options.threads}, expected 1 or more.")
         engine = ENGINES[self.name]
-        if precision not in engine.precisions:
+        if options.precision not in engine.precisions:
             raise UserError(
-                f"precision: found {precision!r}, but {engine.title} offers "
+                f"precision: found {options.precision!r}, but {engine.title} offers "
                 f"{' and '.join(engine.precisions)}."
             )
-        self.device = device or (paddle_device() if self.name == "paddle" else "cpu")
-        self.use_trt = use_trt
-        if use_trt and (self.name != "paddle" or self.device == "cpu"):
+        self.device = options.device or (paddle_device() if self.name == "paddle" else "cpu")
+        if self.name != "paddle" and self.device != "cpu":
+            raise UserError(
+                f"device {self.device!r}: {engine.title} runs on the CPU here. Use the device cpu, "
+                "or the backend paddle."
+            )
+        if options.use_trt and (self.name != "paddle" or self.device == "cpu"):
             raise UserError(
                 f"use_trt: TensorRT runs in Paddle Inference on a GPU, found {engine.title} on "
                 f"{self.device}. Use the backend paddle and the device gpu, or leave it out."
             )
-        self.precision = precision
-        self.artefact = self._choose_artefact(folder, precision)
+        self.artefact = self._choose_artefact(folder)
         paths = self.deploy.check_files(deploy_path(folder).parent, [self.artefact])
         with explained():
-            self._load(paths, threads, precision)
+            self._load(paths)
 
     @property
     def takes_numpy(self) -> bool:
@@ -94,7 +88,7 @@ class EngineNetwork(ABC):
         return f"{engine.title} {version.partition('-')[0]}, {self.device}"
 
     @abstractmethod
-    def _load(self, paths: list[Path], threads: int, precision: str) -> None:
+    def _load(self, paths: list[Path]) -> None:
         """Make the network of an artefact's files ready."""
 
     @abstractmethod
@@ -152,15 +146,16 @@ class EngineNetwork(ABC):
                 f"image of {shape[2]}x{shape[3]} px: the network needs {smallest} px or more per "
                 "side. Resize it, or pad it."
             )
-        if max(shape[2:]) > self.max_side_px:
+        longest = self.options.max_side_px
+        if max(shape[2:]) > longest:
             raise UserError(
-                f"image of {shape[2]}x{shape[3]} px (height x width): more than {self.max_side_px} "
-                "px at once. Use a sliding window (--is_slide --crop_size 1024 1024), or raise "
+                f"image of {shape[2]}x{shape[3]} px (height x width): more than {longest} px at "
+                "once. Use a sliding window (--is_slide --crop_size 1024 1024), or raise "
                 "--max_side_px."
             )
 
-    def _choose_artefact(self, folder: str | os.PathLike[str], precision: str) -> str:
-        engine = ENGINES[self.name]
+    def _choose_artefact(self, folder: str | os.PathLike[str]) -> str:
+        engine, precision = ENGINES[self.name], self.options.precision
         readable = engine.readable(precision)
         for name in readable:
             if name in self.deploy.artefacts:
@@ -171,13 +166,6 @@ class EngineNetwork(ABC):
             f"another {'precision' if precision in INT8_PRECISIONS else 'backend'}."
         )
 
-    def _require_cpu(self) -> None:
-        if self.device != "cpu":
-            raise UserError(
-                f"device {self.device!r}: {ENGINES[self.name].title} runs on the CPU here. Use the "
-                "device cpu, or the backend paddle."
-            )
-
 
 def last_line(error: Exception) -> str:
     """Return what an engine says last of an error, without its stack."""
@@ -186,32 +174,23 @@ def last_line(error: Exception) -> str:
 
 
 def load_network(
-    folder: str | os.PathLike[str],
-    backend: str = "auto",
-    device: str | None = None,
-    threads: int = 1,
-    precision: str = "fp32",
-    output_op: str = "none",
-    use_trt: bool = False,
+    folder: str | os.PathLike[str], options: EngineOptions | None = None
 ) -> EngineNetwork:
-    """Load an exported network; see `EngineNetwork` for the arguments.
-
-    Args:
-        backend: One of `BACKENDS`. auto: the first of OpenVINO, ONNX Runtime and Paddle Inference
-            that is installed, reads an artefact of the export, and offers device and precision;
-            without a device Paddle comes first where it has a GPU.
+    """Load an exported network; see `EngineNetwork`.
 
     Raises:
         MissingDependency: no engine that reads the export is installed.
     """
+    options = options or EngineOptions()
+    backend = options.backend
     if backend not in BACKENDS:
         raise UserError(
             f"backend: found {backend!r}, expected {', '.join(BACKENDS)}."
             f"{did_you_mean(backend, BACKENDS)}"
         )
     if backend == "auto":
-        backend = _fastest(folder, device, precision)
-    return network_class(backend)(folder, device, threads, precision, output_op, use_trt)
+        backend = _fastest(folder, options)
+    return network_class(backend)(folder, options)
 
 
 def network_class(backend: str) -> type[EngineNetwork]:
@@ -245,7 +224,8 @@ def _is_installed(distribution: str) -> bool:
         return False
 
 
-def _fastest(folder: str | os.PathLike[str], device: str | None, precision: str) -> str:
+def _fastest(folder: str | os.PathLike[str], options: EngineOptions) -> str:
+    device, precision = options.device, options.precision
     artefacts = DeployConfig.load(folder, check_files=False).artefacts
     readers = {
         name: engine

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
+
+MAX_SIDE_PX = 8192  # of what goes through a network at once; attention grows with its square
 
 
 class Engine(NamedTuple):
@@ -48,3 +51,29 @@ ENGINES = {  # the fastest on the CPU first
 }
 BACKENDS = ("auto", *ENGINES)
 PRECISIONS = tuple(dict.fromkeys(name for engine in ENGINES.values() for name in engine.precisions))
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an exported network is run.
+
+    Args:
+        backend: One of `BACKENDS`. auto: the first of OpenVINO, ONNX Runtime and Paddle Inference
+            that is installed, reads an artefact of the export, and offers device and precision;
+            without a device Paddle comes first where it has a GPU.
+        device: "cpu", "gpu" or "gpu:1"; by default the device Paddle is set to, and "cpu" in
+            engines without Paddle.
+        threads: CPU threads.
+        precision: Of the computation, one of the engine's `precisions`.
+        output_op: What the caller counts on the network to give.
+        use_trt: Let TensorRT run it, in Paddle Inference on GPU.
+        max_side_px: Longest side that may go through the network at once.
+    """
+
+    backend: str = "auto"
+    device: str | None = None
+    threads: int = 1
+    precision: str = "fp32"
+    output_op: str = "none"
+    use_trt: bool = False
+    max_side_px: int = MAX_SIDE_PX

@@ -17,12 +17,11 @@ class ONNXRuntimeNetwork(EngineNetwork):
 
     name = "onnxruntime"
 
-    def _load(self, paths: list[Path], threads: int, precision: str) -> None:
+    def _load(self, paths: list[Path]) -> None:
         import onnxruntime
 
-        self._require_cpu()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self.options.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = LOG_ERRORS
         options.enable_mem_pattern = False  # it would keep a plan for every input size ever seen

@@ -33,10 +33,10 @@ class OpenVINONetwork(EngineNetwork):
 
     name = "openvino"
 
-    def _load(self, paths: list[Path], threads: int, precision: str) -> None:
+    def _load(self, paths: list[Path]) -> None:
         openvino = import_openvino()
-        self._require_cpu()
         self._core = openvino.Core()
+        precision = self.options.precision
         if TYPES[precision] == "bf16" and "BF16" not in self._core.get_property(
             "CPU", "OPTIMIZATION_CAPABILITIES"
         ):
@@ -47,7 +47,7 @@ class OpenVINONetwork(EngineNetwork):
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": self.options.threads,
             "INFERENCE_PRECISION_HINT": TYPES[precision],  # else bf16 wherever the CPU has it
         }
         try:

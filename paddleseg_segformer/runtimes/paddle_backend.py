@@ -15,6 +15,7 @@ from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig, InputSpec
 from paddleseg_segformer.runtimes.engine_network import EngineNetwork, last_line
+from paddleseg_segformer.runtimes.engines import EngineOptions
 from paddleseg_segformer.runtimes.paddle_options import (
     CPU_OPTIONS,
     PLAIN,
@@ -43,15 +44,17 @@ class PaddleInferenceNetwork(EngineNetwork):
 
     name = "paddle"
 
-    def _load(self, paths: list[Path], threads: int, precision: str) -> None:
+    def _load(self, paths: list[Path]) -> None:
         self.option = PLAIN  # key of `CPU_OPTIONS`
         if self.device.partition(":")[0] == "cpu":
             prepare_cpu()
-            if precision != "fp32":
-                raise UserError(f"precision: {precision} is for GPUs; on the CPU use fp32.")
-            self._runner = self._fastest(paths, threads)
+            if self.options.precision != "fp32":
+                raise UserError(
+                    f"precision: {self.options.precision} is for GPUs; on the CPU use fp32."
+                )
+            self._runner = self._fastest(paths, self.options.threads)
         else:
-            configure = _gpu_config(paths, self.deploy, self.device, precision, self.use_trt)
+            configure = _gpu_config(paths, self.deploy, self.device, self.options)
             self._runner, _ = _runner(configure)
 
     def _run(self, x: np.ndarray) -> np.ndarray:
@@ -147,7 +150,7 @@ def _cpu_config(paths: list[Path], threads: int, option: str, optimises_memory: 
 
 
 def _gpu_config(
-    paths: list[Path], deploy: DeployConfig, device: str, precision: str, use_trt: bool
+    paths: list[Path], deploy: DeployConfig, device: str, options: EngineOptions
 ) -> Callable[[bool], Any]:
     """Return a function that configures Paddle Inference for a GPU, with or without memory re-use.
 
@@ -164,12 +167,13 @@ def _gpu_config(
             f"{'' if has_gpu else ' For a GPU install paddlepaddle-gpu.'}"
         )
     types = {"fp32": inference.PrecisionType.Float32, "fp16": inference.PrecisionType.Half}
+    precision = types[options.precision]
 
     def configure(optimises_memory: bool) -> Any:
         config = _config(paths, optimises_memory)
-        config.enable_use_gpu(GPU_MEMORY_MIB, int(index or 0), types[precision])
-        if use_trt:
-            set_up_tensorrt(config, deploy, types[precision])
+        config.enable_use_gpu(GPU_MEMORY_MIB, int(index or 0), precision)
+        if options.use_trt:
+            set_up_tensorrt(config, deploy, precision)
         return config
 
     return configure

@@ -14,6 +14,7 @@ from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig, deploy_path
+from paddleseg_segformer.runtimes.engines import EngineOptions
 
 # of labels in fp16, bf16 or int8, which move borders between classes; a broken network is far below
 REDUCED_AGREEMENT = 0.9
@@ -89,7 +90,7 @@ def compare_with_fixture(network: Network, folder: str | os.PathLike[str]) -> Se
         raise UserError(
             f"{labels_path}: {expected.shape} labels, found {found.shape}. Export again."
         )
-    is_full = getattr(network, "precision", "fp32") == "fp32"
+    is_full = getattr(network, "options", EngineOptions()).precision == "fp32"
     return SelfCheck(
         getattr(network, "description", type(network).__name__),
         int((found != expected).sum()),

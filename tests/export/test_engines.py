@@ -20,7 +20,7 @@ from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
 from paddleseg_segformer.runtimes.engine_network import load_network
-from paddleseg_segformer.runtimes.engines import ENGINES
+from paddleseg_segformer.runtimes.engines import ENGINES, EngineOptions
 from paddleseg_segformer.street_scenes.dataset import render_scene
 
 INFER = Path(__file__).resolve().parents[2] / "deploy" / "python" / "infer.py"
@@ -52,7 +52,7 @@ def exported_everywhere(request, spread_out, tmp_path_factory):
 @pytest.mark.parametrize("backend", ENGINES)
 def test_logits_and_labels_equal_those_of_the_model(exported_everywhere, rounding, backend) -> None:
     model, folder, deploy = exported_everywhere
-    network = load_network(folder, backend, "cpu", threads=2)
+    network = load_network(folder, EngineOptions(backend, "cpu", threads=2))
     for shape in ((1, 3, 64, 64), (2, 3, 97, 131), (1, 3, 29, 33), (2, 3, 97, 131)):
         x = paddle.randn(shape)
         with paddle.no_grad():
@@ -87,7 +87,7 @@ def test_report_names_every_engine(exported_everywhere) -> None:
 
 def _openvino_operators(folder: Path) -> list[dict[str, str]]:
     """Return what a network for one shape is compiled to."""
-    network = load_network(folder, "openvino", "cpu")
+    network = load_network(folder, EngineOptions("openvino", "cpu"))
     x = paddle.zeros([1, 3, 64, 96])
     network(x)
     network(x)  # compiled for this shape

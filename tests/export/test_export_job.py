@@ -125,7 +125,7 @@ def test_infer_writes_label_maps_and_overlays(exported, tmp_path) -> None:
         *flags, "--is_slide", "--crop_size", 64, 64, "--stride", 48, 48, "--flip_horizontal"
     )
     assert done.returncode == 0, done.stderr
-    assert "2 images, batch size 2, cpu fp32, 1 threads, Paddle Inference" in done.stdout
+    assert "2 images, batch size 2, fp32, 1 threads, Paddle Inference" in done.stdout
     assert "network" in done.stdout
     reference = Predictor.from_export(
         exported.folder,
@@ -146,12 +146,15 @@ def test_infer_writes_label_maps_and_overlays(exported, tmp_path) -> None:
             assert np.asarray(file).shape == prediction.image.shape
 
 
-def test_infer_reports_failed_images_and_goes_on(exported, infer_here, tmp_path) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_infer_reports_failed_images_and_goes_on(
+    exported, infer_here, tmp_path, batch_size
+) -> None:
     write_image(tmp_path / "good.png", render_scene(0, (64, 64))[0])
     write_image(tmp_path / "small.png", np.zeros((20, 64, 3), np.uint8))
     (tmp_path / "broken.png").write_bytes(b"no image")
     flags = ["--config", exported.folder, "--image_path", tmp_path, "--cpu_threads", 1]
-    done = infer_here(*flags, "--save_dir", tmp_path / "out")
+    done = infer_here(*flags, "--save_dir", tmp_path / "out", "--batch_size", batch_size)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith(("failed", "error"))]
     assert len(lines) == 3

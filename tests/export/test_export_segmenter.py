@@ -20,6 +20,7 @@ from paddleseg_segformer.models import LinearSegmenter, MaskSegmenter
 from paddleseg_segformer.models.layers import upsample_to_input
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network
+from paddleseg_segformer.runtimes.engines import EngineOptions
 from paddleseg_segformer.runtimes.paddle_backend import PaddleInferenceNetwork
 from paddleseg_segformer.street_scenes.dataset import render_scene
 
@@ -52,7 +53,7 @@ def test_export_gives_logits_and_labels_of_the_model(head, encoder, rounding, tm
     assert deploy.artefacts["paddle"].verified[0].layer_norm_epsilons == {"1e-05": num_norms}
     assert (deploy.output.stride, deploy.output.pad_multiple) == (16, 16 if encoder else 1)
     assert deploy.input.min_side_px == (1 if encoder else 16)
-    network = PaddleInferenceNetwork(tmp_path / "out", device="cpu")
+    network = PaddleInferenceNetwork(tmp_path / "out", EngineOptions(device="cpu"))
     for shape in ((1, 3, 64, 64), (2, 3, 33, 100), (1, 3, 97, 16)):
         x = paddle.randn(shape)
         with paddle.no_grad():
@@ -72,7 +73,7 @@ def test_other_engines_give_the_logits_of_the_model(head, encoder, rounding, tmp
     deploy = export_model(model, tmp_path / "out", formats=("onnx", "openvino"))
     assert deploy.input.min_side_px == (17 if encoder else 32)
     for backend in ("onnxruntime", "openvino"):
-        network = load_network(tmp_path / "out", backend, "cpu", threads=2)
+        network = load_network(tmp_path / "out", EngineOptions(backend, "cpu", threads=2))
         for shape in ((1, 3, 64, 64), (2, 3, 33, 100), (1, 3, 40, 150), (2, 3, 33, 100)):
             x = paddle.randn(shape)
             with paddle.no_grad():
@@ -87,7 +88,9 @@ def test_output_at_the_input_size_leaves_the_padding_out(output_op, tmp_path) ->
     model = small_segmenter("linear", **ORIGINAL)
     deploy = export_model(model, tmp_path / "out", output_op=output_op)
     assert (deploy.output.stride, deploy.output.pad_multiple) == (1, 1)
-    network = PaddleInferenceNetwork(tmp_path / "out", device="cpu", output_op=output_op)
+    network = PaddleInferenceNetwork(
+        tmp_path / "out", EngineOptions(device="cpu", output_op=output_op)
+    )
     x = paddle.randn([2, 3, 45, 70])
     with paddle.no_grad():
         logits = upsample_to_input(model(x), (45, 70), 16)

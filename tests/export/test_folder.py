@@ -18,6 +18,7 @@ from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
+from paddleseg_segformer.runtimes.engines import EngineOptions
 from paddleseg_segformer.runtimes.paddle_backend import PaddleInferenceNetwork
 from paddleseg_segformer.street_scenes.dataset import render_scene
 
@@ -36,7 +37,7 @@ def graphless(monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def network(exported) -> PaddleInferenceNetwork:
-    return PaddleInferenceNetwork(exported.folder, device="cpu", threads=1)
+    return PaddleInferenceNetwork(exported.folder, EngineOptions(device="cpu", threads=1))
 
 
 @pytest.mark.check
@@ -131,7 +132,9 @@ def test_output_at_the_input_size(small_model, tmp_path, output_op, input_shape)
     deploy = export_model(model, tmp_path / "out", output_op=output_op, input_shape=input_shape)
     assert deploy.artefacts["paddle"].verified[0].label_agreement == 1
     assert deploy.input.shape == (input_shape or [-1, 3, -1, -1])
-    network = PaddleInferenceNetwork(tmp_path / "out", device="cpu", output_op=output_op)
+    network = PaddleInferenceNetwork(
+        tmp_path / "out", EngineOptions(device="cpu", output_op=output_op)
+    )
     x = paddle.randn([3, 3, 45, 64])  # with a fixed batch of 1: in three parts
     with paddle.no_grad():
         logits = F.interpolate(model(x), size=[45, 64], mode="bilinear")
@@ -142,7 +145,7 @@ def test_output_at_the_input_size(small_model, tmp_path, output_op, input_shape)
     else:
         np.testing.assert_allclose(found, F.softmax(logits, axis=1).numpy(), atol=1e-5)
     with pytest.raises(UserError, match=f"exported with --output_op {output_op}, but none is"):
-        PaddleInferenceNetwork(tmp_path / "out")
+        PaddleInferenceNetwork(tmp_path / "out", EngineOptions())
 
 
 def test_failed_verification_leaves_nothing(small_model, tmp_path, monkeypatch) -> None:

@@ -21,6 +21,7 @@ from paddleseg_segformer.export import export_model, folder, onnx_graph, paddle_
 from paddleseg_segformer.export.epsilons import READERS, check_epsilons
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network
+from paddleseg_segformer.runtimes.engines import EngineOptions
 
 FIXTURE = ("fixture.png", "fixture_labels.png")
 
@@ -44,7 +45,7 @@ def test_onnx_alone(onnx_alone) -> None:
     assert [name.split(" ")[0] for name in engines] == ["OpenVINO", "ONNX"]
     assert set(deploy.made_with) == {"paddleseg_segformer", "paddlepaddle", "onnx"}
     assert deploy.artefacts["onnx"].verified[0].layer_norm_epsilons == {"1e-05": 7, "1e-06": 12}
-    assert load_network(save_dir, device="cpu").name == "openvino"
+    assert load_network(save_dir, EngineOptions(device="cpu")).name == "openvino"
 
 
 def test_onnx_file_describes_itself(onnx_alone) -> None:
@@ -75,7 +76,9 @@ def test_attention_is_one_operator_or_standard_ones(onnx_alone, rounding, tmp_pa
     assert kinds["fused"]["Softmax"] == kinds["standard"]["MultiHeadAttention"] == 0
     assert [(item.domain, item.version) for item in graph.opset_import] == [("", 17)]
     for backend in ("onnxruntime", "openvino"):
-        networks = [load_network(path, backend, "cpu") for path in (save_dir, standard)]
+        networks = [
+            load_network(path, EngineOptions(backend, "cpu")) for path in (save_dir, standard)
+        ]
         for shape in ([2, 3, 64, 96], [1, 3, 97, 131]):
             x = paddle.randn(shape)
             found, expected = (network(x).numpy() for network in networks)
@@ -102,7 +105,9 @@ def test_output_at_the_input_size(small_model, tmp_path, output_op, input_shape,
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     assert [item.name for item in session.get_outputs()] == [name]
     for backend in ("onnxruntime", "openvino"):
-        found = load_network(tmp_path / "out", backend, "cpu", output_op=output_op)(x).numpy()
+        found = load_network(tmp_path / "out", EngineOptions(backend, "cpu", output_op=output_op))(
+            x
+        ).numpy()
         if output_op == "argmax":
             assert found.dtype == np.int32
             assert (found == logits.argmax(axis=1).numpy()).mean() > 0.9999

@@ -23,6 +23,7 @@ from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network
+from paddleseg_segformer.runtimes.engines import EngineOptions
 from paddleseg_segformer.runtimes.self_check import self_check
 from paddleseg_segformer.street_scenes.dataset import render_scene
 
@@ -95,7 +96,7 @@ def test_figures_of_the_gate_are_those_of_the_predictors(int8) -> None:
 
 
 def test_int8_network_is_close_to_the_model_and_not_equal(int8) -> None:
-    network = load_network(int8.folder, precision="int8")
+    network = load_network(int8.folder, EngineOptions(precision="int8"))
     assert (network.name, network.artefact) == ("openvino", "int8")
     x = paddle.to_tensor(np.stack([_normalized(scene(7)), _normalized(scene(8))]))
     with paddle.no_grad():
@@ -142,7 +143,10 @@ def _has_heads(shape: Sequence[int]) -> bool:
 @pytest.mark.skipif(not HAS_BF16, reason="this processor does not compute in bf16")
 def test_rest_in_bfloat16(int8) -> None:
     x = paddle.to_tensor(_normalized(scene(7))[None])
-    found = [load_network(int8.folder, precision=name)(x) for name in ("int8", "int8-bf16")]
+    found = [
+        load_network(int8.folder, EngineOptions(precision=name))(x)
+        for name in ("int8", "int8-bf16")
+    ]
     difference = float((found[0] - found[1]).abs().max())
     assert 0 < difference < float(found[0].std())
 
@@ -236,4 +240,4 @@ def test_export_without_int8_names_the_remedy(int8, tmp_path) -> None:
     rest = {"onnx": int8.deploy.artefacts["onnx"]}
     dataclasses.replace(int8.deploy, artefacts=rest).save(tmp_path)
     with pytest.raises(UserError, match="OpenVINO reads int8. Export it again with --format int8"):
-        load_network(tmp_path, precision="int8")
+        load_network(tmp_path, EngineOptions(precision="int8"))

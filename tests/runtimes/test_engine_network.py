@@ -20,7 +20,7 @@ from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.runtimes import engine_network, openvino_backend
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network, network_class
-from paddleseg_segformer.runtimes.engines import ENGINES
+from paddleseg_segformer.runtimes.engines import ENGINES, EngineOptions
 from paddleseg_segformer.runtimes.openvino_backend import OpenVINONetwork
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def expected_of(network: nn.Layer, x: paddle.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("kind", [np.ndarray, paddle.Tensor])
 def test_any_size_and_batch(dynamic, backend, kind) -> None:
     network, folder = dynamic
-    engine = load_network(folder, backend, "cpu")
+    engine = load_network(folder, EngineOptions(backend, "cpu"))
     kept = []
     for shape in ([1, 3, 37, 51], [3, 3, 16, 64], [1, 3, 37, 51], [1, 3, 37, 51]):
         x = paddle.randn(shape)
@@ -60,7 +60,7 @@ def test_any_size_and_batch(dynamic, backend, kind) -> None:
 
 @pytest.mark.parametrize("backend", OTHERS)
 def test_arrays_of_any_layout_are_taken(dynamic, backend) -> None:
-    engine = load_network(dynamic[1], backend, "cpu")
+    engine = load_network(dynamic[1], EngineOptions(backend, "cpu"))
     x = np.random.rand(1, 3, 37, 51).astype(np.float32)
     turned = np.ascontiguousarray(x[..., ::-1])[..., ::-1]
     np.testing.assert_array_equal(engine(turned), engine(x))
@@ -71,7 +71,7 @@ def test_arrays_of_any_layout_are_taken(dynamic, backend) -> None:
 def test_fixed_batch_takes_any_number_of_images(fixed, backend, batch) -> None:
     network, folder = fixed
     x = paddle.randn([batch, 3, 32, 48])
-    found = load_network(folder, backend, "cpu")(x).numpy()
+    found = load_network(folder, EngineOptions(backend, "cpu"))(x).numpy()
     np.testing.assert_allclose(found, expected_of(network, x), atol=1e-5)
 
 
@@ -87,25 +87,25 @@ def test_fixed_batch_takes_any_number_of_images(fixed, backend, batch) -> None:
 )
 def test_wrong_arguments_are_refused(dynamic, backend, arguments, message) -> None:
     with pytest.raises(UserError, match=message):
-        load_network(dynamic[1], backend, **{"device": "cpu", **arguments})
+        load_network(dynamic[1], EngineOptions(backend, **{"device": "cpu", **arguments}))
 
 
 def test_unknown_backend_is_refused(dynamic) -> None:
     with pytest.raises(UserError, match="found 'openvin', expected auto, .* mean 'openvino'"):
-        load_network(dynamic[1], "openvin")
+        load_network(dynamic[1], EngineOptions("openvin"))
 
 
 def test_engine_that_reads_nothing_of_the_export_is_refused(fixed) -> None:
     message = "holds onnx, but Paddle Inference reads paddle. Export it again with --format paddle"
     with pytest.raises(UserError, match=message):
-        load_network(fixed[1], "paddle")
+        load_network(fixed[1], EngineOptions("paddle"))
 
 
 @pytest.mark.parametrize("backend", OTHERS)
 def test_missing_engine_is_one_line(dynamic, backend, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, backend, None)  # so that importing it fails
     with pytest.raises(MissingDependency) as failure:
-        load_network(dynamic[1], backend, "cpu")
+        load_network(dynamic[1], EngineOptions(backend, "cpu"))
     assert str(failure.value) == (f"{backend} is not installed. Run: pip install {backend}")
 
 
@@ -127,7 +127,7 @@ def test_auto_takes_the_fastest_that_is_there(
     monkeypatch.setattr(
         engine_network, "network_class", lambda name: lambda *arguments: chosen.append(name)
     )
-    load_network(dynamic[1], **{"device": "cpu", **arguments})
+    load_network(dynamic[1], EngineOptions(**{"device": "cpu", **arguments}))
     assert chosen == [expected]
 
 
@@ -136,7 +136,7 @@ def test_without_a_device_a_gpu_of_paddle_comes_first_and_engines_without_it_tak
 ) -> None:
     chosen = []
     monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
-    assert load_network(dynamic[1], "onnxruntime").device == "cpu"
+    assert load_network(dynamic[1], EngineOptions("onnxruntime")).device == "cpu"
     assert load_network(fixed[1]).name in OTHERS  # it holds nothing for Paddle
     monkeypatch.setattr(
         engine_network, "network_class", lambda name: lambda *arguments: chosen.append(name)
@@ -181,7 +181,7 @@ def test_no_engine_for_what_was_exported_is_one_line(
     dataclasses.replace(deploy, artefacts=artefacts).save(tmp_path)
     monkeypatch.setattr(engine_network, "find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match=message) as failure:
-        load_network(tmp_path, device="cpu")
+        load_network(tmp_path, EngineOptions(device="cpu"))
     assert "\n" not in str(failure.value)
 
 
@@ -200,7 +200,7 @@ def test_openvinos_converter_is_imported_when_it_is_called() -> None:
 
 def test_auto_passes_over_engines_that_cannot_read_the_export(export_tiny, tmp_path) -> None:
     _, folder = export_tiny(tmp_path / "paddle", [-1, 3, -1, -1])
-    assert load_network(folder, device="cpu").name == "paddle"
+    assert load_network(folder, EngineOptions(device="cpu")).name == "paddle"
 
 
 def test_predictor_names_its_engine(dynamic) -> None:
@@ -222,22 +222,25 @@ def test_damaged_missing_and_unreadable_files_are_one_line(export_tiny, tmp_path
     path = folder / "model.onnx"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="model.onnx: the file is damaged or was replaced"):
-        load_network(folder, backend, "cpu")
+        load_network(folder, EngineOptions(backend, "cpu"))
     deploy = (folder / "deploy.yaml").read_text()
     old = DeployConfig.load(folder, check_files=False).artefacts["onnx"].files[0].sha256
     (folder / "deploy.yaml").write_text(deploy.replace(old, sha256(path)))
     with pytest.raises(UserError, match="model.onnx: .* cannot load it") as failure:
-        load_network(folder, backend, "cpu")
+        load_network(folder, EngineOptions(backend, "cpu"))
     assert "\n" not in str(failure.value)
     path.unlink()
     with pytest.raises(UserError, match="model.onnx: no such file, but deploy.yaml names it"):
-        load_network(folder, backend, "cpu")
+        load_network(folder, EngineOptions(backend, "cpu"))
 
 
 def test_files_of_other_engines_need_not_be_there(export_tiny, tmp_path) -> None:
     _, folder = export_tiny(tmp_path / "export", [-1, 3, -1, -1], ("paddle", "onnx"))
     (folder / "model.pdiparams").unlink()
-    assert load_network(folder, "onnxruntime", "cpu")(paddle.zeros([1, 3, 16, 16])).ndim == 4
+    assert (
+        load_network(folder, EngineOptions("onnxruntime", "cpu"))(paddle.zeros([1, 3, 16, 16])).ndim
+        == 4
+    )
 
 
 def test_openvino_compiles_shapes_that_come_again_and_keeps_few(dynamic, monkeypatch) -> None:
@@ -245,7 +248,7 @@ def test_openvino_compiles_shapes_that_come_again_and_keeps_few(dynamic, monkeyp
     monkeypatch.setattr(openvino_backend, "MAX_SEEN", 8)
     monkeypatch.setattr(openvino_backend, "STALE_CALLS", 5)
     network, folder = dynamic
-    engine = load_network(folder, "openvino", "cpu")
+    engine = load_network(folder, EngineOptions("openvino", "cpu"))
     assert isinstance(engine, OpenVINONetwork)
 
     def run(side: int) -> list[int]:
@@ -266,15 +269,17 @@ def test_openvino_compiles_shapes_that_come_again_and_keeps_few(dynamic, monkeyp
 
 def test_openvino_computes_in_float32_unless_asked(dynamic) -> None:
     x = paddle.randn([1, 3, 64, 64])
-    exact = load_network(dynamic[1], "openvino", "cpu")
+    exact = load_network(dynamic[1], EngineOptions("openvino", "cpu"))
     expected = expected_of(dynamic[0], x)
     assert np.abs(exact(x).numpy() - expected).max() < 1e-5 * expected.std()
     capabilities = exact._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in capabilities:
         with pytest.raises(UserError, match="does not compute in bf16"):
-            load_network(dynamic[1], "openvino", "cpu", precision="bf16")
+            load_network(dynamic[1], EngineOptions("openvino", "cpu", precision="bf16"))
         return
-    rounded = load_network(dynamic[1], "openvino", "cpu", precision="bf16")(x).numpy()
+    rounded = load_network(dynamic[1], EngineOptions("openvino", "cpu", precision="bf16"))(
+        x
+    ).numpy()
     assert 1e-4 < np.abs(rounded - expected).max() / expected.std() < 0.1
 
 
@@ -288,7 +293,7 @@ def test_parsing_flags_imports_no_engine() -> None:
 
 @pytest.mark.parametrize("backend", ["paddle", *OTHERS])
 def test_failure_of_an_engine_is_one_line(dynamic, backend, monkeypatch) -> None:
-    engine = load_network(dynamic[1], backend, "cpu")
+    engine = load_network(dynamic[1], EngineOptions(backend, "cpu"))
 
     def fail(self: object, x: np.ndarray) -> np.ndarray:
         raise RuntimeError("a stack\n  of lines\n(Out of memory) cannot allocate 7 GB\n")
@@ -303,9 +308,9 @@ def test_failure_of_an_engine_is_one_line(dynamic, backend, monkeypatch) -> None
 
 
 def test_longest_side_can_be_set(dynamic) -> None:
-    engine = load_network(dynamic[1], "onnxruntime", "cpu")
+    engine = load_network(dynamic[1], EngineOptions("onnxruntime", "cpu"))
     x = paddle.zeros([1, 3, 32, 8193])
     with pytest.raises(UserError, match=r"image of 32x8193 px .*: more than 8192 px at once"):
         engine(x)
-    engine.max_side_px = 8193
-    assert engine(x).shape[3] == 2049
+    longer = EngineOptions("onnxruntime", "cpu", max_side_px=8193)
+    assert load_network(dynamic[1], longer)(x).shape[3] == 2049

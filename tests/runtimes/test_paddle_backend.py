@@ -21,6 +21,7 @@ from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import LinearSegmenter, MaskSegmenter, VisionTransformer
 from paddleseg_segformer.runtimes import paddle_backend
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
+from paddleseg_segformer.runtimes.engines import EngineOptions
 from paddleseg_segformer.runtimes.paddle_backend import PaddleInferenceNetwork
 from paddleseg_segformer.runtimes.paddle_options import (
     CPU_OPTIONS,
@@ -60,7 +61,7 @@ def assert_same(network: Callable, exported: Callable, shape: list[int]) -> padd
 
 def test_any_size_and_batch(dynamic) -> None:
     network, folder = dynamic
-    exported = PaddleInferenceNetwork(folder, device="cpu", threads=1)
+    exported = PaddleInferenceNetwork(folder, EngineOptions(device="cpu", threads=1))
     first = assert_same(network, exported, [1, 3, 37, 51])
     kept = first.numpy().copy()
     assert_same(network, exported, [3, 3, 16, 64])
@@ -70,7 +71,7 @@ def test_any_size_and_batch(dynamic) -> None:
 
 def test_deploy_yaml_itself_may_be_named(dynamic) -> None:
     network, folder = dynamic
-    exported = PaddleInferenceNetwork(folder / "deploy.yaml")
+    exported = PaddleInferenceNetwork(folder / "deploy.yaml", EngineOptions())
     assert exported.device == paddle.get_device()
     assert_same(network, exported, [1, 3, 32, 32])
 
@@ -87,7 +88,7 @@ def test_pipeline_with_windows_scales_and_flips(dynamic) -> None:
     preprocess = Preprocess.from_transforms([{"type": "Normalize"}])
     image = np.random.default_rng(0).integers(0, 256, (77, 90, 3), dtype=np.uint8)
     expected = Pipeline(network, preprocess, settings)(image).labels()
-    exported = PaddleInferenceNetwork(folder, device="cpu")
+    exported = PaddleInferenceNetwork(folder, EngineOptions(device="cpu"))
     found = Pipeline(exported, preprocess, settings)(image).labels()
     assert len(np.unique(expected)) == NUM_CLASSES
     np.testing.assert_array_equal(found, expected)
@@ -96,7 +97,9 @@ def test_pipeline_with_windows_scales_and_flips(dynamic) -> None:
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_fixed_batch_takes_any_number_of_images(fixed, batch) -> None:
     network, folder = fixed
-    assert_same(network, PaddleInferenceNetwork(folder, device="cpu"), [batch, 3, 32, 48])
+    assert_same(
+        network, PaddleInferenceNetwork(folder, EngineOptions(device="cpu")), [batch, 3, 32, 48]
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,13 +111,13 @@ def test_fixed_batch_takes_any_number_of_images(fixed, batch) -> None:
     ],
 )
 def test_other_shapes_than_the_exported_one_are_refused(fixed, shape, message) -> None:
-    exported = PaddleInferenceNetwork(fixed[1], device="cpu")
+    exported = PaddleInferenceNetwork(fixed[1], EngineOptions(device="cpu"))
     with pytest.raises(UserError, match=message):
         exported(paddle.zeros(shape))
 
 
 def test_image_below_the_smallest_size_is_refused(dynamic) -> None:
-    exported = PaddleInferenceNetwork(dynamic[1], device="cpu")
+    exported = PaddleInferenceNetwork(dynamic[1], EngineOptions(device="cpu"))
     with pytest.raises(UserError, match="image of 15x64 px: the network needs 16 px or more"):
         exported(paddle.zeros([1, 3, 15, 64]))
 
@@ -134,13 +137,13 @@ def test_image_below_the_smallest_size_is_refused(dynamic) -> None:
 )
 def test_wrong_arguments_are_refused(dynamic, arguments, message) -> None:
     with pytest.raises(UserError, match=message):
-        PaddleInferenceNetwork(dynamic[1], **arguments)
+        PaddleInferenceNetwork(dynamic[1], EngineOptions(**arguments))
 
 
 @pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="this Paddle has a GPU")
 def test_gpu_is_refused_where_paddle_has_none(dynamic) -> None:
     with pytest.raises(UserError, match="'gpu': not available; .* install paddlepaddle-gpu"):
-        PaddleInferenceNetwork(dynamic[1], device="gpu")
+        PaddleInferenceNetwork(dynamic[1], EngineOptions(device="gpu"))
 
 
 def test_engine_without_memory_optimisation_is_the_fall_back(dynamic, monkeypatch, caplog) -> None:
@@ -151,7 +154,7 @@ def test_engine_without_memory_optimisation_is_the_fall_back(dynamic, monkeypatc
 
     monkeypatch.setattr(config_class, "enable_memory_optim", fail)
     with caplog.at_level(logging.WARNING, logger=paddle_backend.__name__):
-        exported = PaddleInferenceNetwork(dynamic[1], device="cpu")
+        exported = PaddleInferenceNetwork(dynamic[1], EngineOptions(device="cpu"))
     assert caplog.messages == [
         "Paddle Inference without memory optimisation: memory_optimize_pass not found"
     ]
@@ -163,12 +166,12 @@ def test_damaged_export_is_refused(export_tiny, tmp_path) -> None:
     weights = folder / "model.pdiparams"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(UserError, match="model.pdiparams: the file is damaged or was replaced"):
-        PaddleInferenceNetwork(folder)
+        PaddleInferenceNetwork(folder, EngineOptions())
 
 
 def load(folder: object, caplog: pytest.LogCaptureFixture) -> PaddleInferenceNetwork:
     with caplog.at_level(logging.WARNING, logger=paddle_backend.__name__):
-        return PaddleInferenceNetwork(folder, device="cpu")
+        return PaddleInferenceNetwork(folder, EngineOptions(device="cpu"))
 
 
 @pytest.mark.parametrize("shape", [[1, 3, 16, 16], [2, 3, 97, 131], [1, 3, 33, 200]])
@@ -271,7 +274,7 @@ def test_outputs_are_compared_strictly() -> None:
 @pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="this Paddle has a GPU")
 def test_tensorrt_is_refused_where_it_cannot_run(dynamic, arguments, message) -> None:
     with pytest.raises(UserError, match=message):
-        PaddleInferenceNetwork(dynamic[1], use_trt=True, **arguments)
+        PaddleInferenceNetwork(dynamic[1], EngineOptions(use_trt=True, **arguments))
 
 
 @pytest.mark.skipif(

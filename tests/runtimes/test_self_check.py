@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from paddleseg_segformer.models import SegFormer
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network
-from paddleseg_segformer.runtimes.engines import ENGINES
+from paddleseg_segformer.runtimes.engines import ENGINES, EngineOptions
 from paddleseg_segformer.runtimes.self_check import self_check
 
 INFER = Path(__file__).resolve().parents[2] / "deploy" / "python" / "infer.py"
@@ -80,7 +81,7 @@ def test_engine_agrees(exported, kind, backend) -> None:
     if kind == "predictor":  # its own settings do not matter
         made: object = Predictor.from_export(folder, "cpu", backend=backend, is_slide=False)
     else:
-        made = load_network(folder, backend, "cpu")
+        made = load_network(folder, EngineOptions(backend, "cpu"))
     check = self_check(made, folder / "deploy.yaml")
     assert (check.num_pixels, check.min_agreement) == (97 * 131, 0.999)
     assert check.agreement > 0.999
@@ -99,14 +100,14 @@ def test_engine_agrees(exported, kind, backend) -> None:
 )
 def test_wrong_network_fails(exported, wrong) -> None:
     _, folder = exported
-    network = load_network(folder, "onnxruntime", "cpu")
+    network = load_network(folder, EngineOptions("onnxruntime", "cpu"))
     with pytest.raises(UserError, match=r"deploy.yaml: self-check failed; .* needed are 99.9%"):
         self_check(lambda x: wrong(network, x), folder)
 
 
 def test_reduced_precision_has_a_bound_of_its_own(exported) -> None:
-    network = load_network(exported[1], "onnxruntime", "cpu")
-    network.precision = "bf16"
+    network = load_network(exported[1], EngineOptions("onnxruntime", "cpu"))
+    network.options = dataclasses.replace(network.options, precision="bf16")
     assert self_check(network, exported[1]).min_agreement == 0.9
 
 
@@ -146,7 +147,9 @@ def test_other_outputs(tmp_path, output_op) -> None:
     export_model(make_model(), folder, output_op=output_op, **options)
     labels = read_label(folder / "fixture_labels.png")
     assert labels.shape == (80, 108)  # of the network's input
-    check = self_check(load_network(folder, "paddle", "cpu", output_op=output_op), folder)
+    check = self_check(
+        load_network(folder, EngineOptions("paddle", "cpu", output_op=output_op)), folder
+    )
     assert check.num_pixels == labels.size
 
 
@@ -171,7 +174,7 @@ def test_damaged_and_missing_fixtures(exported, tmp_path, name) -> None:
     folder.mkdir()
     for path in exported[1].iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    network = load_network(folder, "onnxruntime", "cpu")
+    network = load_network(folder, EngineOptions("onnxruntime", "cpu"))
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1])
     with pytest.raises(UserError, match=f"{name}: the file is damaged or was replaced"):
