@@ -96,6 +96,7 @@ lock: $(INSTALLED)
 	$(call locked,dev,pyproject.toml $(addprefix --extra ,$(EXTRAS)))
 	$(call locked,gradio,pyproject.toml $(addprefix --extra ,$(GRADIO_EXTRAS)))
 	$(call locked,docs)
+	$(call locked,runtime,pyproject.toml --extra runtime)
 
 # what goes to a package index, in dist/
 package: $(INSTALLED)

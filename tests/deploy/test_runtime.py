@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddleseg_segformer.data.io import read_image
+from paddleseg_segformer.data.io import read_image, read_label
 from paddleseg_segformer.export import export_model
 from paddleseg_segformer.inference.overlay import write_image
 from paddleseg_segformer.inference.pipeline import predict_label
@@ -152,3 +152,25 @@ def test_an_environment_of_the_runtime_alone(folder, image, backend, tmp_path) -
     with np.load(tmp_path / "labels.npz") as found:
         for surface in SURFACES:  # other versions of NumPy and OpenCV round the resize otherwise
             assert (found[surface] == expected.label).mean() > 0.9995, surface
+
+
+@pytest.mark.slow
+def test_the_locked_runtime_is_small(folder, image, tmp_path) -> None:
+    """The commands of docs/installation.md: under 300 MiB, and the labels are right."""
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    install = ("-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-compile")
+    lock = ROOT / "requirements" / "runtime.txt"
+    run(sys.executable, *install, "--require-hashes", "-r", lock)
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".*", "build", "output", "*.egg-info", "node_modules")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    run(sys.executable, *install, source)
+    if sys.version_info >= (3, 11):  # the last ONNX Runtime for 3.10 needs SymPy
+        size_mib = sum(p.lstat().st_size for p in (tmp_path / "venv").rglob("*")) / 2**20
+        assert size_mib < 300
+    command = ("-m", "paddleseg_segformer", "infer", "--config", folder, "--image_path", image)
+    run(python, *command, "--save_dir", tmp_path / "out", cwd=tmp_path)
+    expected = Predictor.from_export(folder, "cpu", os.cpu_count() or 1, backend="onnxruntime")
+    label = read_label(tmp_path / "out" / "pseudo_color_prediction" / "scene.png")
+    assert (label == expected(image).label).mean() > 0.9995
