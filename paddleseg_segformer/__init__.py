@@ -7,9 +7,15 @@ own tools to build these models.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 10):  # noqa: UP036  run from a clone: nothing else says it in one line
+    raise SystemExit(
+        f"error: found Python {sys.version.split()[0]}, expected 3.10 or newer: run a newer one."
+    )
 
 from paddleseg_segformer.dependencies import explained
 
