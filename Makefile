@@ -35,7 +35,7 @@ export TEST_ISA := $(ISA)
 REQUIRED_WAYS ?= dygraph paddle cpp-paddle onnxruntime onnxruntime-whole openvino cpp-openvino \
     http gradio browser
 
-.PHONY: demo test check test-slow test-newest test-matrix deploy-test lint docs lock package clean
+.PHONY: demo test check test-programs test-slow test-newest test-matrix deploy-test lint docs lock package clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m paddleseg_segformer demo
@@ -46,6 +46,11 @@ test: $(INSTALLED)
 # for whoever changes something: lint, types, and the tests that matter most
 check: lint
 	$(BIN)/python -m pytest $(PARALLEL) -m "check and not slow and not gpu" $(PYTEST_FLAGS)
+
+# the C++ programs and the page in a browser, where compiler, libraries and Chromium are installed
+test-programs: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow -rs tests/deploy/test_cpp.py tests/deploy/test_web_page.py \
+	    $(PYTEST_FLAGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)

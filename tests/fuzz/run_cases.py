@@ -20,7 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-HANG_S = 20
+HANG_S = 120  # on a busy machine importing PaddleSeg alone takes 20
 MEMORY_BYTES = 12 << 30
 MAX_FINDINGS = 20
 
