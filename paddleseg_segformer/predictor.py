@@ -191,7 +191,7 @@ class Predictor:
         device: str | None = None,
         **overrides: Any,
     ) -> Predictor:
-        """Build what a weight file or folder is of, and prepare images as its source does.
+        """Build the model of a weight file or folder; preprocess images as its source does.
 
         Args:
             path: A model folder, a Hugging Face folder, a `.pdparams` with its YAML beside it, or a

@@ -183,9 +183,9 @@ def _exported(args: Namespace) -> tuple[Predictor, str]:
     from paddleseg_segformer.runtimes.self_check import self_check
 
     if args.memory_budget_mib is not None:
-        raise UserError("--memory_budget_mib is of no use here: engines keep their own memory.")
+        raise UserError("--memory_budget_mib has no effect with --export_dir. Leave it out.")
     if args.config or args.model_path:
-        raise UserError("--export_dir stands instead of --config and --model_path: give one.")
+        raise UserError("--export_dir replaces --config and --model_path: give one of them.")
     given = {
         flag: default if getattr(args, flag) is None else getattr(args, flag)
         for flag, default in EXPORT_FLAGS.items()

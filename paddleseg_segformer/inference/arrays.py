@@ -25,7 +25,7 @@ Network = Callable[[Array], Array]
 
 
 class Piece(NamedTuple):
-    """A window's logits and their way to the original image."""
+    """A window's logits, and the maps that resize them to the original image."""
 
     logits: Array  # (h, w, K)
     rows: LinearMap  # h -> H of the original image

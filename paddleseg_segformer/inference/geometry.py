@@ -1,4 +1,4 @@
-"""The way back from a window's logits to the original image, one axis at a time."""
+"""From a window's logits back to the original image, one axis at a time."""
 
 from __future__ import annotations
 

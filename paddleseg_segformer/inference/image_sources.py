@@ -34,7 +34,7 @@ def find_images(image_path: str | None, file_list: str | None = None) -> list[Im
     Args:
         image_path: An image, a folder, or a list file (.txt).
         file_list: A list file, an image a line; paths are relative to `image_path` if it is given,
-            else to the list's folder. A second column (labels) is passed over.
+            else to the list's folder. A second column (labels) is ignored.
 
     Raises:
         UserError: no such path, or no image in it.

@@ -18,19 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from paddleseg_segformer.inference.arrays import Piece
 from paddleseg_segformer.inference.interpolation import LinearMap
 
 MAX_CELL_PX = 16  # side; larger ones are cut
 CHUNK_VALUES = 1 << 18  # scores made at a time: they stay in the processor's cache
-
-
-class Source(NamedTuple):
-    """Logits on the host, and their way to the original image."""
-
-    logits: np.ndarray  # (h, w, K) float32
-    best: np.ndarray  # (h, w) lowest id of the largest logit
-    rows: LinearMap  # h -> H of the original image
-    columns: LinearMap  # w -> W of the original image
 
 
 class Cells(NamedTuple):
@@ -38,38 +30,38 @@ class Cells(NamedTuple):
 
     sizes: np.ndarray  # (G,) px
     outputs: np.ndarray  # (G, P) pixels of a cell, counted from the tile's first; the last repeated
-    inputs: tuple[np.ndarray, ...]  # for each source (G, T): logits that the cell is made of
+    inputs: tuple[np.ndarray, ...]  # for each piece (G, T): logits that the cell is made of
     kinds: np.ndarray  # (G,) cells of one kind have the same weights
-    weights: tuple[np.ndarray, ...]  # for each source (kinds, P, T) float32
+    weights: tuple[np.ndarray, ...]  # for each piece (kinds, P, T) float32
 
 
 def write_labels(
-    sources: Sequence[Source], rows: tuple[int, int], columns: tuple[int, int], label: np.ndarray
+    pieces: Sequence[Piece], rows: tuple[int, int], columns: tuple[int, int], label: np.ndarray
 ) -> None:
     """Write the class ids of a tile; ties go to the lowest id.
 
     Args:
-        sources: What the tile is made of; its scores are the sum over them.
+        pieces: What the tile is made of; its scores are the sum over them.
         rows: First row and last + 1.
         columns: The same for columns.
         label: (R, C), any integer type.
     """
-    row_spans = _spans([source.rows for source in sources], *rows)
-    column_spans = _spans([source.columns for source in sources], *columns)
+    row_spans = _spans([piece.rows for piece in pieces], *rows)
+    column_spans = _spans([piece.columns for piece in pieces], *columns)
     for (top, bottom), (left, right) in product(row_spans, column_spans):
         reaching = [
-            source
-            for source in sources
-            if _covers(source.rows, top, bottom) and _covers(source.columns, left, right)
+            piece
+            for piece in pieces
+            if _covers(piece.rows, top, bottom) and _covers(piece.columns, left, right)
         ]
         part = label[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]]
-        row_cells = cells_of(tuple(source.rows for source in reaching), top, bottom)
-        column_cells = cells_of(tuple(source.columns for source in reaching), left, right)
+        row_cells = cells_of(tuple(piece.rows for piece in reaching), top, bottom)
+        column_cells = cells_of(tuple(piece.columns for piece in reaching), left, right)
         _write_span(reaching, row_cells, column_cells, part)
 
 
 def _spans(maps: Sequence[LinearMap], low: int, high: int) -> Iterator[tuple[int, int]]:
-    """Cut an axis where a source begins or ends."""
+    """Cut an axis where a piece begins or ends."""
     ends = {end for each in maps for end in each.output_range if low < end < high}
     return pairwise([low, *sorted(ends), high])
 
@@ -102,22 +94,22 @@ def cells_of(maps: tuple[LinearMap, ...], low: int, high: int) -> Cells:
     return Cells(sizes, outputs, tuple(inputs), kinds, tuple(each[examples] for each in weights))
 
 
-def _write_span(sources: Sequence[Source], rows: Cells, columns: Cells, label: np.ndarray) -> None:
-    """Write the class ids of pixels that all sources contribute to."""
-    lowest, highest = (_over_taps(sources, rows, columns, extreme) for extreme in (np.min, np.max))
+def _write_span(pieces: Sequence[Piece], rows: Cells, columns: Cells, label: np.ndarray) -> None:
+    """Write the class ids of pixels that all pieces contribute to."""
+    lowest, highest = (_over_taps(pieces, rows, columns, extreme) for extreme in (np.min, np.max))
     label[:] = lowest.repeat(rows.sizes, axis=0).repeat(columns.sizes, axis=1)
     i, j = np.nonzero(lowest != highest)
-    num_classes = sources[0].logits.shape[2]
+    num_classes = pieces[0].logits.shape[2]
     step = max(1, CHUNK_VALUES // (rows.outputs.shape[1] * columns.outputs.shape[1] * num_classes))
     products = _weight_products(rows, columns, len(i))
     for start in range(0, len(i), step):
         part = slice(start, start + step)
         pixels = rows.outputs[i[part], :, None], columns.outputs[j[part], None, :]
-        label[pixels] = _cell_labels(sources, rows, columns, i[part], j[part], products)
+        label[pixels] = _cell_labels(pieces, rows, columns, i[part], j[part], products)
 
 
 def _weight_products(rows: Cells, columns: Cells, num_cells: int) -> list[np.ndarray] | None:
-    """Return for each source the weights (row kinds, column kinds, P * Q, T * T), if worth it."""
+    """Return for each piece the weights (row kinds, column kinds, P * Q, T * T), if worth it."""
     if len(rows.weights[0]) * len(columns.weights[0]) > num_cells:
         return None
     return [
@@ -134,18 +126,18 @@ def _outer(along_rows: np.ndarray, along_columns: np.ndarray) -> np.ndarray:
 
 
 def _over_taps(
-    sources: Sequence[Source], rows: Cells, columns: Cells, extreme: Callable[..., np.ndarray]
+    pieces: Sequence[Piece], rows: Cells, columns: Cells, extreme: Callable[..., np.ndarray]
 ) -> np.ndarray:
     """Return the lowest or highest of the ids that are largest in a cell's logits, (G, G)."""
     found = []
-    for source, row_inputs, column_inputs in zip(sources, rows.inputs, columns.inputs, strict=True):
-        along_rows = extreme(source.best[row_inputs], axis=1)  # (G, w)
+    for piece, row_inputs, column_inputs in zip(pieces, rows.inputs, columns.inputs, strict=True):
+        along_rows = extreme(piece.best[row_inputs], axis=1)  # (G, w)
         found.append(extreme(along_rows[:, column_inputs], axis=2))
     return extreme(found, axis=0)
 
 
 def _cell_labels(
-    sources: Sequence[Source],
+    pieces: Sequence[Piece],
     rows: Cells,
     columns: Cells,
     i: np.ndarray,
@@ -155,10 +147,10 @@ def _cell_labels(
     """Return the class ids (G, P, Q) of the cells (i, j)."""
     kinds = rows.kinds[i], columns.kinds[j]
     shares = []
-    for index, source in enumerate(sources):
-        inputs = rows.inputs[index][i, :, None] * source.best.shape[1]
+    for index, piece in enumerate(pieces):
+        inputs = rows.inputs[index][i, :, None] * piece.best.shape[1]
         inputs = (inputs + columns.inputs[index][j, None, :]).reshape(len(i), -1)
-        logits = source.logits.reshape(-1, source.logits.shape[2]).take(inputs, axis=0)
+        logits = piece.logits.reshape(-1, piece.logits.shape[2]).take(inputs, axis=0)
         if products is None:
             weights = _outer(rows.weights[index][kinds[0]], columns.weights[index][kinds[1]])
         else:

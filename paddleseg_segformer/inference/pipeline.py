@@ -137,7 +137,7 @@ class Pipeline:
 
 
 class ViewOfImage:
-    """One view of one image: its windows, their pixels and the way back."""
+    """One view of one image: its windows, their pixels, and the maps back to the image."""
 
     def __init__(
         self, pipeline: Pipeline, image: np.ndarray, steps: Sequence[SizeStep], view: View

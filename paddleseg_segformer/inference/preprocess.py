@@ -1,4 +1,4 @@
-"""An image on its way to the network: size rules on the host, normalisation on the device."""
+"""From image to network input: size rules on the host, normalisation on the device."""
 
 from __future__ import annotations
 

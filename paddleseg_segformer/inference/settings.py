@@ -75,7 +75,7 @@ class InferenceSettings:
                 "window cannot be resized in one step. Switch off is_slide or is_one_step."
             )
         if self.stride_hw is None:
-            object.__setattr__(self, "stride_hw", self.crop_size_hw)  # frozen: the one way to set
+            object.__setattr__(self, "stride_hw", self.crop_size_hw)  # as frozen classes allow it
         _check_size("crop_size", self.crop_size_hw)
         _check_size("stride", self.stride_hw)
         assert self.stride_hw is not None

@@ -19,7 +19,7 @@ import numpy as np
 
 from paddleseg_segformer.inference.arrays import Array, Arrays, NumpyArrays, Piece, arrays_for
 from paddleseg_segformer.inference.interpolation import bilinear
-from paddleseg_segformer.inference.label_cells import Source, write_labels
+from paddleseg_segformer.inference.label_cells import write_labels
 
 
 class Tile(NamedTuple):
@@ -39,8 +39,7 @@ def write_tile_labels(
     is_sum = average == "logits" or len(views) == 1
     if is_sum and arrays is NumpyArrays:
         pieces = [piece for view in views for piece in view]
-        sources = [Source(each.logits, each.best, each.rows, each.columns) for each in pieces]
-        write_labels(sources, (top, bottom), (left, right), label[top:bottom, left:right])
+        write_labels(pieces, (top, bottom), (left, right), label[top:bottom, left:right])
         return
     for inner in tiles_of(tile, arrays.tile_hw):
         scores = tile_scores(views, inner, "logits" if is_sum else average, arrays)

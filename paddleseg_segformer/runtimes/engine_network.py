@@ -31,7 +31,7 @@ class EngineNetwork(ABC):
 
     Args:
         folder: The folder of an export, or the path of its `deploy.yaml`.
-        options: Device, threads, precision and what else an engine can be told.
+        options: Backend, device, threads, precision and so on.
 
     Raises:
         UserError: not a complete export, another output than `output_op`, no artefact that this

@@ -65,7 +65,7 @@ class EngineOptions:
             engines without Paddle.
         threads: CPU threads.
         precision: Of the computation, one of the engine's `precisions`.
-        output_op: What the caller counts on the network to give.
+        output_op: The output that the caller expects of the network.
         use_trt: Let TensorRT run it, in Paddle Inference on GPU.
         max_side_px: Longest side that may go through the network at once.
     """

@@ -16,7 +16,7 @@ from paddleseg_segformer.runtimes.engine_network import EngineNetwork
 
 MAX_COMPILED = 4  # shapes that have their own network
 MAX_SEEN = 1024  # shapes remembered
-STALE_CALLS = 32  # a shape not seen in so many calls gives way to another
+STALE_CALLS = 32  # a shape not seen in so many calls is dropped for another
 CONVERTER = "openvino.tools.ovc"
 TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
@@ -27,7 +27,7 @@ class OpenVINONetwork(EngineNetwork):
     """An exported network, run by OpenVINO on the CPU.
 
     A network compiled for one shape is faster than one for any shape, but compiling takes about as
-    long as some runs. So a shape that comes up for the first time goes through the network for any
+    long as some runs. So the first input of a shape goes through the network for any
     shape, and has its own from the second time on, unless `MAX_COMPILED` others are in use.
     """
 
@@ -90,7 +90,7 @@ class OpenVINONetwork(EngineNetwork):
             self._last_calls.popitem(last=False)
 
     def _make_room(self) -> bool:
-        """Return whether one more shape may have its own network; a stale one gives way to it."""
+        """Return whether one more shape may have its own network; a stale one is dropped for it."""
         if len(self._compiled) < MAX_COMPILED:
             return True
         oldest = min(self._compiled, key=lambda shape: self._last_calls.get(shape, 0))

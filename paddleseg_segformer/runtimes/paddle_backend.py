@@ -78,7 +78,7 @@ class PaddleInferenceNetwork(EngineNetwork):
                 failures.append(f"{name} fails ({last_line(error)})")
         if failures:
             logger.warning(
-                "Paddle Inference %s goes on with %s: %s",
+                "Paddle Inference %s falls back to %s: %s",
                 paddle.__version__,
                 self.option,
                 "; ".join(failures),

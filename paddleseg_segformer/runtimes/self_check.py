@@ -46,7 +46,7 @@ class SelfCheck(NamedTuple):
 def self_check(network: Network, folder: str | os.PathLike[str]) -> SelfCheck:
     """Run an export's fixture through a network; for programs to call once when they start.
 
-    The image takes the way that `deploy.yaml` describes, whatever other settings the caller uses:
+    The image is predicted as `deploy.yaml` says, whatever settings the caller uses:
     size rules, normalisation, windows, resizing to the image's size.
 
     Args:

@@ -239,7 +239,7 @@ def test_options_that_fail_or_are_wrong_are_told_in_one_line(dynamic, caplog, mo
     network = load(dynamic[1], caplog)
     assert network.option == PLAIN
     assert caplog.messages == [
-        f"Paddle Inference {paddle.__version__} goes on with no oneDNN: broken fails "
+        f"Paddle Inference {paddle.__version__} falls back to no oneDNN: broken fails "
         "((Unimplemented) no such kernel); oneDNN without its placement pass gives other outputs"
     ]
     assert_same(dynamic[0], network, [1, 3, 16, 16])
