@@ -51,6 +51,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LABELS, OVERLAYS, PROBABILITIES = RESULTS = (
+    "pseudo_color_prediction",
+    "added_prediction",
+    "probabilities",
+)
 OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # flags of exported models alone, with their defaults
 EXPORT_FLAGS: dict[str, Any] = {
@@ -142,7 +147,8 @@ def run(args: Namespace) -> None:
         raise UserError(f"--batch_size: found {args.batch_size}, expected 1 or more.")
     is_check_alone = bool(args.self_check) and not (args.image_path or args.file_list)
     has_images = not (is_video(args.image_path) or is_check_alone)
-    images = find_images(args.image_path, args.file_list) if has_images else []
+    results = [Path(args.save_dir) / folder for folder in RESULTS]
+    images = find_images(args.image_path, args.file_list, results) if has_images else []
     predictor, runs_on = _exported(args) if args.export_dir else _built(args)
     if args.custom_color:
         assert predictor.label_set is not None
@@ -151,7 +157,7 @@ def run(args: Namespace) -> None:
         return
     logger.info("%s: %s", runs_on, predictor.settings.describe())
     if not has_images:
-        destination = Path(args.save_dir) / "added_prediction" / f"{Path(args.image_path).stem}.mp4"
+        destination = Path(args.save_dir) / OVERLAYS / f"{Path(args.image_path).stem}.mp4"
         num_frames, rate = overlay_video(
             predictor, args.image_path, destination, args.overlay_alpha
         )
@@ -293,14 +299,14 @@ def _predict(
 def _save(prediction: Prediction, image: ImageFile, args: Namespace) -> None:
     """Write one image's results, in sub-folders as the images are."""
     save_dir = Path(args.save_dir)
-    prediction.save(save_dir / "pseudo_color_prediction" / f"{image.name}.png")
+    prediction.save(save_dir / LABELS / f"{image.name}.png")
     suffix = image.path.suffix.lower()
     if args.has_png_overlays or suffix not in OVERLAY_SUFFIXES:
         suffix = ".png"
     overlay = prediction.overlay(args.overlay_alpha)
-    write_image(save_dir / "added_prediction" / f"{image.name}{suffix}", overlay)
+    write_image(save_dir / OVERLAYS / f"{image.name}{suffix}", overlay)
     if args.save_probabilities:
-        with atomic_path(save_dir / "probabilities" / f"{image.name}.npy") as temporary:
+        with atomic_path(save_dir / PROBABILITIES / f"{image.name}.npy") as temporary:
             np.save(temporary, prediction.probabilities.astype(np.float16))
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from paddleseg_segformer.data.io import IMAGE_SUFFIXES, read_image
+from paddleseg_segformer.data.lists import quoted_items, read_list_text, walk_files
 from paddleseg_segformer.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov")
@@ -28,31 +31,40 @@ def is_video(path: str | None) -> bool:
     return str(path or "").lower().endswith(VIDEO_SUFFIXES)
 
 
-def find_images(image_path: str | None, file_list: str | None = None) -> list[ImageFile]:
-    """Return the images of a file, a folder with its sub-folders, or a list file.
+def find_images(
+    image_path: str | None, file_list: str | None = None, results: Sequence[Path] = ()
+) -> list[ImageFile]:
+    """Return the images of a file, a folder with its sub-folders, a pattern or a list file.
 
     Args:
-        image_path: An image, a folder, or a list file (.txt).
+        image_path: An image, a folder, a pattern such as `photos/*.jpg`, or a list file (.txt).
         file_list: A list file, an image a line; paths are relative to `image_path` if it is given,
-            else to the list's folder. A second column (labels) is ignored.
+            else to the list's folder. A second column (labels) is ignored. Names with spaces may
+            stand in quotes; lines that begin with `#` are comments.
+        results: Folders of earlier results, which are no images to predict.
 
     Raises:
         UserError: no such path, or no image in it.
     """
     if file_list:
-        return _named(_listed(Path(file_list), Path(image_path) if image_path else None))
+        return _named(*_listed(Path(file_list), Path(image_path) if image_path else None))
     if not image_path:
         raise UserError("--image_path is missing: name an image, a folder, a list or a video.")
     path = Path(image_path)
     if path.is_dir():
-        found = sorted(item for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES)
+        files = walk_files(path, tuple(results))
+        found = sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise UserError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
-        return _named([(item, item.relative_to(path)) for item in found])
+        return _named(found, path)
     if not path.is_file():
+        matches = (Path(item) for item in sorted(glob(image_path, recursive=True)))
+        if found := [item for item in matches if item.suffix.lower() in IMAGE_SUFFIXES]:
+            return _named(found, None)
         raise UserError(f"{path}: no such file or folder (--image_path).")
-    is_list = path.suffix.lower() == ".txt"
-    return _named(_listed(path, None) if is_list else [(path, Path(path.name))])
+    if path.suffix.lower() == ".txt":
+        return _named(*_listed(path, None))
+    return _named([path], path.parent)
 
 
 def read_ahead(
@@ -75,30 +87,58 @@ def read_ahead(
             yield image, result
 
 
-def _listed(list_path: Path, root: Path | None) -> list[tuple[Path, Path]]:
-    """Return path and relative path of the images in a list file."""
-    if not list_path.is_file():
-        raise UserError(f"{list_path}: no such list file.")
+def _listed(list_path: Path, root: Path | None) -> tuple[list[Path], Path]:
+    """Return the images in a list file, and the folder that their paths are relative to."""
     root = root or list_path.parent
-    images = []
-    for line in list_path.read_text(encoding="utf-8").splitlines():
-        name = line.strip()
-        if not name:
-            continue
-        if not (root / name).is_file():  # not a name with spaces, so a name and a label
-            name = name.split()[0]
-        below = [part for part in Path(name).parts if part not in (Path(name).anchor, "..")]
-        images.append((root / name, Path(*below)))
-    if not images:
+    paths = []
+    for line in read_list_text(list_path).decode().split("\n"):
+        line = line.strip()
+        if line and not line.startswith("#"):
+            paths.append(root / _first_path(line, root))
+    if not paths:
         raise UserError(f"{list_path}: names no images.")
-    return images
+    return paths, root
 
 
-def _named(images: Sequence[tuple[Path, Path]]) -> list[ImageFile]:
-    """Drop the suffixes, but where two images would then have one name (a.jpg and a.png)."""
-    counts = Counter(relative.with_suffix("") for _, relative in images)
-    return [
-        ImageFile(path, str(relative if counts[stem] > 1 else stem))
-        for path, relative in images
-        for stem in [relative.with_suffix("")]
-    ]
+def _first_path(line: str, root: Path) -> str:
+    """Return the image in a line; a label may follow it, and both may hold spaces."""
+    if line.startswith('"'):
+        return quoted_items(line, "\t" if "\t" in line else " ")[0]
+    words = line.split("\t") if "\t" in line else line.split(" ")
+    for count in range(len(words), 0, -1):
+        name = " ".join(words[:count]).strip()
+        if (root / name).is_file():
+            return name
+    return words[0]
+
+
+def _named(paths: Sequence[Path], root: Path | None) -> list[ImageFile]:
+    """Name the results of each image once, below one folder.
+
+    Names are relative to `root`, or to the folder that all images share where some lie elsewhere.
+    Suffixes are dropped, but where two images would then have one name (a.jpg and a.png).
+    """
+    absolute = dict.fromkeys(Path(os.path.abspath(path)) for path in paths)
+    folder = Path(os.path.abspath(root or "."))
+    if not root or not all(path.is_relative_to(folder) for path in absolute):
+        try:
+            folder = Path(os.path.commonpath([path.parent for path in absolute]))
+        except ValueError:  # on several drives
+            folder = Path()
+    names = {
+        path: path.relative_to(folder if path.is_relative_to(folder) else path.anchor)
+        for path in absolute
+    }
+    shown = {os.path.abspath(path): path for path in reversed(paths)}
+    short = {path: str(name.with_suffix("")) for path, name in names.items()}
+    while True:
+        counts = Counter(name.casefold() for name in short.values())
+        clashing = [
+            path
+            for path, name in short.items()
+            if counts[name.casefold()] > 1 and name != str(names[path])
+        ]
+        if not clashing:
+            break
+        short |= {path: str(names[path]) for path in clashing}
+    return [ImageFile(shown[str(path)], name) for path, name in short.items()]

@@ -192,6 +192,7 @@ class ImageLogits:
     def __init__(self, pipeline: Pipeline, image: np.ndarray) -> None:
         if image.ndim != 3 or 0 in image.shape:
             raise UserError(f"found an image of shape {image.shape}, expected (height, width, 3).")
+        pipeline.preprocess.check_values(image)
         self._pipeline = pipeline
         self._average = pipeline.settings.average
         self.views = _views_of_image(pipeline, image)

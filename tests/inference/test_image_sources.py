@@ -35,9 +35,8 @@ def test_list_with_labels_and_spaces(folder) -> None:
     (folder / "list.txt").write_text("\n".join(lines), encoding="utf-8")
     images = find_images(str(folder / "list.txt"))
     assert [image.path for image in images[:2]] == [folder / "b.png", folder / "ü/two words.PNG"]
-    assert names(images)[:2] == ["b", "ü/two words"]
+    assert names(images) == ["b", "ü/two words", "a/x"]
     assert images[2].path == folder / "a" / "x.jpg"
-    assert not Path(images[2].name).is_absolute()
 
 
 def test_list_relative_to_another_folder(folder, tmp_path_factory) -> None:
@@ -65,3 +64,85 @@ def test_read_ahead_goes_on_after_a_bad_image(folder) -> None:
     results = [pixels for _, pixels in read_ahead(find_images(str(folder)), 3)]
     assert [isinstance(result, UserError) for result in results] == [False, False, True, False]
     assert "b.png" in str(results[2])
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("a.jpg", "a.png", "a.jpg.png"),
+        ("a.jpg", "a.png", "a.jpg.png", "a.jpg.png.bmp", "a.jpg.jpg"),
+        ("A.jpg", "a.png", "b/a.jpg", "b.a/a.jpg"),
+    ],
+)
+def test_names_of_results_never_collide(tmp_path, files) -> None:
+    touch(tmp_path, *files)
+    found = names(find_images(str(tmp_path)))
+    assert len({name.casefold() for name in found}) == len(files) == len(found)
+
+
+def test_list_that_leads_out_of_its_folder(tmp_path) -> None:
+    touch(tmp_path, "lists/a/x.jpg", "a/x.jpg")
+    (tmp_path / "lists" / "list.txt").write_text("a/x.jpg\n../a/x.jpg\na/x.jpg\n")
+    found = find_images(str(tmp_path / "lists" / "list.txt"))
+    assert names(found) == ["lists/a/x", "a/x"]
+    assert all(image.path.is_file() for image in found)
+
+
+def test_absolute_paths_are_named_below_their_common_folder(tmp_path) -> None:
+    touch(tmp_path, "deep/one/x.jpg", "deep/two/x.jpg")
+    lines = [str(tmp_path / "deep" / name / "x.jpg") for name in ("one", "two")]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "list.txt").write_text("\n".join(lines))
+    assert names(find_images(str(tmp_path / "other" / "list.txt"))) == ["one/x", "two/x"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-bom", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lists_as_editors_save_them(folder, encoding, end) -> None:
+    lines = ["# ü comment", "", "b.png", "  ", "a/x.jpg\tlabels/a x.png", "ü/two words.PNG x.png"]
+    lines += ['"ü/two words.PNG" "labels/two words.png"']
+    text = end.join(lines)
+    content = "\ufeff".encode("utf-16-be") + text.encode("utf-16-be")
+    content = content if encoding == "utf-16-be-bom" else text.encode(encoding)
+    (folder / "list.txt").write_bytes(content)
+    images = find_images(str(folder / "list.txt"))
+    expected = ["b.png", "a/x.jpg", "ü/two words.PNG"]
+    assert [image.path for image in images] == [folder / name for name in expected]
+
+
+def test_list_in_another_encoding_is_refused(tmp_path) -> None:
+    (tmp_path / "list.txt").write_bytes("a.png\nü.png\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"list.txt, line 2: not UTF-8"):
+        find_images(str(tmp_path / "list.txt"))
+
+
+def test_links_are_followed_once_and_hidden_files_skipped(tmp_path) -> None:
+    touch(tmp_path / "real", "x.jpg", ".hidden.jpg", ".ipynb_checkpoints/x.jpg")
+    touch(tmp_path / "real", "__MACOSX/._x.jpg", "__MACOSX/y.jpg", "._x.jpg")
+    touch(tmp_path / "elsewhere", "z.jpg")
+    (tmp_path / "real" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "w.jpg").symlink_to(tmp_path / "elsewhere" / "z.jpg")
+    assert names(find_images(str(tmp_path / "real"))) == ["linked/z", "w", "x"]
+
+
+def test_results_are_not_predicted_again(tmp_path) -> None:
+    touch(tmp_path, "x.jpg", "added_prediction/x.jpg", "out/added_prediction/x.jpg", "out/y.jpg")
+    results = [tmp_path / "out" / "added_prediction"]
+    found = names(find_images(str(tmp_path), results=results))
+    assert found == ["added_prediction/x", "out/y", "x"]
+    assert "added_prediction/x" not in names(
+        find_images(str(tmp_path), results=[tmp_path / "added_prediction"])
+    )
+
+
+def test_pattern(folder) -> None:
+    assert names(find_images(str(folder / "*" / "x.*"))) == ["x.jpg", "x.png"]
+    with pytest.raises(UserError, match="no such file"):
+        find_images(str(folder / "*" / "y.*"))

@@ -59,3 +59,42 @@ def test_back_steps_undo_resizes_in_a_row_at_once() -> None:
     rows, columns = back_steps(steps, (48, 64), (96, 128))
     assert rows == (BackStep(False, 48), BackStep(True, 32), BackStep(False, 40))
     assert columns == (BackStep(False, 64), BackStep(True, 32), BackStep(False, 60))
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (8, 9, 3)).astype(np.float32)
+IMAGENET = {"type": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: np.where(x == x[0, 0, 0], np.nan, x), r"of 216 values that are NaN or infinite"),
+        (lambda x: np.where(x == x[0, 0, 0], -np.inf, x), r"values that are NaN or infinite"),
+        (lambda x: x / 255, r"found values in 0..1, expected 0..255 \(Norm.*Multiply by 255"),
+        (lambda x: (x / 255).astype(np.float64) * 0.3, "Multiply by 255"),
+        (lambda x: x * 257, r"found values in 0..65535, expected 0..255 .*Scale them"),
+        (lambda x: (x * 257).astype(np.int32), "Scale them"),
+        (lambda x: x * 16, r"found values in 0..4080, expected 0..255"),
+    ],
+)
+def test_values_that_the_network_is_not_meant_for_are_refused(change, message) -> None:
+    with pytest.raises(UserError, match=message):
+        Preprocess.from_transforms([IMAGENET]).check_values(change(IMAGE))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [IMAGE, np.zeros_like(IMAGE), np.ones_like(IMAGE), (IMAGE / 255).astype(np.uint8), IMAGE + 20],
+)
+def test_dark_and_ordinary_images_are_not(image) -> None:
+    Preprocess.from_transforms([IMAGENET]).check_values(image)
+
+
+def test_constants_for_other_ranges_are_believed() -> None:
+    unit = Preprocess.from_transforms([{"type": "Normalize", "mean": [0.002], "std": [0.001]}])
+    unit.check_values(IMAGE / 255)
+    reflectance = {"type": "Normalize", "mean": [5.9], "std": [2.7]}
+    Preprocess.from_transforms([reflectance]).check_values(IMAGE * 80)
+    Preprocess().check_values(IMAGE * 1000)
+    with pytest.raises(UserError, match="NaN"):
+        Preprocess().check_values(IMAGE * np.nan)

@@ -1,0 +1,77 @@
+"""List files and folders: which files a person means."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from paddleseg_segformer.errors import UserError
+
+_MARKS = {  # byte-order marks; the longer ones first
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_ARCHIVE_FOLDERS = ("__MACOSX",)  # resource forks that macOS packs into ZIP files
+
+
+def read_list_text(path: Path) -> bytes:
+    r"""Return a list file's text in UTF-8, without a byte-order mark, its lines ended by `\n`.
+
+    Raises:
+        UserError: no such file, or neither UTF-8 nor UTF-16 nor UTF-32 with a byte-order mark.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such list file.")
+    content = path.read_bytes()
+    mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
+    encoding = _MARKS.get(mark, "utf-8")
+    content = content[len(mark) :]
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {number}: not UTF-8. Save the list as UTF-8.") from None
+    if encoding != "utf-8":
+        content = text.encode()
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def quoted_items(line: str, separator: str) -> list[str]:
+    """Return the items of a line in which some are put in double quotes, `"a b.png" "c d.png"`."""
+    [items] = csv.reader([line], delimiter=separator, skipinitialspace=True)
+    return [item for item in items if item]
+
+
+def walk_files(folder: Path, excluded: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files under a folder and its sub-folders, in the order of their paths.
+
+    Links to folders are followed, but no folder is entered twice. Hidden files and folders, and
+    the resource forks in `__MACOSX`, are no one's images.
+
+    Args:
+        excluded: Folders that are not entered.
+    """
+    entered = {os.path.realpath(item) for item in excluded}
+    waiting = [str(folder)]
+    while waiting:
+        parent = waiting.pop()
+        real = os.path.realpath(parent)
+        if real in entered:
+            continue
+        entered.add(real)
+        with os.scandir(parent) as entries:
+            shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        for entry in shown:
+            if entry.is_file():
+                yield Path(entry.path)
+        waiting += [
+            entry.path
+            for entry in reversed(shown)
+            if entry.is_dir() and entry.name not in _ARCHIVE_FOLDERS
+        ]
