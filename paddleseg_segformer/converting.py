@@ -19,15 +19,12 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder, write_text
 from paddleseg_segformer.model_folder import CONFIG, WEIGHTS, config_of
 from paddleseg_segformer.weights import save_weights
-from paddleseg_segformer.weights.architectures.known import full_backbone
-from paddleseg_segformer.weights.architectures.segmenter import is_vit
-from paddleseg_segformer.weights.files.containers import FOLDER_FILES
-from paddleseg_segformer.weights.files.writing import SUFFIXES, write_tensors
+from paddleseg_segformer.weights.architectures.sizes import full_backbone, is_vit
+from paddleseg_segformer.weights.files.containers import FOLDER_FILES, SUFFIXES, write_tensors
 from paddleseg_segformer.weights.formats import FORMATS, HUGGINGFACE, PADDLESEG
 from paddleseg_segformer.weights.formats.naming import Format, Rule, export_state, with_biases
-from paddleseg_segformer.weights.sidecars.hub_config import CONFIG_FILE, HubConfig
+from paddleseg_segformer.weights.sidecars.hub_config import CONFIG_FILE, HubConfig, write_json
 from paddleseg_segformer.weights.sidecars.hub_processor import PROCESSOR_FILE, HubProcessor
-from paddleseg_segformer.weights.sidecars.json_files import write_json
 from paddleseg_segformer.weights.sidecars.source import SIDECARS
 from paddleseg_segformer.weights.sidecars.variant_yml import write_variant
 from paddleseg_segformer.weights.weight_file import Checkpoint, open_checkpoint
@@ -132,10 +129,11 @@ def prepare(source: str | os.PathLike[str], to: str, backbone_only: bool = False
         },
     )
     is_bare = is_backbone or checkpoint.model["type"] in format.bare_models
-    tensors = export_state(format, state, None if is_bare else checkpoint.model["num_classes"])
-    if is_bare:
-        prefix = format.backbone_prefix
-        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    tensors = (
+        export_state(format.bare(), state, None)
+        if is_bare
+        else export_state(format, state, checkpoint.model["num_classes"])
+    )
     return Conversion(source, checkpoint, format, state, tensors, _notes(checkpoint, format))
 
 

@@ -4,9 +4,9 @@
 are Paddle's.
 """
 
-from paddleseg_segformer.huggingface.configuration import SegformerConfig
 from paddleseg_segformer.huggingface.image_processing import SegformerImageProcessor
 from paddleseg_segformer.huggingface.models import (
+    SegformerConfig,
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
     SegformerModel,

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from paddle import Tensor, nn
 
+from paddleseg_segformer.config.building import build_component
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.huggingface.configuration import SegformerConfig
 from paddleseg_segformer.huggingface.losses import classification_loss, segmentation_loss
 from paddleseg_segformer.huggingface.outputs import EncoderOutput, LogitsOutput
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
@@ -24,19 +26,34 @@ from paddleseg_segformer.weights import (
     load_weights,
     open_checkpoint,
 )
-from paddleseg_segformer.weights.architectures.known import full_backbone
+from paddleseg_segformer.weights.architectures.sizes import full_backbone
+from paddleseg_segformer.weights.files.containers import write_tensors
 from paddleseg_segformer.weights.files.download import is_url
-from paddleseg_segformer.weights.files.writing import write_tensors
 from paddleseg_segformer.weights.formats import HUGGINGFACE
 from paddleseg_segformer.weights.formats.naming import export_state
-from paddleseg_segformer.weights.sidecars.hub_config import CONFIG_FILE, EPSILONS
-from paddleseg_segformer.weights.sidecars.json_files import NO_HUB, write_json
+from paddleseg_segformer.weights.sidecars.hub_config import (
+    CONFIG_FILE,
+    EPSILONS,
+    NO_HUB,
+    HubConfig,
+    write_json,
+)
 
 WEIGHTS_FILE = "model.safetensors"
 
 logger = logging.getLogger(__name__)
 
 Pretrained = TypeVar("Pretrained", bound="_Pretrained")
+
+
+@dataclass
+class SegformerConfig(HubConfig):
+    """Sizes, rates and class names; see `HubConfig` for the fields, which are transformers'."""
+
+    def build(self, model_type: str, epsilons: Mapping[str, float] | None = None) -> nn.Layer:
+        """Return a network with initial weights; see `section`."""
+        kind = "model" if model_type else "backbone"
+        return build_component(kind, self.section(model_type, epsilons), "config")
 
 
 class _Pretrained(nn.Layer):
@@ -94,10 +111,8 @@ class _Pretrained(nn.Layer):
             prefix + key: item.astype("float32").numpy()
             for key, item in self.model.state_dict().items()
         }
-        tensors = export_state(HUGGINGFACE, state, self.config.num_labels)
-        if not self.model_type:
-            bare = HUGGINGFACE.backbone_prefix
-            tensors = {key.removeprefix(bare): array for key, array in tensors.items()}
+        format = HUGGINGFACE if self.model_type else HUGGINGFACE.bare()
+        tensors = export_state(format, state, self.config.num_labels)
         write_tensors(tensors, Path(folder) / WEIGHTS_FILE, is_torch=True)
         architectures = {"architectures": [type(self).__name__]}
         write_json(Path(folder) / CONFIG_FILE, {**self.config.to_dict(), **architectures})

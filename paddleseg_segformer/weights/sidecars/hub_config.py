@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import write_text
 from paddleseg_segformer.models.mix_transformer import PATCH_KERNELS, PATCH_STRIDES
 from paddleseg_segformer.weights.formats import HUGGINGFACE
-from paddleseg_segformer.weights.sidecars.json_files import read_json, write_json
 
 Config = TypeVar("Config", bound="HubConfig")
 
@@ -31,12 +32,35 @@ BACKBONE_KEYS = {  # theirs -> ours
 HEAD_KEYS = {"decoder_hidden_size": "embedding_dim", "classifier_dropout_prob": "dropout_rate"}
 LABEL_KEYS = ("num_labels", "id2label", "label2id")
 CONFIG_FILE = "config.json"
+NO_HUB = "Models on the hub are downloaded first: hf download {0} --local-dir FOLDER"
 FIXED = {
     "num_encoder_blocks": 4,
     "patch_sizes": PATCH_KERNELS,
     "strides": PATCH_STRIDES,
     "hidden_act": "gelu",
 }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of keys and values.
+
+    Raises:
+        UserError: no such file, or not such a file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{path}: no such file. {NO_HUB.format(path.parent)}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found {type(content).__name__}, expected keys and values.")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file of keys and values, sorted as transformers sorts them."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 @dataclass

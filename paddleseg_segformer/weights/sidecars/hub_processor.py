@@ -14,7 +14,7 @@ from PIL import Image
 
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.weights.sidecars.json_files import read_json, write_json
+from paddleseg_segformer.weights.sidecars.hub_config import read_json, write_json
 
 Processor = TypeVar("Processor", bound="HubProcessor")
 
@@ -91,6 +91,24 @@ class HubProcessor:
         for name in ("do_resize", "do_rescale", "do_normalize", "do_reduce_labels"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name}: found {getattr(self, name)!r}, expected true or false.")
+
+    def transforms(self) -> list[dict[str, Any]]:
+        """Return the settings as the `transforms` of a config."""
+        transforms: list[dict[str, Any]] = []
+        if self.do_resize:
+            assert not isinstance(self.size, int)
+            size = [self.size["width"], self.size["height"]]
+            name = Image.Resampling(self.resample).name
+            transforms.append({"type": "AntialiasResize", "target_size": size, "resample": name})
+        # (x * factor - mean) / std of theirs is (x / 255 - mean / unit) / (std / unit) of ours
+        factor = self.rescale_factor if self.do_rescale else 1.0
+        unit = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
+        mean, std = (self.image_mean, self.image_std) if self.do_normalize else (0.0, 1.0)
+        constants = {
+            name: [x / unit for x in ([values] if isinstance(values, (int, float)) else values)]
+            for name, values in (("mean", mean), ("std", std))
+        }
+        return [*transforms, {"type": "Normalize", **constants}]
 
     @classmethod
     def from_pretrained(

@@ -9,8 +9,7 @@ from typing import Any
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
-from paddleseg_segformer.weights.architectures.known import full_backbone
-from paddleseg_segformer.weights.architectures.sizes import Section
+from paddleseg_segformer.weights.architectures.sizes import Section, full_backbone
 from paddleseg_segformer.weights.formats.naming import Format
 from paddleseg_segformer.yaml_files import dump_yaml, read_yaml
 
