@@ -190,7 +190,7 @@ def test_a_predictor_without_a_config_cannot_be_saved(folder: Path, tmp_path: Pa
 def test_weights_are_not_written_beside_others(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="holds other weights, model.safetensors"):
+    with pytest.raises(UserError, match="holds model.safetensors of other weights"):
         Predictor.from_pretrained(folder).save_pretrained(tmp_path / "hf")
 
 
