@@ -19,15 +19,12 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder, write_text
 from paddleseg_segformer.model_folder import CONFIG, WEIGHTS, config_of
 from paddleseg_segformer.weights import save_weights
-from paddleseg_segformer.weights.architectures.known import full_backbone
-from paddleseg_segformer.weights.architectures.segmenter import is_vit
-from paddleseg_segformer.weights.files.containers import FOLDER_FILES
-from paddleseg_segformer.weights.files.writing import SUFFIXES, write_tensors
+from paddleseg_segformer.weights.architectures.sizes import full_backbone, is_vit
+from paddleseg_segformer.weights.files.containers import FOLDER_FILES, SUFFIXES, write_tensors
 from paddleseg_segformer.weights.formats import FORMATS, HUGGINGFACE, PADDLESEG
 from paddleseg_segformer.weights.formats.naming import Format, Rule, export_state, with_biases
-from paddleseg_segformer.weights.sidecars.hub_config import CONFIG_FILE, HubConfig
+from paddleseg_segformer.weights.sidecars.hub_config import CONFIG_FILE, HubConfig, write_json
 from paddleseg_segformer.weights.sidecars.hub_processor import PROCESSOR_FILE, HubProcessor
-from paddleseg_segformer.weights.sidecars.json_files import write_json
 from paddleseg_segformer.weights.sidecars.source import SIDECARS
 from paddleseg_segformer.weights.sidecars.variant_yml import write_variant
 from paddleseg_segformer.weights.weight_file import Checkpoint, open_checkpoint
@@ -40,12 +37,12 @@ class Conversion:
     """Weights under a code base's names, ready to be written.
 
     Args:
-        source: where they come from.
+        source: file or folder that they come from.
         checkpoint: the same, opened.
-        format: whose names they get.
-        state: the canonical weights that are converted.
-        tensors: the same under the format's names, with what its strict loaders expect besides.
-        notes: what the weights alone do not carry over, one line each.
+        format: the code base whose names they get.
+        state: the canonical weights to convert.
+        tensors: the same under the format's names, and what its strict loaders expect besides.
+        notes: differences that the weights alone do not carry over, one line each.
     """
 
     source: str | os.PathLike[str]
@@ -70,7 +67,7 @@ class Conversion:
         return lines
 
     def summary(self) -> str:
-        """Return how many tensors and numbers are converted."""
+        """Return the model, and how many tensors and numbers are converted."""
         size = sum(array.size for array in self.state.values())
         return (
             f"{self.checkpoint.describe()}: {len(self.state)} tensors of {size:,} numbers -> "
@@ -84,7 +81,7 @@ def save_model(
     """Write a model folder, or the files of another code base.
 
     Args:
-        config: Builds the model; what it says beyond defaults is written.
+        config: Builds the model; only what differs from the defaults is written.
         path: A folder; for other formats than "hf" and "paddleseg", a weight file.
         format: "paddleseg" for a model folder, "hf" for Hugging Face's folder, or another key of
             `FORMATS`.
@@ -93,10 +90,7 @@ def save_model(
         UserError: the model has no exact counterpart in that format.
     """
     if format == "paddleseg":
-        folder = make_folder(path)
-        for name in FOLDER_FILES:
-            if name != WEIGHTS and (folder / name).exists():
-                raise UserError(f"{folder}: holds other weights, {name}. Choose another folder.")
+        folder = _folder_without(path, {*FOLDER_FILES} - {WEIGHTS})
         save_weights(model, folder / WEIGHTS)
         write_text(folder / CONFIG, config.to_yaml(skip_defaults=True))
         return
@@ -114,71 +108,121 @@ def prepare(source: str | os.PathLike[str], to: str, backbone_only: bool = False
     Args:
         source: a file or folder of any known code base.
         to: a key of `FORMATS`.
+        backbone_only: leave the head out.
 
     Raises:
-        UserError: the file is not whole, or its model has no exact counterpart there.
+        UserError: the file is incomplete, or its model has no exact counterpart there.
     """
     format = FORMATS[to]
     checkpoint = open_checkpoint(source)
     is_backbone = backbone_only or checkpoint.is_backbone
-    _check_explained(checkpoint, source, checkpoint.other_head if backbone_only else [])
+    ignored = checkpoint.other_head if backbone_only else []
+    unexpected = [key for key in checkpoint.unexpected if key not in ignored]
+    for problem, keys in (("missing", checkpoint.missing), ("unexpected", unexpected)):
+        if keys:
+            raise UserError(
+                f"{source}: cannot be converted, because weights are {problem}: "
+                f"{', '.join(keys[:3])} ({len(keys)} in all). Take the complete file of one model."
+            )
     _check_convertible(checkpoint, format, source, is_backbone)
-    state = with_biases(
-        format,
-        {
-            key: checkpoint.state[key]
-            for key in checkpoint.state
-            if key.startswith("backbone.") or not is_backbone
-        },
-    )
-    is_bare = is_backbone or checkpoint.model["type"] in format.bare_models
-    tensors = export_state(format, state, None if is_bare else checkpoint.model["num_classes"])
-    if is_bare:
-        prefix = format.backbone_prefix
-        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    state = {
+        key: array
+        for key, array in checkpoint.state.items()
+        if key.startswith("backbone.") or not is_backbone
+    }
+    state = with_biases(format, state)
+    if is_backbone or checkpoint.model["type"] in format.bare_models:
+        tensors = export_state(format.bare(), state, None)
+    else:
+        tensors = export_state(format, state, checkpoint.model["num_classes"])
     return Conversion(source, checkpoint, format, state, tensors, _notes(checkpoint, format))
 
 
 def write(conversion: Conversion, destination: str | os.PathLike[str]) -> list[Path]:
-    """Write a conversion: a file by the suffix, or a folder; return what was written.
+    """Write a conversion: a file, or a folder with the config that goes with the weights.
 
-    A folder is Hugging Face's, rstrudel's, or this package's, with the config that goes with it.
+    Args:
+        destination: a file, whose suffix decides on the container; or a folder, for "hf",
+            "rstrudel" and "paddleseg".
+
+    Returns:
+        The paths written, the weights first.
 
     Raises:
-        UserError: the format has no files of this suffix, or other weights lie in the folder.
+        UserError: the format has no files of this suffix, or the folder holds other weights.
     """
-    destination = Path(destination)
-    format = conversion.format
-    weights, write_beside = destination, None
-    if format.name in _FOLDERS and (destination.is_dir() or not destination.suffix):
-        name, config_name, write_beside = _FOLDERS[format.name]
-        weights = _folder_for(destination, {name, config_name}) / name
+    weights = destination = Path(destination)
+    format, checkpoint = conversion.format, conversion.checkpoint
+    is_folder = format.name in _FOLDERS and (destination.is_dir() or not destination.suffix)
+    if is_folder:
+        name, config_name, write_configs = _FOLDERS[format.name]
+        _folder_without(destination, {*FOLDER_FILES, *SIDECARS} - {name, config_name})
+        weights = destination / name
     allowed = SUFFIXES["torch" if format.is_torch else "paddle"]
     if weights.suffix not in allowed:
         folder = " or a folder" if format.name in _FOLDERS else ""
         raise UserError(
             f"{destination}: {format.title}'s weights are written as {', '.join(allowed)}{folder}."
         )
-    checkpoint = conversion.checkpoint
+    configs = write_configs(conversion, destination) if is_folder else []
     key = "" if conversion.is_backbone else format.weights_key
     meta = {"CLASSES": checkpoint.classes, "PALETTE": checkpoint.palette}
     beside = {"meta": meta} if format.has_metadata else {}
-    configs = write_beside(conversion, destination) if write_beside else []
     write_tensors(conversion.tensors, weights, format.is_torch, key, beside)
     return [weights, *configs]
 
 
-def _folder_for(folder: Path, own: set[str]) -> Path:
-    """Return the folder, made if need be, if no weights or configs of another kind lie there."""
-    make_folder(folder)
-    for other in {*FOLDER_FILES, *SIDECARS} - own:
-        if (folder / other).exists():
-            raise UserError(f"{folder}: holds {other} already. Choose another folder.")
+def _folder_without(folder: str | os.PathLike[str], others: set[str]) -> Path:
+    """Return the folder, made if need be, provided that it holds none of the other files."""
+    folder = make_folder(folder)
+    for name in sorted(others):
+        if (folder / name).exists():
+            raise UserError(f"{folder}: holds {name} of other weights. Choose another folder.")
     return folder
 
 
 def _hub_configs(conversion: Conversion, folder: Path) -> list[Path]:
-    return _write_hub_configs(folder, conversion.checkpoint, conversion.is_backbone)
+    """Write `config.json` and `preprocessor_config.json`."""
+    checkpoint, model = conversion.checkpoint, conversion.checkpoint.model
+    classes = checkpoint.classes
+    if not checkpoint.is_backbone and not classes:
+        classes = [f"LABEL_{index}" for index in range(model["num_classes"])]
+    others = {"id2label": dict(enumerate(classes))} if classes else {}
+    backbone = full_backbone(model.get("backbone", model))
+    config = HubConfig.from_section({**model, "backbone": backbone}, **others)
+    name = _HUB_CLASSES["" if conversion.is_backbone else model["type"]]
+    write_json(folder / CONFIG_FILE, {"architectures": [name], **config.to_dict()})
+    _processor_for(checkpoint).save_pretrained(folder)
+    return [folder / CONFIG_FILE, folder / PROCESSOR_FILE]
+
+
+_HUB_CLASSES = {  # our model types -> transformers'
+    "": "SegformerModel",
+    "SegFormer": "SegformerForSemanticSegmentation",
+    "MixVisionTransformerClassifier": "SegformerForImageClassification",
+}
+
+
+def _processor_for(checkpoint: Checkpoint) -> HubProcessor:
+    """Return the image processor nearest to a checkpoint's transforms."""
+    processor = HubProcessor(do_reduce_labels=checkpoint.reduces_labels)
+    if checkpoint.transforms is None:
+        return processor
+    processor.do_resize = len(checkpoint.transforms) > 1
+    for item in checkpoint.transforms:
+        if item["type"] in _HUB_RESIZING:
+            width, height = item.get("target_size", (512, 512))
+            processor.size = {"height": height, "width": width}
+            processor.resample = int(Image.Resampling[item.get("resample", "BILINEAR")])
+        elif item["type"] == "Normalize":
+            processor.image_mean, processor.image_std = (
+                list(item.get(key, [0.5])) * (3 if len(item.get(key, [0.5])) == 1 else 1)
+                for key in ("mean", "std")
+            )
+    return processor
+
+
+_HUB_RESIZING = ("Resize", "AntialiasResize")
 
 
 def _variant(conversion: Conversion, folder: Path) -> list[Path]:
@@ -189,16 +233,15 @@ def _variant(conversion: Conversion, folder: Path) -> list[Path]:
 
 
 def _own_config(conversion: Conversion, folder: Path) -> list[Path]:
-    text = config_of(conversion.source).to_yaml(skip_defaults=True)
-    write_text(folder / "config.yml", text)
-    return [folder / "config.yml"]
+    write_text(folder / CONFIG, config_of(conversion.source).to_yaml(skip_defaults=True))
+    return [folder / CONFIG]
 
 
-# Formats that have folders: the weights' name there, the config's, and what writes configs.
+# Formats with folders: the weights' name there, the config's, and what writes the configs.
 _FOLDERS: dict[str, tuple[str, str, Callable[[Conversion, Path], list[Path]]]] = {
-    "hf": ("model.safetensors", "config.json", _hub_configs),
+    "hf": ("model.safetensors", CONFIG_FILE, _hub_configs),
     "rstrudel": ("checkpoint.pth", "variant.yml", _variant),
-    "paddleseg": ("model.pdparams", "config.yml", _own_config),
+    "paddleseg": (WEIGHTS, CONFIG, _own_config),
 }
 
 
@@ -213,16 +256,6 @@ def check_written(conversion: Conversion, path: Path) -> None:
         not np.array_equal(again[key], array) for key, array in conversion.state.items()
     ):
         raise UserError(f"{path}: reads back as other weights than were written. Check the disk.")
-
-
-def _check_explained(checkpoint: Checkpoint, source: Any, excused: list[str]) -> None:
-    unexpected = [key for key in checkpoint.unexpected if key not in excused]
-    for problem, keys in (("missing", checkpoint.missing), ("unexpected", unexpected)):
-        if keys:
-            raise UserError(
-                f"{source}: not converted, because it is not all explained: {problem}: "
-                f"{', '.join(keys[:3])} ({len(keys)} in all)."
-            )
 
 
 def _check_convertible(
@@ -277,8 +310,16 @@ def _notes(checkpoint: Checkpoint, format: Format) -> list[str]:
             )
     if format is not PADDLESEG and checkpoint.model.get("align_corners"):
         notes.append(f"{format.title}'s head does not align corners, this model's does")
-    if format is HUGGINGFACE:
-        notes += _hub_notes(checkpoint)
+    if format is HUGGINGFACE and checkpoint.transforms is None:
+        notes.append(
+            "no preprocessing is known for these weights; ImageNet's constants are written"
+        )
+    elif format is HUGGINGFACE:
+        notes += [
+            f"Hugging Face's image processor has no {item['type']}; it resizes to a fixed size"
+            for item in checkpoint.transforms or []
+            if item["type"] not in ("Normalize", *_HUB_RESIZING)
+        ]
     return [*notes, *(f"{format.title}: {note}" for note in format.notes)]
 
 
@@ -291,60 +332,3 @@ def _operation(rule: Rule, array: np.ndarray) -> str:
     if not isinstance(rule.foreign, str):
         words.append("split")
     return ", ".join(words) or "copied"
-
-
-ARCHITECTURES = {  # our model types -> theirs
-    "": "SegformerModel",
-    "SegFormer": "SegformerForSemanticSegmentation",
-    "MixVisionTransformerClassifier": "SegformerForImageClassification",
-}
-
-
-def _write_hub_configs(folder: Path, checkpoint: Checkpoint, is_backbone: bool) -> list[Path]:
-    """Write `config.json` and `preprocessor_config.json`; return their paths."""
-    model = checkpoint.model
-    kind = "" if is_backbone else model["type"]
-    backbone = full_backbone(model.get("backbone", model))
-    classes = checkpoint.classes
-    if not checkpoint.is_backbone and not classes:
-        classes = [f"LABEL_{index}" for index in range(model["num_classes"])]
-    others = {"id2label": dict(enumerate(classes))} if classes else {}
-    config = HubConfig.from_section({**model, "backbone": backbone}, **others)
-    content = {"architectures": [ARCHITECTURES[kind]], **config.to_dict()}
-    write_json(folder / CONFIG_FILE, content)
-    _processor_for(checkpoint).save_pretrained(folder)
-    return [folder / CONFIG_FILE, folder / PROCESSOR_FILE]
-
-
-def _hub_notes(checkpoint: Checkpoint) -> list[str]:
-    """Say what an image processor there cannot do, or what is not known for it."""
-    if checkpoint.transforms is None:
-        return ["no preprocessing is known for these weights; ImageNet's constants are written"]
-    rules = [item["type"] for item in checkpoint.transforms if item["type"] != "Normalize"]
-    others = [name for name in rules if name not in _RESIZING]
-    return [
-        f"Hugging Face's image processor knows no {name}; it resizes to a fixed size"
-        for name in others
-    ]
-
-
-_RESIZING = ("Resize", "AntialiasResize")
-
-
-def _processor_for(checkpoint: Checkpoint) -> HubProcessor:
-    """Return the image processor nearest to a checkpoint's transforms."""
-    processor = HubProcessor(do_reduce_labels=checkpoint.reduces_labels)
-    if checkpoint.transforms is None:
-        return processor
-    processor.do_resize = len(checkpoint.transforms) > 1
-    for item in checkpoint.transforms:
-        if item["type"] in _RESIZING:
-            width, height = item.get("target_size", (512, 512))
-            processor.size = {"height": height, "width": width}
-            processor.resample = int(Image.Resampling[item.get("resample", "BILINEAR")])
-        elif item["type"] == "Normalize":
-            processor.image_mean, processor.image_std = (
-                list(item.get(key, [0.5])) * (3 if len(item.get(key, [0.5])) == 1 else 1)
-                for key in ("mean", "std")
-            )
-    return processor

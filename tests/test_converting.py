@@ -232,7 +232,7 @@ def test_folders_are_not_mixed(tmp_path, capsys):
         assert convert(hub, own, "--to", "paddleseg") == 0
     capsys.readouterr()
     assert convert(hub, own, "--to", "hf") == 1
-    assert "already. Choose another folder." in capsys.readouterr().err
+    assert "of other weights. Choose another folder." in capsys.readouterr().err
     assert convert(own, hub, "--to", "paddleseg") == 1
     assert (hub / "model.safetensors").is_file() and not (hub / "config.yml").exists()
 

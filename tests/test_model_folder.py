@@ -109,7 +109,7 @@ def test_bare_paddle_weights_say_what_is_missing(folder: Path, tmp_path: Path, c
     write_image(tmp_path / "a.png", STREETS)
     flags = ["--image_path", str(tmp_path / "a.png"), "--save_dir", str(tmp_path / "out")]
     assert main(["predict", "--model_path", str(path), *flags]) == 1
-    assert "Give --config, or put their training's YAML there" in capsys.readouterr().err
+    assert "Give --config, or put the config of their training there" in capsys.readouterr().err
 
 
 def test_hugging_face_folder_predicts_as_its_classes_do(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_predictor_without_a_config_cannot_be_saved(folder: Path, tmp_path: Pa
 def test_weights_are_not_written_beside_others(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="holds other weights, model.safetensors"):
+    with pytest.raises(UserError, match="holds model.safetensors of other weights"):
         Predictor.from_pretrained(folder).save_pretrained(tmp_path / "hf")
 
 

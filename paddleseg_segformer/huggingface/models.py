@@ -1,6 +1,6 @@
-"""SegFormer's models as Hugging Face's users call them, over this package's networks.
+"""SegFormer's models and config under transformers' names and signatures.
 
-Each class holds one network of the package as `model`; what differs is how it is called, loaded and
+Each class holds one network of this package as `model`, and differs in how it is called, loaded and
 saved. Shapes: N batch, C channels, H W input pixels, K classes, L queries and S keys of a block.
 """
 
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from paddle import Tensor, nn
 
+from paddleseg_segformer.config.building import build_component
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.huggingface.configuration import SegformerConfig
 from paddleseg_segformer.huggingface.losses import classification_loss, segmentation_loss
 from paddleseg_segformer.huggingface.outputs import EncoderOutput, LogitsOutput
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
@@ -24,13 +26,18 @@ from paddleseg_segformer.weights import (
     load_weights,
     open_checkpoint,
 )
-from paddleseg_segformer.weights.architectures.known import full_backbone
+from paddleseg_segformer.weights.architectures.sizes import full_backbone
+from paddleseg_segformer.weights.files.containers import write_tensors
 from paddleseg_segformer.weights.files.download import is_url
-from paddleseg_segformer.weights.files.writing import write_tensors
 from paddleseg_segformer.weights.formats import HUGGINGFACE
 from paddleseg_segformer.weights.formats.naming import export_state
-from paddleseg_segformer.weights.sidecars.hub_config import CONFIG_FILE, EPSILONS
-from paddleseg_segformer.weights.sidecars.json_files import NO_HUB, write_json
+from paddleseg_segformer.weights.sidecars.hub_config import (
+    CONFIG_FILE,
+    EPSILONS,
+    NO_HUB,
+    HubConfig,
+    write_json,
+)
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -39,12 +46,22 @@ logger = logging.getLogger(__name__)
 Pretrained = TypeVar("Pretrained", bound="_Pretrained")
 
 
+@dataclass
+class SegformerConfig(HubConfig):
+    """Sizes, rates and class names; see `HubConfig` for the fields, which are transformers'."""
+
+    def build(self, model_type: str, epsilons: Mapping[str, float] | None = None) -> nn.Layer:
+        """Return a network with initial weights; see `section`."""
+        kind = "model" if model_type else "backbone"
+        return build_component(kind, self.section(model_type, epsilons), "config")
+
+
 class _Pretrained(nn.Layer):
     """One network and its config.
 
     Args:
         config: The network's sizes, and the names of its classes.
-        model: The network; without it one with initial weights is made.
+        model: The network; by default one with initial weights.
     """
 
     model_type: ClassVar[str]  # of a config's `model` section
@@ -61,16 +78,16 @@ class _Pretrained(nn.Layer):
         ignore_mismatched_sizes: bool = False,
         **overrides: Any,
     ) -> Pretrained:
-        """Load a folder that `save_pretrained` wrote, here or there, or any weight file.
+        """Load a folder of `save_pretrained`, transformers' or this one, or any weight file.
 
         The network gets the LayerNorm epsilons of the code base that the weights come from. Where
-        the source has no head of this kind, an ImageNet classifier for example, the head starts
-        from initial weights, which is logged. Evaluation mode, as there.
+        the source has no such head, as an ImageNet classifier, the head keeps its initial weights,
+        which is logged. The model is in evaluation mode, as in transformers.
 
         Args:
             source: A Hugging Face folder, or what `open_checkpoint` reads.
-            ignore_mismatched_sizes: Take a source of another number of classes; the classifier then
-                starts from initial weights.
+            ignore_mismatched_sizes: Accept a source with another number of classes; the classifier
+                then keeps its initial weights.
             overrides: Fields of the config that replace the source's, such as `id2label`.
 
         Raises:
@@ -88,16 +105,14 @@ class _Pretrained(nn.Layer):
         return loaded
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a folder that transformers loads: `config.json` and `model.safetensors`."""
+        """Write a folder for transformers: `config.json` and `model.safetensors`."""
         prefix = "" if self.model_type else "backbone."
         state = {
             prefix + key: item.astype("float32").numpy()
             for key, item in self.model.state_dict().items()
         }
-        tensors = export_state(HUGGINGFACE, state, self.config.num_labels)
-        if not self.model_type:
-            bare = HUGGINGFACE.backbone_prefix
-            tensors = {key.removeprefix(bare): array for key, array in tensors.items()}
+        format = HUGGINGFACE if self.model_type else HUGGINGFACE.bare()
+        tensors = export_state(format, state, self.config.num_labels)
         write_tensors(tensors, Path(folder) / WEIGHTS_FILE, is_torch=True)
         architectures = {"architectures": [type(self).__name__]}
         write_json(Path(folder) / CONFIG_FILE, {**self.config.to_dict(), **architectures})
@@ -137,7 +152,7 @@ class SegformerModel(_Pretrained):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> EncoderOutput:
-        """(N, C, H, W) normalised image -> stage 4's map, and what else is asked for."""
+        """(N, C, H, W) normalised image -> stage 4's map, and the outputs asked for."""
         features, attentions = self._encode(pixel_values, output_attentions)
         last = self._last_state(features[-1])
         states = (*features[:-1], last) if output_hidden_states else None
@@ -203,7 +218,7 @@ class SegformerForImageClassification(_Pretrained):
 
 
 def _config_of(source: Path, checkpoint: Checkpoint, overrides: dict[str, Any]) -> SegformerConfig:
-    """Return the config beside the weights, or one that says what the weights show."""
+    """Return the config beside the weights, or one with the sizes that the weights show."""
     if (source / CONFIG_FILE).is_file():
         return SegformerConfig.from_pretrained(source, **overrides)
     section = checkpoint.model
@@ -232,15 +247,15 @@ def _load(
         else:
             raise UserError(
                 f"{source}: has {section['num_classes']} classes, the model is to have "
-                f"{model.num_classes}. To start its classifier from initial weights: "
+                f"{model.num_classes}. To keep the classifier's initial weights: "
                 "ignore_mismatched_sizes=True"
             )
     elif section.get("type") == "SegFormerMM" and isinstance(model, SegFormer):
         raise UserError(
-            f"{source}: has mmsegmentation's head, which these classes do not have. Load it with "
+            f"{source}: has mmsegmentation's head, which transformers' classes lack. Load it with "
             "paddleseg_segformer.load_model."
         )
     else:
         if hasattr(model, "backbone"):
-            logger.warning("%s: has no such head; it starts from initial weights", source)
+            logger.warning("%s: has no such head; it keeps its initial weights", source)
         load_pretrained(getattr(model, "backbone", model), str(source))

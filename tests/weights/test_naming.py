@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ from paddle.nn import Layer
 
 from paddleseg_segformer.models import MODELS, MixVisionTransformer
 from paddleseg_segformer.models.mix_transformer import VARIANTS
-from paddleseg_segformer.weights.architectures.known import ARCHITECTURES, full_backbone
-from paddleseg_segformer.weights.architectures.sizes import ratio
+from paddleseg_segformer.weights.architectures import ARCHITECTURES
+from paddleseg_segformer.weights.architectures.sizes import full_backbone, ratio
+from paddleseg_segformer.weights.files.containers import Container
+from paddleseg_segformer.weights.files.stored import StoredTensor
 from paddleseg_segformer.weights.formats import FORMATS, HUGGINGFACE, MMSEG, NVLABS, SMP
-from paddleseg_segformer.weights.formats.naming import Names, export_state
+from paddleseg_segformer.weights.formats.naming import export_state
+from paddleseg_segformer.weights.weight_file import Names, State
 
 KEYS = {item.type: item.keys for item in ARCHITECTURES}
 
@@ -75,15 +79,18 @@ PAIRS = [
 def test_round_trip_is_exact_to_the_bit(format, model, variant):
     state = random_state(model, variant)
     exported = export_state(FORMATS[format], state, num_classes=5)
-    names = Names(FORMATS[format], exported, is_bare=False)
-    used = set()
+    tensors = {
+        name: StoredTensor(array.shape, array.dtype.name, functools.partial(np.asarray, array))
+        for name, array in exported.items()
+    }
+    container = Container(Path("weights"), "torch", tensors)
+    names = Names(container, FORMATS[format])
+    entries = {key: names.entry(key) for key in state}
+    back = State(container, entries)
     for key, array in state.items():
-        rule, own = names.find(key)
-        back = rule.read([exported[name] for name in own])
-        assert rule.shape([exported[name].shape for name in own]) == back.shape == array.shape
-        np.testing.assert_array_equal(back, array, err_msg=key)
-        used |= set(own)
-    assert names.others(used) == []
+        assert entries[key].shape == array.shape
+        np.testing.assert_array_equal(back[key], array, err_msg=key)
+    assert names.unused(entries) == []
 
 
 def test_torch_layouts_of_square_and_packed_matrices():

@@ -308,7 +308,7 @@ def test_other_rules_for_input_sizes_are_warned_about(tmp_path, caplog) -> None:
     write_rstrudel(make("linear"), tmp_path / "a.pth")
     with caplog.at_level(logging.WARNING):
         load_weights(make("linear"), tmp_path / "a.pth")
-    assert "made with pad_input=True, the model has False" in caplog.text
+    assert "trained with pad_input=True, the model has False" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         load_weights(make("linear", **ORIGINAL), tmp_path / "a.pth")

@@ -19,7 +19,7 @@ from paddleseg_segformer.models import MODELS
 from paddleseg_segformer.weights import load_weights, open_checkpoint
 from paddleseg_segformer.weights.formats import MMSEG, NVLABS
 from paddleseg_segformer.weights.formats.naming import export_state
-from paddleseg_segformer.weights.sidecars.mm_config import evaluation_settings, parse
+from paddleseg_segformer.weights.sidecars.metadata import evaluation_settings, parse
 
 torch = pytest.importorskip("torch")
 

@@ -1,4 +1,4 @@
-"""SegFormer as its weights show it: sizes and canonical names."""
+"""SegFormer: its sizes read off its weights, and their canonical names."""
 
 from __future__ import annotations
 
@@ -17,28 +17,25 @@ _MARK = "backbone.patch_embed1.proj.weight"
 
 
 def mit_section(shapes: Shapes) -> Section:
-    """Read the sizes of a Mix Transformer; its attention heads leave no trace in the weights."""
+    """Read the sizes of a Mix Transformer, except `num_heads`: the weights do not show it."""
     stages = range(1, 5)
     block = "backbone.block{}.0."
     dims = [axis(shapes, f"backbone.patch_embed{i}.proj.weight", 0, 4) for i in stages]
     hidden = [axis(shapes, f"{block.format(i)}mlp.fc1.weight", 1, 2) for i in stages]
-    has_sr = [shapes(f"{block.format(i)}attn.sr.weight") is not None for i in stages]
+    reductions = [f"{block.format(i)}attn.sr.weight" for i in stages]
     return {
         "type": "MixVisionTransformer",
         "in_channels": axis(shapes, "backbone.patch_embed1.proj.weight", 1, 4),
         "embed_dims": dims,
         "depths": [count(shapes, f"backbone.block{i}.{{}}.norm1.weight") for i in stages],
-        "sr_ratios": [
-            axis(shapes, f"{block.format(i)}attn.sr.weight", 2, 4) if has_sr[i - 1] else 1
-            for i in stages
-        ],
+        "sr_ratios": [1 if shapes(key) is None else axis(shapes, key, 2, 4) for key in reductions],
         "mlp_ratios": [ratio(width, dim) for width, dim in zip(hidden, dims, strict=True)],
         "qkv_bias": shapes("backbone.block1.0.attn.q.bias") is not None,
     }
 
 
 def mit_keys(backbone: Section) -> list[str]:
-    """List the weights of a Mix Transformer with a full section."""
+    """List the weights of a Mix Transformer, given its full section."""
     keys = []
     for i in range(1, 5):
         names = ["norm1", "attn.q", "attn.kv", "attn.proj"]
@@ -49,79 +46,57 @@ def mit_keys(backbone: Section) -> list[str]:
             f"block{i}.{j}.{name}" for j in range(backbone["depths"][i - 1]) for name in names
         ]
         for name in (f"patch_embed{i}.proj", f"patch_embed{i}.norm", *blocks, f"norm{i}"):
-            is_free = name.endswith((".attn.q", ".attn.kv")) and not backbone["qkv_bias"]
-            keys += [f"backbone.{name}.{part}" for part in LINEAR[: 1 if is_free else 2]]
+            has_bias = backbone["qkv_bias"] or not name.endswith((".attn.q", ".attn.kv"))
+            keys += [f"backbone.{name}.{part}" for part in LINEAR[: 1 + has_bias]]
     return keys
 
 
-def _segformer_section(shapes: Shapes) -> Section:
+def _read_segformer(shapes: Shapes) -> Section:
     return {
-        "type": "SegFormer",
         "num_classes": axis(shapes, "linear_pred.weight", 0, 4),
         "embedding_dim": axis(shapes, "linear_fuse._conv.weight", 0, 4),
-        "backbone": mit_section(shapes),
     }
 
 
 def _segformer_keys(section: Section) -> list[str]:
     linears = [*(f"linear_c{i}.proj" for i in range(1, 5)), "linear_pred"]
     return [
-        *mit_keys(section["backbone"]),
         *(f"{name}.{part}" for name in linears for part in LINEAR),
         "linear_fuse._conv.weight",
         *(f"linear_fuse._batch_norm.{part}" for part in BATCH_NORM),
     ]
 
 
-def _mm_section(shapes: Shapes) -> Section:
+def _read_mm(shapes: Shapes) -> Section:
     return {
-        "type": "SegFormerMM",
         "num_classes": axis(shapes, "linear_pred.weight", 0, 4),
         "embedding_dim": axis(shapes, "fusion_conv._conv.weight", 0, 4),
-        "backbone": mit_section(shapes),
     }
 
 
 def _mm_keys(section: Section) -> list[str]:
     convs = [*(f"convs.{i}" for i in range(4)), "fusion_conv"]
     return [
-        *mit_keys(section["backbone"]),
         *(f"{name}._conv.weight" for name in convs),
         *(f"{name}._batch_norm.{part}" for name in convs for part in BATCH_NORM),
         *(f"linear_pred.{part}" for part in LINEAR),
     ]
 
 
-def _classifier_section(shapes: Shapes) -> Section:
-    return {
-        "type": "MixVisionTransformerClassifier",
-        "num_classes": axis(shapes, "head.weight", 1, 2),
-        "backbone": mit_section(shapes),
-    }
+def _read_classifier(shapes: Shapes) -> Section:
+    return {"num_classes": axis(shapes, "head.weight", 1, 2)}
 
 
 def _classifier_keys(section: Section) -> list[str]:
-    return [*mit_keys(section["backbone"]), "head.weight", "head.bias"]
+    return ["head.weight", "head.bias"]
 
 
-def _backbone_section(shapes: Shapes) -> Section:
-    return {"backbone": mit_section(shapes)}
-
-
-def _backbone_keys(section: Section) -> list[str]:
-    return mit_keys(section["backbone"])
-
-
-SEGFORMERS = (
-    Architecture(
-        "SegFormer", (_MARK, "linear_fuse._conv.weight"), _segformer_section, _segformer_keys
-    ),
-    Architecture("SegFormerMM", (_MARK, "fusion_conv._conv.weight"), _mm_section, _mm_keys),
-    Architecture(
-        "MixVisionTransformerClassifier",
-        (_MARK, "head.weight"),
-        _classifier_section,
-        _classifier_keys,
-    ),
-    Architecture("", (_MARK,), _backbone_section, _backbone_keys),
+SEGFORMERS = tuple(
+    Architecture(name, (_MARK, *marks), mit_section, mit_keys, *head)
+    for name, marks, head in (
+        ("SegFormer", ["linear_fuse._conv.weight"], (_read_segformer, _segformer_keys)),
+        ("SegFormerMM", ["fusion_conv._conv.weight"], (_read_mm, _mm_keys)),
+        ("MixVisionTransformerClassifier", ["head.weight"], (_read_classifier, _classifier_keys)),
+        ("", [], ()),
+    )
 )

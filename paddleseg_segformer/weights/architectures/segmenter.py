@@ -1,10 +1,9 @@
-"""Segmenter as its weights show it: sizes and canonical names."""
+"""Segmenter: its sizes read off its weights, and their canonical names."""
 
 from __future__ import annotations
 
 import math
 
-from paddleseg_segformer.models import vision_transformer
 from paddleseg_segformer.weights.architectures.sizes import (
     LINEAR,
     Architecture,
@@ -12,18 +11,13 @@ from paddleseg_segformer.weights.architectures.sizes import (
     Shapes,
     axis,
     count,
+    is_vit,
     ratio,
 )
 
 _MARK = "backbone.pos_embed"
-_HEAD_WIDTH = 64  # of a ViT's attention, but for the widest one: channels -> heads
-_OTHER_HEADS = {1280: 16}
-
-
-def is_vit(backbone: Section) -> bool:
-    """Return whether a backbone's section is of a Vision Transformer."""
-    type_name = backbone.get("type", "")
-    return type_name == "VisionTransformer" or type_name in vision_transformer.VARIANTS
+_HEAD_WIDTH = 64  # channels per attention head
+_OTHER_HEADS = {1280: 16}  # the exception: channels -> heads
 
 
 def vit_section(shapes: Shapes) -> Section:
@@ -43,7 +37,7 @@ def vit_section(shapes: Shapes) -> Section:
 
 
 def vit_keys(backbone: Section) -> list[str]:
-    """List the weights of a Vision Transformer with a full section."""
+    """List the weights of a Vision Transformer, given its full section."""
     return [
         "backbone.pos_embed",
         "backbone.cls_token",
@@ -61,36 +55,29 @@ def _block_keys(prefix: str, depth: int, qkv_bias: bool) -> list[str]:
     return [key for key in keys if qkv_bias or not key.endswith(".qkv.bias")]
 
 
-def _linear_segmenter_section(shapes: Shapes) -> Section:
-    return {
-        "type": "LinearSegmenter",
-        "num_classes": axis(shapes, "head.head.weight", 1, 2),
-        "backbone": vit_section(shapes),
-    }
+def _read_linear(shapes: Shapes) -> Section:
+    return {"num_classes": axis(shapes, "head.head.weight", 1, 2)}
 
 
-def _linear_segmenter_keys(section: Section) -> list[str]:
-    return [*vit_keys(section["backbone"]), *(f"head.head.{part}" for part in LINEAR)]
+def _linear_keys(section: Section) -> list[str]:
+    return [f"head.head.{part}" for part in LINEAR]
 
 
-def _mask_segmenter_section(shapes: Shapes) -> Section:
+def _read_mask(shapes: Shapes) -> Section:
     dim = axis(shapes, "head.cls_token", 2, 3)
     hidden = axis(shapes, "head.blocks.0.mlp.fc1.weight", 1, 2)
     return {
-        "type": "MaskSegmenter",
         "num_classes": axis(shapes, "head.cls_token", 1, 3),
         "h_embed_dim": dim,
         "h_depth": count(shapes, "head.blocks.{}.norm1.weight"),
         "h_mlp_ratio": ratio(hidden, dim),
         "h_qkv_bias": shapes("head.blocks.0.attn.qkv.bias") is not None,
-        "backbone": vit_section(shapes),
     }
 
 
-def _mask_segmenter_keys(section: Section) -> list[str]:
+def _mask_keys(section: Section) -> list[str]:
     names = ("head.proj_input", "head.decoder_norm", "head.mask_norm")
     return [
-        *vit_keys(section["backbone"]),
         "head.cls_token",
         *_block_keys("head.blocks", section["h_depth"], section["h_qkv_bias"]),
         *(f"{name}.{part}" for name in names for part in LINEAR),
@@ -100,10 +87,10 @@ def _mask_segmenter_keys(section: Section) -> list[str]:
 
 
 def guessed(shapes: Shapes, section: Section) -> Section:
-    """Return what a section lacks because the weights do not show it, as published.
+    """Return sizes that a section lacks because the weights do not show them, as published.
 
-    These are attention heads, of 64 channels each, and the image size of the position embedding,
-    a square; what is stated beside the weights comes before it.
+    These are the number of attention heads, of 64 channels each, and the image size of the position
+    embedding, a square. What is stated beside the weights takes precedence.
     """
     if not is_vit(section["backbone"]):
         return {}
@@ -120,23 +107,11 @@ def _num_heads(dim: int) -> int:
     return _OTHER_HEADS.get(dim, max(dim // _HEAD_WIDTH, 1))
 
 
-def _backbone_section(shapes: Shapes) -> Section:
-    return {"backbone": vit_section(shapes)}
-
-
-def _backbone_keys(section: Section) -> list[str]:
-    return vit_keys(section["backbone"])
-
-
-SEGMENTERS = (
-    Architecture(
-        "LinearSegmenter",
-        (_MARK, "head.head.weight"),
-        _linear_segmenter_section,
-        _linear_segmenter_keys,
-    ),
-    Architecture(
-        "MaskSegmenter", (_MARK, "head.cls_token"), _mask_segmenter_section, _mask_segmenter_keys
-    ),
-    Architecture("", (_MARK,), _backbone_section, _backbone_keys),
+SEGMENTERS = tuple(
+    Architecture(name, (_MARK, *marks), vit_section, vit_keys, *head)
+    for name, marks, head in (
+        ("LinearSegmenter", ["head.head.weight"], (_read_linear, _linear_keys)),
+        ("MaskSegmenter", ["head.cls_token"], (_read_mask, _mask_keys)),
+        ("", [], ()),
+    )
 )

@@ -1,7 +1,7 @@
-"""Weight files of every container as named, unread tensors beside plain metadata.
+"""Weight files of every container: opened as named tensors, read on demand; written atomically.
 
-Which reader a file gets follows from its first bytes, not from its name. No reader runs code that
-a file names.
+The reader is chosen by a file's first bytes, not by its name. No reader runs code that a file
+names.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.weights.files.pickles import read_pickle
-from paddleseg_segformer.weights.files.stored import StoredTensor
+from paddleseg_segformer.files import atomic_path
+from paddleseg_segformer.weights.files.pickles import read_pickle, write_pickle
+from paddleseg_segformer.weights.files.stored import StoredTensor, read_safetensors, read_torch
 
-# In a folder the first of these is read; the package's own names and Hugging Face's, rstrudel's.
+# Weight files of a folder, the first to be found is read: this package's names, Hugging Face's,
+# rstrudel's.
 FOLDER_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -28,11 +31,15 @@ FOLDER_FILES = (
     "pytorch_model.bin.index.json",
     "checkpoint.pth",
 )
+SUFFIXES = {  # that can be written
+    "torch": (".pth", ".pt", ".bin", ".safetensors"),
+    "paddle": (".pdparams", ".safetensors"),
+}
 _MAX_HEADER = 100_000_000  # bytes, safetensors' own limit
 _ZIP = b"PK\x03\x04"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _WRAPPERS = ("module.", "model.", "net.", "network.", "_orig_mod.")  # of training programs
-_OTHER_FILES = {  # what is often saved under a weight file's name: first bytes -> what to do
+_OTHER_FILES = {  # often saved under a weight file's name: first bytes -> remedy
     b"": "it is empty. Fetch it again.",
     b"<": "it is a web page, not weights. Fetch it again from the address of the file itself.",
     b"version https://git-lfs": "it is a Git LFS pointer. Fetch the file itself: git lfs pull",
@@ -45,27 +52,16 @@ class Container:
     """What a file or folder holds.
 
     Args:
-        path: as the user gave it, for messages.
         file: the weight file, or the index of several.
         kind: "paddle", "safetensors" or "torch".
         tensors: by the file's own names.
-        meta: what stood beside the weights, as plain data.
+        meta: what the file holds besides weights, as plain data.
     """
 
-    path: Path
     file: Path
     kind: str
     tensors: Mapping[str, StoredTensor]
-    meta: Mapping[str, Any] = field(default_factory=dict)
-
-    def beside(self, name: str) -> Path | None:
-        """Return the file `name` that goes with these weights, if there is one.
-
-        A folder's files go together; weights named on their own need one of the usual names.
-        """
-        companion = self.file.parent / name
-        is_one_of_a_folder = self.path.is_dir() or self.file.name in FOLDER_FILES
-        return companion if is_one_of_a_folder and companion.is_file() else None
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 def read_container(path: str | os.PathLike[str]) -> Container:
@@ -74,42 +70,31 @@ def read_container(path: str | os.PathLike[str]) -> Container:
     Raises:
         UserError: no such file, not a weight file, damaged, or naming code to run.
     """
-    path = Path(path)
-    file = _file_in(path) if path.is_dir() else path
+    file = Path(path)
+    if file.is_dir():
+        candidates = [file / name for name in FOLDER_FILES if (file / name).is_file()]
+        if not candidates:
+            raise UserError(f"{file}: no weight file, expected one of {', '.join(FOLDER_FILES)}.")
+        file = candidates[0]
     if not file.is_file():
-        raise UserError(f"{path}: no such weight file.")
-    if file.name.endswith(".index.json"):
-        return _read_shards(path, file)
-    return _read_file(path, file)
+        raise UserError(f"{file}: no such weight file.")
+    return _read_shards(file) if file.name.endswith(".index.json") else _read_file(file)
 
 
-def _file_in(folder: Path) -> Path:
-    for name in FOLDER_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{folder}: no weight file, expected one of {', '.join(FOLDER_FILES)}.")
-
-
-def _read_file(path: Path, file: Path) -> Container:
+def _read_file(file: Path) -> Container:
     with open(file, "rb") as stream:
         head = stream.read(64)
-    if head.startswith(_ZIP) or head.startswith(_LEGACY_TORCH):
-        from paddleseg_segformer.weights.files.torch_files import read_torch
-
+    # A header's length and its brace come first; the length may look like a pickle's 0x80.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER:
+        return Container(file, "safetensors", read_safetensors(file))
+    if head.startswith((_ZIP, _LEGACY_TORCH)):
         content, kind = read_torch(file, is_zip=head.startswith(_ZIP)), "torch"
-    elif _is_safetensors(head):
-        return Container(path, file, "safetensors", _read_safetensors(file))
     elif head.startswith(b"\x80"):
         content, kind = read_pickle(file), "paddle"
     else:
         raise UserError(f"{file}: not a readable weight file: {_what_it_is(head)}")
     state, meta = _unwrapped(content, file)
-    return Container(path, file, kind, state, meta)
-
-
-def _is_safetensors(head: bytes) -> bool:
-    """Return whether a header's length and its brace come first; the length may look like 0x80."""
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
+    return Container(file, kind, state, meta)
 
 
 def _what_it_is(head: bytes) -> str:
@@ -120,11 +105,11 @@ def _what_it_is(head: bytes) -> str:
 
 
 def _unwrapped(content: Any, file: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
-    """Return the weights in what was saved, and the rest as plain data."""
+    """Return the weights in a file's content, and the rest as plain data."""
     meta: dict[str, Any] = {}
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            meta = {name: plain(item) for name, item in content.items() if name != key}
+            meta = {name: _plain(item) for name, item in content.items() if name != key}
             content = content[key]
             break
     if not isinstance(content, Mapping):
@@ -152,12 +137,12 @@ def _of_array(value: Any) -> StoredTensor | None:
     return StoredTensor(value.shape, value.dtype.name, lambda: value)
 
 
-def plain(value: Any) -> Any:
-    """Return metadata as dictionaries, lists, text and numbers; leave out whatever else it is."""
+def _plain(value: Any) -> Any:
+    """Return metadata as dictionaries, lists, text and numbers; None for anything else."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [_plain(item) for item in value]
     if isinstance(value, np.ndarray) and value.dtype.kind in "iufb" and value.size < 10_000:
         return value.tolist()
     if isinstance(value, np.generic):
@@ -165,8 +150,8 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool)) else None
 
 
-def _read_shards(path: Path, index: Path) -> Container:
-    """Read the files that a Hugging Face index names; they lie beside it."""
+def _read_shards(index: Path) -> Container:
+    """Open the files that a Hugging Face index names, in its folder."""
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
@@ -179,68 +164,44 @@ def _read_shards(path: Path, index: Path) -> Container:
             raise UserError(f"{index}: names {name!r}, expected a file beside it.")
         if not (index.parent / name).is_file():
             raise UserError(f"{index}: {name} is missing. Fetch it too.")
-        shard = _read_file(path, index.parent / name)
+        shard = _read_file(index.parent / name)
         kind = shard.kind
         tensors.update(shard.tensors)
     wrong = set(weight_map) ^ set(tensors)
     if wrong:
         raise UserError(f"{index}: does not agree with its files on {sorted(wrong)[0]}.")
-    return Container(path, index, kind, tensors)
+    return Container(index, kind, tensors)
 
 
-def _read_safetensors(file: Path) -> dict[str, StoredTensor]:
-    """List the tensors of a safetensors file as views into the mapped file.
+def write_tensors(
+    tensors: Mapping[str, np.ndarray],
+    path: Path,
+    is_torch: bool,
+    weights_key: str = "",
+    beside: Mapping[str, Any] | None = None,
+) -> None:
+    """Write arrays in the container that the suffix names, atomically.
 
-    The library checks the header against the file; its own reading copies, and knows no bfloat16
-    in NumPy.
+    Args:
+        is_torch: whether a `.safetensors` file is for PyTorch's loaders.
+        weights_key: key of the weights in a `.pth` or `.pt` file; "" for a flat dictionary.
+        beside: what else such a file holds.
+
+    Raises:
+        MissingDependency: the container needs a package that is not installed.
     """
-    from paddleseg_segformer.dependencies import explained
-
-    with explained():
-        from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(file), framework="np"):
-            pass
-        with open(file, "rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size))
-    except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"{file}: not a readable safetensors file ({_one_line(error)}). It may be cut short."
-        ) from None
-    header.pop("__metadata__", None)
-    has_data = file.stat().st_size > 8 + size
-    data = np.memmap(file, np.uint8, "r", offset=8 + size) if has_data else np.empty(0, np.uint8)
-    return {name: _mapped(entry, np.asarray(data)) for name, entry in header.items()}
-
-
-_SAFETENSORS_TYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
-
-
-def _mapped(entry: Mapping[str, Any], data: np.ndarray) -> StoredTensor:
-    dtype, shape = _SAFETENSORS_TYPES.get(entry["dtype"], "unknown"), tuple(entry["shape"])
-    start, stop = entry["data_offsets"]
-
-    def read() -> np.ndarray:
-        if dtype == "bfloat16":  # the upper half of a float32
-            halves = data[start:stop].view("<u2")
-            return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)
-        return data[start:stop].view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
-
-    return StoredTensor(shape, dtype, read)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    if path.suffix == ".safetensors":
+        with explained():
+            from safetensors.numpy import save_file
+        with atomic_path(path) as temporary:
+            save_file(dict(tensors), temporary, metadata={"format": "pt" if is_torch else "np"})
+    elif path.suffix == ".pdparams":
+        write_pickle(dict(tensors), path)
+    else:
+        with explained():
+            import torch
+        state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+        is_wrapped = weights_key and path.suffix != ".bin"
+        content = {**(beside or {}), weights_key: state} if is_wrapped else state
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)

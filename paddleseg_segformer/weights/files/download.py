@@ -1,4 +1,4 @@
-"""Weights named by URL: fetched once into a cache folder, whole, and verified where possible."""
+"""Weights by URL: downloaded once into a cache folder, completely, and verified where possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from tqdm import tqdm
 
@@ -24,46 +24,56 @@ from paddleseg_segformer.files import atomic_path, make_folder, sha256
 from paddleseg_segformer.weights.files.containers import FOLDER_FILES
 
 TIMEOUT_S = 20
-ATTEMPTS = 3  # per call; each goes on where the one before broke off
+ATTEMPTS = 3  # per call; each resumes the one before
 CHUNK_BYTES = 1 << 20
 
 
 def is_url(source: str) -> bool:
-    """Return whether `source` is fetched rather than opened."""
+    """Return whether `source` is a URL rather than a path."""
     return source.startswith(("http://", "https://"))
 
 
 def local_path(source: str | os.PathLike[str]) -> Path:
-    """Return the path of weights that are named by a path or by a URL."""
+    """Return the path of weights, downloaded first if they are named by a URL."""
     return fetch(source) if isinstance(source, str) and is_url(source) else Path(source)
 
 
 def cache_folder() -> Path:
-    """Return the folder of fetched weights, under `$PADDLESEG_SEGFORMER_HOME` or `~/.cache`."""
+    """Return the folder of downloads, under `$PADDLESEG_SEGFORMER_HOME` or `~/.cache`."""
     default = Path.home() / ".cache" / "paddleseg_segformer"
     return Path(os.environ.get("PADDLESEG_SEGFORMER_HOME", default)) / "weights"
 
 
 @dataclass(frozen=True)
 class Remote:
-    """What a URL says about a file."""
+    """A file on a server, and where it is kept here."""
 
     url: str  # without the fragment
     target: Path
-    sha256: str  # hexadecimal digits, the first ones or all; "" where unknown
+    sha256: str  # the first hexadecimal digits, or all; "" where unknown
+
+    @property
+    def part(self) -> Path:
+        """Return the path of the file while it is downloaded."""
+        return self.target.with_name(f"{self.target.name}.part")
+
+    @property
+    def tag_file(self) -> Path:
+        """Return the path of what identifies the server's version of the file."""
+        return self.target.with_name(f"{self.target.name}.part.tag")
 
     @classmethod
     def from_url(cls, url: str) -> Remote:
-        """Read file name and checksum off a URL.
+        """Take file name and checksum from a URL.
 
-        The checksum is a fragment `#sha256=...`, or what the names of PyTorch's and OpenMMLab's
-        files end in. Files of names that many URLs have in common get a folder of their own.
+        The checksum is a fragment `#sha256=...`, or the digits at the end of the names of PyTorch's
+        and OpenMMLab's files. Files with one of the usual names get a folder of their own.
         """
         address, _, fragment = url.partition("#")
         path = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
         name = path.rpartition("/")[2]
         if not name or name.startswith("."):
-            raise UserError(f"{url}: names no file.")
+            raise UserError(f"{url}: names no file. Give the URL of a weight file.")
         stated = re.fullmatch(r"sha256=([0-9a-fA-F]{8,64})", fragment)
         if fragment and not stated:
             raise UserError(f"{url}: expected #sha256= and 8 to 64 hexadecimal digits after it.")
@@ -76,11 +86,11 @@ class Remote:
 
 
 def fetch(url: str) -> Path:
-    """Return the local file of `url`, or the `.pdparams` in it if it is a tar, fetched if need be.
+    """Return the local file of a URL, downloaded if need be; of a tar archive its `.pdparams`.
 
     Raises:
-        UserError: it cannot be fetched (the message says where to put the file by hand), or is not
-            what its checksum says.
+        UserError: it cannot be downloaded (the message says where to put the file by hand), or its
+            checksum is wrong.
     """
     remote = Remote.from_url(url)
     target = remote.target
@@ -91,32 +101,32 @@ def fetch(url: str) -> Path:
 
 
 def _fetch_once(remote: Remote) -> None:
-    """Fetch beside the target and rename; processes that want the same file wait for each other."""
+    """Download beside the target and rename; processes that want the same file wait in line."""
     make_folder(remote.target.parent)
-    part = remote.target.with_name(f"{remote.target.name}.part")
-    with _locked(part) as file:
-        if remote.target.is_file():
-            part.unlink(missing_ok=True)  # another process fetched it meanwhile
+    with _locked(remote.part) as file:
+        if remote.target.is_file():  # another process was faster
+            remote.part.unlink(missing_ok=True)
             return
-        if not part.exists():  # another process fetched it meanwhile, and found it wrong
+        if not remote.part.exists():  # another process was faster, and found its checksum wrong
             return _fetch_once(remote)
-        _download(remote, file, part)
+        _download(remote, file)
         file.flush()
         os.fsync(file.fileno())
         try:
-            _verify(part, remote)
+            _verify(remote.part, remote)
         except UserError:
-            _forget(part)
+            remote.part.unlink(missing_ok=True)
+            remote.tag_file.unlink(missing_ok=True)
             raise
-        os.replace(part, remote.target)
-    _tag_file(part).unlink(missing_ok=True)
+        os.replace(remote.part, remote.target)
+    remote.tag_file.unlink(missing_ok=True)
 
 
-def _download(remote: Remote, file: BinaryIO, part: Path) -> None:
+def _download(remote: Remote, file: BinaryIO) -> None:
     problem = ""
     for _ in range(ATTEMPTS):
         try:
-            problem = _receive(remote, file, part)
+            problem = _receive(remote, file)
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             problem = str(getattr(error, "reason", error)) or type(error).__name__
             if isinstance(error, urllib.error.HTTPError) and error.code != 416:
@@ -129,27 +139,31 @@ def _download(remote: Remote, file: BinaryIO, part: Path) -> None:
     )
 
 
-def _receive(remote: Remote, file: BinaryIO, part: Path) -> str:
-    """Append what is missing to `file`; return what went wrong, or ""."""
-    tag_file = _tag_file(part)
-    tag = tag_file.read_text() if tag_file.is_file() else ""
+def _receive(remote: Remote, file: BinaryIO) -> str:
+    """Append to `file` what it lacks; return what went wrong, or ""."""
+    tag = remote.tag_file.read_text() if remote.tag_file.is_file() else ""
     start = file.seek(0, os.SEEK_END) if tag else 0
     request = urllib.request.Request(remote.url)
-    if start:  # the server starts anew if its file is no longer the one of which this is a part
+    if start:  # where its file has changed, the server sends all of it
         request.add_header("Range", f"bytes={start}-")
         request.add_header("If-Range", tag)
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # no such range: the part is not of this file
-            _restart(file, tag_file)
+        if error.code == 416:  # no such range: the server's file has changed
+            _restart(remote, file)
         raise
     with response:
-        start = start if _continues(response, start) else 0
+        headers = response.headers
+        span = headers.get("Content-Range") or ""
+        if not (response.status == 206 and span.startswith(f"bytes {start}-")):
+            start = 0
         if not start:
-            _restart(file, tag_file)
-            tag_file.write_text(_validator(response))
-        size = start + int(response.headers.get("Content-Length") or 0)
+            _restart(remote, file)
+            tag = headers.get("ETag") or ""
+            is_strong = tag.startswith('"')
+            remote.tag_file.write_text(tag if is_strong else headers.get("Last-Modified") or "")
+        size = start + int(headers.get("Content-Length") or 0)
         with tqdm(
             total=size, initial=start, unit="B", unit_scale=True, desc=remote.target.name
         ) as bar:
@@ -161,36 +175,15 @@ def _receive(remote: Remote, file: BinaryIO, part: Path) -> str:
     return f"the connection broke after {length} of {size} bytes" if is_short else ""
 
 
-def _continues(response: Any, start: int) -> bool:
-    """Return whether a response is the rest of the file from `start` on."""
-    span = response.headers.get("Content-Range") or ""
-    return response.status == 206 and span.startswith(f"bytes {start}-")
-
-
-def _validator(response: Any) -> str:
-    """Return what tells one version of the server's file from another, "" if nothing does."""
-    tag = response.headers.get("ETag") or ""
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified") or ""
-
-
-def _restart(file: BinaryIO, tag_file: Path) -> None:
+def _restart(remote: Remote, file: BinaryIO) -> None:
     file.seek(0)
     file.truncate()
-    tag_file.unlink(missing_ok=True)
-
-
-def _tag_file(part: Path) -> Path:
-    return part.with_name(f"{part.name}.tag")
-
-
-def _forget(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    _tag_file(part).unlink(missing_ok=True)
+    remote.tag_file.unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """Open a file for appending, for this process alone where the system can lock files."""
+    """Open a file for appending, locked against other processes where the system can."""
     with open(part, "ab") as file:
         try:
             import fcntl
@@ -213,7 +206,7 @@ def _verify(path: Path, remote: Remote) -> None:
 
 
 def _extracted(archive: Path) -> Path:
-    """Return the one `.pdparams` of the archive, written beside it."""
+    """Return the first `.pdparams` of an archive, extracted beside it."""
     target = archive.with_name(archive.name.split(".")[0] + ".pdparams")
     if target.is_file():
         return target
@@ -224,11 +217,11 @@ def _extracted(archive: Path) -> Path:
             )
             content = tar.extractfile(member) if member else None
             if content is None:
-                raise UserError(f"{archive}: holds no .pdparams file.")
+                raise UserError(f"{archive}: holds no .pdparams file, expected one.")
             with atomic_path(target) as temporary, open(temporary, "wb") as file:
                 shutil.copyfileobj(content, file)
     except (tarfile.TarError, EOFError) as error:
         raise UserError(
-            f"{archive}: not a readable archive ({error}). Delete it and try again."
+            f"{archive}: not a readable archive ({error}). Delete it to have it fetched again."
         ) from None
     return target

@@ -1,11 +1,45 @@
-"""A tensor of a weight file that has not been read yet."""
+"""Tensors of safetensors and PyTorch files, read on demand; code that a file names is not run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from paddleseg_segformer.dependencies import explained
+from paddleseg_segformer.errors import UserError
+
+_SAFETENSORS_TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+# Classes that training programs pickle beside the weights; their content is dropped.
+STAND_INS = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "mmengine.config.config.ConfigDict",
+    "mmcv.utils.config.ConfigDict",
+    "argparse.Namespace",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",  # of Python 3.13
+    "pathlib._local.WindowsPath",
+)
 
 
 @dataclass(frozen=True)
@@ -15,3 +49,123 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str  # NumPy's name, or "bfloat16"
     read: Callable[[], np.ndarray] = field(repr=False)  # bfloat16 comes as float32
+
+
+def read_safetensors(file: Path) -> dict[str, StoredTensor]:
+    """List the tensors of a safetensors file as views into the memory-mapped file.
+
+    The library checks the header against the file. Its own reading copies, and its NumPy side knows
+    no bfloat16.
+
+    Raises:
+        UserError: damaged, or not such a file.
+        MissingDependency: safetensors is not installed.
+    """
+    with explained():
+        from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="np"):
+            pass
+        with open(file, "rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size))
+    except (SafetensorError, OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{file}: not a readable safetensors file ({' '.join(str(error).split())[:200]}). It "
+            "may be cut short."
+        ) from None
+    header.pop("__metadata__", None)
+    has_data = file.stat().st_size > 8 + size
+    data = np.memmap(file, np.uint8, "r", offset=8 + size) if has_data else np.empty(0, np.uint8)
+    return {name: _mapped(entry, np.asarray(data)) for name, entry in header.items()}
+
+
+def _mapped(entry: Mapping[str, Any], data: np.ndarray) -> StoredTensor:
+    dtype, shape = _SAFETENSORS_TYPES.get(entry["dtype"], "unknown"), tuple(entry["shape"])
+    start, stop = entry["data_offsets"]
+
+    def read() -> np.ndarray:
+        if dtype == "bfloat16":  # the upper half of a float32
+            halves = data[start:stop].view("<u2")
+            return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+        return data[start:stop].view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
+
+    return StoredTensor(shape, dtype, read)
+
+
+def read_torch(file: Path, is_zip: bool) -> Any:
+    """Read a file of `torch.save`; tensors at the first two levels become `StoredTensor`.
+
+    Raises:
+        UserError: damaged, or naming code to run.
+        MissingDependency: PyTorch is not installed.
+    """
+    with explained():
+        import torch
+
+    try:
+        with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript and of old pickles
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(f"{file}: {_explanation(error)}") from None
+    return _stored(content, torch)
+
+
+def _allowed() -> list[Any]:
+    """Return what a file may name besides PyTorch's own list: NumPy's arrays and the stand-ins."""
+    from numpy.core import multiarray
+
+    array_parts = [
+        (getattr(multiarray, part), f"numpy.{core}.multiarray.{part}")
+        for core in ("core", "_core")
+        for part in ("_reconstruct", "scalar")
+    ]
+    dtypes = {type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u1", "?", "U1")}
+    stand_ins = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in STAND_INS]
+    methods = (_Attribute, "builtins.getattr")  # in the state of a HistoryBuffer
+    return [*array_parts, np.ndarray, np.dtype, *dtypes, *stand_ins, methods]
+
+
+class _Inert:
+    """Stands in for a class of another code base: takes any arguments, does nothing."""
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Attribute(_Inert):
+    """Stands in for `getattr`, by which pickle names methods: of stand-ins only."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        if not (isinstance(owner, type) and issubclass(owner, _Inert)):
+            raise pickle.UnpicklingError("GLOBAL builtins.getattr")
+
+
+def _explanation(error: Exception) -> str:
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named:
+        return f"not read, because it would run {named[1]}. Take a file of weights alone."
+    if "TorchScript" in str(error):
+        return "a TorchScript program, not weights. Save its state_dict() with torch.save instead."
+    reason = " ".join(str(error).split()).split(". ")[0][:200]
+    return (
+        f"not a readable PyTorch weight file ({type(error).__name__}: {reason}). It may be cut "
+        "short or damaged."
+    )
+
+
+def _stored(content: Any, torch: Any, depth: int = 2) -> Any:
+    if isinstance(content, dict) and depth:
+        return {key: _stored(value, torch, depth - 1) for key, value in content.items()}
+    if not isinstance(content, torch.Tensor):
+        return content
+    dtype = str(content.dtype).removeprefix("torch.")
+    if content.layout is not torch.strided or content.is_meta or content.is_quantized:
+        dtype = "sparse or quantised"
+    widened = torch.float32 if dtype == "bfloat16" else content.dtype
+    return StoredTensor(tuple(content.shape), dtype, lambda: content.detach().to(widened).numpy())

@@ -1,13 +1,12 @@
-"""Rules from our names of weights to a code base's, applied in both directions.
+"""Rules that map our names of weights to another code base's, for reading and writing.
 
-Canonical names and layouts are PaddleSeg's: linear weights are (in, out). A rule leads from a
-canonical name to the tensors of a file that it is made of, so that one table per format serves
-reading (look up what each canonical name needs) and writing (make what each one gives).
+Canonical names and layouts are PaddleSeg's: linear weights are (in, out). A rule maps a canonical
+name to the tensors of a file that it is made of.
 """
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import functools
 import re
 from collections import defaultdict
@@ -17,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-# What a placeholder of a canonical pattern stands for. A file's pattern may also use {s}, the
-# stage counted from 0, and {r}, the stages counted from the last, both where {i} is known.
+# What the placeholders of canonical patterns match. Where {i} is known, a file's pattern may also
+# use {s}, the stage counted from 0, and {r}, the stage counted from the last.
 PLACEHOLDERS = {
     "i": "[1-4]",  # stage
     "s": "[0-3]",  # stage, counted from 0
@@ -39,8 +38,8 @@ class Rule:
         foreign: pattern of the tensor's name in the file; several are concatenated along the
             outputs, in this order.
         layout: "linear" transposes matrices and copies the rest, "conv1x1" makes a matrix of a 1x1
-            convolution, "copy" leaves everything as it is.
-        rows: (start, stop, of): the share of the file's outputs that is meant.
+            convolution, "copy" copies everything.
+        rows: (start, stop, of): which share of the file's outputs to take.
     """
 
     canonical: str
@@ -92,7 +91,7 @@ class Rule:
         return array.T if self.layout != "copy" and array.ndim == 2 else array
 
     def write(self, array: np.ndarray, num_parts: int) -> list[np.ndarray]:
-        """Undo `read`: return the file's arrays, of which `rows` are the part meant."""
+        """Undo `read`: return the file's arrays, or their part `rows`."""
         if self.layout != "copy" and array.ndim == 2:
             array = array.T[:, :, None, None] if self.layout == "conv1x1" else array.T
         return [array] if num_parts == 1 else np.split(array, num_parts)
@@ -100,32 +99,31 @@ class Rule:
 
 @dataclass(frozen=True)
 class Format:
-    """How one code base names weights, and what its programs do that the weights depend on.
+    """How one code base names weights, and what of its code the weights depend on.
 
     Args:
         name: as the command line spells it.
         title: as messages spell it.
-        rules: the first that fits a canonical name counts.
-        fingerprints: canonical names, any of which tells the format when the file's name for it
-            is there.
+        rules: the first that matches a canonical name applies.
+        fingerprints: canonical names; a file that has one of them is of this format.
         backbone_prefix: what files of a bare backbone leave out.
+        is_bare: whether names lack the `backbone_prefix`.
         aliases: (pattern, replacement) pairs for names of other versions.
-        ignored: patterns of a file's names that carry nothing.
-        synthetic: zero tensors that its strict loaders expect: name -> shape, in which "K" is the
-            number of classes, and a canonical name its first side; "backbone" models have none.
+        ignored: patterns of tensors that are never used.
+        synthetic: zero tensors that its strict loaders expect: name -> shape. "K" stands for the
+            number of classes, a canonical name for the first axis of that weight.
         biased: patterns of canonical linears that always have a bias there; zeros where ours lacks
             it.
-        refused: (pattern of a file's name, reason) of models that no model of ours is.
-        backbone: arguments of our backbone that stand for what its programs do.
+        refused: (pattern of a tensor's name, reason) pairs of models that this package lacks.
+        backbone: arguments of our backbone that reproduce what its code does.
         backbone_type: whose weights it names, "MixVisionTransformer" or "VisionTransformer".
         is_torch: whether matrices are (out, in) and batch norms count their batches.
-        epsilons: LayerNorm epsilons as our backbone's arguments; None where a file may have been
-            made with any.
+        epsilons: LayerNorm epsilons as our backbone's arguments; None where a file may have any.
         models: model types that can be written.
         bare_models: those of them whose files leave the `backbone_prefix` out.
-        weights_key: what the weights lie under in its files of whole models, "" for nothing.
-        has_metadata: whether its whole models' files hold class names and palette.
-        notes: what its programs do otherwise, for whoever converts to it.
+        weights_key: key of the weights in its files of whole models; "" for a flat dictionary.
+        has_metadata: whether its files of whole models hold class names and palette.
+        notes: other differences of its code, for users who convert to it.
     """
 
     name: str
@@ -133,6 +131,7 @@ class Format:
     rules: tuple[Rule, ...]
     fingerprints: tuple[str, ...]
     backbone_prefix: str = ""
+    is_bare: bool = False
     aliases: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     synthetic: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
@@ -153,7 +152,8 @@ class Format:
         for rule in self.rules:
             names = rule.names(canonical)
             if names is not None:
-                return rule, names
+                prefix = self.backbone_prefix if self.is_bare else ""
+                return rule, tuple(name.removeprefix(prefix) for name in names)
         return None
 
     def renamed(self, name: str) -> str:
@@ -162,67 +162,9 @@ class Format:
             name = re.sub(pattern, replacement, name)
         return name
 
-    def is_ignored(self, name: str) -> bool:
-        """Return whether a file's tensor carries nothing."""
-        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
-
-
-class Names:
-    """A file's tensors under a format's names: looked up by canonical name.
-
-    Args:
-        format: whose names they are.
-        tensors: the names in the file.
-        is_bare: whether the names lack the format's `backbone_prefix`.
-    """
-
-    def __init__(self, format: Format, tensors: Iterable[str], is_bare: bool) -> None:
-        self.format = format
-        self.is_bare = is_bare
-        self._tensors = list(tensors)
-        self._own = {format.renamed(name): name for name in self._tensors}
-
-    def bare(self) -> Names:
-        """Return the same names taken as those of a bare backbone."""
-        other = copy.copy(self)
-        other.is_bare = True
-        return other
-
-    def find(self, canonical: str) -> tuple[Rule, list[str]] | None:
-        """Return the rule and the file's own names of a canonical one; None where one is absent."""
-        found = self._look_up(canonical)
-        if found is None:
-            return None
-        rule, names = found
-        if any(name not in self._own for name in names):
-            return None
-        return rule, [self._own[name] for name in names]
-
-    def is_beside_backbone(self, name: str) -> bool:
-        """Return whether one of the file's names is none of the backbone's."""
-        prefix = self.format.backbone_prefix
-        is_whole = bool(prefix) and not self.is_bare
-        return is_whole and not self.format.renamed(name).startswith(prefix)
-
-    def spelled(self, canonical: str) -> str:
-        """Return what the file would call a canonical weight, for messages."""
-        found = self._look_up(canonical)
-        return " and ".join(found[1]) if found else canonical
-
-    def _look_up(self, canonical: str) -> tuple[Rule, tuple[str, ...]] | None:
-        found = self.format.find(canonical)
-        if found is None or not self.is_bare:
-            return found
-        prefix = self.format.backbone_prefix
-        return found[0], tuple(name.removeprefix(prefix) for name in found[1])
-
-    def others(self, used: set[str]) -> list[str]:
-        """Return the file's names that are not among the used ones and that carry something."""
-        return [
-            own
-            for own in self._tensors
-            if own not in used and not self.format.is_ignored(self.format.renamed(own))
-        ]
+    def bare(self) -> Format:
+        """Return the same format for a bare backbone, whose names lack the `backbone_prefix`."""
+        return dataclasses.replace(self, is_bare=True)
 
 
 def export_state(
@@ -251,24 +193,20 @@ def export_state(
             exported[counter] = np.zeros((), np.int64)
     if num_classes is not None:
         for name, shape in format.synthetic.items():
-            exported[name] = np.zeros(
-                [_side(item, num_classes, state) for item in shape], np.float32
-            )
+            sides = [
+                side if isinstance(side, int) else num_classes if side == "K" else len(state[side])
+                for side in shape
+            ]
+            exported[name] = np.zeros(sides, np.float32)
     return exported
 
 
 def _joined(rows: list[tuple[int, np.ndarray]]) -> np.ndarray:
-    """Return parts of one tensor, each with its place, as a contiguous array of its own."""
+    """Return the parts of one tensor, each with its first row, as a contiguous array of its own."""
     if len(rows) == 1:
         return np.array(rows[0][1], order="C")
     parts = [part for _, part in sorted(rows, key=lambda row: row[0])]
     return np.ascontiguousarray(np.concatenate(parts))
-
-
-def _side(item: int | str, num_classes: int, state: Mapping[str, np.ndarray]) -> int:
-    if isinstance(item, int):
-        return item
-    return num_classes if item == "K" else len(state[item])
 
 
 def with_biases(format: Format, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

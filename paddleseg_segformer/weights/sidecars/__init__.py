@@ -1,1 +1,1 @@
-"""Config files that lie beside weights: what they say of preprocessing, classes and norms."""
+"""The source of weights, read from configs beside them and metadata in them."""

@@ -14,17 +14,17 @@ from PIL import Image
 
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.weights.sidecars.json_files import read_json, write_json
+from paddleseg_segformer.weights.sidecars.hub_config import read_json, write_json
 
 Processor = TypeVar("Processor", bound="HubProcessor")
 
 PROCESSOR_FILE = "preprocessor_config.json"
 MAX_SIDE = 1 << 16
-IMAGE_PROCESSOR_TYPE = "SegformerImageProcessor"  # its name there
+IMAGE_PROCESSOR_TYPE = "SegformerImageProcessor"  # in transformers
 
 
 def _is_size(value: Any) -> bool:
-    """Tell whether a value from a file is a height and a width."""
+    """Return whether a value from a file is a height and a width."""
     if not isinstance(value, Mapping) or set(value) != {"height", "width"}:
         return False
     return all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in value.values())
@@ -35,7 +35,7 @@ def _is_filter(value: Any) -> bool:
 
 
 def _are_numbers(value: Any, dimensions: tuple[int, ...]) -> bool:
-    """Tell whether a value from a file is one finite number, or a list of them."""
+    """Return whether a value from a file is one finite number, or a list of them."""
     try:
         array = np.asarray(value)
     except ValueError:  # lists of unequal lengths
@@ -50,11 +50,11 @@ class HubProcessor:
 
     Args:
         do_resize: Resize to `size`, whatever the aspect ratio.
-        size: {"height": ..., "width": ...} in pixels; one number stands for both.
-        resample: Pillow's number of the filter (2: bilinear); it widens where an image shrinks.
+        size: {"height": ..., "width": ...} in pixels; or one number for both.
+        resample: Pillow's number of the filter (2: bilinear, antialiased where an image shrinks).
             Maps take the nearest pixel.
         do_rescale: Multiply images by `rescale_factor`.
-        rescale_factor: Takes 0..255 to the range of `image_mean`.
+        rescale_factor: Maps 0..255 to the range of `image_mean`.
         do_normalize: Subtract `image_mean` and divide by `image_std`, one number per channel.
         image_mean: By default ImageNet's.
         image_std: By default ImageNet's.
@@ -92,6 +92,24 @@ class HubProcessor:
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name}: found {getattr(self, name)!r}, expected true or false.")
 
+    def transforms(self) -> list[dict[str, Any]]:
+        """Return the settings as the `transforms` of a config."""
+        transforms: list[dict[str, Any]] = []
+        if self.do_resize:
+            assert not isinstance(self.size, int)
+            size = [self.size["width"], self.size["height"]]
+            name = Image.Resampling(self.resample).name
+            transforms.append({"type": "AntialiasResize", "target_size": size, "resample": name})
+        # (x * factor - mean) / std of theirs is (x / 255 - mean / unit) / (std / unit) of ours
+        factor = self.rescale_factor if self.do_rescale else 1.0
+        unit = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
+        mean, std = (self.image_mean, self.image_std) if self.do_normalize else (0.0, 1.0)
+        constants = {
+            name: [x / unit for x in ([values] if isinstance(values, (int, float)) else values)]
+            for name, values in (("mean", mean), ("std", std))
+        }
+        return [*transforms, {"type": "Normalize", **constants}]
+
     @classmethod
     def from_pretrained(
         cls: type[Processor], folder: str | os.PathLike[str], **overrides: Any
@@ -99,7 +117,7 @@ class HubProcessor:
         """Read `preprocessor_config.json` of a folder.
 
         Raises:
-            UserError: no such file, or not such a file.
+            UserError: no such file, or not the settings of an image processor.
         """
         path = Path(folder) / PROCESSOR_FILE
         content = read_json(path)

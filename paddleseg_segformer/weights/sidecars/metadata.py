@@ -1,29 +1,118 @@
-"""The config text in mmsegmentation's and NVlabs' files: how its model is evaluated.
+"""The source of weights without a config beside them: the file's metadata, published defaults.
 
-The text is Python. It is parsed, never run: assignments of literals and `dict(...)` are understood,
-everything else is passed over.
+The files of mmsegmentation and NVlabs hold their config as text. It is Python, which is parsed and
+never run: assignments of literals and `dict(...)` are understood, everything else is ignored.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-MAX_LENGTH = 1_000_000  # characters; real ones have about 10,000
+from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
+from paddleseg_segformer.weights.formats.naming import Format
+
+MAX_LENGTH = 1_000_000  # characters of a config; real ones have about 10,000
 
 Values = dict[str, Any]
+
+_IMAGENET = {"type": "Normalize", "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+_HALF = {"type": "Normalize", "mean": [0.5], "std": [0.5]}
+_SOFTMAX = {"average": "softmax", "scale_mode": "source"}
+
+
+def _slide(side: int, stride: int) -> Values:
+    return {"is_slide": True, "crop_size": [side] * 2, "stride": [stride] * 2, **_SOFTMAX}
+
+
+# The published evaluation on ADE20K (150 classes) and Cityscapes (19), as transforms and
+# test_config, by code base and number of classes (None: any other).
+DEFAULTS: dict[str, dict[int | None, tuple[list[Values] | None, Values]]] = {
+    "nvlabs": {
+        150: ([{"type": "AlignedResize", "scale": [2048, 512]}, _IMAGENET], _SOFTMAX),
+        19: ([_IMAGENET], _slide(1024, 768)),
+        None: ([_IMAGENET], _SOFTMAX),
+    },
+    "mmseg": {
+        150: ([{"type": "ResizeKeepRatio", "scale": [2048, 512]}, _IMAGENET], _SOFTMAX),
+        19: ([_IMAGENET], _slide(1024, 768)),
+        None: ([_IMAGENET], _SOFTMAX),
+    },
+    "hf": {
+        None: (
+            [{"type": "AntialiasResize", "target_size": [512, 512]}, _IMAGENET],
+            {"is_one_step": True},
+        )
+    },
+    "smp": {None: ([_IMAGENET], {})},
+    "rstrudel": {
+        150: ([{"type": "ResizeKeepRatio", "scale": [2048, 512]}, _HALF], _slide(512, 512)),
+        19: ([{"type": "ResizeKeepRatio", "scale": [2048, 1024]}, _HALF], _slide(768, 512)),
+        None: ([_HALF], _SOFTMAX),
+    },
+    "timm": {None: ([_HALF], {})},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is known about the source of weights.
+
+    Args:
+        model: the `model` section of a config, as far as it is stated.
+        classes, palette: of the data set that the weights were trained on, where known.
+        transforms: the preprocessing in evaluation, as a config's `transforms`; None where unknown.
+        test_config: entries of the config's `test_config` that the source implies.
+        reduces_labels: whether label 0 means "ignore" in the source's label files.
+        epsilons: LayerNorm epsilons; None where unknown.
+    """
+
+    model: Values = field(default_factory=dict)
+    classes: list[str] | None = None
+    palette: list[list[int]] | None = None
+    transforms: list[Values] | None = None
+    test_config: Values = field(default_factory=dict)
+    reduces_labels: bool = False
+    epsilons: Mapping[str, float] | None = None
+
+
+def default_source(content: Values, format: Format, num_classes: int | None) -> Source:
+    """Return the source by the metadata in a file, with the code base's published defaults.
+
+    Args:
+        content: what the file holds besides weights.
+        num_classes: None for a bare backbone.
+    """
+    table = DEFAULTS.get(format.name, {None: (None, {})})
+    transforms, test_config = table.get(num_classes, table[None])
+    meta = content.get("meta")
+    text = _at(meta, "config") or _at(meta, "cfg")  # of 0.x, of 1.x
+    if isinstance(text, str):
+        stated, windows = evaluation_settings(text)
+        if stated is not None:
+            transforms, test_config = stated, {**_SOFTMAX, **windows}
+    classes = _at(meta, "CLASSES") or _at(meta, "dataset_meta", "classes")  # mmcv's, mmengine's
+    palette = _at(meta, "PALETTE") or _at(meta, "dataset_meta", "palette")
+    return Source(
+        classes=classes if _is_list_of(classes, num_classes, _is_text) else None,
+        palette=palette if _is_list_of(palette, num_classes, _is_color) else None,
+        transforms=transforms,
+        test_config=test_config,
+        reduces_labels=num_classes == 150 and format.name in ("nvlabs", "mmseg", "rstrudel"),
+        epsilons=format.epsilons,
+    )
 
 
 def evaluation_settings(text: str) -> tuple[list[Values] | None, Values]:
     """Return the `transforms` and the entries of `test_config` that a config implies.
 
-    Where the text does not say how images are prepared, the transforms are None.
+    The transforms are None where the text does not say how images are prepared.
     """
     config = parse(text)
     pipeline = _pipeline(config)
-    constants = _normalization(config, pipeline)
-    size_rules = _size_rules(pipeline)
+    constants, size_rules = _normalization(config, pipeline), _size_rules(pipeline)
     if constants is None or size_rules is None:
         return None, _windows(config)
     return [*size_rules, {"type": "Normalize", **constants}], _windows(config)
@@ -62,7 +151,7 @@ def _value(node: ast.expr, known: Values) -> Any:
 
 
 def _at(config: Any, *keys: str) -> Any:
-    """Return a nested value, or None where a key on the way is missing."""
+    """Return a nested value, or None where one of the keys is missing."""
     for key in keys:
         config = config.get(key) if isinstance(config, Mapping) else None
     return config
@@ -118,7 +207,7 @@ def _normalization(config: Values, pipeline: list[Values]) -> Values | None:
     steps = [step for step in pipeline if step["type"] == "Normalize"]
     for source in (*steps, _at(config, "model", "data_preprocessor"), config.get("img_norm_cfg")):
         constants = {name: _at(source, name) for name in ("mean", "std")}
-        if all(_is_numbers(item, 3) for item in constants.values()):
+        if all(_is_list_of(item, 3, _is_number) for item in constants.values()):
             return {
                 name: [round(float(item) / 255, 10) for item in values]
                 for name, values in constants.items()
@@ -141,12 +230,20 @@ def _pair(value: Any) -> list[int] | None:
     """Return two whole numbers; the first of a list of pairs, as scales of augmentation are."""
     if isinstance(value, list) and value and isinstance(value[0], list):
         value = value[0]
-    return value if _is_numbers(value, 2) and all(type(item) is int for item in value) else None
+    return value if _is_list_of(value, 2, lambda item: type(item) is int) else None
 
 
-def _is_numbers(value: Any, count: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == count
-        and all(type(item) in (int, float) for item in value)
-    )
+def _is_list_of(value: Any, length: int | None, is_item: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) == length and all(map(is_item, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_color(value: Any) -> bool:
+    return _is_list_of(value, 3, lambda item: type(item) is int and 0 <= item <= 255)
