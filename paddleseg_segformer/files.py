@@ -1,4 +1,4 @@
-"""Files and folders that are never half written: written beside their destination, then renamed."""
+"""Atomic writes: files and folders are written beside their destination, then renamed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with _explained(destination):
             yield temporary
-            _sync_and_rename(temporary, destination)
+            _sync(temporary)
+            umask = os.umask(0)  # it can only be read by setting it
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, destination)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -49,9 +53,9 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside `destination`; on success it is synced and takes its place.
 
-    A folder that was there is exchanged with the new one in a single step where the system can
-    (Linux), and is deleted after it. On an exception the destination stays as it was. What a killed
-    process leaves is for `clear_leftovers`.
+    An existing folder is exchanged with the new one in a single step where the system can (Linux),
+    then deleted. On an exception the destination stays as it was. `clear_leftovers` removes what
+    killed processes leave.
 
     Raises:
         UserError: the disk is full, or cannot be written to.
@@ -71,16 +75,25 @@ def atomic_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def replace_folder(destination: Path, new: Path) -> None:
-    """Put a finished folder in its place; one that is there gives way, and is deleted."""
+    """Put a finished folder in its place; an existing one is deleted."""
     for path in new.iterdir():
         _sync(path)
     _sync(new)
-    _rename_folder(new, destination)
+    if not destination.exists():
+        new.rename(destination)
+    elif _exchange(new, destination):
+        shutil.rmtree(new)
+    else:
+        old = destination.with_name(f".{destination.name}{OLD}")
+        shutil.rmtree(old, ignore_errors=True)
+        destination.rename(old)
+        new.rename(destination)
+        shutil.rmtree(old)
     _sync(destination.parent)
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder; a kill under way leaves it whole, or under a temporary name."""
+    """Delete a folder; if killed, it is left whole or under a temporary name."""
     temporary = folder.with_name(f".{folder.name}{PART}")
     shutil.rmtree(temporary, ignore_errors=True)
     folder.rename(temporary)
@@ -88,7 +101,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def clear_leftovers(folder: str | os.PathLike[str]) -> list[str]:
-    """Remove what killed processes left in `folder`; put a folder back that was being replaced.
+    """Remove what killed processes left in `folder`; restore folders that were being replaced.
 
     Returns:
         Names of what was found.
@@ -116,12 +129,6 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _sync_and_rename(temporary: Path, destination: Path) -> None:
-    _sync(temporary)
-    os.chmod(temporary, 0o666 & ~_umask())
-    os.replace(temporary, destination)
-
-
 def _sync(path: Path) -> None:
     """Write a file's content, or a folder's entries, to the disk."""
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
@@ -133,21 +140,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _rename_folder(new: Path, destination: Path) -> None:
-    if not destination.exists():
-        new.rename(destination)
-    elif _exchange(new, destination):
-        shutil.rmtree(new)
-    else:
-        old = destination.with_name(f".{destination.name}{OLD}")
-        shutil.rmtree(old, ignore_errors=True)
-        destination.rename(old)
-        new.rename(destination)
-        shutil.rmtree(old)
-
-
 def _exchange(left: Path, right: Path) -> bool:
-    """Exchange two paths in one step; tell whether the system could."""
+    """Exchange two paths in one step; return whether the system could."""
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):
         return False
@@ -157,7 +151,7 @@ def _exchange(left: Path, right: Path) -> bool:
 
 @contextmanager
 def _explained(destination: Path) -> Iterator[None]:
-    """Say in one line that the disk does not take a file, and of which one."""
+    """Turn an error of the disk into one line that names the file."""
     try:
         yield
     except OSError as error:
@@ -165,7 +159,7 @@ def _explained(destination: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"{destination}: cannot be written ({os.strerror(error.errno)}). What was there "
-            "before is as it was."
+            "before is unchanged. Free some space, or choose another disk."
         ) from error
 
 
@@ -176,7 +170,7 @@ def write_text(destination: str | os.PathLike[str], text: str) -> None:
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """Create `folder` and its parents; say in one line why it cannot be written to.
+    """Create `folder` and its parents.
 
     Raises:
         UserError: the path is a file, or the folder cannot be created or written to.
@@ -196,10 +190,3 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: not writable. Choose a folder that you can write to.")
     return folder
-
-
-def _umask() -> int:
-    """Return the process's umask (which can only be read by setting it)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
