@@ -1,8 +1,8 @@
 """Models by the path of their weights: a model folder, or a weight file of any known code base.
 
-A model folder holds `model.pdparams` (or `model.safetensors`) and a `config.yml` of the schema of
-every config: the model, how images are prepared, the classes. Checkpoints of a training run are
-model folders.
+A model folder holds `model.pdparams` (or `model.safetensors`) and `config.yml`, a config as for
+training: the model, how images are prepared, the classes. Checkpoints of a training run are model
+folders.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ CONFIG = "config.yml"
 
 
 def build_model(config: Config, load_pretrained: bool = False) -> nn.Layer:
-    """Build the model; with `load_pretrained`, load the weights that `pretrained` keys name.
+    """Build the model.
 
-    Leave it off where a full checkpoint follows: nothing is then read or fetched in vain.
+    Args:
+        load_pretrained: load the weights that the config's `pretrained` keys name; not needed
+            before a checkpoint of the whole model is loaded.
     """
     model = building.build_model(config)
     if load_pretrained:
@@ -46,7 +48,7 @@ def build_model(config: Config, load_pretrained: bool = False) -> nn.Layer:
 
 
 def start_from(layer: nn.Layer, source: str | None, key: str) -> None:
-    """Load the weights that the config's `key` names into a model or its backbone, if it does."""
+    """Load pretrained weights into a model or its backbone, if the config's `key` names any."""
     if not source:
         return
     try:
@@ -56,7 +58,7 @@ def start_from(layer: nn.Layer, source: str | None, key: str) -> None:
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Layer:
-    """Build the network that a weight file or folder is of and load it, in evaluation mode.
+    """Build the network of a weight file or folder and load its weights, in evaluation mode.
 
     It gets the LayerNorm epsilons of the code base that the weights come from.
 
@@ -79,21 +81,21 @@ def load_model(path: str | os.PathLike[str]) -> nn.Layer:
 
 
 def config_of(path: str | os.PathLike[str], opts: Iterable[str] | None = None) -> Config:
-    """Return the config of a segmentation model's weights: its YAML, or what its source implies.
+    """Return the config that goes with weights: the YAML beside them, or what their source implies.
 
     Args:
-        path: As of `load_model`.
+        path: As for `load_model`.
         opts: Overrides such as "test_config.is_slide=True".
 
     Raises:
-        UserError: nothing says how images are to be prepared, or no segmentation model.
+        UserError: not a segmentation model, or its preprocessing is unknown.
     """
     yaml = _yaml_beside(Path(path))
     if yaml is not None:
         config = load_config(yaml, opts)
         if config.val_dataset is None:
             raise UserError(
-                f"{yaml}: has no val_dataset, whose transforms say how images are prepared. Add it."
+                f"{yaml}: has no val_dataset, whose transforms prepare the images. Add it."
             )
         return config
     checkpoint = open_checkpoint(path)
@@ -116,7 +118,11 @@ def _yaml_beside(path: Path) -> Path | None:
 
 
 def _content_of(path: str | os.PathLike[str], checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return a config that builds a checkpoint's model and predicts as its source does."""
+    """Return a config that builds a checkpoint's model and predicts as its source does.
+
+    Raises:
+        UserError: the model has no segmentation head.
+    """
     model = checkpoint.model
     if checkpoint.is_backbone or model["type"] == "MixVisionTransformerClassifier":
         raise UserError(

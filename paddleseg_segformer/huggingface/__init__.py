@@ -1,7 +1,7 @@
-"""Hugging Face's SegFormer classes over this package's models, for code that is written for them.
+"""Drop-in replacements for transformers' SegFormer classes, on this package's models.
 
-`from_pretrained` and `save_pretrained` take folders as transformers writes and reads them. Tensors
-are Paddle's.
+`from_pretrained` and `save_pretrained` read and write the same folders as transformers. Tensors are
+Paddle's.
 """
 
 from paddleseg_segformer.huggingface.image_processing import SegformerImageProcessor

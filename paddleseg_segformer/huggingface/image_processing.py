@@ -40,10 +40,10 @@ class SegformerImageProcessor(HubProcessor):
                 (C, H, W) of 0..255, RGB; an array of four axes is a list.
             segmentation_maps: The same of maps (H, W) of class ids.
             return_tensors: "pd" for Paddle tensors, "np" for arrays, None for lists of arrays.
-            overrides: Arguments of the constructor that hold for this call.
+            overrides: Arguments of the constructor that replace the settings in this call.
 
         Raises:
-            UserError: something else than images, or images that do not fit into one array.
+            UserError: not images, or images of different sizes where one tensor is asked for.
         """
         if return_tensors not in RETURN_TENSORS:
             raise UserError(f"return_tensors: found {return_tensors!r}, expected 'pd' or 'np'.")
@@ -163,7 +163,7 @@ def _stacked(name: str, arrays: list[np.ndarray]) -> np.ndarray:
     sizes = {array.shape for array in arrays}
     if len(sizes) != 1:
         raise UserError(
-            f"{name}: found {len(sizes)} different shapes, which no tensor holds. Resize them "
-            "(do_resize), or take return_tensors=None."
+            f"{name}: found {len(sizes)} different shapes, expected one. Resize them (do_resize), "
+            "or take return_tensors=None."
         )
     return np.stack(arrays)

@@ -1,4 +1,4 @@
-"""The losses that Hugging Face's models compute from labels, exactly as they weigh pixels."""
+"""The losses that transformers' models compute from labels, with the same weight per pixel."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def segmentation_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tens
     """Return the loss of logits (N, K, h, w), resized to the labels (N, H, W).
 
     K > 1: cross-entropy, the mean over the pixels with a class (0 where there are none).
-    K = 1: binary cross-entropy of labels 0 and 1; ignored and negative labels add nothing, but the
-    mean is over all pixels.
+    K = 1: binary cross-entropy of labels 0 and 1, the mean over all pixels; the loss of ignored and
+    negative labels is 0.
     """
     logits = upsample(logits, labels.shape[-2:])
     if logits.shape[1] > 1:

@@ -1,6 +1,6 @@
-"""SegFormer's models as Hugging Face's users call them, over this package's networks.
+"""SegFormer's models and config under transformers' names and signatures.
 
-Each class holds one network of the package as `model`; what differs is how it is called, loaded and
+Each class holds one network of this package as `model`, and differs in how it is called, loaded and
 saved. Shapes: N batch, C channels, H W input pixels, K classes, L queries and S keys of a block.
 """
 
@@ -78,16 +78,16 @@ class _Pretrained(nn.Layer):
         ignore_mismatched_sizes: bool = False,
         **overrides: Any,
     ) -> Pretrained:
-        """Load a folder that `save_pretrained` wrote, here or there, or any weight file.
+        """Load a folder of `save_pretrained`, transformers' or this one, or any weight file.
 
         The network gets the LayerNorm epsilons of the code base that the weights come from. Where
-        the source has no head of this kind, an ImageNet classifier for example, the head starts
-        from initial weights, which is logged. Evaluation mode, as there.
+        the source has no such head, as an ImageNet classifier, the head keeps its initial weights,
+        which is logged. The model is in evaluation mode, as in transformers.
 
         Args:
             source: A Hugging Face folder, or what `open_checkpoint` reads.
-            ignore_mismatched_sizes: Take a source of another number of classes; the classifier then
-                starts from initial weights.
+            ignore_mismatched_sizes: Accept a source with another number of classes; the classifier
+                then keeps its initial weights.
             overrides: Fields of the config that replace the source's, such as `id2label`.
 
         Raises:
@@ -105,7 +105,7 @@ class _Pretrained(nn.Layer):
         return loaded
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a folder that transformers loads: `config.json` and `model.safetensors`."""
+        """Write a folder for transformers: `config.json` and `model.safetensors`."""
         prefix = "" if self.model_type else "backbone."
         state = {
             prefix + key: item.astype("float32").numpy()
@@ -152,7 +152,7 @@ class SegformerModel(_Pretrained):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> EncoderOutput:
-        """(N, C, H, W) normalised image -> stage 4's map, and what else is asked for."""
+        """(N, C, H, W) normalised image -> stage 4's map, and the outputs asked for."""
         features, attentions = self._encode(pixel_values, output_attentions)
         last = self._last_state(features[-1])
         states = (*features[:-1], last) if output_hidden_states else None
@@ -218,7 +218,7 @@ class SegformerForImageClassification(_Pretrained):
 
 
 def _config_of(source: Path, checkpoint: Checkpoint, overrides: dict[str, Any]) -> SegformerConfig:
-    """Return the config beside the weights, or one that says what the weights show."""
+    """Return the config beside the weights, or one with the sizes that the weights show."""
     if (source / CONFIG_FILE).is_file():
         return SegformerConfig.from_pretrained(source, **overrides)
     section = checkpoint.model
@@ -247,15 +247,15 @@ def _load(
         else:
             raise UserError(
                 f"{source}: has {section['num_classes']} classes, the model is to have "
-                f"{model.num_classes}. To start its classifier from initial weights: "
+                f"{model.num_classes}. To keep the classifier's initial weights: "
                 "ignore_mismatched_sizes=True"
             )
     elif section.get("type") == "SegFormerMM" and isinstance(model, SegFormer):
         raise UserError(
-            f"{source}: has mmsegmentation's head, which these classes do not have. Load it with "
+            f"{source}: has mmsegmentation's head, which transformers' classes lack. Load it with "
             "paddleseg_segformer.load_model."
         )
     else:
         if hasattr(model, "backbone"):
-            logger.warning("%s: has no such head; it starts from initial weights", source)
+            logger.warning("%s: has no such head; it keeps its initial weights", source)
         load_pretrained(getattr(model, "backbone", model), str(source))

@@ -1,4 +1,4 @@
-"""What models and the image processor return: fields by name, by key and by position."""
+"""Outputs of models and the image processor: fields by name, by key and by position."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from paddle import Tensor
 
 @dataclass
 class ModelOutput:
-    """Fields of one forward pass; those that were not asked for are None and have no position."""
+    """Fields of one forward pass; those not asked for are None and have no position."""
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """Return the fields that are there, in order."""
+        """Return the fields that are not None, in order."""
         values = (getattr(self, field.name) for field in dataclasses.fields(self))
         return tuple(value for value in values if value is not None)
 

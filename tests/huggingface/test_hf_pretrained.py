@@ -80,7 +80,7 @@ def test_encoder_goes_from_any_model_to_any_other(folder: Path, tmp_path: Path, 
         classifier = SegformerForImageClassification.from_pretrained(
             tmp_path / "encoder", num_labels=4
         )
-    assert "encoder: has no such head; it starts from initial weights" in caplog.text
+    assert "encoder: has no such head; it keeps its initial weights" in caplog.text
     assert equal(classifier.backbone, encoder.backbone) and classifier.model.num_classes == 4
     classifier.save_pretrained(tmp_path / "classifier")
     model = SegformerForSemanticSegmentation.from_pretrained(

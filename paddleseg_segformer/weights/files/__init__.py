@@ -1,1 +1,1 @@
-"""Weight files and folders as unread tensors, without running what they name; writing them."""
+"""Weight files and folders: opened without running code in them, downloaded, written."""

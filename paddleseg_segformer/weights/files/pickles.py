@@ -1,4 +1,4 @@
-"""Paddle's weight files (`.pdparams`, `.pdopt`): pickles, read without running what they name."""
+"""Paddle's pickles (`.pdparams`, `.pdopt`), read without running the code that they name."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _ALLOWED = {
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
     ("_codecs", "encode"),
 }
-_NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own bookkeeping beside the tensors
+_NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own record beside the tensors
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Builds arrays and containers, and refuses to import anything else."""
+    """Builds arrays and containers; refuses to import anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -50,7 +50,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     try:
         with open(path, "rb") as file:
             return _plain(_RestrictedUnpickler(file).load())
-    except Exception as error:  # a damaged pickle fails in every way there is
+    except Exception as error:  # a damaged pickle can raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"{path}: not a readable Paddle weight file ({reason}). It may be cut short or of "

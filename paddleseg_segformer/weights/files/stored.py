@@ -1,4 +1,4 @@
-"""Tensors of safetensors' and PyTorch's files, read on demand, without running what files name."""
+"""Tensors of safetensors and PyTorch files, read on demand; code that a file names is not run."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def read_torch(file: Path, is_zip: bool) -> Any:
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript and of old pickles
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Exception as error:  # a damaged pickle fails in every way there is
+    except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{file}: {_explanation(error)}") from None
     return _stored(content, torch)
 
@@ -149,7 +149,7 @@ class _Attribute(_Inert):
 def _explanation(error: Exception) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     if named:
-        return f"not read, because it would run {named[1]}. Take a file that holds only weights."
+        return f"not read, because it would run {named[1]}. Take a file of weights alone."
     if "TorchScript" in str(error):
         return "a TorchScript program, not weights. Save its state_dict() with torch.save instead."
     reason = " ".join(str(error).split()).split(". ")[0][:200]

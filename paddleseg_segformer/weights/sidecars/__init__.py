@@ -1,1 +1,1 @@
-"""Config files that lie beside weights: what they say of preprocessing, classes and norms."""
+"""Where weights come from, as configs beside them and metadata in them tell."""

@@ -17,7 +17,7 @@ from paddleseg_segformer.weights.formats import HUGGINGFACE
 
 Config = TypeVar("Config", bound="HubConfig")
 
-EPSILONS = dict(HUGGINGFACE.epsilons or {})  # of its LayerNorms, whatever its `layer_norm_eps` says
+EPSILONS = dict(HUGGINGFACE.epsilons or {})  # of LayerNorms; `layer_norm_eps` has no effect there
 BACKBONE_KEYS = {  # theirs -> ours
     "num_channels": "in_channels",
     "hidden_sizes": "embed_dims",
@@ -42,10 +42,10 @@ FIXED = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of keys and values.
+    """Read a JSON object.
 
     Raises:
-        UserError: no such file, or not such a file.
+        UserError: no such file, or not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of keys and values, sorted as transformers sorts them."""
+    """Write a JSON object with sorted keys, as transformers does."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -71,12 +71,12 @@ class HubConfig:
         num_labels: Number of classes K, 2 by default; without `id2label` they are LABEL_0, ...
         id2label: Name of each class id; it states K too.
         label2id: The reverse of `id2label`, which it follows from.
-        layer_norm_eps: Without effect there and here: every LayerNorm has 1e-5.
+        layer_norm_eps: Has no effect, as in transformers: every LayerNorm has 1e-5.
         problem_type: Of a classifier's loss; see `classification_loss`.
         reshape_last_stage: Whether stage 4's state is given as a map, not as tokens.
 
     Raises:
-        UserError: values that do not go together, or that no network here has.
+        UserError: values that contradict each other, or that no network here has.
     """
 
     num_channels: int = 3
@@ -146,10 +146,10 @@ class HubConfig:
 
     @classmethod
     def from_section(cls: type[Config], section: Mapping[str, Any], **others: Any) -> Config:
-        """Return the config of a network that a `model` or `backbone` section describes.
+        """Return the config of the network that a `model` or `backbone` section builds.
 
         Args:
-            section: With all its sizes.
+            section: With every size spelled out.
             others: Fields that no section holds, such as `id2label`.
         """
         backbone = section.get("backbone", section)
@@ -160,7 +160,7 @@ class HubConfig:
 
     @classmethod
     def from_dict(cls: type[Config], content: Mapping[str, Any], **overrides: Any) -> Config:
-        """Return the config of plain data such as `config.json` holds; others' keys are left out.
+        """Return the config of plain data such as `config.json` holds; unknown keys are ignored.
 
         Args:
             overrides: Fields that replace those of the data.
@@ -178,7 +178,7 @@ class HubConfig:
         """Read `config.json` of a folder.
 
         Raises:
-            UserError: no such file, or not such a file.
+            UserError: no such file, or not the config of a SegFormer.
         """
         path = Path(folder) / CONFIG_FILE
         content = read_json(path)

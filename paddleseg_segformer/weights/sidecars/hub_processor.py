@@ -20,11 +20,11 @@ Processor = TypeVar("Processor", bound="HubProcessor")
 
 PROCESSOR_FILE = "preprocessor_config.json"
 MAX_SIDE = 1 << 16
-IMAGE_PROCESSOR_TYPE = "SegformerImageProcessor"  # its name there
+IMAGE_PROCESSOR_TYPE = "SegformerImageProcessor"  # in transformers
 
 
 def _is_size(value: Any) -> bool:
-    """Tell whether a value from a file is a height and a width."""
+    """Return whether a value from a file is a height and a width."""
     if not isinstance(value, Mapping) or set(value) != {"height", "width"}:
         return False
     return all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in value.values())
@@ -35,7 +35,7 @@ def _is_filter(value: Any) -> bool:
 
 
 def _are_numbers(value: Any, dimensions: tuple[int, ...]) -> bool:
-    """Tell whether a value from a file is one finite number, or a list of them."""
+    """Return whether a value from a file is one finite number, or a list of them."""
     try:
         array = np.asarray(value)
     except ValueError:  # lists of unequal lengths
@@ -51,10 +51,10 @@ class HubProcessor:
     Args:
         do_resize: Resize to `size`, whatever the aspect ratio.
         size: {"height": ..., "width": ...} in pixels; one number stands for both.
-        resample: Pillow's number of the filter (2: bilinear); it widens where an image shrinks.
+        resample: Pillow's number of the filter (2: bilinear, antialiased where an image shrinks).
             Maps take the nearest pixel.
         do_rescale: Multiply images by `rescale_factor`.
-        rescale_factor: Takes 0..255 to the range of `image_mean`.
+        rescale_factor: Maps 0..255 to the range of `image_mean`.
         do_normalize: Subtract `image_mean` and divide by `image_std`, one number per channel.
         image_mean: By default ImageNet's.
         image_std: By default ImageNet's.
@@ -117,7 +117,7 @@ class HubProcessor:
         """Read `preprocessor_config.json` of a folder.
 
         Raises:
-            UserError: no such file, or not such a file.
+            UserError: no such file, or not the settings of an image processor.
         """
         path = Path(folder) / PROCESSOR_FILE
         content = read_json(path)

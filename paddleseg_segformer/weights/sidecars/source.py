@@ -25,8 +25,8 @@ def source_of(container: Container, format: Format, found: Section, reads_config
     """Return what is known about the source of weights whose sizes are `found`.
 
     Args:
-        reads_config: read the config beside the weights, where there is one. It counts where the
-            weights have one of the usual names of a folder's.
+        reads_config: read the config beside the weights, if there is one and they have one of the
+            names of a folder's weights.
 
     Raises:
         UserError: the config cannot be read, or contradicts the weights.
@@ -51,7 +51,7 @@ def _check_agreement(path: Path, stated: Mapping[str, Any], found: Mapping[str, 
         elif stated[key] != value:
             raise UserError(
                 f"{path}: says {key} {stated[key]}, but the weights beside it have {value}. Put "
-                "the file there that belongs to the weights."
+                "the config of these weights there."
             )
 
 

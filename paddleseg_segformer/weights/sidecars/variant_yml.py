@@ -14,16 +14,13 @@ from paddleseg_segformer.weights.formats.naming import Format
 from paddleseg_segformer.yaml_files import dump_yaml, read_yaml
 
 FILE_NAME = "variant.yml"
-MAX_RATIOS = {
-    "ade20k": 4,
-    "cityscapes": 2,
-    "pascal_context": 8,
-}  # of an image's sides, in evaluation
+# By data set: the largest ratio of an image's sides in evaluation.
+MAX_RATIOS = {"ade20k": 4, "cityscapes": 2, "pascal_context": 8}
 NORMALIZATIONS = {
     "vit": {"mean": [0.5], "std": [0.5]},
     "deit": {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
 }
-_HEAD_WIDTH = 64  # its mask transformer's attention heads
+_HEAD_WIDTH = 64  # channels per attention head of its mask transformer
 
 
 def read_variant(path: Path, format: Format) -> dict[str, Any]:
@@ -63,17 +60,14 @@ def _model(net: Mapping[str, Any], format: Format) -> Section:
         **format.backbone,
         **(format.epsilons or {}),
     }
+    model = {"num_classes": net["n_cls"], "backbone": backbone}
     decoder = net["decoder"]
-    if decoder["name"] != "mask_transformer":
-        return {"num_classes": net["n_cls"], "backbone": backbone}
-    return {
-        "num_classes": net["n_cls"],
-        "backbone": backbone,
-        "h_depth": decoder["n_layers"],
-        "h_num_heads": net["d_model"] // _HEAD_WIDTH,
-        "h_drop_rate": decoder.get("dropout", 0.0),
-        "h_drop_path_rate": decoder.get("drop_path_rate", 0.0),
-    }
+    if decoder["name"] == "mask_transformer":
+        model["h_depth"] = decoder["n_layers"]
+        model["h_num_heads"] = net["d_model"] // _HEAD_WIDTH
+        model["h_drop_rate"] = decoder.get("dropout", 0.0)
+        model["h_drop_path_rate"] = decoder.get("drop_path_rate", 0.0)
+    return model
 
 
 def _transforms(net: Mapping[str, Any], content: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -94,14 +88,14 @@ def _test_config(inference: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def write_variant(folder: Path, model: Section, test_config: Mapping[str, Any]) -> Path:
-    """Write what rstrudel/segmenter builds a network from; return the file's path.
+    """Write the file from which rstrudel/segmenter builds a network; return its path.
 
     Args:
         model: a Segmenter's section.
         test_config: of the evaluation.
 
     Raises:
-        UserError: sizes that its programs cannot build.
+        UserError: it cannot build a network of these sizes.
     """
     backbone = full_backbone(model["backbone"])
     dim, heads, is_mask = backbone["embed_dim"], backbone["num_heads"], "h_depth" in model
