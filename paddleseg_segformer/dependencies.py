@@ -1,4 +1,4 @@
-"""One line for an import that failed in another package: what is missing and what installs it."""
+"""Failed imports of other packages, explained in one line: what is missing, what installs it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ REMEDIES = {
     "playwright": "pip install playwright && apt-get install chromium",
     "torch": "pip install 'torch>=2.6' (to read PyTorch's files)",
 }
-# what a package says that is there and does not load: what mends it
+# part of the message of an installed package that does not load -> remedy
 LOADER_REMEDIES = {
     "libGL.so.1": ONE_OPENCV,
     "module 'cv2": ONE_OPENCV,  # two distributions wrote into one folder, such as
@@ -63,7 +63,7 @@ class MissingDependency(UserError, ImportError):
 
 
 def explain(error: Exception) -> Exception:
-    """Return `error` as one line with the command that mends it, else `error` itself."""
+    """Return `error` as one line with the command that fixes it; unknown errors as they are."""
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError):
         if package == "paddle":
@@ -77,7 +77,7 @@ def explain(error: Exception) -> Exception:
 
 
 def _paddle_remedy() -> str:
-    """Return what installs Paddle here, or what to do where it has no build."""
+    """Say how to install Paddle here, or what to do where it has no build."""
     if sys.version_info[:2] > NEWEST_PYTHON:
         return (
             f"It has no build for Python {platform.python_version()}: use Python 3.10 to "
@@ -97,7 +97,7 @@ def explained() -> Iterator[None]:
     """Raise a failed import inside the block as `explain` puts it."""
     try:
         yield
-    except (ImportError, AttributeError) as error:  # half a package lacks names when it is imported
+    except (ImportError, AttributeError) as error:  # a broken package lacks names
         explanation = explain(error)
         if explanation is error:
             raise

@@ -1,4 +1,4 @@
-"""A user's mistake is a `UserError`: one line with what was found, expected, and the remedy."""
+"""`UserError`, a user's mistake: one line with what was found, what was expected, the remedy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave (path, image, label, config, weights, number).
+    """A mistake in the user's input (path, image, label, config, weights, number).
 
-    The command lines print its message as one line and exit with status 1.
+    The command lines print its message and exit with status 1.
     """
 
 
@@ -17,7 +17,7 @@ def did_you_mean(name: str, known: Iterable[str], others: Iterable[str] = ()) ->
     """Return ` Did you mean 'x'?` for the closest known name, else the list of known names.
 
     Args:
-        others: names that are known too, but too many to be listed.
+        others: known names that are too many to be listed.
     """
     names = sorted(str(item) for item in known)
     close = difflib.get_close_matches(str(name), [*names, *map(str, others)], n=1)

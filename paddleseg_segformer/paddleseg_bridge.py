@@ -24,10 +24,10 @@ Component = Callable[..., Any]
 
 
 def register() -> None:
-    """Put our models and backbones into PaddleSeg's manager, replacing its own of the same names.
+    """Add our models and backbones to PaddleSeg's manager, replacing its own of the same names.
 
-    There they keep PaddleSeg's contract: a `pretrained` argument, and a list with logits at the
-    input size as the model's output. Says once, through logging, which entries were replaced.
+    There they follow PaddleSeg's contract: a `pretrained` argument, and a list with logits at the
+    input size as the model's output. The replaced entries are logged.
 
     Raises:
         MissingDependency: PaddleSeg is not installed.
@@ -48,7 +48,7 @@ def register() -> None:
 
 
 class _PaddleSegContract:
-    """What PaddleSeg's engine expects of a model, laid over one of ours."""
+    """Mixin: PaddleSeg's contract of a model, over one of ours."""
 
     def __init__(self, *args: Any, pretrained: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,7 +70,7 @@ def _paddleseg_models() -> Iterator[Component]:
 
 
 class _PaddleSegTokens:
-    """What PaddleSeg's other models expect of a `VisionTransformer`, laid over ours."""
+    """Mixin: what PaddleSeg's models expect of a `VisionTransformer`, over ours."""
 
     def forward(self: Any, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """(N, C, H, W) -> each block's patches (N, L, C), and the shape (N, C, h, w)."""

@@ -1,6 +1,6 @@
-"""PaddleSeg's components for this package's programs, each with the contract that these expect.
+"""PaddleSeg's components, adapted to this package's contracts.
 
-This is the only module that imports `paddleseg`; `paddleseg_bridge` goes the other way.
+This is the only module that imports `paddleseg`; `paddleseg_bridge` does the reverse.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import paddle
@@ -40,14 +40,14 @@ def load_manager() -> Any:
 
 
 def paddleseg_components(table: str) -> Mapping[str, Component]:
-    """Return one table of PaddleSeg's manager by name, users' classes in it included.
+    """Return one table of PaddleSeg's manager, users' classes included.
 
     Raises:
         MissingDependency: PaddleSeg is not installed.
     """
     components = _table(table)
     adapt = ADAPTERS.get(table)
-    return _Adapted(components, adapt) if adapt else components
+    return {name: adapt(item) for name, item in components.items()} if adapt else components
 
 
 @functools.cache
@@ -59,27 +59,8 @@ def _table(table: str) -> Mapping[str, Component]:
     return components
 
 
-class _Adapted(Mapping[str, Component]):
-    """A table whose components are adapted when they are asked for."""
-
-    def __init__(
-        self, components: Mapping[str, Component], adapt: Callable[[Component], Component]
-    ) -> None:
-        self.components = components
-        self.adapt = adapt
-
-    def __getitem__(self, name: str) -> Component:
-        return self.adapt(self.components[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.components)
-
-    def __len__(self) -> int:
-        return len(self.components)
-
-
 def _backbone(component: Component) -> Component:
-    """Return a factory of PaddleSeg's backbone that says how many channels its images have."""
+    """Return a factory of a PaddleSeg backbone that has `in_channels`."""
 
     @functools.wraps(component)
     def build(**arguments: Any) -> nn.Layer:
@@ -101,10 +82,10 @@ def _defaults(component: Component) -> dict[str, Any]:
 
 
 class OneOutput:
-    """This package's contract, laid over one of PaddleSeg's models: one map of logits.
+    """Mixin: this package's contract, over a PaddleSeg model: one map of logits.
 
-    PaddleSeg's models give a list of maps at the size of their input. In evaluation the first
-    counts, as in PaddleSeg; in training these programs have one loss of one map.
+    PaddleSeg's models return a list of maps at the input's size. In evaluation the first one is
+    taken, as in PaddleSeg; in training there may be only one.
     """
 
     logits_stride = 1
@@ -140,7 +121,7 @@ class OneOutput:
 
 
 def _model(component: Component) -> Component:
-    """Return a factory of PaddleSeg's model with this package's contract."""
+    """Return a factory of a PaddleSeg model with this package's contract."""
 
     @functools.wraps(component)
     def build(**arguments: Any) -> nn.Layer:
@@ -158,7 +139,7 @@ def _model(component: Component) -> Component:
 
 
 def _dataset(component: Component) -> Component:
-    """Return a factory of a data set with the samples of PaddleSeg's."""
+    """Return a factory of this package's data set with the samples of PaddleSeg's."""
 
     @functools.wraps(component)
     def build(transforms: list[Any], **arguments: Any) -> SegmentationDataset:
@@ -181,7 +162,7 @@ def _dataset(component: Component) -> Component:
 
 
 def _check_lists_files(dataset: Any) -> None:
-    """Refuse a data set of PaddleSeg's that is more than a list of files with the ids as stored."""
+    """Refuse a PaddleSeg data set that is more than a list of files with ids as stored."""
     from paddleseg.datasets import Dataset
     from paddleseg.transforms import Compose
 
@@ -191,9 +172,9 @@ def _check_lists_files(dataset: Any) -> None:
     transforms: Any = getattr(dataset, "transforms", None)
     if reads_itself or makes_edges or type(transforms) is not Compose or not transforms.to_rgb:
         raise UserError(
-            f"{own.__name__}: this data set of PaddleSeg's makes its samples in its own way, which "
-            "is not known here. List its files with `type: Dataset`, or derive a data set from "
-            "paddleseg_segformer.data.SegmentationDataset."
+            f"{own.__name__}: this data set of PaddleSeg's makes its samples with code of its own, "
+            "which does not run here. List its files with `type: Dataset`, or derive a data set "
+            "from paddleseg_segformer.data.SegmentationDataset."
         )
 
 

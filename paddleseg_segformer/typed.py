@@ -1,4 +1,4 @@
-"""Plain data, as YAML gives it, into typed dataclasses: a wrong key or kind of value is named."""
+"""Plain data, as YAML gives it, into typed dataclasses; a wrong key or type is named."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def from_plain(cls: type[Made], content: Mapping[str, Any], prefix: str = "") ->
     """Build dataclass `cls` from a dictionary, nested dataclasses included.
 
     Args:
-        prefix: what stands before the keys' names in messages, such as "test_config.".
+        prefix: of the keys in messages, such as "test_config.".
 
     Raises:
-        UserError: an unknown key (with a suggestion), a missing one, or a value of another kind.
+        UserError: an unknown key (with a suggestion), a missing one, or a value of a wrong type.
     """
     hints = typing.get_type_hints(cls)
     values = {}
@@ -36,7 +36,7 @@ def from_plain(cls: type[Made], content: Mapping[str, Any], prefix: str = "") ->
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
-    """Return `value` as the annotated kind; dictionaries become dataclasses where one is due."""
+    """Return `value` as the annotated type; dictionaries become dataclasses where annotated so."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -62,7 +62,7 @@ def _one_of(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
         except UserError as error:
             failure = error
     named = [kind for kind in kinds if kind is not types.NoneType]
-    if len(named) == 1:  # the one kind's own message says where inside the value the mistake is
+    if len(named) == 1:  # its own message says where inside the value the mistake is
         _value(named[0], value, name)
     spelled = " or ".join(_spelled(kind) for kind in named)
     raise UserError(f"{name}: found {value!r}, expected {spelled}.") from failure

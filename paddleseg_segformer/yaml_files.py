@@ -1,9 +1,9 @@
-"""YAML from anywhere: plain data only, and no more of it than a config needs.
+"""YAML from untrusted input: plain data only, within bounds that configs never reach.
 
-A few lines can stand for billions of values by aliases, and for as much work by merges (`<<`). Both
-are counted while a text is composed, so time and memory are bounded on every release of PyYAML.
-Merges are resolved here too: of keys that a list of merges repeats, 6.0.4 takes another value than
-the releases before it.
+By aliases and merges (`<<`), a few lines can stand for billions of values. Both are counted while a
+text is composed, so time and memory are bounded with every release of PyYAML. Merges are resolved
+here as well: where a list of merges repeats a key, PyYAML 6.0.4 takes another value than earlier
+releases.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MAX_NODES = 30_000  # as written: keys, values and aliases
 MAX_VALUES = 100_000  # with every alias written out; and keys copied by merges
 MAX_DEPTH = 50
 MAX_DIGITS = 300  # of a number
-MAX_INT_KEY = 1 << 60  # larger ones can be chosen to have one hash in common
-# PyYAML converts dates, numbers and binary data without checks of its own
+MAX_INT_KEY = 1 << 60  # larger ones can be chosen to share one hash
+# What PyYAML raises while it converts dates, numbers and binary data, which it does not check
 CONVERSION_ERRORS = (
     yaml.YAMLError,
     ArithmeticError,
@@ -40,12 +40,12 @@ EXPONENT_NUMBER = (
 _STR, _INT, _FLOAT, _MERGE, _VALUE = (
     f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "merge", "value")
 )
-_MERGE_KEY = object()  # what `<<` stands for
+_MERGE_KEY = object()  # the key `<<`
 _Pairs = dict[Any, tuple[yaml.Node, yaml.Node]]  # key and value nodes by key
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes text that looks like `6e-5` in quotes, since it is read as a number here."""
+    """Quotes text that looks like `6e-5`, which `_Loader` would read as a number."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -60,7 +60,7 @@ class _Loader(yaml.SafeLoader):
         self.pairs: dict[yaml.Node, _Pairs] = {}  # of complete mappings, what they merge included
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        """Compose one value with all that it holds; an alias is the node that it names."""
+        """Compose one value and its content; an alias becomes the node that it names."""
         event = self.peek_event()
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
@@ -77,7 +77,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _complete(self, node: yaml.Node) -> None:
-        """Check the keys of a composed node, resolve its merges, count what is in it."""
+        """Check the keys of a composed node, resolve its merges, count its values."""
         parts = node.value if isinstance(node, yaml.SequenceNode) else []
         if isinstance(node, yaml.MappingNode):
             self.pairs[node] = self._merged_pairs(node)
@@ -92,7 +92,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"nested more than {MAX_DEPTH} deep")
 
     def _merged_pairs(self, node: yaml.MappingNode) -> _Pairs:
-        """Return the pairs of a mapping: its own over those of `<<`, the first of a list on top."""
+        """Return the pairs of a mapping; its own override merged ones, the first merge later ones."""
         own: _Pairs = {}
         for pair in node.value:
             key = self._key(pair[0])
@@ -116,7 +116,7 @@ class _Loader(yaml.SafeLoader):
         return {**pairs, **own}
 
     def _key(self, node: Any) -> Any:
-        """Return what a key stands for."""
+        """Return a key's value."""
         if node.tag == _MERGE:
             return _MERGE_KEY
         if not isinstance(node, yaml.ScalarNode):
@@ -129,7 +129,7 @@ class _Loader(yaml.SafeLoader):
         return key
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        """Return the text of a scalar; numbers of absurd length would take minutes to convert."""
+        """Return a scalar's text; very long numbers would take minutes to convert."""
         text = super().construct_scalar(node)
         if node.tag in (_INT, _FLOAT) and len(text) > MAX_DIGITS:
             raise _error(node, f"a number of {len(text)} characters")
@@ -145,13 +145,13 @@ def _error(place: Any, problem: str) -> yaml.YAMLError:
 
 
 def read_yaml(path: str | os.PathLike[str], ignored_tag: str = "") -> dict[str, Any]:
-    """Read a file of keys and values.
+    """Read a YAML mapping from a file.
 
     Args:
-        ignored_tag: left out of the text, such as that of Python's tuples, which are lists then.
+        ignored_tag: removed from the text, such as that of Python's tuples, which become lists.
 
     Raises:
-        UserError: no such file, not YAML, more than the bounds above, or not keys and values.
+        UserError: no such file, not a YAML mapping, or more than the bounds above.
     """
     path = Path(path)
     if not path.is_file():
@@ -178,7 +178,7 @@ def parse_yaml(text: str, name: str) -> Any:
         name: where the text comes from, for messages.
 
     Raises:
-        UserError: not YAML, a key that stands twice in a mapping, or more than the bounds above.
+        UserError: not YAML, a key twice in a mapping, or more than the bounds above.
     """
     try:
         return yaml.load(text, Loader=_Loader)
