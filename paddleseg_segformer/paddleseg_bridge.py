@@ -84,18 +84,13 @@ class _PaddleSegTokens:
         return patches, paddle.shape(tokens_to_map(patches[-1], hw))
 
 
-def _paddleseg_factory(factory: Component) -> Component:
-    """Return a backbone's factory with PaddleSeg's contract."""
-    if getattr(factory, "func", factory) is not VisionTransformer:
-        return factory
-    contract: Any = type("VisionTransformer", (_PaddleSegTokens, VisionTransformer), {})
-    return functools.partial(contract, **getattr(factory, "keywords", {}))
-
-
 def _paddleseg_backbones() -> Iterator[Component]:
     """Yield our backbone variants as functions with PaddleSeg's `pretrained` argument."""
+    tokens: Any = type("VisionTransformer", (_PaddleSegTokens, VisionTransformer), {})
     for name, ours in BACKBONES.items():
-        factory = _paddleseg_factory(ours)
+        factory: Component = ours
+        if getattr(ours, "func", ours) is VisionTransformer:
+            factory = functools.partial(tokens, **getattr(ours, "keywords", {}))
 
         def build(
             *, pretrained: str | None = None, _factory: Component = factory, **kwargs: Any

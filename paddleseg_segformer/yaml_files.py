@@ -92,7 +92,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"nested more than {MAX_DEPTH} deep")
 
     def _merged_pairs(self, node: yaml.MappingNode) -> _Pairs:
-        """Return the pairs of a mapping; its own override merged ones, the first merge later ones."""
+        """Return a mapping's pairs; its own override merged ones, of which the first win."""
         own: _Pairs = {}
         for pair in node.value:
             key = self._key(pair[0])

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,8 @@ from paddleseg_segformer.weights.files.containers import Container, read_contain
 from paddleseg_segformer.weights.files.download import local_path
 from paddleseg_segformer.weights.formats import FORMATS, PADDLESEG
 from paddleseg_segformer.weights.formats.naming import Format, Rule
-from paddleseg_segformer.weights.sidecars.source import Source, source_of
+from paddleseg_segformer.weights.sidecars.metadata import Source
+from paddleseg_segformer.weights.sidecars.source import source_of
 
 READABLE_TYPES = ("float32", "float16", "bfloat16", "float64")  # all read as float32
 
@@ -80,38 +80,26 @@ class State(Mapping[str, np.ndarray]):
         return State(self._container, entries)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a weight file holds, in this package's terms.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Source):
+    """What a weight file holds, in this package's terms, and what is known about its source.
+
+    `model` builds the network, with the source's epsilons; for a bare backbone it is the `backbone`
+    section.
 
     Args:
         format: name of the code base whose names the file uses, a key of `FORMATS`.
-        model: the `model` section of a config that builds the network, with the source's epsilons;
-            for a bare backbone the `backbone` section.
         state: canonical names -> arrays, read on access.
         unexpected: the file's tensors that the model does not use.
         other_head: those of them that belong to an unknown head on a known backbone.
         missing: canonical names that the model needs and the file lacks.
-        classes, palette: of the data set that the weights were trained on, where known.
-        transforms: the source's preprocessing in evaluation, as a config's `transforms`; None where
-            unknown.
-        test_config: entries of the config's `test_config` that the source implies.
-        reduces_labels: whether label 0 means "ignore" in the source's label files.
-        epsilons: LayerNorm epsilons of the source; None where unknown.
     """
 
     format: str
-    model: Section
     state: State
     unexpected: list[str] = field(default_factory=list)
     other_head: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    classes: list[str] | None = None
-    palette: list[list[int]] | None = None
-    transforms: list[dict[str, Any]] | None = None
-    test_config: dict[str, Any] = field(default_factory=dict)
-    reduces_labels: bool = False
-    epsilons: Mapping[str, float] | None = None
 
     @property
     def is_backbone(self) -> bool:
@@ -252,7 +240,7 @@ def _has_torch_layout(container: Container, candidates: list[Names]) -> bool:
 def _unknown(container: Container) -> Checkpoint:
     names = Names(container, PADDLESEG)
     entries = {key: entry for key in container.tensors if (entry := names.entry(key))}
-    return Checkpoint(PADDLESEG.name, {}, State(container, entries))
+    return Checkpoint(format=PADDLESEG.name, state=State(container, entries))
 
 
 def _known(container: Container, names: Names, reads_config: bool) -> Checkpoint:
@@ -263,19 +251,14 @@ def _known(container: Container, names: Names, reads_config: bool) -> Checkpoint
     keys = architecture.keys(found)
     entries = {key: entry for key in keys if (entry := names.entry(key))}
     unexpected = names.unused(entries)
+    model = _section(found, guessed(names.shape, found), source, names.format)
     return Checkpoint(
+        **{**vars(source), "model": model},
         format=names.format.name,
-        model=_section(found, guessed(names.shape, found), source, names.format),
         state=State(container, entries),
         unexpected=unexpected,
         other_head=[name for name in unexpected if names.is_of_head(name)],
         missing=[key for key in keys if key not in entries],
-        classes=source.classes,
-        palette=source.palette,
-        transforms=source.transforms,
-        test_config=source.test_config,
-        reduces_labels=source.reduces_labels,
-        epsilons=source.epsilons,
     )
 
 

@@ -56,11 +56,17 @@ DEFAULTS: dict[str, dict[int | None, tuple[list[Values] | None, Values]]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """What is known about the source of weights.
 
-    See `Checkpoint` for the fields. `model` holds the keys that a config beside the weights states.
+    Args:
+        model: the `model` section of a config, as far as it is stated.
+        classes, palette: of the data set that the weights were trained on, where known.
+        transforms: the preprocessing in evaluation, as a config's `transforms`; None where unknown.
+        test_config: entries of the config's `test_config` that the source implies.
+        reduces_labels: whether label 0 means "ignore" in the source's label files.
+        epsilons: LayerNorm epsilons; None where unknown.
     """
 
     model: Values = field(default_factory=dict)
