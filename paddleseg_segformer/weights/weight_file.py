@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -126,6 +127,12 @@ class Names:
         self._renamed = {name: format.renamed(name) for name in container.tensors}
         self._own = {renamed: name for name, renamed in self._renamed.items()}
 
+    def bare(self) -> Names:
+        """Return the same tensors, read as those of a bare backbone."""
+        other = copy.copy(self)
+        other.format = self.format.bare()
+        return other
+
     def entry(self, canonical: str) -> Entry | None:
         """Return a canonical weight, or None where the file lacks it or a part of it.
 
@@ -215,8 +222,8 @@ def _recognized(container: Container) -> Names | None:
     """Tell the code base by its names; where several use the same, by the layout of matrices."""
     fitting = []
     for format in FORMATS.values():
-        for variant in (format, format.bare()) if format.backbone_prefix else (format,):
-            names = Names(container, variant)
+        whole = Names(container, format)
+        for names in (whole, whole.bare()) if format.backbone_prefix else (whole,):
             if any(names.entry(key) for key in format.fingerprints):
                 fitting.append(names)
     if len(fitting) > 1:
