@@ -301,7 +301,7 @@ def _notes(checkpoint: Checkpoint, format: Format) -> list[str]:
     if changed:
         notes.append(
             f"{format.title}'s code fixes other LayerNorm epsilons ({', '.join(changed)}): its "
-            "results differ from about the fifth digit on"
+            "results differ in about the fifth digit"
         )
     for key, value in format.backbone.items():
         if backbone[key] != value:
