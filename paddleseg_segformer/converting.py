@@ -81,7 +81,7 @@ def save_model(
     """Write a model folder, or the files of another code base.
 
     Args:
-        config: Builds the model; what it says beyond defaults is written.
+        config: Builds the model; only what differs from the defaults is written.
         path: A folder; for other formats than "hf" and "paddleseg", a weight file.
         format: "paddleseg" for a model folder, "hf" for Hugging Face's folder, or another key of
             `FORMATS`.
@@ -149,7 +149,7 @@ def write(conversion: Conversion, destination: str | os.PathLike[str]) -> list[P
         The paths written, the weights first.
 
     Raises:
-        UserError: the format has no files of this suffix, or other weights lie in the folder.
+        UserError: the format has no files of this suffix, or the folder holds other weights.
     """
     weights = destination = Path(destination)
     format, checkpoint = conversion.format, conversion.checkpoint

@@ -102,13 +102,13 @@ def config_of(path: str | os.PathLike[str], opts: Iterable[str] | None = None) -
     if checkpoint.transforms is None:
         raise UserError(
             f"{path}: nothing beside these weights ({checkpoint.describe()}) says how images are "
-            f"prepared for them. Give --config, or put their training's YAML there as {CONFIG}."
+            f"prepared. Give --config, or put the config of their training there as {CONFIG}."
         )
     return config_from(_content_of(path, checkpoint), str(path), opts)
 
 
 def _yaml_beside(path: Path) -> Path | None:
-    """Return the YAML that goes with weights: of their own name, or in a model folder."""
+    """Return the config of weights: the YAML with their name, or that of their model folder."""
     candidates = [path / CONFIG]
     if not path.is_dir():
         candidates = [path.with_suffix(".yml"), path.with_suffix(".yaml")]

@@ -109,7 +109,7 @@ def test_bare_paddle_weights_say_what_is_missing(folder: Path, tmp_path: Path, c
     write_image(tmp_path / "a.png", STREETS)
     flags = ["--image_path", str(tmp_path / "a.png"), "--save_dir", str(tmp_path / "out")]
     assert main(["predict", "--model_path", str(path), *flags]) == 1
-    assert "Give --config, or put their training's YAML there" in capsys.readouterr().err
+    assert "Give --config, or put the config of their training there" in capsys.readouterr().err
 
 
 def test_hugging_face_folder_predicts_as_its_classes_do(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class _Pretrained(nn.Layer):
 
     Args:
         config: The network's sizes, and the names of its classes.
-        model: The network; without it one with initial weights is made.
+        model: The network; by default one with initial weights.
     """
 
     model_type: ClassVar[str]  # of a config's `model` section

@@ -119,7 +119,7 @@ class Checkpoint(Source):
 
 
 class Names:
-    """A file's tensors looked up by canonical name, going by one format."""
+    """A file's tensors, looked up by canonical name with the rules of one format."""
 
     def __init__(self, container: Container, format: Format) -> None:
         self.format = format
@@ -170,7 +170,7 @@ class Names:
         ]
 
     def is_of_head(self, name: str) -> bool:
-        """Return whether a tensor belongs to a head on a backbone, as far as its name tells."""
+        """Return whether a tensor belongs to a head on a backbone, going by its name."""
         prefix = "" if self.format.is_bare else self.format.backbone_prefix
         return not self._renamed[name].startswith(prefix)
 

@@ -22,16 +22,13 @@ def mit_section(shapes: Shapes) -> Section:
     block = "backbone.block{}.0."
     dims = [axis(shapes, f"backbone.patch_embed{i}.proj.weight", 0, 4) for i in stages]
     hidden = [axis(shapes, f"{block.format(i)}mlp.fc1.weight", 1, 2) for i in stages]
-    has_sr = [shapes(f"{block.format(i)}attn.sr.weight") is not None for i in stages]
+    reductions = [f"{block.format(i)}attn.sr.weight" for i in stages]
     return {
         "type": "MixVisionTransformer",
         "in_channels": axis(shapes, "backbone.patch_embed1.proj.weight", 1, 4),
         "embed_dims": dims,
         "depths": [count(shapes, f"backbone.block{i}.{{}}.norm1.weight") for i in stages],
-        "sr_ratios": [
-            axis(shapes, f"{block.format(i)}attn.sr.weight", 2, 4) if has_sr[i - 1] else 1
-            for i in stages
-        ],
+        "sr_ratios": [1 if shapes(key) is None else axis(shapes, key, 2, 4) for key in reductions],
         "mlp_ratios": [ratio(width, dim) for width, dim in zip(hidden, dims, strict=True)],
         "qkv_bias": shapes("backbone.block1.0.attn.q.bias") is not None,
     }
@@ -49,8 +46,8 @@ def mit_keys(backbone: Section) -> list[str]:
             f"block{i}.{j}.{name}" for j in range(backbone["depths"][i - 1]) for name in names
         ]
         for name in (f"patch_embed{i}.proj", f"patch_embed{i}.norm", *blocks, f"norm{i}"):
-            is_free = name.endswith((".attn.q", ".attn.kv")) and not backbone["qkv_bias"]
-            keys += [f"backbone.{name}.{part}" for part in LINEAR[: 1 if is_free else 2]]
+            has_bias = backbone["qkv_bias"] or not name.endswith((".attn.q", ".attn.kv"))
+            keys += [f"backbone.{name}.{part}" for part in LINEAR[: 1 + has_bias]]
     return keys
 
 

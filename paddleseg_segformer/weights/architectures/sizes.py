@@ -24,11 +24,11 @@ class Architecture:
 
     Args:
         type: its name in configs; "" for a bare backbone.
-        marks: canonical names that all have to be there for a state to be of this kind.
+        marks: canonical names; weights that have them all are of this kind.
         read_backbone: reads a backbone's sizes off the weights, as its full section.
         backbone_keys: lists the canonical names of the backbone that such a section describes.
-        read_head: reads the sizes of what stands on the backbone.
-        head_keys: lists the canonical names of it, given the model's section.
+        read_head: reads the sizes of the head.
+        head_keys: lists the canonical names of the head, given the model's section.
     """
 
     type: str

@@ -151,7 +151,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read_shards(index: Path) -> Container:
-    """Open the files that a Hugging Face index names; they lie beside it."""
+    """Open the files that a Hugging Face index names, in its folder."""
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))

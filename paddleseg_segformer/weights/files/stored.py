@@ -29,7 +29,7 @@ _SAFETENSORS_TYPES = {
     "BOOL": "bool",
 }
 
-# Classes that training programs pickle beside the weights; nothing of them is kept.
+# Classes that training programs pickle beside the weights; their content is dropped.
 STAND_INS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "mmengine.config.config.ConfigDict",
@@ -139,7 +139,7 @@ class _Inert:
 
 
 class _Attribute(_Inert):
-    """Stands in for `getattr`, by which pickle names methods; refuses classes that do something."""
+    """Stands in for `getattr`, by which pickle names methods: of stand-ins only."""
 
     def __init__(self, owner: Any, name: str) -> None:
         if not (isinstance(owner, type) and issubclass(owner, _Inert)):

@@ -53,6 +53,9 @@ HUGGINGFACE = Format(
         (r"^decode_head\.linear_projections\.", "decode_head.linear_c."),
     ),
     ignored=(r".*\.num_batches_tracked",),
-    epsilons={"norm_eps": 1e-5, "embed_norm_eps": 1e-5},  # whatever layer_norm_eps its config names
+    epsilons={
+        "norm_eps": 1e-5,
+        "embed_norm_eps": 1e-5,
+    },  # layer_norm_eps has no effect
     models=("SegFormer", "MixVisionTransformerClassifier"),
 )

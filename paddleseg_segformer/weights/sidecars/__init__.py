@@ -1,1 +1,1 @@
-"""Where weights come from, as configs beside them and metadata in them tell."""
+"""The source of weights, read from configs beside them and metadata in them."""

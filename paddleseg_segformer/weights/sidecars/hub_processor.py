@@ -50,7 +50,7 @@ class HubProcessor:
 
     Args:
         do_resize: Resize to `size`, whatever the aspect ratio.
-        size: {"height": ..., "width": ...} in pixels; one number stands for both.
+        size: {"height": ..., "width": ...} in pixels; or one number for both.
         resample: Pillow's number of the filter (2: bilinear, antialiased where an image shrinks).
             Maps take the nearest pixel.
         do_rescale: Multiply images by `rescale_factor`.

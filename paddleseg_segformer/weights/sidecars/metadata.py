@@ -79,7 +79,7 @@ class Source:
 
 
 def default_source(content: Values, format: Format, num_classes: int | None) -> Source:
-    """Return what the metadata in a file says, and else what the code base publishes.
+    """Return the source by the metadata in a file, with the code base's published defaults.
 
     Args:
         content: what the file holds besides weights.

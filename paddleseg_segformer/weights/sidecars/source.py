@@ -109,7 +109,7 @@ def _rstrudel(path: Path, format: Format, found: Section) -> Source:
     return Source(**read_variant(path, format), epsilons=format.epsilons)
 
 
-# File name -> its reader; the first that is there is read.
+# File name -> its reader; the first file found is read.
 SIDECARS: dict[str, Callable[[Path, Format, Section], Source]] = {
     "config.yml": _own,
     "variant.yml": _rstrudel,
