@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ from paddleseg_segformer.weights.formats import FORMATS, PADDLESEG
 from paddleseg_segformer.weights.formats.naming import Format, Rule
 from paddleseg_segformer.weights.sidecars.metadata import Source
 from paddleseg_segformer.weights.sidecars.source import source_of
+
+logger = logging.getLogger(__name__)
 
 READABLE_TYPES = ("float32", "float16", "bfloat16", "float64")  # all read as float32
 
@@ -192,6 +195,12 @@ def open_checkpoint(path: str | os.PathLike[str], is_known: bool = True) -> Chec
         MissingDependency: the file needs a package that is not installed.
     """
     container = read_container(local_path(path))
+    if container.set_aside:
+        shown = ", ".join(container.set_aside[:3]) + (", ..." if container.set_aside[3:] else "")
+        logger.warning(
+            "%s: %d tensors are no weights of the model and are set aside: %s",
+            *(container.file, len(container.set_aside), shown),
+        )
     names = _recognized(container)
     if names is None and is_known:
         found = ", ".join([*list(container.tensors)[:3], "..."]) if container.tensors else "none"

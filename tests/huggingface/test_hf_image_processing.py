@@ -10,6 +10,7 @@ from PIL import Image
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.huggingface import SegformerImageProcessor
 from paddleseg_segformer.huggingface.outputs import LogitsOutput
+from paddleseg_segformer.weights.sidecars.hub_processor import HubProcessor
 
 SMALL = SegformerImageProcessor(size={"height": 24, "width": 32})
 
@@ -161,7 +162,8 @@ def test_sizes_of_another_number_of_images_are_refused() -> None:
     ("key", "value"),
     [
         ("size", {"height": "512", "width": 512}),
-        ("size", [512, 512]),
+        ("size", [512, 512, 3]),
+        ("size", {"shortest_edge": 512}),
         ("size", {"height": 10**40, "width": 512}),
         ("resample", {}),
         ("rescale_factor", "1/255"),
@@ -174,3 +176,10 @@ def test_setting_of_the_wrong_kind_in_a_file_is_one_line(tmp_path, key, value):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({key: value}))
     with pytest.raises(UserError, match=rf"preprocessor_config.json: {key}: found .*, expected"):
         SegformerImageProcessor.from_pretrained(tmp_path)
+
+
+def test_size_as_a_pair_is_height_and_width_as_in_transformers():
+    assert HubProcessor(size=[384, 512]).size == {"height": 384, "width": 512}
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.SegformerImageProcessor(size=[384, 512]).size
+    assert (theirs["height"], theirs["width"]) == (384, 512)

@@ -276,3 +276,55 @@ def test_nothing_in_common_is_refused_even_in_part(tmp_path):
         UserError, match="holds weights of an unknown model .1 tensors., but the model is"
     ):
         load_weights(make("SegFormer"), tmp_path / "other.pdparams", strict=False)
+
+
+def averages(state: dict) -> dict:
+    """Return the averages that mmcv's EMAHook keeps as buffers of the model."""
+    return {"ema_" + key.replace(".", "_"): np.asarray(value + 1) for key, value in state.items()}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("format", "prefix", "companions"),
+    [
+        ("mmseg", "", averages),
+        ("hf", "model.", lambda state: {"std": np.ones(3, np.float32), "mean": np.ones(3, "f")}),
+        ("smp", "model.", lambda state: {"criterion.weight": np.ones(5, np.float32)}),
+        ("nvlabs", "module.", averages),
+    ],
+)
+def test_what_trainers_keep_beside_the_weights_is_set_aside(
+    tmp_path, caplog, format, prefix, companions, suffix
+):
+    net = make("SegFormerMM" if format == "mmseg" else "SegFormer")
+    state = {prefix + key: value for key, value in foreign(net, format).items()}
+    others = companions(state)
+    path = tmp_path / f"last{suffix}"
+    write({**others, **state}, path)
+    checkpoint = open_checkpoint(path)
+    assert (checkpoint.format, checkpoint.unexpected, checkpoint.missing) == (format, [], [])
+    for key, tensor in net.state_dict().items():
+        np.testing.assert_array_equal(checkpoint.state[key], tensor.numpy())
+    assert f"{len(others)} tensors are no weights of the model and are set aside" in caplog.text
+
+
+def test_numbers_and_text_among_the_weights_are_passed_over(tmp_path):
+    net = make("SegFormer")
+    state = {key: torch.from_numpy(value) for key, value in foreign(net, "hf").items()}
+    torch.save({"epoch": 3, "name": "run", "best": 0.5, **state}, tmp_path / "last.pth")
+    assert open_checkpoint(tmp_path / "last.pth").unexpected == []
+
+
+@pytest.mark.parametrize(
+    ("id2label", "expected"),
+    [
+        ({"1": "a", "2": "b", "3": "c"}, ["LABEL_0", "a", "b"]),
+        ({"0": "a", "2": "c", "7": "h"}, ["a", "LABEL_1", "c"]),
+    ],
+)
+def test_class_names_as_transformers_counts_them(tmp_path, id2label, expected):
+    write_hugging_face(tmp_path / "hub", make("SegFormer", num_classes=3), id2label=id2label)
+    assert open_checkpoint(tmp_path / "hub").classes == expected
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.SegformerConfig.from_pretrained(tmp_path / "hub")
+    assert theirs.num_labels == 3

@@ -6,8 +6,10 @@ names.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,12 +58,14 @@ class Container:
         kind: "paddle", "safetensors" or "torch".
         tensors: by the file's own names.
         meta: what the file holds besides weights, as plain data.
+        set_aside: names of entries that training programs keep beside the weights.
     """
 
     file: Path
     kind: str
     tensors: Mapping[str, StoredTensor]
     meta: dict[str, Any] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
 
 
 def read_container(path: str | os.PathLike[str]) -> Container:
@@ -78,7 +82,9 @@ def read_container(path: str | os.PathLike[str]) -> Container:
         file = candidates[0]
     if not file.is_file():
         raise UserError(f"{file}: no such weight file.")
-    return _read_shards(file) if file.name.endswith(".index.json") else _read_file(file)
+    found = _read_shards(file) if file.name.endswith(".index.json") else _read_file(file)
+    tensors, set_aside = _without_companions(dict(found.tensors))
+    return dataclasses.replace(found, tensors=tensors, set_aside=set_aside)
 
 
 def _read_file(file: Path) -> Container:
@@ -118,17 +124,41 @@ def _unwrapped(content: Any, file: Path) -> tuple[dict[str, StoredTensor], dict[
         )
     state = {}
     for key, value in content.items():
+        if value is None or isinstance(value, (bool, int, float, str)):
+            meta[str(key)] = value  # such as the epoch
+            continue
         stored = value if isinstance(value, StoredTensor) else _of_array(value)
         if stored is None or not isinstance(key, str):
             raise UserError(
                 f"{file}: {key!r} is {type(value).__name__}, expected a dictionary of weights."
             )
         state[key] = stored
-    while state and (prefix := next(iter(state)).partition(".")[0] + ".") in _WRAPPERS:
-        if not all(key.startswith(prefix) for key in state):
-            break
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state, meta
+
+
+def _without_companions(
+    state: dict[str, StoredTensor],
+) -> tuple[dict[str, StoredTensor], list[str]]:
+    """Return a model's weights without the prefix of a training program, and the other names.
+
+    Programs keep averages (`ema_backbone_...`, as mmcv writes them), losses and constants beside
+    the model's weights, which then stand under one prefix.
+    """
+    averages = {"ema_" + key.replace(".", "_") for key in state}
+    set_aside = [key for key in state if key in averages]
+    state = {key: value for key, value in state.items() if key not in averages}
+    while state:
+        prefixes = Counter(key.partition(".")[0] + "." for key in state)
+        prefix, count = prefixes.most_common(1)[0]
+        if prefix not in _WRAPPERS or 2 * count <= len(state):
+            break
+        set_aside += [key for key in state if not key.startswith(prefix)]
+        state = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
+    return state, set_aside
 
 
 def _of_array(value: Any) -> StoredTensor | None:

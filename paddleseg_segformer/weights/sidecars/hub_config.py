@@ -112,8 +112,6 @@ class HubConfig:
             count = 2 if self.num_labels is None else self.num_labels
             self.id2label = {index: f"LABEL_{index}" for index in range(count)}
         self.id2label = {int(index): str(name) for index, name in self.id2label.items()}
-        if sorted(self.id2label) != list(range(len(self.id2label))):
-            raise UserError("id2label: expected the ids 0, 1, ... and a name for each.")
         if self.num_labels not in (None, len(self.id2label)):
             raise UserError(
                 f"num_labels is {self.num_labels}, but id2label names {len(self.id2label)} classes."
@@ -123,9 +121,13 @@ class HubConfig:
 
     @property
     def classes(self) -> list[str]:
-        """Return the classes' names in the order of their ids."""
+        """Return the names of the network's outputs.
+
+        There are as many outputs as `id2label` has entries, whatever its ids are; an output whose
+        id has no name is LABEL_0, LABEL_1, ...
+        """
         assert self.id2label is not None
-        return [self.id2label[index] for index in range(len(self.id2label))]
+        return [self.id2label.get(i, f"LABEL_{i}") for i in range(len(self.id2label))]
 
     def section(
         self, model_type: str, epsilons: Mapping[str, float] | None = None

@@ -50,7 +50,7 @@ class HubProcessor:
 
     Args:
         do_resize: Resize to `size`, whatever the aspect ratio.
-        size: {"height": ..., "width": ...} in pixels; or one number for both.
+        size: {"height": ..., "width": ...} in pixels; or both as a pair, or one number for both.
         resample: Pillow's number of the filter (2: bilinear, antialiased where an image shrinks).
             Maps take the nearest pixel.
         do_rescale: Multiply images by `rescale_factor`.
@@ -64,7 +64,9 @@ class HubProcessor:
     """
 
     do_resize: bool = True
-    size: Mapping[str, int] | int = field(default_factory=lambda: {"height": 512, "width": 512})
+    size: Mapping[str, int] | Sequence[int] | int = field(
+        default_factory=lambda: {"height": 512, "width": 512}
+    )
     resample: int = 2
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
@@ -77,10 +79,16 @@ class HubProcessor:
     def __post_init__(self, reduce_labels: bool | None) -> None:
         if isinstance(self.size, int):
             self.size = {"height": self.size, "width": self.size}
+        elif isinstance(self.size, Sequence) and len(self.size) == 2:
+            self.size = dict(zip(("height", "width"), self.size, strict=True))
         if reduce_labels is not None:
             self.do_reduce_labels = reduce_labels
         for name, is_right, expected in (
-            ("size", _is_size(self.size), "height and width in pixels"),
+            (
+                "size",
+                _is_size(self.size),
+                "height and width in pixels (sides that keep the ratio are not supported)",
+            ),
             ("resample", _is_filter(self.resample), "one of Pillow's numbers"),
             ("rescale_factor", _are_numbers(self.rescale_factor, (0,)), "a number"),
             ("image_mean", _are_numbers(self.image_mean, (0, 1)), "one number per channel"),
@@ -96,7 +104,7 @@ class HubProcessor:
         """Return the settings as the `transforms` of a config."""
         transforms: list[dict[str, Any]] = []
         if self.do_resize:
-            assert not isinstance(self.size, int)
+            assert isinstance(self.size, Mapping)
             size = [self.size["width"], self.size["height"]]
             name = Image.Resampling(self.resample).name
             transforms.append({"type": "AntialiasResize", "target_size": size, "resample": name})
