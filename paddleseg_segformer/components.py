@@ -36,7 +36,7 @@ KINDS = {
     "dataset": Kind("paddleseg_segformer.data", "DATASETS", "DATASETS"),
     "transform": Kind("paddleseg_segformer.data", "TRANSFORMS", "TRANSFORMS"),
     "loss": Kind("paddleseg_segformer.losses", "LOSSES", "LOSSES"),
-    "optimizer": Kind("paddleseg_segformer.training.optimizer", "OPTIMIZERS", "OPTIMIZERS"),
+    "optimizer": Kind("paddleseg_segformer.optimizers", "OPTIMIZERS", "OPTIMIZERS"),
     "hook": Kind(),
 }
 

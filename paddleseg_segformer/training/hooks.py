@@ -1,4 +1,4 @@
-"""What happens around the training steps: logging, evaluation, checkpoints, a graceful stop."""
+"""Hooks of the training loop: averaged weights, log, evaluation, checkpoints, graceful stop."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ import math
 import signal
 import time
 from collections import defaultdict
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import paddle
+from paddle import nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import remove_folder
-from paddleseg_segformer.training.ema import EMA
-from paddleseg_segformer.training.manifest import verify_manifest
-from paddleseg_segformer.training.state import BestModel, checkpoints, save_best, save_checkpoint
+from paddleseg_segformer.training.checkpoints import (
+    BestModel,
+    checkpoints,
+    save_best,
+    save_checkpoint,
+    verify_manifest,
+)
 from paddleseg_segformer.training.trainer import Hook, Trainer
 from paddleseg_segformer.training.writers import Writers
 
@@ -28,6 +35,53 @@ if TYPE_CHECKING:
     from paddleseg_segformer.evaluation import Metrics
 
 logger = logging.getLogger(__name__)
+
+
+class EMA(Hook):
+    """Exponential moving average of the weights, of decay min(decay, (1 + t) / (10 + t)).
+
+    Batch-norm statistics are averages already and are copied.
+    """
+
+    def __init__(self, model: nn.Layer, decay: float) -> None:
+        self.model = model
+        self.decay = decay
+        self.averages = {key: tensor.clone().detach() for key, tensor in model.state_dict().items()}
+
+    @paddle.no_grad()
+    def after_step(self, trainer: Trainer) -> None:
+        """Move the averages towards the weights."""
+        decay = min(self.decay, (1 + trainer.iteration) / (10 + trainer.iteration))
+        for key, tensor in self.model.state_dict().items():
+            if tensor.stop_gradient:
+                self.averages[key].set_value(tensor)
+            else:
+                self.averages[key].lerp_(tensor, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the averages into the model within a `with` block."""
+        own = self.model.state_dict()
+        trained = {key: tensor.clone() for key, tensor in own.items()}
+        _copy(self.averages, own)
+        try:
+            yield
+        finally:
+            _copy(trained, own)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages by parameter name."""
+        return self.averages
+
+    def set_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the averages."""
+        _copy(state, self.averages)
+
+
+@paddle.no_grad()
+def _copy(source: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+    for key, tensor in target.items():
+        tensor.set_value(source[key])
 
 
 class Progress(Hook):
@@ -81,7 +135,7 @@ class Progress(Hook):
 
 
 def _finite_mean(values: list[float]) -> float:
-    """Return the mean of the finite values: a skipped step's loss is none."""
+    """Return the mean of the finite values; the loss of a skipped step is not one."""
     finite = [value for value in values if math.isfinite(value)]
     return float(np.mean(finite)) if finite else math.nan
 
@@ -98,7 +152,7 @@ class Evaluation(Protocol):
 
 @dataclass
 class RunFolder:
-    """Where a run leaves its results, and the best of them so far."""
+    """Where a run writes its results, and its best model so far."""
 
     save_dir: Path
     config_yaml: str
@@ -111,7 +165,7 @@ class Evaluate(Hook):
 
     Args:
         ema: evaluate and keep the averaged weights instead.
-        early_stop: stop after so many evaluations without a better one.
+        early_stop: evaluations without improvement before stopping.
         is_first: only the first process writes.
     """
 
@@ -132,7 +186,7 @@ class Evaluate(Hook):
         self.is_first = is_first
 
     def after_step(self, trainer: Trainer) -> None:
-        """Evaluate when it is time."""
+        """Evaluate every `interval` steps and at the end."""
         if trainer.iteration % self.interval and trainer.iteration != trainer.iters:
             return
         start = time.perf_counter()
@@ -177,7 +231,7 @@ class Evaluate(Hook):
 
 
 class Checkpoints(Hook):
-    """Save all that resume needs every `interval` steps and at the end; keep the newest `keep`."""
+    """Save a checkpoint every `interval` steps and at the end; keep the newest `keep`."""
 
     def __init__(self, run: RunFolder, interval: int, keep: int, ema: EMA | None = None) -> None:
         self.run = run
@@ -187,12 +241,12 @@ class Checkpoints(Hook):
         self.saved_iteration: int | None = None
 
     def before_train(self, trainer: Trainer) -> None:
-        """Look whether the run is taken up from a checkpoint of its own folder."""
+        """Find out whether the run resumed from a checkpoint of its own folder."""
         if self._folder(trainer).is_dir():
             self.saved_iteration = trainer.iteration
 
     def after_step(self, trainer: Trainer) -> None:
-        """Save when it is time."""
+        """Save every `interval` steps."""
         if trainer.iteration % self.interval == 0:
             self._save(trainer)
 
@@ -215,7 +269,11 @@ class Checkpoints(Hook):
         try:
             save_checkpoint(folder, trainer, self.ema, self.run.config_yaml)
         except UserError as error:
-            raise UserError(f"{error} {self._remedy()}") from error
+            older = checkpoints(self.run.save_dir)
+            remedy = "There is no older checkpoint: start again when this is fixed."
+            if older:
+                remedy = f"Fix this, then resume from {older[-1].name} with --resume_model auto."
+            raise UserError(f"{error} {remedy}") from error
         self.saved_iteration = trainer.iteration
         older = [path for path in checkpoints(self.run.save_dir) if path != folder]
         surplus = older[: max(len(older) - self.keep + 1, 0)]
@@ -224,26 +282,19 @@ class Checkpoints(Hook):
         for path in surplus:
             remove_folder(path)
 
-    def _remedy(self) -> str:
-        """Say how to go on after a checkpoint that could not be saved."""
-        older = checkpoints(self.run.save_dir)
-        if not older:
-            return "There is no older checkpoint: start again when this is mended."
-        return f"Mend this, then go on from {older[-1].name} with --resume_model auto."
-
 
 class GracefulStop(Hook):
-    """SIGTERM or SIGINT end the run after the current step, saved; a second one, at once."""
+    """SIGTERM or SIGINT saves and ends the run after the current step; a second one ends it now."""
 
     def before_train(self, trainer: Trainer) -> None:
-        """Take over the signals."""
+        """Install the signal handlers."""
         self.trainer = trainer
         self.previous = {
             number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
         }
 
     def close(self) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 

@@ -19,7 +19,7 @@ from small_runs import assert_equal_weights, log, train, weights
 from paddleseg_segformer import cpu as memory
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.training.precision import Precision
+from paddleseg_segformer.training.trainer import Precision
 
 
 @pytest.mark.check
