@@ -72,9 +72,7 @@ def add_model_path_argument(parser: ArgumentParser, more: str = "") -> None:
 
 
 def load_config_from(args: Namespace) -> Config:
-    """Load the config of `--config`, or the one that goes with `--model_path`, with `--opts`.
-
-    It notes what was imported by `--import`.
+    """Load the config of `--config`, or the one of `--model_path`, with `--opts`.
 
     Raises:
         UserError: neither flag, or no such config.
@@ -88,8 +86,13 @@ def load_config_from(args: Namespace) -> Config:
 
         config = config_of(args.model_path, args.opts)
     else:
-        raise UserError("--config is missing; weights that say what they are of need none.")
-    needed = dict.fromkeys([*(config.needs_import or ()), *args.imports])
+        raise UserError("--config is missing. Only weights with a config beside them need none.")
+    return with_imports(config, args.imports)
+
+
+def with_imports(config: Config, imports: list[str]) -> Config:
+    """Return the config with the modules of `--import` noted in it."""
+    needed = dict.fromkeys([*(config.needs_import or ()), *imports])
     return dataclasses.replace(config, needs_import=list(needed) or None)
 
 

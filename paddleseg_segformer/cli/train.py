@@ -8,10 +8,11 @@ from argparse import ArgumentParser, Namespace
 
 from paddleseg_segformer.cli.common import (
     add_config_arguments,
-    load_config_from,
     set_device,
     set_up_logging,
+    with_imports,
 )
+from paddleseg_segformer.config.schema import load_config
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Train."""
     set_up_logging()
-    config = load_config_from(args)
+    config = load_config(args.config, args.opts)
     overrides = {
         name: getattr(args, name)
         for name in ("iters", "batch_size", "accumulation_steps")
@@ -126,7 +127,7 @@ def run(args: Namespace) -> None:
         overrides["lr_scheduler"] = {**config.lr_scheduler, "learning_rate": args.learning_rate}
     if args.to_static_training:
         overrides["to_static_training"] = True
-    config = dataclasses.replace(config, **overrides)
+    config = with_imports(dataclasses.replace(config, **overrides), args.imports)
     device = set_device(args.device)
 
     from paddleseg_segformer.training.run import RunOptions, train

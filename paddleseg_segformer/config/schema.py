@@ -177,12 +177,12 @@ def _without_suffix(path: Path) -> str:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML file with its bases merged under it and its environment variables replaced."""
+    """Return a YAML file merged over its bases, with environment variables replaced."""
     return _expand(_load_with_bases(path, seen=(), loaded={}))
 
 
 def _load_with_bases(
-    path: Path, seen: tuple[Path, ...], loaded: dict[Path, dict[str, Any]]
+    path: Path, seen: tuple[str, ...], loaded: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Return a file's content merged over its bases'; each file is read once.
 
@@ -190,9 +190,9 @@ def _load_with_bases(
         seen: the files whose `_base_` leads here.
         loaded: content by path of the files that were read before.
     """
-    if path.resolve() in seen:
+    place = os.path.join(os.path.realpath(path.parent), path.name)
+    if place in seen:
         raise UserError(f"{path}: `_base_` leads back to itself. Remove the circle.")
-    place = path.parent.resolve() / path.name
     if place in loaded:
         return loaded[place]
     if len(seen) > MAX_BASES:
@@ -207,7 +207,7 @@ def _load_with_bases(
     merged: dict[str, Any] = {}
     for base in bases:
         found = _find_base(path, base)
-        merged = _merge(_load_with_bases(found, (*seen, path.resolve()), loaded), merged)
+        merged = _merge(_load_with_bases(found, (*seen, place), loaded), merged)
     loaded[place] = _merge(content, merged)
     return loaded[place]
 

@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from paddleseg_segformer.data.datasets import SegmentationDataset
+from paddleseg_segformer.data.loader import map_in_order
 from paddleseg_segformer.data.transforms import count_ids
-from paddleseg_segformer.data.workers import map_in_order
 from paddleseg_segformer.errors import UserError
 
 

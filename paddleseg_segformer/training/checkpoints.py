@@ -21,7 +21,7 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_folder, clear_leftovers, sha256
 from paddleseg_segformer.model_folder import CONFIG, WEIGHTS
 from paddleseg_segformer.training.distributed import of_first_process
-from paddleseg_segformer.training.faults import refuse_nonfinite
+from paddleseg_segformer.training.faults import nonfinite
 from paddleseg_segformer.weights import load_weights, save_weights
 from paddleseg_segformer.weights.files.pickles import read_pickle, write_pickle
 from paddleseg_segformer.yaml_files import parse_yaml
@@ -62,7 +62,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, ema: EMA | None, config_yaml
     Raises:
         UserError: the disk is full or read-only, or a weight is not finite.
     """
-    refuse_nonfinite(trainer.network, folder)
+    _refuse_nonfinite(trainer.network, folder)
     names = _structured_names(trainer)
     optimizer_state: dict[str, Any] = {}
     for key, value in trainer.optimizer.state_dict().items():
@@ -93,24 +93,34 @@ def save_best(save_dir: Path, best: BestModel, model: nn.Layer, config_yaml: str
     Raises:
         UserError: the disk is full or read-only, or a weight is not finite.
     """
-    refuse_nonfinite(model, save_dir / BEST)
+    _refuse_nonfinite(model, save_dir / BEST)
     with atomic_folder(save_dir / BEST) as temporary:
         save_weights(model, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(config_yaml, encoding="utf-8")
         write_manifest(temporary, miou=best.miou, iteration=best.iteration)
 
 
+def _refuse_nonfinite(network: nn.Layer, folder: Path) -> None:
+    """Refuse to save non-finite weights: every checkpoint can be resumed from."""
+    floating = {key: item for key, item in network.state_dict().items() if item.is_floating_point()}
+    bad = nonfinite(floating)
+    if bad:
+        raise UserError(
+            f"{folder}: not saved, as the weight {bad} is not finite. Lower the learning rate, or "
+            "clip gradients."
+        )
+
+
 def read_best(save_dir: Path) -> BestModel:
-    """Return the figures of the best model in `save_dir`."""
-    folder = save_dir / BEST
-    if not folder.is_dir():
-        return BestModel()
+    """Return the figures of the best model in `save_dir`, as the first process reads them."""
+    folder, best = save_dir / BEST, BestModel()
     try:
-        manifest = verify_manifest(folder)
-        return BestModel(manifest["miou"], manifest["iteration"])
+        if folder.is_dir():
+            manifest = verify_manifest(folder)
+            best = BestModel(manifest["miou"], manifest["iteration"])
     except (UserError, KeyError) as error:
         logger.warning("%s is damaged and will be replaced: %s", folder, error)
-        return BestModel()
+    return BestModel(of_first_process(best.miou), int(of_first_process(best.iteration)))
 
 
 def checkpoints(save_dir: Path) -> list[Path]:
@@ -194,19 +204,18 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     return state
 
 
-def restore(
-    state: dict[str, Any], folder: Path, trainer: Trainer, ema: EMA | None, config_yaml: str
-) -> None:
-    """Bring a trainer to where `save_checkpoint` was called.
+def restore(state: dict[str, Any], folder: Path, trainer: Trainer, config_yaml: str) -> None:
+    """Bring a trainer to where `save_checkpoint` was called; `EMA` restores its averages itself.
 
     Args:
         state: what `read_checkpoint` returned for `folder`.
         config_yaml: of the run that resumes; what has changed in it is logged.
 
     Raises:
-        UserError: the weights are damaged or of another model, or the state does not fit the
-            changed config.
+        UserError: the state does not fit the changed config, or the weights are damaged or of
+            another model.
     """
+    _check_config(folder, config_yaml)
     load_weights(trainer.network, folder / WEIGHTS)
     for _ in range(state["iteration"]):  # rather than a state: right for a changed schedule too
         trainer.schedule.step()
@@ -219,10 +228,6 @@ def restore(
     trainer.precision.scaler.load_state_dict(state["scaler"])
     trainer.faults.set_state_dict(state["faults"])
     trainer.iteration = state["iteration"]
-    if ema:
-        if not state["ema"]:
-            logger.warning("the checkpoint has no averaged weights: they start from its weights")
-        ema.set_state_dict(state["ema"] or trainer.network.state_dict())
     if state["seed"] != trainer.seed:
         logger.warning("seed: the checkpoint's was %s, now %s", state["seed"], trainer.seed)
     if state["world_size"] != dist.get_world_size():
@@ -233,7 +238,6 @@ def restore(
             "" if state["world_size"] == 1 else "es",
             dist.get_world_size(),
         )
-    _check_config(folder, config_yaml)
     logger.info("resumed from %s at iter %d", folder, trainer.iteration)
 
 

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -161,7 +160,7 @@ def gradient_sum(network: nn.Layer) -> Tensor:
 
 def gradient_problem(network: nn.Layer) -> str:
     """Say which gradients are not finite; an empty text if all are finite."""
-    bad = _nonfinite(_gradients(network))
+    bad = nonfinite(_gradients(network))
     return f"the gradient of {bad} is not finite" if bad else ""
 
 
@@ -170,22 +169,7 @@ def _gradients(network: nn.Layer) -> dict[str, Tensor]:
     return {name: item.grad for name, item in parameters if item.grad is not None}
 
 
-def refuse_nonfinite(network: nn.Layer, destination: Path) -> None:
-    """Refuse to save non-finite weights: every saved checkpoint can be resumed from.
-
-    Raises:
-        UserError: a weight is not finite.
-    """
-    floating = {key: item for key, item in network.state_dict().items() if item.is_floating_point()}
-    bad = _nonfinite(floating)
-    if bad:
-        raise UserError(
-            f"{destination}: not saved, as the weight {bad} is not finite. Lower the learning "
-            "rate, or clip gradients."
-        )
-
-
-def _nonfinite(tensors: Mapping[str, Tensor]) -> str:
+def nonfinite(tensors: Mapping[str, Tensor]) -> str:
     """Name the first non-finite tensor and count the others; an empty text if all are finite."""
     if not tensors or math.isfinite(float(paddle.add_n([t.sum() for t in tensors.values()]))):
         return ""

@@ -74,8 +74,11 @@ class EMA(Hook):
         return self.averages
 
     def set_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the averages."""
-        _copy(state, self.averages)
+        """Restore the averages of a checkpoint, if it has any."""
+        if state:
+            _copy(state, self.averages)
+        else:
+            logger.warning("the checkpoint has no averaged weights: they start from its weights")
 
 
 @paddle.no_grad()

@@ -115,17 +115,17 @@ def train(config: Config, options: RunOptions) -> BestModel:
         start_from_pretrained(parts.model, config)
     prepare_cpu(parts.model)
     trainer = _trainer(config, options, parts, seed, rank, world_size)
-    ema = EMA(parts.model, config.ema_decay) if options.use_ema else None
     if folder and checkpoint:
-        restore(checkpoint, folder, trainer, ema, config.to_yaml())
+        restore(checkpoint, folder, trainer, config.to_yaml())
+    ema = EMA(parts.model, config.ema_decay) if options.use_ema else None
+    if ema and checkpoint:
+        ema.set_state_dict(checkpoint["ema"])
     start = trainer.iteration if options.resume_model else None
     writers: list[Writer] = [JsonLinesWriter(save_dir, start)] if rank == 0 else []
     if options.use_vdl and rank == 0:
         writers.append(VisualDLWriter(save_dir, start))
     best = read_best(save_dir)
-    best = BestModel(  # the first process's; early stopping counts from its iteration, or from here
-        of_first_process(best.miou), int(of_first_process(best.iteration or trainer.iteration))
-    )
+    best.iteration = best.iteration or trainer.iteration  # from here early stopping counts
     run = RunFolder(save_dir, config.to_yaml(), Writers(writers), best)
     interval = options.save_interval
     batch_images = config.batch_size * config.accumulation_steps * world_size
