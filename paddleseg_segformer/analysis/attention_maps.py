@@ -1,4 +1,4 @@
-"""What a network looks at: the attention of one patch, and a mask transformer's class maps.
+"""The attention of one patch, and the class maps of a mask transformer, drawn over the image.
 
 Maps are in patches; `heat_picture` draws one over the image that the network sees, each value as a
 square of the pixels it stands for.

@@ -1,8 +1,8 @@
-"""Size rules: changes of an image's size in training, evaluation, prediction and export.
+"""Size rules: resizing and padding of images in training, evaluation, prediction and export.
 
 Three families give different pixels on purpose. PaddleSeg's rules interpolate in float32 and round
 sizes half to even; those of NVlabs and mmsegmentation interpolate in uint8 and round sizes half up;
-that of Hugging Face filters before it shrinks.
+that of Hugging Face filters before it downsamples.
 Sizes in arguments (`target_size`) are (width, height) as in PaddleSeg's YAML; sizes inside are
 (height, width).
 """
@@ -31,11 +31,11 @@ RESAMPLES = ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")  # P
 
 
 class SizeRule:
-    """A rule from an image's size to its new size; a transform of PaddleSeg's contract.
+    """A transform that computes an image's new size from its size.
 
-    `data['img']` is (H, W, C); the labels named in `data['gt_fields']` are (H, W) and follow with
-    nearest neighbour. The size before is appended to `data['trans_info']`, so that predictions can
-    be brought back.
+    `data['img']` is (H, W, C); the labels named in `data['gt_fields']` are (H, W), resized by nearest
+    neighbour. The old size is appended to `data['trans_info']`, so that predictions can be resized
+    back.
     """
 
     pads = False
@@ -43,9 +43,9 @@ class SizeRule:
     interpolates_float = True
 
     def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
-        """Return the (height, width) that an image of `height` x `width` gets.
+        """Return the new (height, width) of an image of `height` x `width`.
 
-        `ratio` is a factor of multi-scale testing on the rule's target.
+        `ratio` is a factor on the rule's target, for multi-scale testing.
         """
         return self._size_hw(height, width, ratio)
 
@@ -117,7 +117,7 @@ class ResizeByShort(SizeRule):
 
     Args:
         short_size: Pixels, or a list of which one is drawn for each image.
-        max_size: The most pixels that the long side may get; the short side then follows.
+        max_size: Upper limit of the long side in pixels; the short side is then smaller.
     """
 
     def __init__(self, short_size: int | Sequence[int], max_size: float = 1e10) -> None:
@@ -154,13 +154,13 @@ class ResizeByLong(SizeRule):
 
 
 class LimitLong(SizeRule):
-    """Bring the long side into `min_long`..`max_long` pixels, keeping the aspect ratio.
+    """Resize the long side into `min_long`..`max_long` pixels, keeping the aspect ratio.
 
-    An image already inside the range is left as it is.
+    An image within the range is unchanged.
 
     Args:
-        max_long: The most pixels of the long side; None for any.
-        min_long: The fewest pixels of the long side; None for any.
+        max_long: Upper limit of the long side in pixels; None for none.
+        min_long: Lower limit of the long side in pixels; None for none.
     """
 
     def __init__(self, max_long: int | None = None, min_long: int | None = None) -> None:
@@ -179,8 +179,8 @@ class LimitLong(SizeRule):
 class ResizeKeepRatio(SizeRule):
     """Resize to fit into `scale`, keeping the aspect ratio, in uint8.
 
-    The factor is min(larger of scale / long side, smaller of scale / short side), so the order of
-    the two numbers is free.
+    The factor is min(larger of scale / long side, smaller of scale / short side): the order of the
+    two numbers is free.
 
     Args:
         scale: Two numbers of pixels, for the long and for the short side.
@@ -206,7 +206,7 @@ class AlignedResize(ResizeKeepRatio):
 
     Args:
         scale: Two numbers of pixels, for the long and for the short side.
-        size_divisor: What both sides become multiples of.
+        size_divisor: Both sides become multiples of it.
 
     Source: `AlignedResize` of NVlabs, its evaluation on ADE20K.
     """
@@ -229,7 +229,7 @@ class ResizeToMultiple(SizeRule):
     """Resize both sides up to the next multiple of `size_divisor`, in uint8.
 
     Args:
-        size_divisor: What both sides become multiples of.
+        size_divisor: Both sides become multiples of it.
 
     Source: mmsegmentation's transform of this name.
     """
@@ -245,7 +245,7 @@ class ResizeToMultiple(SizeRule):
 
 
 class AntialiasResize(SizeRule):
-    """Resize to `target_size` with Pillow, whose filters grow wider as an image shrinks, in uint8.
+    """Resize to `target_size` with Pillow, whose filters are antialiased, in uint8.
 
     Args:
         target_size: (width, height) in pixels.
@@ -267,7 +267,7 @@ class AntialiasResize(SizeRule):
         return _scaled(self.target_hw, ratio)
 
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
-        """Return the image (H, W, C) at its new size; values of other types than uint8 as float."""
+        """Return the image (H, W, C) at its new size; float32 unless it is uint8."""
         size_hw = self.new_size_hw(image.shape[0], image.shape[1], ratio)
         return np.stack(
             [resize_map(channel, size_hw, self.resample) for channel in cv2.split(image)], axis=2
@@ -346,7 +346,7 @@ def resize_image(
     as_float: bool = False,
     interpolation: int = cv2.INTER_LINEAR,
 ) -> np.ndarray:
-    """Return the image (H, W, C) at `size_hw`; with `as_float` the change is made in float32."""
+    """Return the image (H, W, C) at `size_hw`; with `as_float` in float32."""
     if image.shape[:2] == tuple(size_hw):
         return image
     if as_float:

@@ -277,6 +277,26 @@ class MixVisionTransformer(nn.Layer):
         return block(tokens, hw)
 
 
+class MixVisionTransformerClassifier(nn.Layer):
+    """ImageNet classifier, whose weights initialise SegFormer: a linear on the mean of stage 4.
+
+    Args:
+        backbone: a `MixVisionTransformer`.
+        num_classes: K, number of classes.
+    """
+
+    def __init__(self, backbone: MixVisionTransformer, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.feat_channels[-1], num_classes)
+        init_mit_weights(self.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) normalised image -> (N, num_classes) logits."""
+        return self.head(self.backbone(x)[-1].mean(axis=[2, 3]))
+
+
 _WIDE: dict[str, Any] = {"embed_dims": (64, 128, 320, 512)}
 
 VARIANTS: dict[str, dict[str, Any]] = {
