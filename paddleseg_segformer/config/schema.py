@@ -41,8 +41,8 @@ class TestConfig:
     scales: list[float] | float = 1.0  # factors of the image's size, each with each flip
     flip_horizontal: bool = False  # also the mirrored image
     flip_vertical: bool = False  # also the image upside down
-    average: str = "logits"  # of "logits" (PaddleSeg) or "softmax" (NVlabs, mmseg)
-    scale_mode: str = "transformed"  # scale "transformed" (PaddleSeg) or "source" (NVlabs) images
+    average: str = "logits"  # over scales, flips: "logits" (PaddleSeg), "softmax" (NVlabs, mmseg)
+    scale_mode: str = "transformed"  # scale "transformed" (PaddleSeg) or "source" images (NVlabs)
     is_one_step: bool = False  # resize logits directly to the image's size (Hugging Face)
     absent_class: str | int = "nan"  # IoU of a class that does not occur: "nan" (left out), 0 or 1
 
@@ -74,7 +74,9 @@ class Config:
     model: dict[str, Any]  # the network
     train_dataset: dict[str, Any] | None = None  # images and labels to train on
     val_dataset: dict[str, Any] | None = None  # images and labels to evaluate on
-    optimizer: dict[str, Any] = field(default_factory=lambda: {"type": "AdamW"})  # with its groups
+    optimizer: dict[str, Any] = field(  # update rule of the weights, with parameter groups
+        default_factory=lambda: {"type": "AdamW"}
+    )
     lr_scheduler: dict[str, Any] = field(  # learning rate over the steps, with its warm-up
         default_factory=lambda: {"type": "PolynomialDecay", "learning_rate": 6.0e-5, "power": 1.0}
     )

@@ -33,7 +33,7 @@ RESAMPLES = ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")  # P
 class SizeRule:
     """A transform that computes an image's new size from its size.
 
-    `data['img']` is (H, W, C); the labels named in `data['gt_fields']` are (H, W), resized by nearest
+    `data['img']` is (H, W, C); the labels in `data['gt_fields']` are (H, W), resized by nearest
     neighbour. The old size is appended to `data['trans_info']`, so that predictions can be resized
     back.
     """
@@ -47,7 +47,7 @@ class SizeRule:
 
         `ratio` is a factor on the rule's target, for multi-scale testing.
         """
-        return self._size_hw(height, width, ratio)
+        raise NotImplementedError
 
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
         """Return the image (H, W, C) at its new size; `ratio` as in `new_size_hw`."""
@@ -56,9 +56,6 @@ class SizeRule:
 
     def _apply_label(self, label: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
         return resize_label(label, size_hw)
-
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
-        raise NotImplementedError
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Change the size of `data['img']` and of the labels in `data['gt_fields']`."""
@@ -98,7 +95,7 @@ class Resize(SizeRule):
         self.size_divisor = size_divisor
         self.interp = interp
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         size_hw = _scaled(self.target_hw, ratio)
         if self.keep_ratio:
             factor = fit_factor(height, width, size_hw)
@@ -129,7 +126,7 @@ class ResizeByShort(SizeRule):
                 "expected pixels above 0."
             )
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         short, long = sorted((height, width))
         target = round(random.choice(self.short_sizes) * ratio)
         if target / short * long > self.max_size * ratio:
@@ -149,7 +146,7 @@ class ResizeByLong(SizeRule):
             raise UserError(f"ResizeByLong: long_size is {long_size}; expected pixels above 0.")
         self.long_size = long_size
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         return _scaled((height, width), round(self.long_size * ratio) / max(height, width))
 
 
@@ -169,7 +166,7 @@ class LimitLong(SizeRule):
         self.max_long = max_long
         self.min_long = min_long
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         long = max(height, width)
         target = long if self.max_long is None else min(long, self.max_long)
         target = target if self.min_long is None else max(target, self.min_long)
@@ -193,7 +190,7 @@ class ResizeKeepRatio(SizeRule):
     def __init__(self, scale: Sequence[int] = (2048, 512)) -> None:
         self.scale_hw = size_hw_of(scale, f"{type(self).__name__}: scale")
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         limits_hw = (int(self.scale_hw[0] * ratio), int(self.scale_hw[1] * ratio))
         factor = fit_factor(height, width, limits_hw)
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
@@ -217,12 +214,12 @@ class AlignedResize(ResizeKeepRatio):
 
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
         """Return the image (H, W, C) after both resizes."""
-        fitted_hw = super()._size_hw(image.shape[0], image.shape[1], ratio)
+        fitted_hw = super().new_size_hw(image.shape[0], image.shape[1], ratio)
         fitted = resize_image(image, fitted_hw)
         return resize_image(fitted, ceil_to_multiple(fitted_hw, self.size_divisor))
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
-        return ceil_to_multiple(super()._size_hw(height, width, ratio), self.size_divisor)
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
+        return ceil_to_multiple(super().new_size_hw(height, width, ratio), self.size_divisor)
 
 
 class ResizeToMultiple(SizeRule):
@@ -239,7 +236,7 @@ class ResizeToMultiple(SizeRule):
     def __init__(self, size_divisor: int = 32) -> None:
         self.size_divisor = size_divisor
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         scaled_hw = (int(height * ratio + 0.5), int(width * ratio + 0.5))
         return ceil_to_multiple(scaled_hw, self.size_divisor)
 
@@ -263,7 +260,7 @@ class AntialiasResize(SizeRule):
         self.target_hw = size_hw_of(target_size, "AntialiasResize: target_size")
         self.resample = resample
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         return _scaled(self.target_hw, ratio)
 
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
@@ -302,7 +299,7 @@ class Padding(SizeRule):
         self.im_padding_value = im_padding_value
         self.label_padding_value = label_padding_value
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         target_hw = _scaled(self.target_hw, ratio)
         if height > target_hw[0] or width > target_hw[1]:
             raise UserError(

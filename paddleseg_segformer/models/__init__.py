@@ -1,4 +1,4 @@
-"""Backbones, heads and whole models. They know nothing of data, configs or PaddleSeg."""
+"""Backbones, heads and models, independent of data, configs and PaddleSeg."""
 
 from collections.abc import Callable
 
