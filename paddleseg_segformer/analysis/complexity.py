@@ -28,7 +28,7 @@ from paddleseg_segformer.models import (
     SegFormerMM,
     VisionTransformer,
 )
-from paddleseg_segformer.models.segformer import AllMLPHead, MMHead
+from paddleseg_segformer.models.segformer import MMHead
 from paddleseg_segformer.models.segmenter import LinearHead, MaskHead, Segmenter
 
 FLOAT32_BYTES = 4
@@ -91,10 +91,18 @@ def count_macs(model: nn.Layer, hw: tuple[int, int], rewritten: bool = True) -> 
     tokens = [h * w for h, w in stage_sizes(hw)]
     if isinstance(model, MixVisionTransformerClassifier):
         macs["classifier"] = model.head.weight.size
-    elif isinstance(model, AllMLPHead):
-        macs += _canonical_head_macs(model, tokens, rewritten)
-    elif isinstance(model, MMHead):
-        macs += _mm_head_macs(model, tokens, rewritten)
+        return macs
+    if isinstance(model, MMHead):
+        linears, fuse = [conv[0] for conv in model.convs], model.fusion_conv[0].weight.size
+        fuse_macs = sum(tokens) * fuse // 4 if rewritten else tokens[0] * fuse
+    else:
+        linears = [getattr(model, f"linear_c{stage}").proj for stage in range(1, 5)]
+        fuse_macs = 0 if rewritten else tokens[0] * model.linear_fuse[0].weight.size
+    sizes = [linear.weight.size for linear in linears]
+    macs["head linears"] = sum(n * size for n, size in zip(tokens, sizes, strict=True))
+    if fuse_macs:
+        macs["head fuse"] = fuse_macs
+    macs["head classifier"] = tokens[0] * model.linear_pred.weight.size
     return macs
 
 
@@ -139,27 +147,6 @@ def _encoder_macs(encoder: MixVisionTransformer, hw: tuple[int, int]) -> Counter
             macs["fc1, fc2"] += tokens * (mlp.fc1.weight.size + mlp.fc2.weight.size)
             macs["depthwise convolution"] += tokens * mlp.dwconv.dwconv.weight.size
     return macs
-
-
-def _canonical_head_macs(head: AllMLPHead, tokens: list[int], rewritten: bool) -> Counter[str]:
-    linears = [getattr(head, f"linear_c{stage}").proj.weight.size for stage in range(1, 5)]
-    macs = Counter({"head linears": sum(n * size for n, size in zip(tokens, linears, strict=True))})
-    if not rewritten:
-        macs["head fuse"] = tokens[0] * head.linear_fuse[0].weight.size
-    macs["head classifier"] = tokens[0] * head.linear_pred.weight.size
-    return macs
-
-
-def _mm_head_macs(head: MMHead, tokens: list[int], rewritten: bool) -> Counter[str]:
-    branches = [conv[0].weight.size for conv in head.convs]
-    fuse = head.fusion_conv[0].weight.size
-    return Counter(
-        {
-            "head linears": sum(n * size for n, size in zip(tokens, branches, strict=True)),
-            "head fuse": sum(tokens) * fuse // 4 if rewritten else tokens[0] * fuse,
-            "head classifier": tokens[0] * head.linear_pred.weight.size,
-        }
-    )
 
 
 def _patches(encoder: VisionTransformer, hw: tuple[int, int]) -> int:

@@ -191,9 +191,7 @@ class ResizeKeepRatio(SizeRule):
         self.scale_hw = size_hw_of(scale, f"{type(self).__name__}: scale")
 
     def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
-        limits_hw = (int(self.scale_hw[0] * ratio), int(self.scale_hw[1] * ratio))
-        factor = fit_factor(height, width, limits_hw)
-        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+        return fitted_size_hw(height, width, self.scale_hw, ratio)
 
 
 class AlignedResize(ResizeKeepRatio):
@@ -395,6 +393,14 @@ def pad_bottom_right(
 def fit_factor(height: int, width: int, limits: tuple[int, int]) -> float:
     """Return the factor that fits the long side into the larger limit, the short into the other."""
     return min(max(limits) / max(height, width), min(limits) / min(height, width))
+
+
+def fitted_size_hw(
+    height: int, width: int, scale_hw: tuple[int, int], ratio: float
+) -> tuple[int, int]:
+    """Return the size that fits into `scale_hw` times `ratio`, rounded half up."""
+    factor = fit_factor(height, width, (int(scale_hw[0] * ratio), int(scale_hw[1] * ratio)))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def ceil_to_multiple(size_hw: tuple[int, int], divisor: int) -> tuple[int, int]:

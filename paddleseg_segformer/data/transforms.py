@@ -18,7 +18,7 @@ from paddleseg_segformer.data.color import PhotoMetricDistortion, RandomDistort
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.data.resize import (
     SIZE_RULES,
-    fit_factor,
+    fitted_size_hw,
     pad_bottom_right,
     resize_image,
     resize_label,
@@ -70,11 +70,8 @@ class RandomResizeKeepRatio:
 
     def __call__(self, data: Data) -> Data:
         ratio = np.random.uniform(*self.ratio_range)
-        limits_hw = (int(self.scale_hw[0] * ratio), int(self.scale_hw[1] * ratio))
         height, width = data["img"].shape[:2]
-        factor = fit_factor(height, width, limits_hw)
-        size_hw = (max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5)))
-        return _resize(data, size_hw)
+        return _resize(data, fitted_size_hw(height, width, self.scale_hw, ratio))
 
 
 class ResizeStepScaling:
@@ -99,16 +96,14 @@ class ResizeStepScaling:
         self.scale_step_size = scale_step_size
 
     def __call__(self, data: Data) -> Data:
-        factor = self._draw()
-        height, width = data["img"].shape[:2]
-        return _resize(data, (max(1, round(height * factor)), max(1, round(width * factor))))
-
-    def _draw(self) -> float:
         low, high = self.limits
         if self.scale_step_size == 0:
-            return np.random.uniform(low, high)
-        num_steps = int((high - low) / self.scale_step_size + 1)
-        return float(np.random.choice(np.linspace(low, high, num_steps)))
+            factor = np.random.uniform(low, high)
+        else:
+            num_steps = int((high - low) / self.scale_step_size + 1)
+            factor = float(np.random.choice(np.linspace(low, high, num_steps)))
+        height, width = data["img"].shape[:2]
+        return _resize(data, (max(1, round(height * factor)), max(1, round(width * factor))))
 
 
 class RandomCrop:

@@ -13,14 +13,20 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from paddleseg_segformer.config import Config
+from paddleseg_segformer.config.building import TrainingParts
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.evaluation import Metrics, evaluate
 from paddleseg_segformer.files import remove_folder
+from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
+from paddleseg_segformer.inference.pipeline import predict_label
+from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.training.checkpoints import (
     BestModel,
     checkpoints,
@@ -28,13 +34,13 @@ from paddleseg_segformer.training.checkpoints import (
     save_checkpoint,
     verify_manifest,
 )
+from paddleseg_segformer.training.distributed import sum_over_processes
 from paddleseg_segformer.training.trainer import Hook, Trainer
 from paddleseg_segformer.training.writers import Writers
 
-if TYPE_CHECKING:
-    from paddleseg_segformer.evaluation import Metrics
-
 logger = logging.getLogger(__name__)
+
+NUM_PICTURES = 3
 
 
 class EMA(Hook):
@@ -143,14 +149,50 @@ def _finite_mean(values: list[float]) -> float:
     return float(np.mean(finite)) if finite else math.nan
 
 
-class Evaluation(Protocol):
-    """Evaluates the current weights."""
+class ModelEvaluation:
+    """Evaluates the current weights the way `tools/val.py` does, and draws a few results."""
+
+    def __init__(
+        self, config: Config, parts: TrainingParts, num_workers: int, rank: int, world_size: int
+    ) -> None:
+        assert parts.val_dataset is not None and config.val_dataset is not None
+        self.model = parts.model
+        self.dataset = parts.val_dataset
+        self.absent_class = config.test_config.absent_class
+        self.settings = config.test_config.inference_settings()
+        self.preprocess = Preprocess.from_transforms(config.val_dataset.get("transforms", []))
+        self.num_workers = max(num_workers, 1)
+        self.rank, self.world_size = rank, world_size
+        self.last_metrics: Metrics | None = None
 
     def metrics(self) -> Metrics:
-        """Return the figures over the whole data set; called on every process."""
+        """Return the metrics over the whole data set, whatever the number of processes."""
+        self.last_metrics = evaluate(
+            self.model,
+            self.dataset,
+            self.preprocess,
+            self.settings,
+            absent_class=self.absent_class,
+            num_workers=self.num_workers,
+            rank=self.rank,
+            world_size=self.world_size,
+            all_reduce=sum_over_processes,
+        )
+        return self.last_metrics
 
     def pictures(self) -> list[tuple[str, np.ndarray]]:
-        """Return (tag, RGB uint8 image) pairs; called on the first process, after `metrics`."""
+        """Return image, label and prediction side by side, and the confusion matrix."""
+        assert self.last_metrics is not None
+        label_set = self.dataset.label_set
+        confusion = draw_confusion(self.last_metrics.confusion, label_set.classes)
+        drawn = [("Evaluate/confusion", confusion)]
+        step = max(len(self.dataset) // NUM_PICTURES, 1)
+        for index in range(0, len(self.dataset), step)[:NUM_PICTURES]:
+            sample = self.dataset.read(index)
+            label = predict_label(self.model, sample.image, self.preprocess, self.settings)
+            picture = side_by_side(sample.image, sample.label, label, label_set)
+            drawn.append((f"Evaluate/sample_{index}", picture))
+        return drawn
 
 
 @dataclass
@@ -174,7 +216,7 @@ class Evaluate(Hook):
 
     def __init__(
         self,
-        evaluation: Evaluation,
+        evaluation: ModelEvaluation,
         run: RunFolder,
         interval: int,
         ema: EMA | None = None,

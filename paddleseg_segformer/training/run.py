@@ -8,7 +8,6 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -18,11 +17,7 @@ from paddleseg_segformer.config.building import TrainingParts, build_training
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.data.loader import Batch, train_loader
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.evaluation import Metrics, evaluate
 from paddleseg_segformer.files import make_folder, write_text
-from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
-from paddleseg_segformer.inference.pipeline import predict_label
-from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.model_folder import CONFIG, start_from_pretrained
 from paddleseg_segformer.training.checkpoints import (
     BestModel,
@@ -37,7 +32,6 @@ from paddleseg_segformer.training.distributed import (
     init_distributed,
     lost_peers_explained,
     of_first_process,
-    sum_over_processes,
 )
 from paddleseg_segformer.training.faults import FaultPolicy, Faults
 from paddleseg_segformer.training.hooks import (
@@ -45,10 +39,11 @@ from paddleseg_segformer.training.hooks import (
     Checkpoints,
     Evaluate,
     GracefulStop,
+    ModelEvaluation,
     Progress,
     RunFolder,
 )
-from paddleseg_segformer.training.trainer import Precision, Trainer
+from paddleseg_segformer.training.trainer import Hook, Precision, Trainer
 from paddleseg_segformer.training.writers import (
     JsonLinesWriter,
     VisualDLWriter,
@@ -58,8 +53,6 @@ from paddleseg_segformer.training.writers import (
 )
 
 logger = logging.getLogger(__name__)
-
-NUM_PICTURES = 3
 
 
 @dataclass(frozen=True)
@@ -127,21 +120,10 @@ def train(config: Config, options: RunOptions) -> BestModel:
     best = read_best(save_dir)
     best.iteration = best.iteration or trainer.iteration  # from here early stopping counts
     run = RunFolder(save_dir, config.to_yaml(), Writers(writers), best)
-    interval = options.save_interval
-    batch_images = config.batch_size * config.accumulation_steps * world_size
-    # users' first: what they change is in the step's averages, evaluation and checkpoint
-    trainer.hooks = [GracefulStop(), *parts.hooks]
-    epoch_iters = len(parts.dataset) / batch_images
-    trainer.hooks.append(Progress(run.writers, options.log_iters, epoch_iters))
-    if ema:
-        trainer.hooks.append(ema)
-    if parts.val_dataset is not None:
-        evaluation = ModelEvaluation(config, parts, options.num_workers, rank, world_size)
-        early_stop = options.early_stop_intervals
-        trainer.hooks.append(Evaluate(evaluation, run, interval, ema, early_stop, rank == 0))
+    trainer.hooks = _hooks(config, options, parts, run, ema, rank, world_size)
     if rank == 0:
-        trainer.hooks.append(Checkpoints(run, interval, options.keep_checkpoint_max, ema))
         write_text(save_dir / CONFIG, run.config_yaml)
+    batch = config.batch_size * config.accumulation_steps * world_size
     logger.info("config\n%s", run.config_yaml.rstrip())
     logger.info(
         "%s: %.3f M parameters; %d training samples%s; batch %d (%d processes); %d "
@@ -150,10 +132,10 @@ def train(config: Config, options: RunOptions) -> BestModel:
         count_parameters(parts.model) / 1e6,
         len(parts.dataset),
         f", {len(parts.val_dataset)} for evaluation" if parts.val_dataset is not None else "",
-        batch_images,
+        batch,
         world_size,
         config.iters,
-        config.iters / epoch_iters,
+        config.iters * batch / len(parts.dataset),
         seed,
     )
     try:
@@ -214,47 +196,25 @@ def _as_float(image: Tensor) -> Tensor:
     return image.astype("float32")
 
 
-class ModelEvaluation:
-    """Evaluates the current weights the way `tools/val.py` does, and draws a few results."""
-
-    def __init__(
-        self, config: Config, parts: TrainingParts, num_workers: int, rank: int, world_size: int
-    ) -> None:
-        assert parts.val_dataset is not None and config.val_dataset is not None
-        self.model = parts.model
-        self.dataset = parts.val_dataset
-        self.absent_class = config.test_config.absent_class
-        self.settings = config.test_config.inference_settings()
-        self.preprocess = Preprocess.from_transforms(config.val_dataset.get("transforms", []))
-        self.num_workers = max(num_workers, 1)
-        self.rank, self.world_size = rank, world_size
-        self.last_metrics: Metrics | None = None
-
-    def metrics(self) -> Metrics:
-        """Return the metrics over the whole data set, whatever the number of processes."""
-        self.last_metrics = evaluate(
-            self.model,
-            self.dataset,
-            self.preprocess,
-            self.settings,
-            absent_class=self.absent_class,
-            num_workers=self.num_workers,
-            rank=self.rank,
-            world_size=self.world_size,
-            all_reduce=sum_over_processes,
-        )
-        return self.last_metrics
-
-    def pictures(self) -> list[tuple[str, np.ndarray]]:
-        """Return image, label and prediction side by side, and the confusion matrix."""
-        assert self.last_metrics is not None
-        label_set = self.dataset.label_set
-        confusion = draw_confusion(self.last_metrics.confusion, label_set.classes)
-        drawn = [("Evaluate/confusion", confusion)]
-        step = max(len(self.dataset) // NUM_PICTURES, 1)
-        for index in range(0, len(self.dataset), step)[:NUM_PICTURES]:
-            sample = self.dataset.read(index)
-            label = predict_label(self.model, sample.image, self.preprocess, self.settings)
-            picture = side_by_side(sample.image, sample.label, label, label_set)
-            drawn.append((f"Evaluate/sample_{index}", picture))
-        return drawn
+def _hooks(
+    config: Config,
+    options: RunOptions,
+    parts: TrainingParts,
+    run: RunFolder,
+    ema: EMA | None,
+    rank: int,
+    world_size: int,
+) -> list[Hook]:
+    interval = options.save_interval
+    epoch_iters = len(parts.dataset) / (config.batch_size * config.accumulation_steps * world_size)
+    # users' first: what they change is in the step's averages, evaluation and checkpoint
+    hooks = [GracefulStop(), *parts.hooks, Progress(run.writers, options.log_iters, epoch_iters)]
+    if ema:
+        hooks.append(ema)
+    if parts.val_dataset is not None:
+        evaluation = ModelEvaluation(config, parts, options.num_workers, rank, world_size)
+        early_stop = options.early_stop_intervals
+        hooks.append(Evaluate(evaluation, run, interval, ema, early_stop, rank == 0))
+    if rank == 0:
+        hooks.append(Checkpoints(run, interval, options.keep_checkpoint_max, ema))
+    return hooks
