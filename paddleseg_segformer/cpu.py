@@ -23,7 +23,7 @@ CODE_PATHS = {
     "5": {"avx2", "fma"},
 }
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # parameters of glibc's mallopt
-LARGE_BLOCK = 12 << 20  # bytes; from 4 MiB a step takes a third longer and a tenth less memory
+LARGE_BLOCK = 12 << 20  # bytes; with 4 MiB a step takes a third more time, a tenth less memory
 
 
 def prepare_cpu(trained: nn.Layer | None = None) -> None:

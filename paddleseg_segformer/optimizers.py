@@ -31,7 +31,7 @@ def parameter_groups(
         UserError: a rule has an unknown key, or matches no parameter.
     """
     groups: list[dict[str, Any]] = []
-    for rule in [*rules, {"name": ""}]:  # the empty name takes the rest
+    for rule in [*rules, {"name": ""}]:  # the empty name matches the rest
         unknown = set(rule) - {"name", "lr_mult", "weight_decay_mult"}
         if unknown or "name" not in rule:
             raise UserError(f"custom_cfg: found {rule}, expected name, lr_mult, weight_decay_mult.")

@@ -21,7 +21,7 @@ from paddleseg_segformer.errors import UserError
 
 MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
 DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript, which Pillow runs a program for
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript: Pillow runs a program to read it
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
@@ -95,7 +95,7 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
 
 
 def check_array(path: Path, content: bytes) -> tuple[int, ...]:
-    """Refuse a `.npy` whose header claims other bytes than follow it, objects, or too many pixels.
+    """Refuse a `.npy` of another size than its header claims, of objects, or of too many pixels.
 
     Returns:
         The claimed shape.
@@ -112,7 +112,7 @@ def check_array(path: Path, content: bytes) -> tuple[int, ...]:
             else np.lib.format.read_array_header_2_0
         )
         shape, _, dtype = read_header(file)
-    except Exception as error:  # the header is a Python literal: parsing it fails in any way
+    except Exception as error:  # the header is a Python literal: parsing it may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read as a NumPy array ({reason}).") from None
     if dtype.kind not in "buif":

@@ -51,14 +51,14 @@ def evaluate(
     Args:
         network: See `Pipeline`; a layer is in evaluation mode for the time.
         dataset: Labelled images.
-        preprocess: What happens to an image before the network; labels keep their size.
+        preprocess: Preprocessing of the images; labels keep their size.
         settings: Windows, scales, flips and averaging.
         absent_class: See `Metrics`.
         num_workers: Threads that read images ahead.
         batch_size: Images whose windows go through the network together.
         rank: This process takes the images rank, rank + world_size, ...: each is counted once.
         world_size: Number of processes.
-        all_reduce: Gives the sum of every process's integer array; needed for several processes.
+        all_reduce: Returns the sum of every process's integer array; needed for several processes.
         per_image_csv: Also write accuracy, mIoU and IoU of each image to this file; several
             processes add `.rank0` and so on to its stem.
         memory: See `Pipeline`.

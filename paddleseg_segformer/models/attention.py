@@ -123,7 +123,7 @@ class SelfAttention(nn.Layer):
 
 
 class EfficientSelfAttention(nn.Layer):
-    """Multi-head self-attention whose keys and values see the map reduced by `sr_ratio` per side.
+    """Multi-head self-attention with keys and values of the map, reduced by `sr_ratio` per side.
 
     The reduction is a convolution with kernel = stride = `sr_ratio` and no padding: up to
     `sr_ratio - 1` trailing rows and columns do not reach the keys and values, as published.

@@ -23,8 +23,8 @@ from paddle.autograd import PyLayer
 
 LOG_DENSITY_AT_0 = -0.5 * math.log(2 * math.pi)  # of the normal distribution
 
-# the longest side that is resized by matrix products, with and without gradients: their cost grows
-# with the square of the side, interpolation's does not
+# the longest side that is resized by matrix products, with and without gradients: their cost per
+# pixel grows with the side, that of interpolation does not
 MATRIX_SIDE, MATRIX_SIDE_NO_GRAD = 128, 32
 
 
@@ -241,5 +241,7 @@ def interpolation_matrix(length: int, new_length: int, dtype: str) -> Tensor:
     """Return the (new_length, length) weights of bilinear resizing along one axis."""
     position = (np.arange(new_length) + 0.5) * (length / new_length) - 0.5
     position = np.clip(position, 0, length - 1)
-    matrix = np.maximum(1 - np.abs(position[:, None] - np.arange(length)), 0)  # a tent per sample
+    matrix = np.maximum(
+        1 - np.abs(position[:, None] - np.arange(length)), 0
+    )  # a hat function per sample
     return paddle.to_tensor(matrix.astype("float32")).astype(dtype.rpartition(".")[2])

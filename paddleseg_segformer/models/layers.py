@@ -29,7 +29,7 @@ class DropPath(nn.Layer):
             return x
         keep = 1.0 - self.rate
         mask_shape = [x.shape[0]] + [1] * (x.ndim - 1)
-        # drawn in float32: not every device can in half precision
+        # drawn in float32: not every device supports half precision
         mask = paddle.bernoulli(paddle.full(mask_shape, keep))
         factors = in_type_of(x, mask / keep)
         if cpu_gradients.is_on_cpu(x):

@@ -89,7 +89,7 @@ class AllMLPHead(_Head):
             merged = paddle.matmul(linear.weight, fuse_slices[stage], transpose_y=True)  # (C_i, D)
             biases.append(paddle.mv(fuse_slices[stage], linear.bias))
             maps.append(project(features[stage], merged))
-        # upsampling leaves a constant as it is, so the smallest map can carry it
+        # upsampling preserves constants, so the biases are added to the smallest map
         maps[-1] = add_channel_bias(maps[-1], paddle.add_n(biases))
         return self.classify(self.linear_fuse[1](upsampled_sum(maps, self.align_corners)))
 
@@ -97,7 +97,7 @@ class AllMLPHead(_Head):
 class MMHead(_Head):
     """mmsegmentation's head: batch norm and ReLU in every branch, stage 1 concatenated first.
 
-    The ReLU stands before the upsampling, so only the fuse convolution moves to the stage's own
+    The ReLU comes before the upsampling, so only the fuse convolution moves to the stage's own
     resolution, and the weights cannot be converted to the canonical head.
 
     Args:

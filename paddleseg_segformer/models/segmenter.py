@@ -97,7 +97,7 @@ class MaskHead(nn.Layer):
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.decoder_norm(tokens)
-        # cut from the front: exported slices that count from the end confuse OpenVINO
+        # indices from the front: OpenVINO misreads exported slices with negative ones
         patches = _unit_length(self.proj_patch(tokens[:, :num_patches]))
         classes = _unit_length(self.proj_class(tokens[:, num_patches:]))
         return paddle.matmul(patches, classes, transpose_y=True)

@@ -36,7 +36,7 @@ class PatchEmbed(nn.Layer):
 
     def __init__(self, in_channels: int, dim: int, patch_size: int, pad_input: bool) -> None:
         super().__init__()
-        # of P - 1 padded zeros the strided convolution uses as many as complete a patch
+        # of P - 1 padded zeros the strided convolution uses those that complete a patch
         padding = [0, patch_size - 1, 0, patch_size - 1] if pad_input else 0
         self.proj = Conv2D(in_channels, dim, patch_size, stride=patch_size, padding=padding)
 

@@ -207,7 +207,7 @@ def _hooks(
 ) -> list[Hook]:
     interval = options.save_interval
     epoch_iters = len(parts.dataset) / (config.batch_size * config.accumulation_steps * world_size)
-    # users' first: what they change is in the step's averages, evaluation and checkpoint
+    # users' first, so that averages, evaluation and checkpoint include what they change
     hooks = [GracefulStop(), *parts.hooks, Progress(run.writers, options.log_iters, epoch_iters)]
     if ema:
         hooks.append(ema)
