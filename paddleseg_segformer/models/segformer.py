@@ -100,11 +100,7 @@ class MMHead(_Head):
     The ReLU comes before the upsampling, so only the fuse convolution moves to the stage's own
     resolution, and the weights cannot be converted to the canonical head.
 
-    Args:
-        in_channels: C_1 to C_4.
-        num_classes, embedding_dim: K and D.
-        dropout_rate: of channels, before the classifier.
-        align_corners: of the upsampling.
+    Args: as of `AllMLPHead`.
     """
 
     def __init__(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import paddle
-from paddle import Tensor
 
 from paddleseg_segformer.analysis.complexity import count_parameters
 from paddleseg_segformer.config import Config
@@ -181,7 +180,7 @@ def _trainer(
         parts.schedule,
         parts.loss,
         batches,
-        dataset.normalize.on_device if dataset.normalize else _as_float,
+        dataset.normalize.on_device if dataset.normalize else lambda x: x.astype("float32"),
         config.iters,
         precision=Precision(options.precision, options.amp_level),
         accumulation_steps=config.accumulation_steps,
@@ -190,10 +189,6 @@ def _trainer(
         faults=Faults(options.fault_policy()),
         sample_names=lambda batch: [dataset.samples[index][0] for index in batch.indices],
     )
-
-
-def _as_float(image: Tensor) -> Tensor:
-    return image.astype("float32")
 
 
 def _hooks(
