@@ -29,7 +29,7 @@ from tqdm import tqdm
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
 from paddleseg_segformer.street_scenes.dataset import generate
-from paddleseg_segformer.training.manifest import read_manifest, verify_manifest
+from paddleseg_segformer.training.checkpoints import read_manifest, verify_manifest
 from paddleseg_segformer.yaml_files import dump_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]

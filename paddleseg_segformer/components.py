@@ -36,13 +36,13 @@ KINDS = {
     "dataset": Kind("paddleseg_segformer.data", "DATASETS", "DATASETS"),
     "transform": Kind("paddleseg_segformer.data", "TRANSFORMS", "TRANSFORMS"),
     "loss": Kind("paddleseg_segformer.losses", "LOSSES", "LOSSES"),
-    "optimizer": Kind("paddleseg_segformer.training.optimizer", "OPTIMIZERS", "OPTIMIZERS"),
+    "optimizer": Kind("paddleseg_segformer.optimizers", "OPTIMIZERS", "OPTIMIZERS"),
     "hook": Kind(),
 }
 
 _registered: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
 _imported: set[str] = set()  # users' modules, as `import_components` names them
-_noted: set[str] = set()  # the same that configs say they need, for messages alone
+_noted: set[str] = set()  # those that configs note, for messages
 
 
 @overload
@@ -56,11 +56,11 @@ def register_component(kind: str, name: str | None, component: Registered) -> Re
 
 
 def register_component(kind: str, name: str | None = None, component: Any = None) -> Any:
-    """Make a class or function known to configs, as `type: NAME`.
+    """Register a class or function, which configs then name as `type: NAME`.
 
     Args:
-        kind: model, backbone, dataset, transform, loss, optimizer or hook. What is built must keep
-            the kind's contract (`contracts.CONTRACTS`).
+        kind: model, backbone, dataset, transform, loss, optimizer or hook; its contract
+            (`contracts.CONTRACTS`) holds for what is built.
         name: by default the component's own.
         component: the class or function; without it, what is returned is a decorator of it.
 
@@ -89,7 +89,7 @@ def register_component(kind: str, name: str | None = None, component: Any = None
 
 
 def resolve(kind: str, name: str) -> Component:
-    """Return the component called `name`; ours win over users', and these over PaddleSeg's.
+    """Return the component called `name`: ours, else a user's, else PaddleSeg's.
 
     Args:
         kind: a key of `KINDS`.
@@ -106,7 +106,7 @@ def resolve(kind: str, name: str) -> Component:
 
 
 def find(kind: str, name: str) -> Component | None:
-    """Return what `resolve` does, or None."""
+    """Return the component as `resolve` does, or None."""
     for table in (_own(kind), _registered[kind]):
         if name in table:
             return table[name]
@@ -114,9 +114,9 @@ def find(kind: str, name: str) -> Component | None:
 
 
 def stated_of_dataset(section: Mapping[str, Any], attribute: str) -> Any:
-    """Return what a section's type of data set states of itself, such as its `label_set`, or None.
+    """Return a class attribute of a section's type of data set, such as its `label_set`, or None.
 
-    A data set says so as an attribute of its class, where that does not depend on its files.
+    Data sets have such attributes where they do not depend on the files.
     """
     name = section.get("type")
     return getattr(find("dataset", name), attribute, None) if name else None
@@ -128,10 +128,10 @@ def is_own(kind: str, name: str) -> bool:
 
 
 def import_components(source: str) -> str:
-    """Import a module of a user's, so that its components get registered.
+    """Import a user's module, which registers its components.
 
-    Its folder is added to the import path, as Python does with a script's: worker processes find
-    the module there too.
+    Its folder is added to the import path, as Python does with that of a script, so that worker
+    processes find the module too.
 
     Args:
         source: path of a .py file, or name of a module that is installed or in the current folder.
@@ -165,7 +165,7 @@ def import_components(source: str) -> str:
 
 
 def note_needed(modules: Iterable[str]) -> None:
-    """Remember which users' modules a config says it needs, for the message of an unknown type."""
+    """Remember the modules that a config notes, for the message about an unknown type."""
     _noted.update(modules)
 
 
@@ -175,7 +175,7 @@ def _own(kind: str) -> Mapping[str, Component]:
 
 
 def _theirs(kind: str) -> tuple[Mapping[str, Component], str]:
-    """Return PaddleSeg's components; without PaddleSeg none, and a sentence that says so."""
+    """Return PaddleSeg's components; without PaddleSeg none, and the reason."""
     table = KINDS[kind].paddleseg
     if table is None:
         return {}, ""
@@ -188,7 +188,7 @@ def _theirs(kind: str) -> tuple[Mapping[str, Component], str]:
 
 
 def _origin(component: Any) -> tuple[str, str]:
-    """Return where a component is defined; a `functools.partial` is its function's."""
+    """Return the module and name of a component's definition; of a partial, its function's."""
     component = getattr(component, "func", component)
     return component.__module__, getattr(component, "__qualname__", type(component).__qualname__)
 

@@ -1,8 +1,8 @@
-"""What components must offer: the contracts of backbones, models, data sets, losses, hooks ...
+"""Contracts of components: what backbones, models, data sets, losses, hooks ... must offer.
 
-Components of this package and of its users keep them alike; `docs/extending.md` shows one of each.
-A member that has a value here may be left out, and then has that value. This module imports nothing
-of what it describes, so that every part of the package can read it, also without Paddle.
+They hold for the components of this package and of its users; `docs/extending.md` shows examples. A
+member that has a value here is optional, and has that value by default. This module imports none of
+what it describes, so that every part of the package can import it, also without Paddle.
 
 Shapes: N batch, C channels of the image, H W its sides, K classes, h w the sides of the logits.
 """
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 
 class Backbone(Protocol):
-    """What a network takes; what it gives is between the backbone and its model."""
+    """The input of a backbone; the output is agreed between the backbone and its model."""
 
     in_channels: int  # C
     min_input_px: int = 1  # shortest side of an image
-    min_portable_px: int = 0  # shortest side that all engines agree on; 0: as min_input_px
+    min_portable_px: int = 0  # shortest side on which all backends agree; 0: min_input_px
 
 
 class PyramidBackbone(Backbone, Protocol):
-    """A `paddle.nn.Layer` that can stand under SegFormer's heads."""
+    """A backbone of SegFormer's heads, a `paddle.nn.Layer`."""
 
     feat_channels: Sequence[int]  # C_1 to C_4
 
@@ -42,25 +42,25 @@ class PyramidBackbone(Backbone, Protocol):
 
 
 class TokenBackbone(Backbone, Protocol):
-    """A `paddle.nn.Layer` that can stand under Segmenter's heads."""
+    """A backbone of Segmenter's heads, a `paddle.nn.Layer`."""
 
     embed_dim: int  # D, channels of a token
     patch_size: int  # side of a patch in pixels
-    pad_multiple: int = 1  # it pads its input to a multiple of so many pixels
+    pad_multiple: int = 1  # it pads its input to a multiple of this number of pixels
 
     def encode(self, x: Tensor) -> tuple[Tensor, Sequence[Any]]:
         """(N, C, H, W) -> tokens (N, 1 + L, D), a class token first, and their grid's (h, w)."""
 
 
 class SegmentationModel(Protocol):
-    """A `paddle.nn.Layer` that gives logits of each class.
+    """A `paddle.nn.Layer` that returns logits of each class.
 
-    Its `backbone` says what images it takes; a model without one says it as a `Backbone` does.
+    Its `backbone` describes its input; a model without one has the members of `Backbone` itself.
     """
 
     num_classes: int  # K
     logits_stride: int  # pixels of the input per logit, along an axis
-    pad_multiple: int = 1  # its logits stand for the input padded to a multiple of so many pixels
+    pad_multiple: int = 1  # its logits cover the input padded to a multiple of this many pixels
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, C, H, W) normalised image -> logits (N, K, h, w)."""
@@ -75,11 +75,11 @@ class Reshaping(Protocol):
 
 
 class Data(Protocol):
-    """A data set; subclasses of `data.SegmentationDataset` have all of it."""
+    """A data set; subclasses of `data.SegmentationDataset` fulfil it."""
 
     samples: SamplePaths  # paths of image and label
     transforms: Sequence[Transform]
-    normalize: Normalize | None  # what is left to the device
+    normalize: Normalize | None  # done on the device, after the transforms
     label_set: LabelSet
     num_classes: int
     ignore_index: int
@@ -118,14 +118,14 @@ class Loss(Protocol):
 
 
 class MakesOptimizer(Protocol):
-    """What an optimizer's section builds: it is called once the model is there."""
+    """What an optimizer's section builds: it is called with the model."""
 
     def __call__(self, model: nn.Layer, learning_rate: Any) -> Any:
         """Return a `paddle.optimizer.Optimizer` of the model's parameters."""
 
 
 class RunHook(Protocol):
-    """Something that happens around the steps; subclasses of `training.trainer.Hook` have it."""
+    """A hook of the training loop; subclasses of `training.trainer.Hook` fulfil it."""
 
     def before_train(self, trainer: Trainer) -> None:
         """Run once, before the first step."""
@@ -158,10 +158,10 @@ REMEDIES = {
 
 
 def check(component: Any, contract: type, name: str) -> None:
-    """Refuse a component that lacks a member of its contract; add the values that it left out.
+    """Refuse a component that lacks a member of its contract; add the optional ones it lacks.
 
     Args:
-        name: what messages call it.
+        name: of the component, for messages.
 
     Raises:
         UserError: a member is missing; it is named.
@@ -183,17 +183,17 @@ def check(component: Any, contract: type, name: str) -> None:
 
 
 def pad_multiple_of(network: object) -> int:
-    """Return the `pad_multiple` of a network of any kind: a model, an engine's, a function."""
+    """Return the `pad_multiple` of any network: a model, an exported one, a function."""
     return getattr(network, "pad_multiple", SegmentationModel.pad_multiple)
 
 
 def input_of(model: Any) -> Any:
-    """Return what says which images a model takes (see `Backbone`): its backbone, or itself."""
+    """Return what describes a model's input (see `Backbone`): its backbone, or the model itself."""
     return getattr(model, "backbone", model)
 
 
 def _members(contract: type) -> list[str]:
-    """Return the names of a contract's members, those of the contracts it extends included."""
+    """Return the names of a contract's members, inherited ones included."""
     names: dict[str, None] = {}
     for part in reversed(contract.__mro__):
         if getattr(part, "_is_protocol", False) and part is not Protocol:

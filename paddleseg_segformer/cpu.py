@@ -1,7 +1,7 @@
-"""What a process is told before networks run on its CPU: vector units and freed memory.
+"""Settings of a process for networks on the CPU: vector instructions and freed memory.
 
-Both hold for the whole process. On other systems than Linux with glibc, on other processors, and
-where a variable is set already, nothing is changed.
+Nothing is changed on other systems than Linux with glibc, on other processors, and where the
+environment variable is set already.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ CODE_PATHS = {
     "5": {"avx2", "fma"},
 }
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # parameters of glibc's mallopt
-LARGE_BLOCK = 12 << 20  # bytes; from 4 MiB a step takes a third longer and a tenth less memory
+LARGE_BLOCK = 12 << 20  # bytes; with 4 MiB a step takes a third more time, a tenth less memory
 
 
 def prepare_cpu(trained: nn.Layer | None = None) -> None:
-    """Have networks use the whole processor and reuse memory; programs call it at their start.
+    """Let networks use all vector units and reuse freed memory; programs call it at their start.
 
     Args:
-        trained: A model that is going to be trained. Where one of its layers has `use_recompute`,
+        trained: A model that is going to be trained. If one of its layers has `use_recompute`,
             freed blocks are returned to the system, to save memory, instead of being kept.
     """
     use_wide_vectors()
@@ -41,11 +41,11 @@ def prepare_cpu(trained: nn.Layer | None = None) -> None:
 
 
 def use_wide_vectors() -> None:
-    """Have Paddle's matrix products use all of an AMD processor's vector units.
+    """Let Paddle's matrix products use all vector units of an AMD processor.
 
-    The math library of Paddle's wheels (MKL of 2019) takes code for SSE wherever the processor is
-    not Intel's, unless this variable names another; it reads it at its first product. Other builds
-    of Paddle ignore the variable.
+    The math library of Paddle's wheels (MKL of 2019) uses SSE code on processors that are not
+    Intel's, unless this variable names another code path; it is read at the first product. Other
+    builds of Paddle ignore the variable.
     """
     value = code_path(CPU_INFO.read_text(encoding="utf-8")) if CPU_INFO.is_file() else None
     if value is not None:
@@ -53,7 +53,7 @@ def use_wide_vectors() -> None:
 
 
 def code_path(cpu_info: str) -> str | None:
-    """Return the variable's value for a processor, or None where the library chooses well."""
+    """Return the variable's value for a processor, or None where the library's choice is right."""
     fields = dict(line.split(":", 1) for line in cpu_info.splitlines() if ":" in line)
     values = {name.strip(): value.split() for name, value in fields.items()}
     if values.get("vendor_id") not in (["AuthenticAMD"], ["HygonGenuine"]):
@@ -63,19 +63,18 @@ def code_path(cpu_info: str) -> str | None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to reuse large blocks instead of returning them to the system.
+    """Let glibc reuse large blocks instead of returning them to the system.
 
-    Otherwise each large tensor of a pass is mapped and zeroed by the system anew.
+    Otherwise the system maps and zeroes each large tensor of each pass.
     """
     _set_options({M_MMAP_THRESHOLD: 1 << 30, M_TRIM_THRESHOLD: (1 << 31) - 1})
 
 
 def return_large_blocks() -> None:
-    """Tell glibc to return large blocks to the system as soon as they are freed.
+    """Let glibc return large blocks to the system as soon as they are freed.
 
-    Kept ones are cut up for smaller requests, until no large one fits: a training step then takes
-    up to a quarter more memory after some steps than in the first. Asking the system each time
-    takes longer.
+    Blocks that are kept get fragmented: after some steps, training then takes up to a quarter more
+    memory than in the first. Returning them takes more time.
     """
     _set_options({M_MMAP_THRESHOLD: LARGE_BLOCK})
 

@@ -1,9 +1,8 @@
 """Segmentation losses: logits (N, K, H, W) at the label's size and labels (N, H, W) -> a scalar.
 
-Names and arguments are PaddleSeg's. Pixels with `ignore_index` never count. Data-parallel processes
-average their losses; means over valid pixels are made so that this average is the mean over the
-valid pixels of all processes, whatever the share of each. The selection of hard pixels and the Dice
-coefficient are of one process's batch.
+Names and arguments are PaddleSeg's. Pixels with `ignore_index` never count. The average of the
+losses of data-parallel processes is the mean over the valid pixels of all processes, whatever the
+share of each. Hard pixels and the Dice coefficient are of one process's batch.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class CrossEntropyLoss(nn.Layer):
     Args:
         weight: one factor per class.
         ignore_index: label of pixels that do not count.
-        top_k_percent_pixels: in (0, 1]; below 1 only that share of the pixels, the hardest, counts.
+        top_k_percent_pixels: in (0, 1]; below 1 only this share of the pixels, the hardest, counts.
         avg_non_ignore: divide by the number of valid pixels (PaddleSeg), or by all (NVlabs, mmseg).
     """
 
@@ -68,8 +67,8 @@ class OhemCrossEntropyLoss(nn.Layer):
     """Cross-entropy over hard pixels.
 
     Args:
-        thresh: pixels whose own class is predicted with less than this probability are hard.
-        min_kept: pixels of a batch that count at least, the hardest.
+        thresh: pixels are hard whose class is predicted with less than this probability.
+        min_kept: lower limit of the pixels of a batch that count.
         ignore_index: label of pixels that do not count.
 
     Source: Shrivastava et al., "Online Hard Example Mining", 2016, as PaddleSeg and mmsegmentation
@@ -170,7 +169,7 @@ def _mean_count(mask: Tensor) -> Tensor:
 
 
 def _valid_label(label: Tensor, valid: Tensor) -> Tensor:
-    """Return int64 labels with 0 in place of the ignored ones, which nothing could index."""
+    """Return int64 labels with 0 for the ignored ones, which are no valid index."""
     return label.astype("int64") * valid.astype("int64")
 
 

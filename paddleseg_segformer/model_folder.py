@@ -40,21 +40,26 @@ def build_model(config: Config, load_pretrained: bool = False) -> nn.Layer:
     """
     model = building.build_model(config)
     if load_pretrained:
-        backbone = config.model.get("backbone")
-        start_from(model, config.model.get("pretrained"), "model.pretrained")
-        if isinstance(backbone, dict):
-            start_from(model.backbone, backbone.get("pretrained"), "model.backbone.pretrained")
+        start_from_pretrained(model, config)
     return model
 
 
-def start_from(layer: nn.Layer, source: str | None, key: str) -> None:
-    """Load pretrained weights into a model or its backbone, if the config's `key` names any."""
-    if not source:
-        return
-    try:
-        load_pretrained(layer, source)
-    except UserError as error:
-        raise UserError(f"{key}: {error} To start from random weights: --opts {key}=null") from None
+def start_from_pretrained(model: nn.Layer, config: Config) -> None:
+    """Load the weights that the config's `pretrained` keys name into the model and its backbone."""
+    layers, sections = {"model": model}, {"model": config.model}
+    if isinstance(config.model.get("backbone"), dict):
+        layers["model.backbone"] = model.backbone
+        sections["model.backbone"] = config.model["backbone"]
+    for name, layer in layers.items():
+        source, key = sections[name].get("pretrained"), f"{name}.pretrained"
+        if not source:
+            continue
+        try:
+            load_pretrained(layer, source)
+        except UserError as error:
+            raise UserError(
+                f"{key}: {error} To start from random weights: --opts {key}=null"
+            ) from None
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Layer:

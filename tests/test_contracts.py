@@ -10,8 +10,8 @@ from paddle import nn
 from paddleseg_segformer import UserError, contracts, register_component
 from paddleseg_segformer.config.building import (
     build_component,
+    build_components,
     build_dataset,
-    build_hooks,
     build_loss,
     build_model,
 )
@@ -153,10 +153,10 @@ def test_hooks_of_a_config_are_built_and_checked() -> None:
         def __init__(self, start: int = 0) -> None:
             self.count = start
 
-    (hook,) = build_hooks([{"type": "Counts", "start": 3}])
-    assert hook.count == 3 and build_hooks(None) == []
+    (hook,) = build_components("hook", [{"type": "Counts", "start": 3}], "hooks")
+    assert hook.count == 3
     with pytest.raises(UserError, match="hooks.0: Counts has no key 'strat'. Did you mean 'start'"):
-        build_hooks([{"type": "Counts", "strat": 3}])
+        build_components("hook", [{"type": "Counts", "strat": 3}], "hooks")
     with pytest.raises(UserError, match="x.yml: hooks.1: no `type`"):
         config_from({"model": {"type": "a"}, "hooks": [{"type": "Counts"}, {}]}, "x.yml")
     assert np.isfinite(hook.count)

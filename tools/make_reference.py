@@ -101,7 +101,7 @@ def component_kinds() -> Iterable[tuple[str, str, Mapping[str, Any]]]:
     from paddleseg_segformer.losses import LOSSES
     from paddleseg_segformer.models import BACKBONES, MODELS
 
-    optimizer = importlib.import_module("paddleseg_segformer.training.optimizer")
+    optimizer = importlib.import_module("paddleseg_segformer.optimizers")
     yield (
         "model",
         "Besides its own keys, a model and its `backbone` take `pretrained`: a path or URL of "

@@ -17,8 +17,7 @@ from benchmarks.deployment.ways import MIN_AGREEMENT, WAYS, Way
 from benchmarks.deployment.worker import MISSING, MODULE
 from benchmarks.processes import Worker, WorkerFailed
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.evaluation.confusion import ConfusionMatrix
-from paddleseg_segformer.evaluation.metrics import Metrics
+from paddleseg_segformer.evaluation.metrics import ConfusionMatrix, Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -66,7 +66,7 @@ def build_model(files: Files) -> Any:
 
 def fresh_model(files: Files) -> Any:
     """Return our model with initial weights."""
-    from paddleseg_segformer.analysis.published import build_published
+    from paddleseg_segformer.analysis.complexity import build_published
 
     return build_published(files.variant, files.num_classes)
 

@@ -61,8 +61,7 @@ def gmacs(setting: Setting) -> float:
 
     For the tail: two for each class and pixel, as resizing one axis takes.
     """
-    from paddleseg_segformer.analysis.complexity import count_macs
-    from paddleseg_segformer.analysis.published import build_published
+    from paddleseg_segformer.analysis.complexity import build_published, count_macs
 
     if setting.task == "tail":
         return 2 * setting.batch * setting.num_classes * float(np.prod(setting.image_hw)) / 1e9
@@ -80,10 +79,9 @@ def floor_ms(group: Group) -> float:
 def traffic_gb(setting: Setting) -> float | None:
     """Return the activations of one pass of our network, 1e9 bytes; only where it is the network's.
 
-    Each is written once and read once, as the large copy does (see `analysis.activations`).
+    Each is written once and read once, as the large copy does (see `analysis.complexity`).
     """
-    from paddleseg_segformer.analysis.activations import activation_bytes
-    from paddleseg_segformer.analysis.published import build_published
+    from paddleseg_segformer.analysis.complexity import activation_bytes, build_published
 
     if setting.task in ("train", "tail"):
         return None

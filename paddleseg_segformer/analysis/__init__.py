@@ -1,1 +1,1 @@
-"""Looking at models: their cost, and later their behaviour."""
+"""Analysis of models: their cost, and their attention."""

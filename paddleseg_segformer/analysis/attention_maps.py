@@ -1,7 +1,6 @@
-"""What a network looks at: the attention of one patch, and a mask transformer's class maps.
+"""The attention of one patch, and the class maps of a mask transformer, drawn over the image.
 
-Maps are in patches; `heat_picture` draws one over the image that the network sees, each value as a
-square of the pixels it stands for.
+Maps have one value per patch; `heat_picture` draws each as a square over the network's input.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ MARK = (255, 0, 0)  # RGB of the query patch's frame
 
 
 class PatchAttention(NamedTuple):
-    """Where one query patch looks in one layer.
+    """Attention of one query patch in one layer.
 
     Args:
         weights: (M, h, w), one map per head; each sums to 1, less what goes to the class token.
         layer: The block's index over the whole encoder.
         query_px: Side of the query patch in px.
-        key_px: Side of the square that one value of a map stands for, in px.
+        key_px: Side of the square of px that one value of a map covers.
         query: (row, column) of the query patch.
     """
 
@@ -161,7 +160,7 @@ def pixel_in_input(
     """Return where a pixel (y, x) of the original image lies after its size rules.
 
     Args:
-        steps: What the size rules did.
+        steps: The steps of the size rules.
         input_hw: Size after the last.
     """
     sizes = [step.before_hw for step in steps] + [input_hw]
@@ -180,7 +179,7 @@ def heat_picture(
 
     Args:
         values: (h, w), one for each square of `value_px` px from the top left; the rest of the
-            image stays as it is.
+            image is unchanged.
         limits: Values of the coldest and the hottest colour.
     """
     picture = displayable(image)

@@ -1,7 +1,16 @@
-"""Multiply-accumulate counts of SegFormer and Segmenter by part, published and as computed here.
+"""Cost of SegFormer and Segmenter by part, as published and as computed here.
 
-Counted are convolutions, linears and attention products, as the paper does (its "FLOPs" are
-multiply-accumulates); not normalisation, activation or resizing.
+Multiply-accumulates, which the paper calls FLOPs, are those of convolutions, linears and attention
+products; not of normalisation, activation functions or resizing.
+
+Activations are the float32 outputs of the operators from the network's input to the label map, each
+once: convolutions, linears, both attention products, softmax, normalisation, activation functions,
+residual additions, resizing, concatenation; not reshapes and changes of layout. Every output is
+written once and read at least once, so the memory traffic is about twice these bytes.
+
+As published, the head concatenates four D-channel maps, attention holds all scores, and the logits
+are resized to the input's size before argmax. As computed here, nothing is concatenated; scores and
+logits at full size exist in blocks that are reused at once, and are not counted.
 """
 
 from __future__ import annotations
@@ -12,12 +21,47 @@ from typing import Any
 from paddle import nn
 
 from paddleseg_segformer.models import (
+    BACKBONES,
     MixVisionTransformer,
     MixVisionTransformerClassifier,
+    SegFormer,
+    SegFormerMM,
     VisionTransformer,
 )
-from paddleseg_segformer.models.segformer import AllMLPHead, MMHead
+from paddleseg_segformer.models.segformer import MMHead
 from paddleseg_segformer.models.segmenter import LinearHead, MaskHead, Segmenter
+
+FLOAT32_BYTES = 4
+
+# Published, in millions and in 1e9 multiply-accumulates by (variant, (height, width), classes).
+# Source: Xie et al., "SegFormer", 2021, tables 1 and 2. Those of Cityscapes were counted with 150
+# classes, apart from the 19-class rows of table 2.
+PARAMETERS_M = {"B0": 3.8, "B1": 13.7, "B2": 27.5, "B3": 47.3, "B4": 64.1, "B5": 84.7}
+
+_ADE20K = {"B0": 8.4, "B1": 15.9, "B2": 62.4, "B3": 79.0, "B4": 95.7, "B5": 111.6}
+_CITYSCAPES = {"B0": 125.5, "B1": 243.7, "B2": 717.1, "B3": 962.9, "B4": 1240.6, "B5": 1460.4}
+GMACS: dict[tuple[str, tuple[int, int], int], float] = {
+    **{(variant, (512, 512), 150): value for variant, value in _ADE20K.items()},
+    **{(variant, (1024, 2048), 150): value for variant, value in _CITYSCAPES.items()},
+    ("B5", (640, 640), 150): 183.3,
+    ("B5", (1024, 2048), 19): 1447.6,
+    ("B0", (768, 1536), 19): 51.7,
+    ("B0", (640, 1280), 19): 31.5,
+    ("B0", (512, 1024), 19): 17.7,
+}
+
+
+def build_published(variant: str, num_classes: int, is_mm: bool = False) -> nn.Layer:
+    """Return SegFormer B0 to B5 of the published widths.
+
+    Args:
+        is_mm: with mmsegmentation's head instead of the paper's.
+    """
+    make_backbone: Any = BACKBONES[f"MixVisionTransformer_{variant}"]
+    backbone = make_backbone()
+    if is_mm:
+        return SegFormerMM(num_classes, backbone, 256)
+    return SegFormer(num_classes, backbone, 256 if variant in ("B0", "B1") else 768)
 
 
 def count_parameters(model: nn.Layer) -> int:
@@ -35,8 +79,7 @@ def count_macs(model: nn.Layer, hw: tuple[int, int], rewritten: bool = True) -> 
     Args:
         model: a SegFormer, a Segmenter, a classifier, or an encoder alone.
         hw: sides of the input in px.
-        rewritten: with the head as it is computed here (fuse weights merged beforehand), or as
-            published.
+        rewritten: with the head as computed here (fuse weights merged), or as published.
     """
     if isinstance(model, MixVisionTransformer):
         return _encoder_macs(model, hw)
@@ -48,10 +91,18 @@ def count_macs(model: nn.Layer, hw: tuple[int, int], rewritten: bool = True) -> 
     tokens = [h * w for h, w in stage_sizes(hw)]
     if isinstance(model, MixVisionTransformerClassifier):
         macs["classifier"] = model.head.weight.size
-    elif isinstance(model, AllMLPHead):
-        macs += _canonical_head_macs(model, tokens, rewritten)
-    elif isinstance(model, MMHead):
-        macs += _mm_head_macs(model, tokens, rewritten)
+        return macs
+    if isinstance(model, MMHead):
+        linears, fuse = [conv[0] for conv in model.convs], model.fusion_conv[0].weight.size
+        fuse_macs = sum(tokens) * fuse // 4 if rewritten else tokens[0] * fuse
+    else:
+        linears = [getattr(model, f"linear_c{stage}").proj for stage in range(1, 5)]
+        fuse_macs = 0 if rewritten else tokens[0] * model.linear_fuse[0].weight.size
+    sizes = [linear.weight.size for linear in linears]
+    macs["head linears"] = sum(n * size for n, size in zip(tokens, sizes, strict=True))
+    if fuse_macs:
+        macs["head fuse"] = fuse_macs
+    macs["head classifier"] = tokens[0] * model.linear_pred.weight.size
     return macs
 
 
@@ -63,6 +114,19 @@ def stage_sizes(hw: tuple[int, int]) -> list[tuple[int, int]]:
         h, w = -(-h // stride), -(-w // stride)
         sizes.append((h, w))
     return sizes
+
+
+def activation_bytes(model: nn.Layer, hw: tuple[int, int], rewritten: bool = True) -> Counter[str]:
+    """Return bytes by part for one image of `hw` px.
+
+    Args:
+        model: SegFormer or SegFormerMM.
+        rewritten: as computed here, or as published.
+    """
+    values = _encoder_activations(model.backbone, hw, rewritten) + _head_activations(
+        model, hw, rewritten
+    )
+    return Counter({part: FLOAT32_BYTES * count for part, count in values.items()})
 
 
 def _encoder_macs(encoder: MixVisionTransformer, hw: tuple[int, int]) -> Counter[str]:
@@ -83,27 +147,6 @@ def _encoder_macs(encoder: MixVisionTransformer, hw: tuple[int, int]) -> Counter
             macs["fc1, fc2"] += tokens * (mlp.fc1.weight.size + mlp.fc2.weight.size)
             macs["depthwise convolution"] += tokens * mlp.dwconv.dwconv.weight.size
     return macs
-
-
-def _canonical_head_macs(head: AllMLPHead, tokens: list[int], rewritten: bool) -> Counter[str]:
-    linears = [getattr(head, f"linear_c{stage}").proj.weight.size for stage in range(1, 5)]
-    macs = Counter({"head linears": sum(n * size for n, size in zip(tokens, linears, strict=True))})
-    if not rewritten:
-        macs["head fuse"] = tokens[0] * head.linear_fuse[0].weight.size
-    macs["head classifier"] = tokens[0] * head.linear_pred.weight.size
-    return macs
-
-
-def _mm_head_macs(head: MMHead, tokens: list[int], rewritten: bool) -> Counter[str]:
-    branches = [conv[0].weight.size for conv in head.convs]
-    fuse = head.fusion_conv[0].weight.size
-    return Counter(
-        {
-            "head linears": sum(n * size for n, size in zip(tokens, branches, strict=True)),
-            "head fuse": sum(tokens) * fuse // 4 if rewritten else tokens[0] * fuse,
-            "head classifier": tokens[0] * head.linear_pred.weight.size,
-        }
-    )
 
 
 def _patches(encoder: VisionTransformer, hw: tuple[int, int]) -> int:
@@ -142,3 +185,43 @@ def _segmenter_macs(model: Segmenter, hw: tuple[int, int]) -> Counter[str]:
         )
         macs["head classifier"] = patches * head.num_classes * width
     return macs
+
+
+def _encoder_activations(
+    encoder: MixVisionTransformer, hw: tuple[int, int], rewritten: bool
+) -> Counter[str]:
+    values: Counter[str] = Counter()
+    for stage, (h, w) in enumerate(stage_sizes(hw), start=1):
+        tokens = h * w
+        channels = encoder.feat_channels[stage - 1]
+        values["patch embeddings, stage norms"] += 3 * tokens * channels
+        for block in getattr(encoder, f"block{stage}"):
+            attention = block.attn
+            reduced = (h // attention.sr_ratio) * (w // attention.sr_ratio)
+            hidden = block.mlp.fc1.weight.shape[1]
+            # norm, q, weighted values, proj, sum; reduced map and its norm, k, v
+            values["attention"] += 5 * tokens * channels + 2 * reduced * channels
+            values["attention"] += 2 * reduced * channels * (attention.sr_ratio > 1)
+            if not rewritten:
+                values["attention scores, softmax"] += 2 * attention.num_heads * tokens * reduced
+            values["feed-forward"] += 3 * tokens * channels  # norm, fc2, sum
+            values["feed-forward"] += 3 * tokens * hidden  # fc1, depthwise convolution, GELU
+    return values
+
+
+def _head_activations(head: nn.Layer, hw: tuple[int, int], rewritten: bool) -> Counter[str]:
+    tokens = [h * w for h, w in stage_sizes(hw)]
+    width = head.linear_pred.weight.shape[1]
+    classes = head.num_classes
+    values = Counter({"head linears": width * sum(tokens)})
+    if isinstance(head, MMHead):
+        values["head linears"] *= 3  # with batch norm and ReLU
+        if rewritten:
+            values["head fuse"] += width * sum(tokens)
+    upsampled = 3 * width * tokens[0]
+    # three sums instead of the concatenation and its product
+    values["head upsampling"] += upsampled + (upsampled if rewritten else 4 * width * tokens[0])
+    values["head fuse"] += (2 if rewritten else 3) * width * tokens[0]  # product, batch norm, ReLU
+    values["logits"] += classes * tokens[0] + (0 if rewritten else classes * hw[0] * hw[1])
+    values["labels"] += hw[0] * hw[1]
+    return values

@@ -1,10 +1,11 @@
-"""Audit the data sets of a config; exit with status 1 if a file cannot be used."""
+"""`check_dataset`: audit the data sets of a config; exit with status 1 if a file is unusable."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
+from paddleseg_segformer.cli.common import add_config_arguments, load_config_from
 from paddleseg_segformer.data.audit import AuditReport, audit
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
@@ -14,15 +15,12 @@ MAX_LISTED = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this job."""
-    from paddleseg_segformer.cli.common import add_config_arguments
-
+    """Add the job's flags."""
     add_config_arguments(parser)
-    parser.add_argument("--split", choices=SPLITS, default="both", help="which data sets to audit")
-    parser.add_argument("--num_workers", type=int, default=4, help="threads that read files")
-    parser.add_argument(
-        "--json", default=None, metavar="FILE", help="also write the report as JSON"
-    )
+    add = parser.add_argument
+    add("--split", choices=SPLITS, default="both", help="data sets to audit")
+    add("--num_workers", type=int, default=4, help="threads that read files")
+    add("--json", metavar="FILE", help="also write the report to this JSON file")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,7 +29,6 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: a file cannot be used, or the config has no such data set.
     """
-    from paddleseg_segformer.cli.common import load_config_from
     from paddleseg_segformer.config.building import build_dataset
 
     config = load_config_from(args)
@@ -41,14 +38,13 @@ def run(args: argparse.Namespace) -> None:
         if section is None and args.split == "both":
             continue
         if section is None:
-            raise UserError(f"{args.config}: has no {split}_dataset. Choose another --split.")
+            raise UserError(f"{args.config}: no {split}_dataset. Choose another --split.")
         name = f"{split}_dataset"
-        section = {**section, "transforms": []}
-        dataset = build_dataset(section, name)
+        dataset = build_dataset({**section, "transforms": []}, name)
         reports[name] = audit(dataset, max(1, args.num_workers), show_progress=True)
         print(format_report(name, reports[name]))
     if not reports:
-        raise UserError(f"{args.config}: has neither train_dataset nor val_dataset.")
+        raise UserError(f"{args.config}: neither train_dataset nor val_dataset. Add one.")
     if args.json:
         content = {name: report.to_dict() for name, report in reports.items()}
         write_text(args.json, json.dumps(content, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Flags and set-up that several jobs share."""
+"""Flags and setup shared by several jobs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ def add_config_arguments(parser: ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
         "--config",
         required=required,
-        default=None,
         help="YAML file, or the name of a packaged config such as "
         "segformer_b2_cityscapes_1024x1024_160k"
-        + ("" if required else "; without it: what goes with the weights"),
+        + ("" if required else "; by default the one of the weights"),
     )
     parser.add_argument(
         "--opts",
@@ -41,15 +40,15 @@ def add_config_arguments(parser: ArgumentParser, required: bool = True) -> None:
 
 
 def add_import_argument(parser: ArgumentParser) -> None:
-    """Add `--import`, which `cli.main` acts upon before the job."""
+    """Add `--import`, which `cli.main` handles before the job."""
     parser.add_argument(
         "--import",
         dest="imports",
         action="append",
         default=[],
         metavar="MODULE",
-        help="module or .py file of your own that registers components (see docs/extending.md); "
-        "may be given again",
+        help="module or .py file of yours that registers components (see docs/extending.md); "
+        "repeatable",
     )
 
 
@@ -57,8 +56,7 @@ def add_device_argument(parser: ArgumentParser) -> None:
     """Add `--device`."""
     parser.add_argument(
         "--device",
-        default=None,
-        help="cpu, gpu, gpu:1, xpu ...; without it: the GPU where Paddle has one, else the CPU",
+        help="cpu, gpu, gpu:1, xpu ...; by default the GPU if Paddle has one, or the CPU",
     )
 
 
@@ -72,9 +70,7 @@ def add_model_path_argument(parser: ArgumentParser, more: str = "") -> None:
 
 
 def load_config_from(args: Namespace) -> Config:
-    """Load the config of `--config`, or the one that goes with `--model_path`, with `--opts`.
-
-    It notes what was imported by `--import`.
+    """Load the config of `--config`, or the one of `--model_path`, with `--opts`.
 
     Raises:
         UserError: neither flag, or no such config.
@@ -88,13 +84,18 @@ def load_config_from(args: Namespace) -> Config:
 
         config = config_of(args.model_path, args.opts)
     else:
-        raise UserError("--config is missing; weights that say what they are of need none.")
-    needed = dict.fromkeys([*(config.needs_import or ()), *args.imports])
+        raise UserError("--config is missing. Only weights with a config beside them need none.")
+    return with_imports(config, args.imports)
+
+
+def with_imports(config: Config, imports: list[str]) -> Config:
+    """Return the config with the modules of `--import` noted in it."""
+    needed = dict.fromkeys([*(config.needs_import or ()), *imports])
     return dataclasses.replace(config, needs_import=list(needed) or None)
 
 
 def set_device(device: str | None) -> str:
-    """Choose Paddle's device; return its name.
+    """Select Paddle's device; return its name.
 
     Raises:
         UserError: this Paddle has no such device.
@@ -114,9 +115,9 @@ def set_device(device: str | None) -> str:
 
 
 def set_up_logging() -> None:
-    """Log to standard output, one time-stamped line per message, for this package only."""
+    """Log this package's messages to standard output, one time-stamped line each."""
     warnings.filterwarnings("ignore", "When training, we now always track global mean")  # Paddle's
-    warnings.filterwarnings("ignore", module="PIL")  # damaged files are reported by name
+    warnings.filterwarnings("ignore", module="PIL")  # damaged files are reported by their names
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     package = logging.getLogger("paddleseg_segformer")

@@ -1,4 +1,4 @@
-"""`complexity`: parameters, multiply-accumulates and activations, beside the published figures."""
+"""`complexity`: parameters, multiply-accumulates and activations, with the published figures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ VARIANTS = ("B0", "B1", "B2", "B3", "B4", "B5")
 HEADS = ("canonical", "mmseg")
 COUNTED = """\
 GMACs: 1e9 multiply-accumulates of convolutions, linears and attention products for one image (the
-paper calls them FLOPs), in the published form and as computed here. GiB: float32 outputs of all
-operators up to the label map, each once, without changes of layout, in both forms. Paper: tables
-1 and 2 of it, Cityscapes with 150 classes.
+paper calls them FLOPs), as published and as computed here. GiB: float32 outputs of all operators up
+to the label map, without changes of layout, in both forms. Paper: tables 1 and 2 of it, Cityscapes
+with 150 classes.
 """
 COLUMNS = ("model", "size", "classes", "params M", "paper", "GMACs", "paper", "here", "GiB", "here")
 
@@ -38,16 +38,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--num_classes", nargs="+", type=int, default=[150, 19], metavar="K", help="classes")
     add("--head", choices=HEADS, default="canonical", help="the paper's, or mmsegmentation's")
-    add("--parts", action="store_true", help="also the figures of each part of the network")
+    add("--parts", action="store_true", help="also print the figures of each part of the network")
     add("--json", metavar="FILE", help="also write all figures to this JSON file")
 
 
 def run(args: Namespace) -> None:
-    """Count, print the table, write the file that was asked for."""
+    """Count, print the table, write the requested file."""
     for name in args.models:
         if name not in VARIANTS:
             raise UserError(f"--models: found {name!r}.{did_you_mean(name, VARIANTS)}")
-    from paddleseg_segformer.analysis.published import build_published
+    from paddleseg_segformer.analysis.complexity import build_published
 
     records = []
     for variant in args.models:
@@ -68,9 +68,13 @@ def run(args: Namespace) -> None:
 
 
 def _record(model: nn.Layer, variant: str, size: tuple[int, int], head: str) -> dict[str, Any]:
-    from paddleseg_segformer.analysis.activations import activation_bytes
-    from paddleseg_segformer.analysis.complexity import count_macs, count_parameters
-    from paddleseg_segformer.analysis.published import GMACS, PARAMETERS_M
+    from paddleseg_segformer.analysis.complexity import (
+        GMACS,
+        PARAMETERS_M,
+        activation_bytes,
+        count_macs,
+        count_parameters,
+    )
 
     is_paper = head == "canonical"
     return {

@@ -1,4 +1,4 @@
-"""`train`: build everything that a config names and run the training loop."""
+"""`train`: train the model that a config describes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from argparse import ArgumentParser, Namespace
 
 from paddleseg_segformer.cli.common import (
     add_config_arguments,
-    load_config_from,
     set_device,
     set_up_logging,
+    with_imports,
 )
+from paddleseg_segformer.config.schema import load_config
 
 logger = logging.getLogger(__name__)
 
@@ -20,50 +21,24 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the job's flags: PaddleSeg's, where it has them."""
     add_config_arguments(parser)
     add = parser.add_argument
+    stop_or_skip = ("stop", "skip")
     add("--save_dir", default="output", help="folder of checkpoints and logs")
-    add("--iters", type=int, default=None, help="optimizer steps; overrides the config")
-    add(
-        "--batch_size",
-        type=int,
-        default=None,
-        help="images per process and step; overrides the config",
-    )
-    add(
-        "--learning_rate", type=float, default=None, help="base learning rate; overrides the config"
-    )
-    add(
-        "--num_workers",
-        type=int,
-        default=0,
-        help="processes that load data; 0: the training process does",
-    )
-    add(
-        "--do_eval",
-        action="store_true",
-        help="evaluate at every save_interval and keep the best model",
-    )
+    add("--iters", type=int, help="optimizer steps; overrides the config")
+    add("--batch_size", type=int, help="images per process and step; overrides the config")
+    add("--learning_rate", type=float, help="base learning rate; overrides the config")
+    add("--num_workers", type=int, default=0, help="data worker processes; 0: none")
+    add("--do_eval", action="store_true", help="evaluate every save_interval, keep the best model")
     add("--use_vdl", action="store_true", help="write a VisualDL log into save_dir")
     add("--use_ema", action="store_true", help="average the weights, and evaluate the average")
     add(
         "--resume_model",
-        default=None,
-        help="checkpoint folder to go on from (output/iter_1000), or auto: the newest good one in "
-        "save_dir, or a fresh start",
+        help="checkpoint folder to resume from (output/iter_1000), or auto: the newest undamaged "
+        "one in save_dir, or a new run",
     )
     add("--save_interval", type=int, default=1000, help="steps between checkpoints and evaluations")
-    add(
-        "--keep_checkpoint_max",
-        type=int,
-        default=5,
-        help="checkpoints kept; older ones are deleted",
-    )
+    add("--keep_checkpoint_max", type=int, default=5, help="newest checkpoints to keep")
     add("--log_iters", type=int, default=10, help="steps per line of the log")
-    add(
-        "--seed",
-        type=int,
-        default=None,
-        help="seed of all randomness; without it: the resumed checkpoint's, else a random one",
-    )
+    add("--seed", type=int, help="of all randomness; by default the checkpoint's, or a random one")
     add(
         "--precision",
         choices=("fp32", "fp16", "bf16"),
@@ -76,47 +51,33 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="O1",
         help="mixed precision: O1 by operator, O2 nearly all",
     )
-    add(
-        "--to_static_training",
-        action="store_true",
-        help="compile the network to a static graph and train that; sets the config's key",
-    )
-    add(
-        "--accumulation_steps",
-        type=int,
-        default=None,
-        help="batches per step; overrides the config",
-    )
-    add(
-        "--early_stop_intervals",
-        type=int,
-        default=None,
-        help="evaluations without a better one before stopping",
-    )
+    add("--to_static_training", action="store_true", help="train the compiled static graph")
+    add("--accumulation_steps", type=int, help="batches per optimizer step; overrides the config")
+    add("--early_stop_intervals", type=int, help="evaluations without improvement before stopping")
     add(
         "--on_nonfinite",
-        choices=("stop", "skip"),
+        choices=stop_or_skip,
         default="stop",
-        help="at a loss or gradient that is not finite: stop, or skip the step",
+        help="at a non-finite loss or gradient: stop, or skip the step",
     )
     add(
         "--on_bad_sample",
-        choices=("stop", "skip"),
+        choices=stop_or_skip,
         default="stop",
-        help="at a sample that cannot be read: stop, or take another in its place",
+        help="at a sample that cannot be read: stop, or replace it by another one",
     )
     add(
         "--max_skipped",
         type=int,
         default=100,
-        help="steps, and samples, that may be skipped; one more stops",
+        help="steps, and samples, that may be skipped before the run stops",
     )
 
 
 def run(args: Namespace) -> None:
     """Train."""
     set_up_logging()
-    config = load_config_from(args)
+    config = load_config(args.config, args.opts)
     overrides = {
         name: getattr(args, name)
         for name in ("iters", "batch_size", "accumulation_steps")
@@ -126,12 +87,12 @@ def run(args: Namespace) -> None:
         overrides["lr_scheduler"] = {**config.lr_scheduler, "learning_rate": args.learning_rate}
     if args.to_static_training:
         overrides["to_static_training"] = True
-    config = dataclasses.replace(config, **overrides)
+    config = with_imports(dataclasses.replace(config, **overrides), args.imports)
     device = set_device(args.device)
 
     from paddleseg_segformer.training.run import RunOptions, train
 
-    names = [field.name for field in dataclasses.fields(RunOptions)]  # each is a flag of this job
-    options = RunOptions(**{name: getattr(args, name) for name in names})
+    fields = [field.name for field in dataclasses.fields(RunOptions)]  # each is a flag of this job
+    options = RunOptions(**{name: getattr(args, name) for name in fields})
     logger.info("device %s", device)
     train(config, options)

@@ -35,21 +35,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_model_path_argument(parser)
     add = parser.add_argument
     add("--num_workers", type=int, default=2, help="threads that read images ahead")
-    add("--batch_size", type=int, default=1, help="images whose windows are computed together")
+    add("--batch_size", type=int, default=1, help="images whose windows are batched together")
     add_inference_arguments(parser, "aug_eval")
     add(
         "--absent_class",
         choices=("nan", "0", "1"),
         help="IoU of a class neither labelled nor predicted: nan leaves it out of the mean; "
-        "without the flag: as in the config",
+        "by default as in the config",
     )
-    add("--json", metavar="FILE", help="also write all figures to this JSON file")
-    add("--per_image_csv", metavar="FILE", help="also write the figures of each image")
-    add("--print_plan", action="store_true", help="print what would be computed, and stop")
+    add("--json", metavar="FILE", help="also write all metrics to this JSON file")
+    add("--per_image_csv", metavar="FILE", help="also write the metrics of each image")
+    add("--print_plan", action="store_true", help="print what would be computed, and exit")
 
 
 def run(args: Namespace) -> None:
-    """Evaluate, print the table, write the files that were asked for."""
+    """Evaluate, print the table, write the requested files."""
     set_up_logging()
     config = load_config_from(args)
     if config.val_dataset is None:

@@ -1,4 +1,4 @@
-"""`visualize`: draw what a network looks at, over the images it looks at."""
+"""`visualize`: draw a network's attention and class maps over its images."""
 
 from __future__ import annotations
 
@@ -34,33 +34,25 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_config_arguments(parser, required=False)
     add_model_path_argument(parser)
     add = parser.add_argument
-    add("--image_path", help="image, folder, or list file (.txt); images are taken as a whole")
-    add("--save_dir", default="output/visualize", help="folder of the pictures, one for each image")
+    add("--image_path", help="image, folder, or list file (.txt); no windows are cut")
+    add("--save_dir", default="output/visualize", help="folder of the pictures")
     add(
         "--patch",
         nargs=2,
         type=int,
         metavar=("Y", "X"),
-        help="pixel of the image whose patch's attention is drawn; without it: the centre",
+        help="pixel of the image whose patch's attention is drawn; by default the centre",
     )
+    add("--layer", type=int, default=-1, help="block of the encoder, over all stages; -1: the last")
     add(
-        "--layer",
-        type=int,
-        default=-1,
-        help="block of the encoder, counted from 0 over all stages; negative from the last",
-    )
-    add(
-        "--heads",
-        nargs="*",
-        type=int,
-        help="attention heads to draw beside their mean; without it: all",
+        "--heads", nargs="*", type=int, help="attention heads to draw with their mean; default: all"
     )
     add(
         "--classes",
         nargs="+",
         type=int,
         metavar="ID",
-        help="classes whose maps are drawn (MaskSegmenter); without it: those in the prediction",
+        help="classes whose maps are drawn (MaskSegmenter); by default those that are predicted",
     )
 
 
@@ -70,7 +62,7 @@ def run(args: Namespace) -> None:
     from paddleseg_segformer.predictor import Predictor
 
     if not args.model_path:
-        raise UserError("--model_path is missing: name the weights to look at (.pdparams).")
+        raise UserError("--model_path is missing: name the weights to visualize (.pdparams).")
     images = find_images(args.image_path)
     config = load_config_from(args)
     device = set_device(args.device)
@@ -157,7 +149,7 @@ def _draw_classes(
 
 
 def _predicted(model: Any, x: Tensor) -> list[int]:
-    """Return the classes that win somewhere."""
+    """Return the classes that are predicted somewhere."""
     import paddle
 
     with paddle.no_grad():

@@ -1,25 +1,72 @@
-"""Components from a config, each checked against its constructor's signature first."""
+"""Components of a config, each checked against its constructor's signature before it is built."""
 
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-from paddle import nn
+from paddle import Tensor, nn
+from paddle.optimizer.lr import LRScheduler
 
-from paddleseg_segformer.components import Component, is_own, resolve, stated_of_dataset
+from paddleseg_segformer.components import Component, is_own, resolve
 from paddleseg_segformer.config.schema import Config
 from paddleseg_segformer.contracts import CONTRACTS, check
+from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.errors import UserError, did_you_mean
-
-logger = logging.getLogger(__name__)
+from paddleseg_segformer.optimizers import build_lr_schedule
 
 MAX_MODEL_NUMBER = 100_000  # of layers, channels, classes
 MAX_REASON = 300  # characters
 NESTED_KINDS = {"backbone": "backbone", "transforms": "transform", "losses": "loss"}
+
+
+class TrainingParts(NamedTuple):
+    """All that a config describes of a training run; see `contracts` for the parts.
+
+    Args:
+        val_dataset: None where the run does not evaluate.
+        loss: (logits (N, K, H, W), label (N, H, W) int64) -> scalar, with its coefficient.
+    """
+
+    dataset: SegmentationDataset
+    val_dataset: SegmentationDataset | None
+    model: nn.Layer
+    loss: Callable[[Tensor, Tensor], Tensor]
+    schedule: LRScheduler
+    optimizer: Any
+    hooks: list[Any]
+
+
+def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
+    """Build all parts of a training run, the model with initial weights.
+
+    Raises:
+        UserError: a data set is missing, or a section is wrong; see `build_component`.
+    """
+    if config.train_dataset is None:
+        raise UserError("the config has no train_dataset, which training needs. Add one.")
+    if do_eval and config.val_dataset is None:
+        raise UserError(
+            "--do_eval: the config has no val_dataset. Add one, or leave --do_eval out."
+        )
+    dataset = build_dataset(config.train_dataset, "train_dataset")
+    val_dataset = None
+    if do_eval and config.val_dataset:
+        val_dataset = build_dataset(config.val_dataset, "val_dataset")
+    model = build_model(config)
+    loss, coefficient = build_loss(config.loss, dataset.ignore_index)
+    schedule = build_lr_schedule(config.lr_scheduler, config.iters)
+    return TrainingParts(
+        dataset,
+        val_dataset,
+        model,
+        lambda logits, label: coefficient * loss(logits, label),
+        schedule,
+        build_optimizer(config.optimizer, model, schedule),
+        build_components("hook", config.hooks or [], "hooks"),
+    )
 
 
 def build_component(kind: str, section: dict[str, Any], name: str, **given: Any) -> Any:
@@ -37,55 +84,47 @@ def build_component(kind: str, section: dict[str, Any], name: str, **given: Any)
     """
     if not isinstance(section, dict) or not isinstance(section.get("type"), str):
         raise UserError(f"{name}: found {section!r}, expected keys with a `type`.")
+    type_name = section["type"]
     try:
-        component = resolve(kind, section["type"])
+        component = resolve(kind, type_name)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    arguments = {key: value for key, value in section.items() if key != "type"}
-    _check_arguments(component, {**arguments, **given}, section["type"], name)
+    arguments = {key: value for key, value in section.items() if key != "type"} | given
+    _check_arguments(component, section, arguments, name)
     for key, nested_kind in NESTED_KINDS.items():
-        if key in arguments:
-            arguments[key] = _build_nested(nested_kind, arguments[key], f"{name}.{key}")
-    title = f"{name} ({section['type']})"
-    with _mistakes_named(title):
-        built = component(**arguments, **given)
-    if not is_own(kind, section["type"]):
+        if key in arguments and key not in given:
+            arguments[key] = build_components(nested_kind, arguments[key], f"{name}.{key}")
+    title = f"{name} ({type_name})"
+    with _constructor_errors_named(title):
+        built = component(**arguments)
+    if not is_own(kind, type_name):
         check(built, CONTRACTS[kind], title)
     return built
 
 
-@contextmanager
-def _mistakes_named(name: str) -> Iterator[None]:
-    """Turn what a constructor says of its arguments into one line that names the section.
-
-    Paddle's and PaddleSeg's constructors check little, and fail in any way.
-    """
-    try:
-        yield
-    except (UserError, ImportError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
-        raise UserError(f"{name}: {reason}") from error
-
-
-def _build_nested(kind: str, value: Any, name: str) -> Any:
+def build_components(kind: str, value: Any, name: str) -> Any:
+    """Build one section, or a list of them; what is built already is returned as it is."""
     if isinstance(value, list):
         return [build_component(kind, item, f"{name}.{i}") for i, item in enumerate(value)]
     return build_component(kind, value, name) if isinstance(value, dict) else value
 
 
 def _check_arguments(
-    component: Component, arguments: dict[str, Any], type_name: str, name: str
+    component: Component, section: dict[str, Any], arguments: dict[str, Any], name: str
 ) -> None:
-    parameters = inspect.signature(component).parameters
+    type_name, parameters = section["type"], inspect.signature(component).parameters
     if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values()):
         return
     for key in arguments:
-        if key not in parameters:
-            raise UserError(
-                f"{name}: {type_name} has no key '{key}'.{did_you_mean(key, parameters)}"
-            )
+        if key in parameters:
+            continue
+        if key in section:
+            suggestion = did_you_mean(key, parameters)
+            raise UserError(f"{name}: {type_name} has no key '{key}'.{suggestion}")
+        raise UserError(
+            f"{name}: {type_name} takes no `{key}`, which training passes. Add it to its "
+            "constructor."
+        )
     missing = [
         key
         for key, item in parameters.items()
@@ -97,15 +136,50 @@ def _check_arguments(
         raise UserError(f"{name}: {type_name} needs {', '.join(missing)}.")
 
 
+@contextmanager
+def _constructor_errors_named(name: str) -> Iterator[None]:
+    """Turn whatever a constructor raises into one line that names the section.
+
+    Paddle's and PaddleSeg's constructors check little, and raise errors of any type.
+    """
+    try:
+        yield
+    except (UserError, ImportError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+        raise UserError(f"{name}: {reason}") from error
+
+
+def build_dataset(section: dict[str, Any], name: str = "dataset") -> Any:
+    """Build a data set with its transforms."""
+    return build_component("dataset", {"transforms": [], **section}, name)
+
+
 def build_model(config: Config) -> nn.Layer:
-    """Build the model with initial weights; `pretrained` keys are left to `model_folder`."""
+    """Build the model with initial weights; `pretrained` keys are left to `model_folder`.
+
+    Raises:
+        UserError: as `build_component`, a number that no machine could build, or another number of
+            classes than the data sets have.
+    """
     section = {key: value for key, value in config.model.items() if key != "pretrained"}
     _check_numbers(section, "model")
     if isinstance(section.get("backbone"), dict):
         backbone = section["backbone"]
         section["backbone"] = {key: backbone[key] for key in backbone if key != "pretrained"}
     model = build_component("model", section, "model")
-    _check_num_classes(config, model.num_classes)
+    for name in ("train_dataset", "val_dataset"):
+        data = getattr(config, name)
+        if data is None:
+            continue
+        label_set = getattr(resolve("dataset", data["type"]), "label_set", None)
+        found = data.get("num_classes", len(label_set.classes) if label_set else model.num_classes)
+        if found != model.num_classes:
+            raise UserError(
+                f"model.num_classes is {model.num_classes}, but {name} ({data['type']}) has "
+                f"{found} classes. Make them equal."
+            )
     return model
 
 
@@ -118,40 +192,15 @@ def _check_numbers(value: Any, name: str) -> None:
         raise UserError(f"{name}: found {value}, expected at most {MAX_MODEL_NUMBER}.")
 
 
-def _check_num_classes(config: Config, num_classes: int) -> None:
-    """Compare the model's class count with what the data sets have."""
-    for name in ("train_dataset", "val_dataset"):
-        section = getattr(config, name)
-        if section is None:
-            continue
-        resolve("dataset", section["type"])
-        label_set = stated_of_dataset(section, "label_set")
-        expected = section.get("num_classes", len(label_set.classes) if label_set else num_classes)
-        if expected != num_classes:
-            raise UserError(
-                f"model.num_classes is {num_classes}, but {name} ({section['type']}) has "
-                f"{expected} classes. "
-                "Make them equal."
-            )
-
-
-def build_dataset(section: dict[str, Any], name: str = "dataset") -> Any:
-    """Build a data set with its transforms."""
-    section = dict(section)
-    section.setdefault("transforms", [])
-    return build_component("dataset", section, name)
-
-
-def build_transforms(sections: list[dict[str, Any]], name: str = "transforms") -> list[Component]:
-    """Build a list of transforms."""
-    return _build_nested("transform", sections, name)
-
-
 def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Component, float]:
-    """Build the loss of the model's one output and its coefficient.
+    """Build the loss of the model's one output; return it and its coefficient.
+
+    Args:
+        section: lists `types` and `coef`, of one entry each.
+        ignore_index: of the data set; the loss, and each part of a `MixedLoss`, gets it.
 
     Raises:
-        UserError: not exactly one type and one coefficient, or its ignore_index is not the data's.
+        UserError: not exactly one type and one coefficient, or another `ignore_index`.
     """
     types, coefficients = section.get("types"), section.get("coef")
     unknown = set(section) - {"types", "coef"}
@@ -159,57 +208,40 @@ def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Compon
         raise UserError(f"loss: found keys {sorted(section)}, expected lists `types` and `coef`.")
     if len(types) != 1 or len(coefficients) != 1:
         raise UserError(
-            f"loss: found {len(types)} types and {len(coefficients)} coef, expected one "
-            "each: these models "
-            "have one output. Combine losses with `type: MixedLoss`."
+            f"loss: found {len(types)} types and {len(coefficients)} coef, expected one each: "
+            "these models have one output. Combine losses with `type: MixedLoss`."
         )
-    loss_section = _with_ignore_index(types[0], ignore_index, "loss.types.0")
     if type(coefficients[0]) not in (int, float):
         raise UserError(f"loss.coef: found {coefficients[0]!r}, expected a number.")
-    return build_component("loss", loss_section, "loss.types.0"), float(coefficients[0])
+    return _build_loss(types[0], ignore_index, "loss.types.0"), float(coefficients[0])
 
 
-def _with_ignore_index(section: dict[str, Any], ignore_index: int, name: str) -> dict[str, Any]:
+def _build_loss(section: Any, ignore_index: int, name: str) -> Component:
     if not isinstance(section, dict):
         raise UserError(f"loss: found {section!r}, expected keys with a `type`.")
-    section = dict(section)
     if isinstance(section.get("losses"), list):
-        section["losses"] = [
-            _with_ignore_index(item, ignore_index, f"{name}.losses.{index}")
+        parts = [
+            _build_loss(item, ignore_index, f"{name}.losses.{index}")
             for index, item in enumerate(section["losses"])
         ]
-        return section
-    if isinstance(section.get("type"), str):
-        loss = resolve("loss", section["type"])
-        if not {"ignore_index", "kwargs"} & set(inspect.signature(loss).parameters):
-            raise UserError(
-                f"{name}: {section['type']} takes no `ignore_index`, the label of pixels that do "
-                "not count. Add it to its constructor."
-            )
-    found = section.setdefault("ignore_index", ignore_index)
+        return build_component("loss", section, name, losses=parts)
+    found = section.get("ignore_index", ignore_index)
     if found != ignore_index:
         raise UserError(
             f"loss: ignore_index is {found}, but the data set's is {ignore_index}. Make them equal."
         )
-    return section
+    return build_component("loss", section, name, ignore_index=ignore_index)
 
 
-def build_hooks(sections: list[dict[str, Any]] | None) -> list[Any]:
-    """Build the hooks that a config adds to a run."""
-    return _build_nested("hook", sections or [], "hooks")
-
-
-def build_optimizer(section: dict[str, Any], model: nn.Layer, learning_rate: Any) -> Any:
-    """Build the optimizer over the model's trainable parameters.
-
-    Args:
-        learning_rate: a number or a `paddle.optimizer.lr.LRScheduler`.
-    """
+def build_optimizer(
+    section: dict[str, Any], model: nn.Layer, learning_rate: float | LRScheduler
+) -> Any:
+    """Build the optimizer of the model's trainable parameters."""
     section = dict(section)
     if section.get("type") in ("sgd", "SGD"):  # PaddleSeg's spellings
         section["type"] = "Momentum" if "momentum" in section else "SGD"
     elif section.get("type") == "adam":
         section["type"] = "Adam"
     build = build_component("optimizer", section, "optimizer")
-    with _mistakes_named(f"optimizer ({section['type']})"):
+    with _constructor_errors_named(f"optimizer ({section['type']})"):
         return build(model, learning_rate)

@@ -1,21 +1,31 @@
-"""The top level of a config as typed dataclasses: a wrong key or kind of value stops here."""
+"""Configs: a YAML file, its bases and its overrides, as typed and checked dataclasses.
+
+The conventions of the files are PaddleSeg's, so its own are read unchanged: inheritance (`_base_`,
+`_inherited_`), environment variables, overrides such as `optimizer.weight_decay=0.05`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paddleseg_segformer.components import note_needed
-from paddleseg_segformer.config.loading import apply_overrides, find_config, load_yaml
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.typed import from_plain
-from paddleseg_segformer.yaml_files import dump_yaml
+from paddleseg_segformer.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from paddleseg_segformer.inference.settings import InferenceSettings
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # installed, checkout
+MAX_BASES = 50  # in a row
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 @dataclass(frozen=True)
@@ -31,19 +41,13 @@ class TestConfig:
     scales: list[float] | float = 1.0  # factors of the image's size, each with each flip
     flip_horizontal: bool = False  # also the mirrored image
     flip_vertical: bool = False  # also the image upside down
-    average: str = (
-        "logits"  # over scales and flips: "logits" (PaddleSeg) or "softmax" (NVlabs, mmseg)
-    )
-    scale_mode: str = (
-        "transformed"  # scale the transformed image (PaddleSeg) or the "source" (NVlabs)
-    )
-    is_one_step: bool = False  # resize logits straight to the image's size (Hugging Face)
-    absent_class: str | int = (
-        "nan"  # IoU of a class neither labelled nor predicted: "nan" (left out), 0, 1
-    )
+    average: str = "logits"  # over scales, flips: "logits" (PaddleSeg), "softmax" (NVlabs, mmseg)
+    scale_mode: str = "transformed"  # scale "transformed" (PaddleSeg) or "source" images (NVlabs)
+    is_one_step: bool = False  # resize logits directly to the image's size (Hugging Face)
+    absent_class: str | int = "nan"  # IoU of a class that does not occur: "nan" (left out), 0 or 1
 
     def inference_settings(self) -> InferenceSettings:
-        """Return the same as the inference pipeline's settings, sizes as (height, width)."""
+        """Return the settings of the inference pipeline, whose sizes are (height, width)."""
         from paddleseg_segformer.inference.settings import InferenceSettings
 
         scales = self.scales if isinstance(self.scales, list) else [self.scales]
@@ -62,18 +66,18 @@ class TestConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run, or one model with its preprocessing and classes, which needs no data sets.
+    """One training run, or one model with its preprocessing and classes.
 
-    Components stay dictionaries with a `type`; checked where built.
+    Components stay dictionaries with a `type`, and are checked when they are built.
     """
 
     model: dict[str, Any]  # the network
     train_dataset: dict[str, Any] | None = None  # images and labels to train on
     val_dataset: dict[str, Any] | None = None  # images and labels to evaluate on
-    optimizer: dict[str, Any] = field(
-        default_factory=lambda: {"type": "AdamW"}  # rule that changes the weights
+    optimizer: dict[str, Any] = field(  # update rule of the weights, with parameter groups
+        default_factory=lambda: {"type": "AdamW"}
     )
-    lr_scheduler: dict[str, Any] = field(  # learning rate over the steps
+    lr_scheduler: dict[str, Any] = field(  # learning rate over the steps, with its warm-up
         default_factory=lambda: {"type": "PolynomialDecay", "learning_rate": 6.0e-5, "power": 1.0}
     )
     loss: dict[str, Any] = field(  # lists `types` and `coef`, of one entry each
@@ -82,11 +86,11 @@ class Config:
     batch_size: int = 2  # images per process and step
     iters: int = 160000  # optimizer steps
     accumulation_steps: int = 1  # batches per optimizer step
-    ema_decay: float = 0.999  # of the weight average, where it is switched on
+    ema_decay: float = 0.999  # of the averaged weights (--use_ema)
     test_config: TestConfig = field(default_factory=TestConfig)  # how to evaluate
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
-    hooks: list[dict[str, Any]] | None = None  # of one's own, called after each step of training
-    needs_import: list[str] | None = None  # modules the run imported: a note, never acted upon
+    hooks: list[dict[str, Any]] | None = None  # your own, called around each training step
+    needs_import: list[str] | None = None  # modules the run imported; a note, nothing imports them
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "iters", "accumulation_steps"):
@@ -94,13 +98,12 @@ class Config:
                 raise UserError(f"{name}: found {getattr(self, name)}, expected 1 or more.")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay: found {self.ema_decay}, expected a number in [0, 1).")
-        for name in ("model", "train_dataset", "val_dataset", "optimizer", "lr_scheduler"):
-            section = getattr(self, name)
+        names = ("model", "train_dataset", "val_dataset", "optimizer", "lr_scheduler")
+        sections = {name: getattr(self, name) for name in names}
+        sections |= {f"hooks.{index}": hook for index, hook in enumerate(self.hooks or ())}
+        for name, section in sections.items():
             if section is not None and not isinstance(section.get("type"), str):
                 raise UserError(f"{name}: no `type`, expected the name of a component.")
-        for index, section in enumerate(self.hooks or ()):
-            if not isinstance(section.get("type"), str):
-                raise UserError(f"hooks.{index}: no `type`, expected the name of a component.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain data, readable by `load_config` again."""
@@ -118,22 +121,24 @@ def load_config(path_or_name: str | os.PathLike[str], opts: Iterable[str] | None
     """Read a YAML file, or the packaged config of that name, with `a.b=value` overrides.
 
     Raises:
-        UserError: no such config, an unknown key (with a suggestion), or a value of the wrong kind.
+        UserError: no such config, an unknown key (with a suggestion), or a value of the wrong type.
     """
     path = find_config(path_or_name)
-    return config_from(load_yaml(path), path.name, opts)
+    content = load_yaml(path)
+    return config_from(content, path.name, opts)
 
 
 def config_from(content: dict[str, Any], name: str, opts: Iterable[str] | None = None) -> Config:
     """Return the config of plain data, with `a.b=value` overrides.
 
     Args:
-        name: what messages call it.
+        name: of the source, for messages.
 
     Raises:
         UserError: as `load_config`.
     """
-    content = apply_overrides(content, opts or ())
+    for override in opts or ():
+        _override(content, override)
     try:
         config = from_plain(Config, content)
     except UserError as error:
@@ -142,8 +147,155 @@ def config_from(content: dict[str, Any], name: str, opts: Iterable[str] | None =
     return config
 
 
+def find_config(path_or_name: str | os.PathLike[str]) -> Path:
+    """Return the YAML file of that path, or the packaged config of that name.
+
+    Raises:
+        UserError: neither exists.
+    """
+    path = Path(path_or_name)
+    if os.path.isfile(path):  # Path.is_file raises for names that no file can have
+        return path
+    packaged = _packaged(path)
+    if packaged:
+        return packaged
+    known = {file.stem for folder in CONFIG_FOLDERS for file in folder.glob("*.yml")}
+    raise UserError(
+        f"config {path_or_name}: neither a file nor the name of a packaged config."
+        f"{did_you_mean(_without_suffix(path), known)}"
+    )
+
+
+def _packaged(path: Path) -> Path | None:
+    """Return the packaged config that a name means, with or without `configs/` and `.yml`."""
+    if str(path.parent) != "." and path.parent.name != "configs":
+        return None
+    files = (folder / f"{_without_suffix(path)}.yml" for folder in CONFIG_FOLDERS)
+    return next((file for file in files if os.path.isfile(file)), None)
+
+
+def _without_suffix(path: Path) -> str:
+    return path.stem if path.suffix in (".yml", ".yaml") else path.name
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML file merged over its bases, with environment variables replaced."""
+    return _expand(_load_with_bases(path, seen=(), loaded={}))
+
+
+def _load_with_bases(
+    path: Path, seen: tuple[str, ...], loaded: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a file's content merged over its bases'; each file is read once.
+
+    Args:
+        seen: the files whose `_base_` leads here.
+        loaded: content by path of the files that were read before.
+    """
+    place = os.path.join(os.path.realpath(path.parent), path.name)
+    if place in seen:
+        raise UserError(f"{path}: `_base_` leads back to itself. Remove the circle.")
+    if place in loaded:
+        return loaded[place]
+    if len(seen) > MAX_BASES:
+        raise UserError(f"{path}: more than {MAX_BASES} files, each the `_base_` of the next.")
+    if seen and not os.path.isfile(path):
+        raise UserError(f"{path}: no such file, named by `_base_` in {seen[-1]}.")
+    content = read_yaml(path)
+    bases = content.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: `_base_` is {bases!r}, expected the path of a file, or a list.")
+    merged: dict[str, Any] = {}
+    for base in bases:
+        found = _find_base(path, base)
+        merged = _merge(_load_with_bases(found, (*seen, place), loaded), merged)
+    loaded[place] = _merge(content, merged)
+    return loaded[place]
+
+
+def _find_base(path: Path, base: str) -> Path:
+    """Return the file that `_base_` means: one beside the config, or a packaged config by name."""
+    beside, named = path.parent / base, path.parent / f"{base}.yml"
+    if os.path.isfile(beside):
+        return beside
+    if os.path.isfile(named) and not os.path.samefile(named, path):
+        return named
+    return _packaged(Path(base)) or beside
+
+
+def _merge(child: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `child` on top; a section with `_inherited_: False` replaces its base."""
+    child = dict(child)
+    if not child.pop("_inherited_", True):
+        return child
+    merged = dict(base)
+    for key, value in child.items():
+        if isinstance(value, dict):
+            below = base.get(key)
+            merged[key] = _merge(value, below if isinstance(below, dict) else {})
+        else:
+            merged[key] = value
+    return merged
+
+
+def _expand(value: Any) -> Any:
+    """Replace `${NAME}` and `${NAME:-default}` in every string."""
+    if isinstance(value, dict):
+        return {key: _expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item) for item in value]
+    return _VARIABLE.sub(_variable, value) if isinstance(value, str) else value
+
+
+def _variable(match: re.Match[str]) -> str:
+    name, default = match.groups()
+    value = os.environ.get(name) or default
+    if value is None:
+        raise UserError(
+            f"${{{name}}}: the environment variable is not set. Set it, or write "
+            f"${{{name}:-default}}."
+        )
+    return value
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    """Set `a.b=value` in `content`; list items go by index, the value is YAML.
+
+    A new section at the top, or a new last key, is added: later checks refuse what is unknown.
+    """
+    keys, separator, text = override.partition("=")
+    if not separator or not keys:
+        raise UserError(
+            f"--opts {override}: expected KEY=VALUE, such as optimizer.weight_decay=0.05"
+        )
+    *parents, last = keys.split(".")
+    section: Any = content
+    if parents:
+        content.setdefault(parents[0], {})
+    for key in parents:
+        section = section[_key_in(section, key, override)]
+    place = _key_in(section, last, override, may_be_new=True)
+    section[place] = _expand(parse_yaml(text, f"--opts {override}"))
+
+
+def _key_in(section: Any, key: str, override: str, may_be_new: bool = False) -> str | int:
+    """Return `key` as a key of a section, or as an index of a list."""
+    if isinstance(section, list):
+        if key.isdigit() and int(key) < len(section):
+            return int(key)
+        raise UserError(
+            f"--opts {override}: found '{key}', expected an index from 0 to {len(section) - 1}."
+        )
+    if not isinstance(section, dict):
+        raise UserError(f"--opts {override}: no '{key}' in {section!r}, which is not a section.")
+    if key not in section and not may_be_new:
+        raise UserError(f"--opts {override}: no key '{key}'.{did_you_mean(key, section)}")
+    return key
+
+
 def _difference(content: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries that differ; of the test settings, those that differ inside."""
+    """Return the entries that differ; of `test_config`, its own entries that differ."""
     changed = {key: value for key, value in content.items() if value != defaults.get(key)}
     if "test_config" in changed:
         changed["test_config"] = _difference(changed["test_config"], defaults["test_config"])
@@ -151,7 +303,7 @@ def _difference(content: dict[str, Any], defaults: dict[str, Any]) -> dict[str, 
 
 
 def _hw(size_wh: list[int] | None, name: str) -> tuple[int, int] | None:
-    """Turn a config's (width, height) into (height, width)."""
+    """Return (height, width) of a config's (width, height)."""
     if size_wh is None:
         return None
     if len(size_wh) != 2:

@@ -1,27 +1,28 @@
-"""Audit of a data set: damaged files, wrong labels, and how often each class occurs."""
+"""Audit of a data set: damaged files, wrong labels, class frequencies."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from paddleseg_segformer.data.datasets import SegmentationDataset
+from paddleseg_segformer.data.loader import map_in_order
 from paddleseg_segformer.data.transforms import count_ids
-from paddleseg_segformer.data.workers import map_in_order
 from paddleseg_segformer.errors import UserError
 
 
 @dataclass
 class AuditReport:
-    """What an audit found.
+    """The result of an audit.
 
     Args:
         classes: Class names.
-        num_samples: Samples looked at.
+        num_samples: Samples that were read.
         bad_files: One message for each sample that cannot be used; it names the file.
         unlabelled: Label files in which every pixel has the ignored id.
         num_pixels: Labelled pixels of each class.
@@ -66,7 +67,7 @@ class AuditReport:
         return [float(weight) for weight in weights]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all that was found, ready for JSON."""
+        """Return the result as plain data for JSON."""
         return {
             **asdict(self),
             "empty_classes": self.empty_classes,
@@ -74,71 +75,58 @@ class AuditReport:
         }
 
 
-@dataclass(frozen=True)
-class _Finding:
-    """What one sample adds to a report: an error, or the ids and counts of its label."""
+class _Sample(NamedTuple):
+    """What the report needs of one sample, whose image and label are dropped at once."""
 
-    error: str = ""
-    label_path: str = ""
-    size_hw: tuple[int, int] = (0, 0)
-    ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    counts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    size: str  # height x width
+    label_path: str | None
+    ids: np.ndarray  # in the label
+    counts: np.ndarray  # pixels of each
 
 
 def audit(
     dataset: SegmentationDataset, num_threads: int = 4, show_progress: bool = False
 ) -> AuditReport:
-    """Read every sample of a data set and report on it; a bad file does not stop the audit.
+    """Read every sample of a data set and report; a bad file does not stop the audit.
 
     Args:
         dataset: Its transforms are not used.
         num_threads: Files read at a time.
         show_progress: Show a bar on standard error.
     """
-    num_classes = dataset.num_classes
     report = AuditReport(list(dataset.label_set.classes))
-    totals = np.zeros((3, num_classes), np.int64)
+    totals = np.zeros((3, dataset.num_classes), np.int64)
+    indices = range(len(dataset))
     with ThreadPoolExecutor(num_threads) as executor:
-        findings = map_in_order(
-            executor, lambda index: _inspect(dataset, index), range(len(dataset)), 4 * num_threads
-        )
-        bar = tqdm(findings, total=len(dataset), unit="image", disable=not show_progress)
-        for finding in bar:
-            _add(report, totals, finding, dataset.ignore_index)
+        samples = map_in_order(executor, partial(_read, dataset), indices, 4 * num_threads)
+        for sample in tqdm(samples, total=len(dataset), unit="image", disable=not show_progress):
+            report.num_samples += 1
+            if isinstance(sample, UserError):
+                report.bad_files.append(str(sample))
+            else:
+                _add(report, totals, sample, dataset.ignore_index)
     report.num_pixels, report.num_images, report.num_pixels_where_present = totals.tolist()
     return report
 
 
-def _inspect(dataset: SegmentationDataset, index: int) -> _Finding:
-    """Read one sample."""
+def _read(dataset: SegmentationDataset, index: int) -> _Sample | UserError:
     try:
         sample = dataset.read(index)
     except UserError as error:
-        return _Finding(error=str(error))
-    if sample.label is None:
-        return _Finding(size_hw=(sample.image.shape[0], sample.image.shape[1]))
-    ids, counts = count_ids(sample.label)
-    return _Finding(
-        label_path=sample.label_path or "",
-        size_hw=(sample.label.shape[0], sample.label.shape[1]),
-        ids=ids,
-        counts=counts,
-    )
+        return error
+    height, width = sample.image.shape[:2]
+    label = np.empty(0, np.uint8) if sample.label is None else sample.label
+    return _Sample(f"{height}x{width}", sample.label_path, *count_ids(label))
 
 
-def _add(report: AuditReport, totals: np.ndarray, finding: _Finding, ignore_index: int) -> None:
+def _add(report: AuditReport, totals: np.ndarray, sample: _Sample, ignore_index: int) -> None:
     """Add one sample; `totals` (3, K) are pixels, images, and labelled pixels of those images."""
-    report.num_samples += 1
-    if finding.error:
-        report.bad_files.append(finding.error)
-        return
-    size = f"{finding.size_hw[0]}x{finding.size_hw[1]}"
-    report.sizes_hw[size] = report.sizes_hw.get(size, 0) + 1
-    is_labelled = finding.ids != ignore_index
-    ids, counts = finding.ids[is_labelled], finding.counts[is_labelled]
-    report.num_ignored_pixels += int(finding.counts[~is_labelled].sum())
-    if finding.label_path and not len(ids):
-        report.unlabelled.append(finding.label_path)
+    report.sizes_hw[sample.size] = report.sizes_hw.get(sample.size, 0) + 1
+    is_labelled = sample.ids != ignore_index
+    ids, counts = sample.ids[is_labelled], sample.counts[is_labelled]
+    report.num_ignored_pixels += int(sample.counts[~is_labelled].sum())
+    if sample.label_path and not len(ids):
+        report.unlabelled.append(sample.label_path)
     totals[0, ids] += counts
     totals[1, ids] += 1
     totals[2, ids] += counts.sum()

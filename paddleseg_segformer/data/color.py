@@ -1,7 +1,7 @@
-"""Random changes of colour for training, made in uint8.
+"""Random colour augmentation in uint8.
 
-Brightness and contrast map each value by itself, and so do saturation and hue in HSV: they are
-look-up tables of 256 entries.
+Brightness and contrast map each value alone, and so do saturation and hue in HSV: they are look-up
+tables of 256 entries.
 """
 
 from __future__ import annotations

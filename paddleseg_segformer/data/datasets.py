@@ -1,6 +1,6 @@
-"""Data sets: pairs of an image and a label map of class ids, read and transformed sample by sample.
+"""Data sets: images and label maps of class ids, read and transformed sample by sample.
 
-The constructors keep PaddleSeg's arguments and the class attributes its code looks at.
+Constructor arguments and class attributes are PaddleSeg's.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ class SegmentationDataset:
     Args:
         samples: Paths of image and label of each sample, in order.
         transforms: Applied in order. A `Normalize` at the end is done on the device.
-        label_set: Meaning of the ids.
+        label_set: Names and colours of the classes.
         mode: Split: 'train', 'val' or 'test'.
         img_channels: Channels of the images.
         id_map: (256,) uint8, stored id -> training id; see `make_id_map`.
     """
 
     label_set: LabelSet
-    reduce_zero_label = False  # whether label files hold 0 for no class, and id + 1
-    stored_ids = ""  # what ids the label files may hold, where an id map is used
+    reduce_zero_label = False  # whether label files hold 0 for no class and id + 1 for the others
+    stored_ids = ""  # the ids that label files may hold, where an id map is used
 
     def __init__(
         self,
@@ -81,7 +81,9 @@ class SegmentationDataset:
         id_map: np.ndarray | None = None,
     ) -> None:
         self.samples = samples
-        self.transforms, self.normalize = _split_normalize(transforms)
+        last = transforms[-1] if transforms else None
+        self.normalize = last if isinstance(last, Normalize) else None
+        self.transforms = list(transforms[:-1] if self.normalize else transforms)
         self.label_set = label_set
         self.num_classes = label_set.num_classes
         self.ignore_index = label_set.ignore_index
@@ -96,22 +98,28 @@ class SegmentationDataset:
         """Return a sample as it is stored.
 
         Raises:
-            UserError: a file is missing or damaged, or a label has not its image's size or holds an
-                id that is no class; the file is named.
+            UserError: a file is missing or damaged, or a label differs in size from its image or
+                holds an id that is no class; the file is named.
         """
         return self.read_files(*self.samples[index])
 
     def read_files(self, image_path: str, label_path: str | None) -> RawSample:
         """Return the sample of two files, as `read` does.
 
-        Data sets whose files are of another kind override it; the paths may be any two names.
+        Data sets of other file formats override it; the paths may be any two names.
         """
         image = read_image(image_path, self.img_channels)
         if label_path is None:
             return RawSample(image, None, image_path, None)
         label = read_label(label_path)
         if label.shape != image.shape[:2]:
-            raise UserError(_size_message(image_path, image.shape[:2], label_path, label.shape))
+            is_turned = label.shape == image.shape[1::-1]
+            reason = " (turned by its EXIF orientation?)" if is_turned else ""
+            raise UserError(
+                f"{label_path}: the label is {label.shape[0]}x{label.shape[1]} (height x width), "
+                f"but its image {image_path} is {image.shape[0]}x{image.shape[1]}{reason}. Make "
+                "them equal."
+            )
         return RawSample(image, self._train_ids(label, label_path), image_path, label_path)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
@@ -124,7 +132,7 @@ class SegmentationDataset:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return a sample after the transforms, a pure function of the arguments.
 
-        `random` and `np.random` start from the seed, and are put back.
+        `random` and `np.random` are seeded for it, and restored afterwards.
 
         Returns:
             The image (C, h, w), uint8, or float32 where it was stored so or is normalised by a
@@ -143,14 +151,11 @@ class SegmentationDataset:
             for transform in self.transforms:
                 data = _apply(transform, data, sample.image_path)
         image = data["img"]
-        if image.dtype != np.uint8 and sample.image.dtype == np.uint8 and not self._normalizes():
+        is_normalized = any(type(item).__name__ == "Normalize" for item in self.transforms)
+        if image.dtype != np.uint8 and sample.image.dtype == np.uint8 and not is_normalized:
             image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
         channels = cv2.split(np.ascontiguousarray(image))
         return np.stack(channels), np.ascontiguousarray(data["label"])
-
-    def _normalizes(self) -> bool:
-        """Tell whether a transform before the last leaves normalised values."""
-        return any(type(transform).__name__ == "Normalize" for transform in self.transforms)
 
     def _train_ids(self, stored: np.ndarray, label_path: str) -> np.ndarray:
         """Return the label with training ids; refuse ids that are no class."""
@@ -168,7 +173,7 @@ class SegmentationDataset:
 
 
 class FolderDataset(SegmentationDataset):
-    """A data set with a fixed layout of folders: what a subclass states is all that it is.
+    """A data set with a fixed layout of folders, which a subclass states in its attributes.
 
     Args:
         transforms: Applied in order. A `Normalize` at the end is done on the device.
@@ -273,7 +278,7 @@ class COCOStuff182(CocoStuff):
 
 
 class Dataset(SegmentationDataset):
-    """Any data set that is listed in a text file, one `image label` a line.
+    """Any data set that is listed in a text file, one line `image label` per sample.
 
     Args:
         mode: Split: 'train', 'val' or 'test', each with its own list.
@@ -285,11 +290,11 @@ class Dataset(SegmentationDataset):
         train_path: List file for the mode 'train'.
         val_path: List file for the mode 'val'.
         test_path: List file for the mode 'test', where labels may be missing.
-        separator: What stands between image and label.
+        separator: Text between image and label.
         ignore_index: Id of pixels without a class.
         edge: Not supported.
         classes: Names of the classes; by default they are numbered.
-        palette: RGB colour of each class, 0..255; by default colours that differ.
+        palette: RGB colour of each class, 0..255; by default distinct colours.
         reduce_zero_label: Label files hold 0 for pixels without a class and 1..K for the classes,
             as ADE20K's do: 0 becomes `ignore_index`, the others id - 1.
     """
@@ -378,24 +383,14 @@ def _check_arguments(name: str, mode: str, modes: Any, edge: bool) -> None:
 
 
 def _existing_root(dataset_root: str, how_to_get: str) -> Path:
-    """Return the data set's folder."""
     root = Path(dataset_root).expanduser()
     if not root.is_dir():
         raise UserError(f"{root}: no such folder (dataset_root). {how_to_get}")
     return root
 
 
-def _split_normalize(
-    transforms: Sequence[Transform],
-) -> tuple[list[Transform], Normalize | None]:
-    """Return the transforms without a `Normalize` at the end, and that `Normalize`."""
-    if transforms and isinstance(transforms[-1], Normalize):
-        return list(transforms[:-1]), transforms[-1]
-    return list(transforms), None
-
-
 def _apply(transform: Transform, data: dict[str, Any], image_path: str) -> dict[str, Any]:
-    """Apply one transform; name the image where it fails."""
+    """Apply one transform; an error names the image."""
     if not getattr(transform, "keeps_uint8", False):  # PaddleSeg's expect float32
         data["img"] = data["img"].astype(np.float32, copy=False)
     try:
@@ -412,7 +407,7 @@ def _apply(transform: Transform, data: dict[str, Any], image_path: str) -> dict[
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed `random` and `np.random` with 32 bits inside the block, and put their states back."""
+    """Seed `random` and `np.random` with 32 bits within the block, and restore their states."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -421,15 +416,3 @@ def _seeded(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-
-
-def _size_message(
-    image_path: str, image_hw: tuple[int, ...], label_path: str, label_hw: tuple[int, ...]
-) -> str:
-    """Return the message for a label that has not its image's size."""
-    is_turned = image_hw == label_hw[::-1]
-    reason = " (turned by its EXIF orientation?)" if is_turned else ""
-    return (
-        f"{label_path}: the label is {label_hw[0]}x{label_hw[1]} (height x width), but its image "
-        f"{image_path} is {image_hw[0]}x{image_hw[1]}{reason}. Make them equal."
-    )

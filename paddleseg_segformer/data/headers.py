@@ -1,7 +1,7 @@
-"""What an image file says it holds, looked at before anything is decoded.
+"""Headers of image files, checked before anything is decoded.
 
-A few bytes can claim billions of pixels. Files are bounded here by their headers; formats whose
-header is not understood are not decoded at all.
+A file of a few bytes can claim billions of pixels, so untrusted files are bounded by their headers;
+formats whose header is not understood are not decoded at all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from paddleseg_segformer.errors import UserError
 
 MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
 DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript, which Pillow runs a program for
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript: Pillow runs a program to read it
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
@@ -47,7 +47,9 @@ def max_pixels() -> int:
 def check_pixels(path: str | os.PathLike[str], height: int, width: int, num_pages: int = 1) -> None:
     """Refuse an image of more pixels than `max_pixels`, or of none."""
     if height < 1 or width < 1:
-        raise UserError(f"{path}: found {height}x{width} px (height x width), expected some.")
+        raise UserError(
+            f"{path}: found {height}x{width} px (height x width), expected at least one."
+        )
     if height * width * num_pages > max_pixels():
         pages = f" and {num_pages} pages" if num_pages > 1 else ""
         raise TooManyPixels(
@@ -60,7 +62,7 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
     """Refuse a file whose header is of no known image format, or claims too many pixels.
 
     Returns:
-        The claimed (height, width), before any orientation in the file is obeyed.
+        The claimed (height, width), before an orientation in the file is applied.
 
     Raises:
         UserError: the file is named, and what was found.
@@ -77,10 +79,10 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
 
 @contextmanager
 def open_image(content: bytes) -> Iterator[Image.Image]:
-    """Open an image with Pillow: its header alone is read, and bounded by `check_pixels` only.
+    """Open an image with Pillow, which reads its header; `check_pixels` is its only bound.
 
     Raises:
-        Exception: of any type; Pillow's readers were not written for damaged files.
+        Exception: of any type; Pillow's readers are not made for damaged files.
     """
     with _pillow_limit:  # Pillow's own bound is lower, and a global
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -93,7 +95,7 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
 
 
 def check_array(path: Path, content: bytes) -> tuple[int, ...]:
-    """Refuse a `.npy` whose header claims other bytes than follow it, objects, or too many pixels.
+    """Refuse a `.npy` of another size than its header claims, of objects, or of too many pixels.
 
     Returns:
         The claimed shape.
@@ -110,7 +112,7 @@ def check_array(path: Path, content: bytes) -> tuple[int, ...]:
             else np.lib.format.read_array_header_2_0
         )
         shape, _, dtype = read_header(file)
-    except Exception as error:  # the header is a Python literal: parsing it fails in any way
+    except Exception as error:  # the header is a Python literal: parsing it may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read as a NumPy array ({reason}).") from None
     if dtype.kind not in "buif":

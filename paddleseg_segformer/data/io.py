@@ -1,4 +1,4 @@
-"""Reading images and labels from any path, and writing label maps.
+"""Reading of images and labels, and writing of label maps.
 
 Images are RGB uint8 arrays (H, W, 3), labels are arrays of class ids (H, W).
 """
@@ -43,7 +43,7 @@ def decode_image(path: Path, content: bytes, img_channels: int = 3) -> np.ndarra
     """Decode a file's content as `read_image` does.
 
     Args:
-        path: Its name, for messages; the suffix tells `.npy` and TIFF files from others.
+        path: Its name, for messages; `.npy` and TIFF files are recognised by its suffix.
         content: The file, not empty.
         img_channels: As of `read_image`.
 
@@ -95,7 +95,7 @@ def encode_label(label: np.ndarray, colors: np.ndarray | None = None) -> bytes:
 
     Args:
         label: Class ids in 0..65535.
-        colors: RGB colours (256, 3) for the palette of an 8-bit PNG; the ids stay what they are.
+        colors: RGB colours (256, 3) for the palette of an 8-bit PNG; the ids are unchanged.
     """
     if label.size and label.max() > 255:
         image = Image.fromarray(label.astype(np.uint16))
@@ -118,7 +118,7 @@ def write_label(
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Return the file's content; a pipe or a device, which might never end, is no file."""
+    """Return the file's content; pipes and devices, which might never end, are refused."""
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: not a file. Check the path or the list of samples.")
@@ -152,7 +152,7 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
 
 
 def _is_cut_jpeg(content: bytes) -> bool:
-    """Tell whether a JPEG lacks its end: the decoder would fill the rest with grey and say nothing.
+    """Tell whether a JPEG lacks its end, which the decoder would silently fill with grey.
 
     Neither marker occurs inside compressed data; a thumbnail's end comes before the scan's start.
     """
@@ -200,7 +200,7 @@ def _decode_pages(path: Path, content: bytes) -> list[np.ndarray]:
 
 
 def _decode_ids(path: Path, content: bytes) -> np.ndarray:
-    """Return the ids of an image file; a palette's colours are not looked at."""
+    """Return the ids of an image file; the colours of a palette are ignored."""
     check_image(path, content)
     try:
         with open_image(content) as file:

@@ -1,4 +1,4 @@
-"""Label sets: what the ids in a label map mean, and the colours in which they are shown."""
+"""Label sets: names and colours of the class ids in label maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from paddleseg_segformer.errors import UserError
 
 IGNORE_INDEX = 255
-NO_CLASS = 254  # what an id map gives for stored ids that must not occur
+NO_CLASS = 254  # the id that an id map gives to stored ids that must not occur
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class LabelSet:
         name: Key in `LABEL_SETS`.
         classes: Class names; the position is the id.
         palette: One RGB colour in 0..255 per class.
-        ignore_index: The id of pixels that take no part in loss and metrics.
+        ignore_index: The id of pixels that do not count in loss and metrics.
     """
 
     name: str
@@ -45,9 +45,9 @@ class LabelSet:
 
 
 def distinct_palette(num_colors: int) -> tuple[tuple[int, int, int], ...]:
-    """Return colours that differ from one another; the first one is black.
+    """Return distinct colours; the first one is black.
 
-    The bits of an id are dealt out to red, green and blue in turn, from the highest bit down.
+    The bits of an id go to red, green and blue in turn, from the highest bit down.
 
     Source: the colour map of the PASCAL VOC development kit.
     """
@@ -71,7 +71,7 @@ def make_label_set(
     palette: Sequence[Sequence[int]] | None = None,
     ignore_index: int = IGNORE_INDEX,
 ) -> LabelSet:
-    """Return a label set of given names and colours; what is not given is as in the generic one.
+    """Return a label set of given names and colours; by default the generic ones.
 
     Args:
         classes: One name per class.
@@ -105,7 +105,7 @@ def _color(values: Sequence[int]) -> tuple[int, int, int]:
 def make_id_map(train_ids: Mapping[int, int]) -> np.ndarray:
     """Return the uint8 table (256,) of a map from stored to training ids.
 
-    `IGNORE_INDEX` stays as it is; what the map does not name becomes `NO_CLASS`.
+    `IGNORE_INDEX` is unchanged; ids that the map does not name become `NO_CLASS`.
     """
     table = np.full(256, NO_CLASS, np.uint8)
     table[IGNORE_INDEX] = IGNORE_INDEX
@@ -117,7 +117,7 @@ def reduced_id_map(num_classes: int, ignore_index: int = IGNORE_INDEX) -> np.nda
     """Return the id map of label files with 0 for no class and 1..K for the classes.
 
     Raises:
-        UserError: more classes than such files of 8 bits can hold, or another ignore_index.
+        UserError: more classes than 8-bit files can hold, or another ignore_index.
     """
     if num_classes > NO_CLASS or ignore_index != IGNORE_INDEX:
         raise UserError(

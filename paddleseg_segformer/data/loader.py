@@ -1,32 +1,44 @@
-"""Batches for training and samples for evaluation.
+"""Batches for training and samples for evaluation, read ahead by processes or threads.
 
-What a batch holds follows from (seed, iteration, rank) alone: it is the same for any number of
+What a batch holds is a function of (seed, iteration, rank): it is the same for any number of
 workers, and a run that starts at iteration t gets what an unbroken run gets there.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
-from typing import NamedTuple
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import NamedTuple, TypeVar
 
+import cv2
 import numpy as np
 
 from paddleseg_segformer.data.datasets import RawSample, SegmentationDataset
-from paddleseg_segformer.data.workers import (
-    BadSample,
-    Key,
-    Sample,
-    make_or_explain,
-    map_in_order,
-    samples_in_processes,
-)
 from paddleseg_segformer.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+SIGTERM_GRACE_S = 5.0
+END_TIMEOUT_S = 5.0
+
+Key = tuple[int, int]  # (index in the data set, seed of the sample)
+Sample = tuple[np.ndarray, np.ndarray, int]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Batch(NamedTuple):
@@ -36,7 +48,7 @@ class Batch(NamedTuple):
         img: (N, C, h, w), uint8 or float32.
         label: (N, h, w) class ids, uint8 or int32.
         indices: (N,) positions in the data set.
-        num_replaced: bad samples that were passed over.
+        num_replaced: bad samples that were replaced.
     """
 
     img: np.ndarray
@@ -45,11 +57,18 @@ class Batch(NamedTuple):
     num_replaced: int = 0
 
 
+class BadSample(NamedTuple):
+    """A sample that cannot be read, and its error."""
+
+    key: Key
+    error: UserError
+
+
 class TrainSampler:
     """Endless lists of sample keys, one list for each iteration of one rank.
 
-    The samples are shuffled anew in each epoch. All ranks walk through one common order, so batches
-    may be larger than the data set and no sample is left out at the end of an epoch.
+    The samples are shuffled in each epoch. All ranks share one order, so batches may be larger than
+    the data set and no sample is left out at the end of an epoch.
 
     Args:
         num_samples: Size of the data set.
@@ -113,13 +132,13 @@ def train_loader(
 ) -> Generator[Batch, None, None]:
     """Return an endless iterator of batches; see `TrainSampler` for the arguments.
 
-    With `num_workers` 0 samples are made in this process, at the moment they are asked for; else
-    by that many processes, ahead of time, but for two batches at most. They end with this process,
-    and when the iterator is closed. As they are not forked, a script that calls this needs the
-    guard `if __name__ == "__main__":`.
+    With `num_workers` 0, samples are made in this process when they are asked for; else by that
+    many worker processes, at most two batches ahead. Workers end with this process, and when the
+    iterator is closed. As they are not forked, a script that calls this needs the guard
+    `if __name__ == "__main__":`.
 
-    A sample that cannot be read is an error if `max_replaced` is 0; else another one takes its
-    place, drawn from the sample's own seed, and drawn again up to so many times if it is bad too.
+    A sample that cannot be read is an error if `max_replaced` is 0. Otherwise another sample
+    replaces it, drawn from its own seed, and drawn again up to `max_replaced` times if bad too.
 
     Raises:
         UserError: a sample cannot be read, a worker was killed, or the images of a batch differ in
@@ -128,7 +147,72 @@ def train_loader(
     sampler = TrainSampler(
         len(dataset), batch_size, seed, start_iter=start_iter, rank=rank, world_size=world_size
     )
-    return _batches(dataset, iter(sampler), batch_size, num_workers, max_replaced)
+    return _batches(dataset, sampler, num_workers, max_replaced)
+
+
+def _batches(
+    dataset: SegmentationDataset, sampler: TrainSampler, num_workers: int, max_replaced: int
+) -> Generator[Batch, None, None]:
+    """Yield the batches of `train_loader`, whose arguments are checked before the first one."""
+    keys = (key for keys in sampler for key in keys)
+    with ExitStack() as stack:
+        if num_workers == 0:
+            results: Iterator[Sample | BadSample] = (_sample(dataset, key) for key in keys)
+        else:
+            ahead = max(2 * sampler.batch_size, num_workers + 1)
+            in_processes = _samples_of_workers(dataset, keys, num_workers, ahead)
+            results = stack.enter_context(closing(in_processes))
+        while True:
+            samples, num_replaced = [], 0
+            for result in islice(results, sampler.batch_size):
+                sample, num_bad = _good(dataset, result, max_replaced)
+                samples.append(sample)
+                num_replaced += num_bad
+            yield _collate(dataset, samples)._replace(num_replaced=num_replaced)
+
+
+def _sample(dataset: SegmentationDataset, key: Key) -> Sample | BadSample:
+    try:
+        return dataset[key]
+    except UserError as error:
+        return BadSample(key, error)
+
+
+def _good(
+    dataset: SegmentationDataset, result: Sample | BadSample, max_replaced: int
+) -> tuple[Sample, int]:
+    """Return the sample or its replacement, and how many bad samples were replaced."""
+    if not isinstance(result, BadSample):
+        return result, 0
+    if not max_replaced:
+        raise result.error
+    seed = result.key[1]
+    generator = np.random.default_rng(seed)
+    for num_bad in range(1, max_replaced + 1):
+        key = int(generator.integers(len(dataset))), seed
+        other = _sample(dataset, key)
+        logger.warning("bad sample, replaced by another: %s", result.error)
+        if not isinstance(other, BadSample):
+            return other, num_bad
+        result = other
+    raise UserError(
+        f"{max_replaced} bad samples in a row (--max_skipped), the last: {result.error}"
+    )
+
+
+def _collate(dataset: SegmentationDataset, samples: list[Sample]) -> Batch:
+    """Return the batch of the samples, which have one size."""
+    images, labels, indices = zip(*samples, strict=True)
+    by_shape = {image.shape: index for image, index in zip(images, indices, strict=True)}
+    if len(by_shape) > 1:
+        found = ", ".join(
+            f"{shape} ({dataset.samples[index][0]})" for shape, index in list(by_shape.items())[:3]
+        )
+        raise UserError(
+            f"images of different shapes (channels, height, width) in one batch: {found}. End the "
+            "transforms in a crop of fixed size, such as RandomPaddingCrop with crop_size."
+        )
+    return Batch(np.stack(images), np.stack(labels), np.asarray(indices))
 
 
 def read_ahead(
@@ -145,63 +229,128 @@ def read_ahead(
         yield from map_in_order(executor, dataset.read, indices, 2 * num_threads)
 
 
-def _batches(
-    dataset: SegmentationDataset,
-    lists: Iterator[list[Key]],
-    batch_size: int,
-    num_workers: int,
-    max_replaced: int,
-) -> Generator[Batch, None, None]:
-    """Yield batches of the samples in `lists`."""
-    keys = (key for keys in lists for key in keys)
-    with ExitStack() as stack:
-        if num_workers == 0:
-            results: Iterator[Sample | BadSample] = (make_or_explain(dataset, key) for key in keys)
-        else:
-            ahead = max(2 * batch_size, num_workers + 1)
-            in_processes = samples_in_processes(dataset, keys, num_workers, ahead)
-            results = stack.enter_context(closing(in_processes))
-        while True:
-            samples, num_replaced = [], 0
-            for result in islice(results, batch_size):
-                sample, num_bad = _good(dataset, result, max_replaced)
-                samples.append(sample)
-                num_replaced += num_bad
-            yield _collate(dataset, samples)._replace(num_replaced=num_replaced)
-
-
-def _good(
-    dataset: SegmentationDataset, result: Sample | BadSample, max_replaced: int
-) -> tuple[Sample, int]:
-    """Return the sample, or one in its place, and how many bad ones were passed over."""
-    if not isinstance(result, BadSample):
-        return result, 0
-    if not max_replaced:
-        raise result.error
-    seed = result.key[1]
-    generator = np.random.default_rng(seed)
-    for num_bad in range(1, max_replaced + 1):
-        key = int(generator.integers(len(dataset))), seed
-        other = make_or_explain(dataset, key)
-        logger.warning("bad sample, replaced by another: %s", result.error)
-        if not isinstance(other, BadSample):
-            return other, num_bad
-        result = other
-    raise UserError(
-        f"{max_replaced} bad samples in a row (--max_skipped), the last: {result.error}"
+def map_in_order(
+    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """Yield the results of `function` over `items` in order, with at most `ahead` pending."""
+    items = iter(items)
+    pending: deque[Future[Result]] = deque(
+        executor.submit(function, item) for item in islice(items, ahead)
     )
+    try:
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(executor.submit(function, item) for item in islice(items, 1))
+            yield result
+    finally:
+        for future in pending:
+            future.cancel()
 
 
-def _collate(dataset: SegmentationDataset, samples: list[Sample]) -> Batch:
-    """Return the batch of samples of one size."""
-    images, labels, indices = zip(*samples, strict=True)
-    by_shape = {image.shape: index for image, index in zip(images, indices, strict=True)}
-    if len(by_shape) > 1:
-        found = ", ".join(
-            f"{shape} ({dataset.samples[index][0]})" for shape, index in list(by_shape.items())[:3]
-        )
+def _samples_of_workers(
+    dataset: SegmentationDataset, keys: Iterator[Key], num_workers: int, ahead: int
+) -> Generator[Sample | BadSample, None, None]:
+    """Yield samples made by worker processes, in the order of their keys."""
+    tasks = ((index, dataset.samples[index], seed) for index, seed in keys)
+    executor = _start_processes(dataset, num_workers)
+    try:
+        yield from map_in_order(executor, _make_sample, tasks, ahead)
+    except BrokenProcessPool:
         raise UserError(
-            f"images of different shapes (channels, height, width) in one batch: {found}. End the "
-            "transforms in a crop of fixed size, such as RandomPaddingCrop with crop_size."
-        )
-    return Batch(np.stack(images), np.stack(labels), np.asarray(indices))
+            "a data worker process did not start (see above) or was killed, most often for lack of "
+            "memory. Lower num_workers or batch_size."
+        ) from None
+    finally:
+        _end_processes(executor)
+
+
+def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessPoolExecutor:
+    """Return worker processes that hold the data set without its list of samples.
+
+    They are not forked from this process: a fork does not copy OpenCV's and Paddle's threads, and
+    now and then a forked worker waits for them forever.
+    """
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    modules = {type(part).__module__ for part in (dataset, *dataset.transforms)}
+    context.set_forkserver_preload(["__main__", __name__, *sorted(modules)])
+    worker_dataset = copy.copy(dataset)
+    worker_dataset.samples = ()
+    executor = ProcessPoolExecutor(
+        num_workers, mp_context=context, initializer=_start_worker, initargs=(worker_dataset,)
+    )
+    try:
+        with _without_sigterm():
+            executor.submit(os.getpid)  # starts the fork server
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise UserError(
+            f"the data set or its transforms cannot be sent to worker processes ({error}). Define "
+            "them in a module, or set num_workers to 0."
+        ) from error
+    return executor
+
+
+def _end_processes(executor: ProcessPoolExecutor) -> None:
+    """Kill the workers, which hold nothing that is still needed.
+
+    A normal shutdown waits for the current sample, or for their start, which takes long under load.
+    """
+    workers = list((executor._processes or {}).values())  # None once all have ended
+    executor.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.kill()
+    deadline = time.monotonic() + END_TIMEOUT_S
+    for worker in workers:
+        wait([worker.sentinel], max(deadline - time.monotonic(), 0))
+
+
+_worker_dataset: SegmentationDataset
+
+
+def _start_worker(dataset: SegmentationDataset) -> None:
+    """Prepare a worker process: it leaves signals to its parent, and ends with it."""
+    global _worker_dataset
+    _worker_dataset = dataset
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_soon)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    cv2.setNumThreads(0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def _without_sigterm() -> Iterator[None]:
+    """Block SIGTERM, also in processes that are started within the block."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _end_soon(number: int, frame: FrameType | None) -> None:
+    """End a worker after a grace period, in which the training step can finish."""
+    timer = threading.Timer(SIGTERM_GRACE_S, os._exit, [1])
+    timer.daemon = True
+    timer.start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent ends; a killed parent cannot end its workers."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _make_sample(task: tuple[int, tuple[str, str | None], int]) -> Sample | BadSample:
+    """Return one sample of the worker's data set."""
+    index, paths, seed = task
+    try:
+        return (*_worker_dataset.make_sample(*paths, seed), index)
+    except UserError as error:
+        return BadSample((index, seed), error)

@@ -28,7 +28,7 @@ class Normalize:
         std: The same, greater than 0.
 
     Raises:
-        UserError: a std of 0 or less, or a number of values that does not fit the channels.
+        UserError: a std of 0 or less, or a wrong number of values.
     """
 
     keeps_uint8 = True
@@ -66,7 +66,7 @@ class Normalize:
         return cv2.LUT(image, self._table(image.shape[-1])[None]).reshape(image.shape)
 
     def planes(self, image: np.ndarray) -> np.ndarray:
-        """Return what `apply` does as planes (C, H, W), in one pass over an image of 8 bits."""
+        """Return the image of `apply` as planes (C, H, W), in one pass over an 8-bit image."""
         height, width, num_channels = image.shape
         if image.dtype != np.uint8:
             return np.ascontiguousarray(self.apply(image).transpose(2, 0, 1))
@@ -94,7 +94,7 @@ class Normalize:
         return (images.astype("float32") - offset) * scale
 
     def _check(self, num_channels: int, is_uint8: bool) -> None:
-        """Refuse an image whose channels or range do not go with the constants."""
+        """Refuse an image whose channels or range do not match the constants."""
         num_values = max(len(self.mean), len(self.std))
         if num_values not in (1, num_channels):
             raise UserError(

@@ -1,8 +1,8 @@
-"""Size rules: changes of an image's size in training, evaluation, prediction and export.
+"""Size rules: resizing and padding of images in training, evaluation, prediction and export.
 
 Three families give different pixels on purpose. PaddleSeg's rules interpolate in float32 and round
 sizes half to even; those of NVlabs and mmsegmentation interpolate in uint8 and round sizes half up;
-that of Hugging Face filters before it shrinks.
+that of Hugging Face filters before it downsamples.
 Sizes in arguments (`target_size`) are (width, height) as in PaddleSeg's YAML; sizes inside are
 (height, width).
 """
@@ -31,11 +31,11 @@ RESAMPLES = ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")  # P
 
 
 class SizeRule:
-    """A rule from an image's size to its new size; a transform of PaddleSeg's contract.
+    """A transform that computes an image's new size from its size.
 
-    `data['img']` is (H, W, C); the labels named in `data['gt_fields']` are (H, W) and follow with
-    nearest neighbour. The size before is appended to `data['trans_info']`, so that predictions can
-    be brought back.
+    `data['img']` is (H, W, C); the labels in `data['gt_fields']` are (H, W), resized by nearest
+    neighbour. The old size is appended to `data['trans_info']`, so that predictions can be resized
+    back.
     """
 
     pads = False
@@ -43,11 +43,11 @@ class SizeRule:
     interpolates_float = True
 
     def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
-        """Return the (height, width) that an image of `height` x `width` gets.
+        """Return the new (height, width) of an image of `height` x `width`.
 
-        `ratio` is a factor of multi-scale testing on the rule's target.
+        `ratio` is a factor on the rule's target, for multi-scale testing.
         """
-        return self._size_hw(height, width, ratio)
+        raise NotImplementedError
 
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
         """Return the image (H, W, C) at its new size; `ratio` as in `new_size_hw`."""
@@ -56,9 +56,6 @@ class SizeRule:
 
     def _apply_label(self, label: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
         return resize_label(label, size_hw)
-
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
-        raise NotImplementedError
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Change the size of `data['img']` and of the labels in `data['gt_fields']`."""
@@ -98,7 +95,7 @@ class Resize(SizeRule):
         self.size_divisor = size_divisor
         self.interp = interp
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         size_hw = _scaled(self.target_hw, ratio)
         if self.keep_ratio:
             factor = fit_factor(height, width, size_hw)
@@ -117,7 +114,7 @@ class ResizeByShort(SizeRule):
 
     Args:
         short_size: Pixels, or a list of which one is drawn for each image.
-        max_size: The most pixels that the long side may get; the short side then follows.
+        max_size: Upper limit of the long side in pixels; the short side is then smaller.
     """
 
     def __init__(self, short_size: int | Sequence[int], max_size: float = 1e10) -> None:
@@ -129,7 +126,7 @@ class ResizeByShort(SizeRule):
                 "expected pixels above 0."
             )
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         short, long = sorted((height, width))
         target = round(random.choice(self.short_sizes) * ratio)
         if target / short * long > self.max_size * ratio:
@@ -149,18 +146,18 @@ class ResizeByLong(SizeRule):
             raise UserError(f"ResizeByLong: long_size is {long_size}; expected pixels above 0.")
         self.long_size = long_size
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         return _scaled((height, width), round(self.long_size * ratio) / max(height, width))
 
 
 class LimitLong(SizeRule):
-    """Bring the long side into `min_long`..`max_long` pixels, keeping the aspect ratio.
+    """Resize the long side into `min_long`..`max_long` pixels, keeping the aspect ratio.
 
-    An image already inside the range is left as it is.
+    An image within the range is unchanged.
 
     Args:
-        max_long: The most pixels of the long side; None for any.
-        min_long: The fewest pixels of the long side; None for any.
+        max_long: Upper limit of the long side in pixels; None for none.
+        min_long: Lower limit of the long side in pixels; None for none.
     """
 
     def __init__(self, max_long: int | None = None, min_long: int | None = None) -> None:
@@ -169,7 +166,7 @@ class LimitLong(SizeRule):
         self.max_long = max_long
         self.min_long = min_long
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         long = max(height, width)
         target = long if self.max_long is None else min(long, self.max_long)
         target = target if self.min_long is None else max(target, self.min_long)
@@ -179,8 +176,8 @@ class LimitLong(SizeRule):
 class ResizeKeepRatio(SizeRule):
     """Resize to fit into `scale`, keeping the aspect ratio, in uint8.
 
-    The factor is min(larger of scale / long side, smaller of scale / short side), so the order of
-    the two numbers is free.
+    The factor is min(larger of scale / long side, smaller of scale / short side): the order of the
+    two numbers is free.
 
     Args:
         scale: Two numbers of pixels, for the long and for the short side.
@@ -193,10 +190,8 @@ class ResizeKeepRatio(SizeRule):
     def __init__(self, scale: Sequence[int] = (2048, 512)) -> None:
         self.scale_hw = size_hw_of(scale, f"{type(self).__name__}: scale")
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
-        limits_hw = (int(self.scale_hw[0] * ratio), int(self.scale_hw[1] * ratio))
-        factor = fit_factor(height, width, limits_hw)
-        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
+        return fitted_size_hw(height, width, self.scale_hw, ratio)
 
 
 class AlignedResize(ResizeKeepRatio):
@@ -206,7 +201,7 @@ class AlignedResize(ResizeKeepRatio):
 
     Args:
         scale: Two numbers of pixels, for the long and for the short side.
-        size_divisor: What both sides become multiples of.
+        size_divisor: Both sides become multiples of it.
 
     Source: `AlignedResize` of NVlabs, its evaluation on ADE20K.
     """
@@ -217,19 +212,19 @@ class AlignedResize(ResizeKeepRatio):
 
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
         """Return the image (H, W, C) after both resizes."""
-        fitted_hw = super()._size_hw(image.shape[0], image.shape[1], ratio)
+        fitted_hw = super().new_size_hw(image.shape[0], image.shape[1], ratio)
         fitted = resize_image(image, fitted_hw)
         return resize_image(fitted, ceil_to_multiple(fitted_hw, self.size_divisor))
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
-        return ceil_to_multiple(super()._size_hw(height, width, ratio), self.size_divisor)
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
+        return ceil_to_multiple(super().new_size_hw(height, width, ratio), self.size_divisor)
 
 
 class ResizeToMultiple(SizeRule):
     """Resize both sides up to the next multiple of `size_divisor`, in uint8.
 
     Args:
-        size_divisor: What both sides become multiples of.
+        size_divisor: Both sides become multiples of it.
 
     Source: mmsegmentation's transform of this name.
     """
@@ -239,13 +234,13 @@ class ResizeToMultiple(SizeRule):
     def __init__(self, size_divisor: int = 32) -> None:
         self.size_divisor = size_divisor
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         scaled_hw = (int(height * ratio + 0.5), int(width * ratio + 0.5))
         return ceil_to_multiple(scaled_hw, self.size_divisor)
 
 
 class AntialiasResize(SizeRule):
-    """Resize to `target_size` with Pillow, whose filters grow wider as an image shrinks, in uint8.
+    """Resize to `target_size` with Pillow, whose filters are antialiased, in uint8.
 
     Args:
         target_size: (width, height) in pixels.
@@ -263,11 +258,11 @@ class AntialiasResize(SizeRule):
         self.target_hw = size_hw_of(target_size, "AntialiasResize: target_size")
         self.resample = resample
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         return _scaled(self.target_hw, ratio)
 
     def apply(self, image: np.ndarray, ratio: float = 1.0) -> np.ndarray:
-        """Return the image (H, W, C) at its new size; values of other types than uint8 as float."""
+        """Return the image (H, W, C) at its new size; float32 unless it is uint8."""
         size_hw = self.new_size_hw(image.shape[0], image.shape[1], ratio)
         return np.stack(
             [resize_map(channel, size_hw, self.resample) for channel in cv2.split(image)], axis=2
@@ -302,7 +297,7 @@ class Padding(SizeRule):
         self.im_padding_value = im_padding_value
         self.label_padding_value = label_padding_value
 
-    def _size_hw(self, height: int, width: int, ratio: float) -> tuple[int, int]:
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         target_hw = _scaled(self.target_hw, ratio)
         if height > target_hw[0] or width > target_hw[1]:
             raise UserError(
@@ -346,7 +341,7 @@ def resize_image(
     as_float: bool = False,
     interpolation: int = cv2.INTER_LINEAR,
 ) -> np.ndarray:
-    """Return the image (H, W, C) at `size_hw`; with `as_float` the change is made in float32."""
+    """Return the image (H, W, C) at `size_hw`; with `as_float` in float32."""
     if image.shape[:2] == tuple(size_hw):
         return image
     if as_float:
@@ -398,6 +393,14 @@ def pad_bottom_right(
 def fit_factor(height: int, width: int, limits: tuple[int, int]) -> float:
     """Return the factor that fits the long side into the larger limit, the short into the other."""
     return min(max(limits) / max(height, width), min(limits) / min(height, width))
+
+
+def fitted_size_hw(
+    height: int, width: int, scale_hw: tuple[int, int], ratio: float
+) -> tuple[int, int]:
+    """Return the size that fits into `scale_hw` times `ratio`, rounded half up."""
+    factor = fit_factor(height, width, (int(scale_hw[0] * ratio), int(scale_hw[1] * ratio)))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def ceil_to_multiple(size_hw: tuple[int, int], divisor: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Lists of image and label paths that stay small in memory, from list files or from folders."""
+"""Lists of image and label paths that need little memory, from list files or folders."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from paddleseg_segformer.errors import UserError
 
 
 class SampleList:
-    """Paths of images and labels, one sample a line in one block of text.
+    """Paths of images and labels in one block of text, a sample per line.
 
-    The text and one offset per line are kept, and no Python object per sample, so that tens of
-    millions of samples fit.
+    The text and an offset per line are kept, but no Python object per sample, so that tens of
+    millions of samples fit into memory.
 
     Args:
         text: Lines `image<separator>label`, or `image` alone; blank lines are skipped.
-        separator: What stands between the two paths.
+        separator: Text between the two paths.
         root: Folder that the paths are relative to.
         source: Name of the list in messages.
         needs_label: Refuse lines without a label.
@@ -40,7 +40,7 @@ class SampleList:
         self._needs_label = needs_label
         self._starts = _line_starts(self._text)
         if not len(self._starts):
-            raise UserError(f"{source}: lists no samples; expected one sample a line.")
+            raise UserError(f"{source}: lists no samples; expected one sample per line.")
         for index in self._suspicious_lines():
             self._items(int(index))
 
@@ -62,7 +62,7 @@ class SampleList:
         expected = f"one image, '{self._separator}' and one label"
         raise UserError(
             f"{self._source}, line {number}: found '{line[:200]}', expected {expected}. "
-            "Mend the line, or set `separator` of the data set."
+            "Correct the line, or set `separator` of the data set."
         )
 
     def _suspicious_lines(self) -> np.ndarray:
@@ -97,14 +97,14 @@ def read_list_file(
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """Where a data set keeps its files.
+    """Folders and file names of a data set.
 
     Args:
         images: Folder of the images under the root, with `{split}`.
         labels: The same for the labels.
-        image_suffixes: Ends of image names; what stands before them pairs an image with its label.
+        image_suffixes: Ends of image names; an image and its label share the rest of the name.
         label_suffixes: Ends of label names.
-        splits: Name of the folder of each mode.
+        splits: Folder name of each mode.
     """
 
     images: str

@@ -1,8 +1,8 @@
-"""Random changes of a training sample, in PaddleSeg's contract and by its names if it has them.
+"""Random augmentation of training samples, with PaddleSeg's names where it has the transform.
 
-A transform takes and returns a dictionary: `img` (H, W, C) RGB in 0..255, `label` (H, W), in
-`gt_fields` the keys of the maps that follow the image, and `trans_info`. Images stay uint8.
-Chance comes from `random` and `np.random` alone, which the data set seeds for each sample.
+A transform takes and returns a dictionary: `img` (H, W, C) RGB in 0..255, `label` (H, W),
+`gt_fields`, the keys of the maps that are transformed with the image, and `trans_info`. Images stay
+uint8. Random numbers come from `random` and `np.random`, which the data set seeds for each sample.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from paddleseg_segformer.data.color import PhotoMetricDistortion, RandomDistort
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.data.resize import (
     SIZE_RULES,
-    fit_factor,
+    fitted_size_hw,
     pad_bottom_right,
     resize_image,
     resize_label,
@@ -70,20 +70,17 @@ class RandomResizeKeepRatio:
 
     def __call__(self, data: Data) -> Data:
         ratio = np.random.uniform(*self.ratio_range)
-        limits_hw = (int(self.scale_hw[0] * ratio), int(self.scale_hw[1] * ratio))
         height, width = data["img"].shape[:2]
-        factor = fit_factor(height, width, limits_hw)
-        size_hw = (max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5)))
-        return _resize(data, size_hw)
+        return _resize(data, fitted_size_hw(height, width, self.scale_hw, ratio))
 
 
 class ResizeStepScaling:
-    """Resize by a random factor out of evenly spaced ones.
+    """Resize by a random one of evenly spaced factors.
 
     Args:
         min_scale_factor: The smallest.
         max_scale_factor: The largest.
-        scale_step_size: Their distance; 0 stands for any factor between the two.
+        scale_step_size: Their distance; 0 for any factor between the two.
     """
 
     keeps_uint8 = True
@@ -99,16 +96,14 @@ class ResizeStepScaling:
         self.scale_step_size = scale_step_size
 
     def __call__(self, data: Data) -> Data:
-        factor = self._draw()
-        height, width = data["img"].shape[:2]
-        return _resize(data, (max(1, round(height * factor)), max(1, round(width * factor))))
-
-    def _draw(self) -> float:
         low, high = self.limits
         if self.scale_step_size == 0:
-            return np.random.uniform(low, high)
-        num_steps = int((high - low) / self.scale_step_size + 1)
-        return float(np.random.choice(np.linspace(low, high, num_steps)))
+            factor = np.random.uniform(low, high)
+        else:
+            num_steps = int((high - low) / self.scale_step_size + 1)
+            factor = float(np.random.choice(np.linspace(low, high, num_steps)))
+        height, width = data["img"].shape[:2]
+        return _resize(data, (max(1, round(height * factor)), max(1, round(width * factor))))
 
 
 class RandomCrop:
@@ -116,8 +111,8 @@ class RandomCrop:
 
     Args:
         crop_size: (width, height) in pixels.
-        cat_max_ratio: A window in which one class takes this share of the labelled pixels or more
-            is drawn anew, up to 10 times; the last one is then taken.
+        cat_max_ratio: A window in which one class has this share of the labelled pixels or more is
+            drawn again, up to 10 times.
         ignore_index: Id of pixels that are not labelled.
 
     Source: mmsegmentation's transform of this name.
@@ -153,7 +148,7 @@ class RandomCrop:
         return _random_window(label.shape, self.crop_hw)
 
     def _is_mixed(self, label: np.ndarray) -> bool:
-        """Tell whether the label holds two classes or more, none of them with too large a share."""
+        """Tell whether the label has two classes or more, and none with too large a share."""
         ids, counts = count_ids(label)
         counts = counts[ids != self.ignore_index]
         return len(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio
@@ -168,7 +163,7 @@ class RandomPaddingCrop(RandomCrop):
         label_padding_value: Id of padded pixels.
         category_max_ratio: `cat_max_ratio` of `RandomCrop`.
         ignore_index: As in `RandomCrop`.
-        loop_times: How often a window is drawn at most.
+        loop_times: Upper limit of draws of a window.
 
     Source: PaddleSeg's transform of this name.
     """
@@ -246,7 +241,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
 
 
 def count_ids(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids that occur in a label map (H, W), and how often each does."""
+    """Return the ids in a label map (H, W), and their numbers of pixels."""
     if label.dtype != np.uint8 or label.size > 2**24:  # the histogram below counts in float32
         return np.unique(label, return_counts=True)
     histogram = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel().astype(np.int64)
@@ -265,7 +260,7 @@ def _range(values: Sequence[float], name: str) -> tuple[float, float]:
 
 
 def _resize(data: Data, size_hw: tuple[int, int]) -> Data:
-    """Bring the image and the maps that follow it to one size."""
+    """Resize the image and the maps that go with it."""
     data["img"] = resize_image(data["img"], size_hw)
     for key in data.get("gt_fields", []):
         data[key] = resize_label(data[key], size_hw)

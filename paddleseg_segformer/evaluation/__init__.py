@@ -1,7 +1,6 @@
-"""Evaluation: confusion matrix, metrics, and the run over a data set."""
+"""Evaluation of a network on a data set, and its metrics."""
 
-from paddleseg_segformer.evaluation.confusion import ConfusionMatrix
 from paddleseg_segformer.evaluation.evaluate import evaluate
-from paddleseg_segformer.evaluation.metrics import Metrics
+from paddleseg_segformer.evaluation.metrics import ConfusionMatrix, Metrics
 
 __all__ = ["ConfusionMatrix", "Metrics", "evaluate"]

@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from paddleseg_segformer.data.loader import read_ahead
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.evaluation.confusion import ConfusionMatrix
-from paddleseg_segformer.evaluation.metrics import Metrics, image_row
+from paddleseg_segformer.evaluation.metrics import ConfusionMatrix, Metrics, image_row
 from paddleseg_segformer.files import write_text
 from paddleseg_segformer.inference.pipeline import Network, Pipeline
 from paddleseg_segformer.inference.plan import memory_line
@@ -50,16 +49,16 @@ def evaluate(
     """Compare predictions with labels at the labels' own size.
 
     Args:
-        network: See `Pipeline`; a layer is put into evaluation mode and back.
+        network: See `Pipeline`; a layer is in evaluation mode for the time.
         dataset: Labelled images.
-        preprocess: What happens to an image before the network; labels keep their size.
+        preprocess: Preprocessing of the images; labels keep their size.
         settings: Windows, scales, flips and averaging.
         absent_class: See `Metrics`.
         num_workers: Threads that read images ahead.
         batch_size: Images whose windows go through the network together.
         rank: This process takes the images rank, rank + world_size, ...: each is counted once.
         world_size: Number of processes.
-        all_reduce: Gives the sum of every process's integer array; needed for several processes.
+        all_reduce: Returns the sum of every process's integer array; needed for several processes.
         per_image_csv: Also write accuracy, mIoU and IoU of each image to this file; several
             processes add `.rank0` and so on to its stem.
         memory: See `Pipeline`.
@@ -75,18 +74,24 @@ def evaluate(
     pipeline = Pipeline(network, preprocess, settings, memory)
     indices = range(rank, len(dataset), world_size)
     rows: list[dict[str, Any]] = []
-    num_done = 0
-    with _evaluation_mode(network), _progress(len(indices), rank) as bar:
+    logs_memory = memory is not None and rank == 0  # at the first batch
+    is_silent = None if rank == 0 else True  # None: where standard error is no terminal
+    bar = tqdm(total=len(indices), unit="img", desc="evaluate", disable=is_silent)
+    with _evaluation_mode(network), bar:
         samples = read_ahead(dataset, indices, num_workers)
         while batch := list(islice(samples, batch_size)):
-            is_told = memory is None or rank > 0 or num_done > 0
-            predictions = _predictions(pipeline, batch, matrix.num_classes, is_told)
+            predictions = _predictions(pipeline, batch, matrix.num_classes, logs_memory)
+            logs_memory = False
             for sample, prediction in zip(batch, predictions, strict=True):
-                counts = _count(sample, prediction, matrix)
+                if sample.label is None:
+                    raise UserError(
+                        f"{sample.image_path}: has no label; evaluation needs one for every image."
+                    )
+                path = sample.label_path or sample.image_path
+                counts = matrix.add(sample.label, prediction, path)
                 if per_image_csv:
                     rows.append({"image": sample.image_path, **image_row(counts)})
             bar.update(len(batch))
-            num_done += len(batch)
     if per_image_csv:
         _write_csv(Path(per_image_csv), rows, dataset.label_set.classes, rank, world_size)
     confusion, num_images = matrix.counts, len(indices)
@@ -96,11 +101,11 @@ def evaluate(
 
 
 def _predictions(
-    pipeline: Pipeline, batch: list[RawSample], num_classes: int, is_told: bool
+    pipeline: Pipeline, batch: list[RawSample], num_classes: int, logs_memory: bool
 ) -> list[np.ndarray]:
     """Return the predicted ids (H, W) of each image."""
     try:
-        if not is_told:
+        if logs_memory:
             line = memory_line(pipeline, batch[0].image.shape)
             logger.info("%s: %s", batch[0].image_path, line)
         logits = pipeline.batch([sample.image for sample in batch])
@@ -109,17 +114,10 @@ def _predictions(
         raise UserError(f"{', '.join(sample.image_path for sample in batch)}: {error}") from None
     if logits[0].num_classes != num_classes:
         raise UserError(
-            f"the network tells {logits[0].num_classes} classes apart, the data set has "
+            f"the network predicts {logits[0].num_classes} classes, the data set has "
             f"{num_classes}. Make num_classes of both equal."
         )
     return predictions
-
-
-def _count(sample: RawSample, prediction: np.ndarray, matrix: ConfusionMatrix) -> np.ndarray:
-    """Add one image to the matrix and return its own counts."""
-    if sample.label is None:
-        raise UserError(f"{sample.image_path}: has no label; evaluation needs one for every image.")
-    return matrix.add(sample.label, prediction, sample.label_path or sample.image_path)
 
 
 @contextmanager
@@ -133,11 +131,6 @@ def _evaluation_mode(network: Network) -> Iterator[None]:
     finally:
         if was_training:
             network.train()  # type: ignore[attr-defined]
-
-
-def _progress(total: int, rank: int) -> tqdm:
-    """Return a progress bar, silent where nobody watches."""
-    return tqdm(total=total, unit="img", desc="evaluate", disable=None if rank == 0 else True)
 
 
 def _write_csv(

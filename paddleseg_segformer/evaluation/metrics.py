@@ -1,4 +1,4 @@
-"""Figures made of a confusion matrix.
+"""The confusion matrix of a data set, and the metrics computed from it.
 
 With rows i (labelled) and columns j (predicted), I = diagonal, L = row sums, P = column sums:
 IoU = I / (L + P - I), F1 (= Dice) = 2 I / (L + P), precision = I / P, recall = I / L.
@@ -18,17 +18,64 @@ from paddleseg_segformer.errors import UserError
 ABSENT_CLASS = {"nan": np.nan, "0": 0.0, "1": 1.0}
 
 
+class ConfusionMatrix:
+    """Pixel counts (K, K) int64: row = labelled class, column = predicted class.
+
+    Args:
+        num_classes: K.
+        ignore_index: Labelled id of pixels that are left out.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.counts = np.zeros((num_classes, num_classes), np.int64)
+
+    def add(self, label: np.ndarray, prediction: np.ndarray, name: str) -> np.ndarray:
+        """Count one image and return its own counts (K, K).
+
+        Args:
+            label: Labelled ids (H, W).
+            prediction: Predicted ids (H, W).
+            name: The label's file, for messages.
+
+        Raises:
+            UserError: sizes differ, or an id is neither a class nor `ignore_index`.
+        """
+        if label.shape != prediction.shape:
+            sizes = ["x".join(map(str, array.shape)) for array in (label, prediction)]
+            raise UserError(
+                f"{name}: the label is {sizes[0]} (height x width), but the image is {sizes[1]}. "
+                "They must have the same size."
+            )
+        is_counted = label != self.ignore_index
+        labelled = label[is_counted].astype(np.int64)
+        is_wrong = (labelled < 0) | (labelled >= self.num_classes)
+        if is_wrong.any():
+            ids, pixels = np.unique(labelled[is_wrong], return_counts=True)
+            raise UserError(
+                f"{name}: found label id {ids[0]} ({pixels[0]} pixels), expected 0 to "
+                f"{self.num_classes - 1}, or {self.ignore_index} for pixels to ignore. "
+                "Check the label map and num_classes."
+            )
+        pairs = labelled * self.num_classes + prediction[is_counted]
+        counts = np.bincount(pairs, minlength=self.num_classes**2)
+        counts = counts.reshape(self.counts.shape)  # fails if a prediction is no class
+        self.counts += counts
+        return counts
+
+
 @dataclass(frozen=True)
 class Metrics:
-    """Segmentation metrics over a data set; every figure is a fraction in 0..1.
+    """Segmentation metrics over a data set; each is a fraction in 0..1.
 
     Args:
         confusion: Pixel counts (K, K), row = labelled class, column = predicted class.
         classes: K names.
         num_images: Images that were counted.
         absent_class: IoU and F1 of a class that is neither labelled nor predicted anywhere: "nan"
-            leaves it out of the mean (NVlabs, mmsegmentation); 1 and 0 count it so (PaddleSeg's
-            development version and 2.8.0).
+            leaves it out of the mean (NVlabs, mmsegmentation); else 1 (PaddleSeg's development
+            version) or 0 (PaddleSeg 2.8.0).
     """
 
     confusion: np.ndarray
@@ -42,7 +89,7 @@ class Metrics:
 
     @property
     def intersection(self) -> np.ndarray:
-        """Return the pixels of each class that were predicted as it, (K,)."""
+        """Return the correctly predicted pixels of each class, (K,)."""
         return np.diag(self.confusion)
 
     @property
@@ -94,19 +141,19 @@ class Metrics:
 
     @property
     def accuracy(self) -> float:
-        """Return the fraction of labelled pixels predicted right."""
+        """Return the fraction of labelled pixels that are predicted correctly."""
         return float(_divide(self.intersection.sum(), self.confusion.sum()))
 
     @property
     def kappa(self) -> float:
-        """Return Cohen's kappa: the accuracy beyond what chance gives."""
+        """Return Cohen's kappa: the accuracy beyond chance."""
         total = self.confusion.sum()
         by_chance = (self.labelled / max(total, 1)) @ (self.predicted / max(total, 1))
         return float(_divide(self.accuracy - by_chance, 1.0 - by_chance))
 
     @property
     def summary(self) -> dict[str, float]:
-        """Return the figures over all classes by name."""
+        """Return the metrics over all classes by name."""
         return {
             "mIoU": self.miou,
             "accuracy": self.accuracy,
@@ -136,7 +183,7 @@ class Metrics:
         return f"  ({num_absent} absent classes {rule[str(self.absent_class)]})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain data for JSON; NaN becomes None."""
+        """Return all metrics as plain data for JSON; NaN becomes None."""
         per_class = {
             name: {
                 "iou": _plain(self.iou[index]),
@@ -176,7 +223,7 @@ def _divide(numerator: Any, denominator: Any, if_zero: float = np.nan) -> np.nda
 
 
 def _mean(values: np.ndarray) -> float:
-    """Return the mean of what is not NaN; NaN if nothing is left."""
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     present = values[~np.isnan(values)]
     return float(present.mean()) if len(present) else float("nan")
 

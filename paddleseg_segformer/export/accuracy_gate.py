@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from paddleseg_segformer.data.datasets import RawSample
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.evaluation.confusion import ConfusionMatrix
-from paddleseg_segformer.evaluation.metrics import Metrics
+from paddleseg_segformer.evaluation.metrics import ConfusionMatrix, Metrics
 from paddleseg_segformer.predictor import Predictor
 
 logger = logging.getLogger(__name__)

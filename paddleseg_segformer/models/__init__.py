@@ -1,12 +1,14 @@
-"""Backbones, heads and whole models. They know nothing of data, configs or PaddleSeg."""
+"""Backbones, heads and models, independent of data, configs and PaddleSeg."""
 
 from collections.abc import Callable
 
 from paddle import nn
 
 from paddleseg_segformer.models import mix_transformer, vision_transformer
-from paddleseg_segformer.models.classifier import MixVisionTransformerClassifier
-from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
+from paddleseg_segformer.models.mix_transformer import (
+    MixVisionTransformer,
+    MixVisionTransformerClassifier,
+)
 from paddleseg_segformer.models.segformer import SegFormer, SegFormerMM
 from paddleseg_segformer.models.segmenter import LinearSegmenter, MaskSegmenter
 from paddleseg_segformer.models.vision_transformer import VisionTransformer

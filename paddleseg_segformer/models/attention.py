@@ -1,4 +1,4 @@
-"""Self-attention: of all tokens (ViT), and with spatially reduced keys and values (MiT).
+"""Self-attention: plain (ViT), and with spatially reduced keys and values (MiT).
 
 Shapes: N batch, L query tokens, S key tokens (L / R^2, floored per side), C channels, M heads, D
     head width.
@@ -23,7 +23,7 @@ BLOCK_SCORES = 1 << 22  # scores held at once without gradients: 16 MiB in float
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool = False) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) v.
 
-    Without gradients the queries are taken in blocks, so that the L x S scores are never held at
+    Without gradients the queries are processed in blocks, so that the L x S scores never exist at
     once.
 
     Args:
@@ -47,7 +47,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(D)) whole: (N, L, M, D), (N, S, M, D) -> (N, M, L, S)."""
+    """Return softmax(q k^T / sqrt(D)): (N, L, M, D), (N, S, M, D) -> (N, M, L, S)."""
     q = (q * q.shape[-1] ** -0.5).transpose([0, 2, 1, 3])  # (N, M, L, D)
     return F.softmax(paddle.matmul(q, k.transpose([0, 2, 3, 1])))
 
@@ -56,7 +56,7 @@ def head_width(dim: int, num_heads: int) -> int:
     """Return D.
 
     Raises:
-        UserError: the channels cannot be shared out over the heads.
+        UserError: the channels are no multiple of the heads.
     """
     if num_heads < 1 or dim % num_heads:
         raise UserError(f"num_heads: found {num_heads}, expected a divisor of the {dim} channels.")
@@ -79,7 +79,7 @@ class SelfAttention(nn.Layer):
         attn_drop, proj_drop: dropout on the attention weights, and after the last linear.
 
     Raises:
-        UserError: the channels cannot be shared out over the heads.
+        UserError: the channels are no multiple of the heads.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class SelfAttention(nn.Layer):
         """(N, L, C) -> attention weights (N, M, L, L), without dropout.
 
         Args:
-            rows: the queries to give weights of; by default all.
+            rows: the queries whose weights are returned; by default all.
         """
         q, k, _ = self._project(x)
         return attention_weights(q[:, rows], k)
@@ -123,7 +123,7 @@ class SelfAttention(nn.Layer):
 
 
 class EfficientSelfAttention(nn.Layer):
-    """Multi-head self-attention whose keys and values see the map reduced by `sr_ratio` per side.
+    """Multi-head self-attention with keys and values of the map, reduced by `sr_ratio` per side.
 
     The reduction is a convolution with kernel = stride = `sr_ratio` and no padding: up to
     `sr_ratio - 1` trailing rows and columns do not reach the keys and values, as published.
@@ -137,7 +137,7 @@ class EfficientSelfAttention(nn.Layer):
         norm_eps: epsilon of the LayerNorm behind the reduction.
 
     Raises:
-        UserError: the channels cannot be shared out over the heads.
+        UserError: the channels are no multiple of the heads.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class EfficientSelfAttention(nn.Layer):
         """(N, L, C) tokens of an `hw` map -> attention weights (N, M, L, S), without dropout.
 
         Args:
-            rows: the queries to give weights of; by default all.
+            rows: the queries whose weights are returned; by default all.
         """
         q, k, _ = self._project(x, hw)
         return attention_weights(q[:, rows], k)

@@ -1,9 +1,9 @@
-"""What makes training quick and small on a CPU, in dygraph; no model needs it to be understood.
+"""Faster training with less memory on a CPU, in dygraph; the models can be read without it.
 
-Gradients are written by hand where the automatic ones keep or compute more than needed, maps are
-resized by products with small matrices, and the Mix-FFN keeps its hidden map channel first. Each
-is the same function as the plain lines that stand behind its call; those run on GPUs, in graphs,
-and in the tests beside it.
+Gradients are written by hand where automatic ones keep or compute more than needed, maps are
+resized by products with small matrices, and the Mix-FFN keeps its hidden map channel first. Each is
+the same function as the plain lines after its call, which run on GPUs and in graphs, and which the
+tests compare it with.
 
 Shapes: N batch, C channels, L tokens (h * w), K classes, h w sides of a feature map.
 """
@@ -23,18 +23,18 @@ from paddle.autograd import PyLayer
 
 LOG_DENSITY_AT_0 = -0.5 * math.log(2 * math.pi)  # of the normal distribution
 
-# the longest side that is resized by matrix products, with and without gradients: their cost grows
-# with the square of the side, interpolation's does not
+# the longest side that is resized by matrix products, with and without gradients: their cost per
+# pixel grows with the side, that of interpolation does not
 MATRIX_SIDE, MATRIX_SIDE_NO_GRAD = 128, 32
 
 
 def is_on_cpu(x: Tensor) -> bool:
-    """Tell whether what is done with `x` runs on the CPU, now, not in a graph that is built."""
+    """Tell whether operations on `x` run on the CPU, in dygraph."""
     return paddle.in_dynamic_mode() and x.place.is_cpu_place()
 
 
 def scale_samples(x: Tensor, factors: Tensor) -> Tensor:
-    """Scale each sample of a batch by a number of its own: (N, ...) by (N, 1, ...)."""
+    """Scale each sample of a batch by its own factor: (N, ...) by (N, 1, ...)."""
     return SampleScale.apply(x, factors) if paddle.is_grad_enabled() else x * factors
 
 
@@ -101,10 +101,9 @@ class SampleScale(PyLayer):
 class MixFFNGradient(PyLayer):
     """fc1, 3x3 depthwise convolution, GELU, fc2 with the hidden maps channel first.
 
-    Kept are the input and fc1's output; the plain form also keeps the convolution's and GELU's,
-    each as large as fc1's. The convolution is computed again, and the gradient of its input is a
-    convolution too, with the kernel turned round: together they take no longer than Paddle's
-    kernel for that gradient.
+    It keeps the input and fc1's output; the plain form also keeps the convolution's and GELU's, of
+    the same size. The convolution is recomputed, and the gradient of its input is a
+    convolution with the flipped kernel: both take no longer than Paddle's kernel for that gradient.
     """
 
     @staticmethod
@@ -242,5 +241,7 @@ def interpolation_matrix(length: int, new_length: int, dtype: str) -> Tensor:
     """Return the (new_length, length) weights of bilinear resizing along one axis."""
     position = (np.arange(new_length) + 0.5) * (length / new_length) - 0.5
     position = np.clip(position, 0, length - 1)
-    matrix = np.maximum(1 - np.abs(position[:, None] - np.arange(length)), 0)  # a tent per sample
+    matrix = np.maximum(
+        1 - np.abs(position[:, None] - np.arange(length)), 0
+    )  # a hat function per sample
     return paddle.to_tensor(matrix.astype("float32")).astype(dtype.rpartition(".")[2])

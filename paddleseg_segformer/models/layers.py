@@ -29,7 +29,7 @@ class DropPath(nn.Layer):
             return x
         keep = 1.0 - self.rate
         mask_shape = [x.shape[0]] + [1] * (x.ndim - 1)
-        # drawn in float32: not every device can in half precision
+        # drawn in float32: not every device supports half precision
         mask = paddle.bernoulli(paddle.full(mask_shape, keep))
         factors = in_type_of(x, mask / keep)
         if cpu_gradients.is_on_cpu(x):
@@ -40,8 +40,8 @@ class DropPath(nn.Layer):
 class Conv2D(nn.Conv2D):
     """Convolution whose bias is added as (C, 1, 1), in the type of the product.
 
-    Paddle adds it as (1, C, 1, 1); the gradient of that takes its CPU kernel as long as that
-    of a 3x3 depthwise convolution does.
+    Paddle adds it as (1, C, 1, 1), whose gradient takes as long on a CPU as that of a 3x3 depthwise
+    convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,8 +68,8 @@ def add_channel_bias(x: Tensor, bias: Tensor) -> Tensor:
 def in_type_of(x: Tensor, other: Tensor) -> Tensor:
     """Return `other` in the type of `x`.
 
-    In mixed precision products are in half precision and weights in float32: a bias would lift
-    the map to which it is added to float32.
+    In mixed precision products are in half precision and weights in float32: adding a bias would
+    turn the map into float32.
     """
     return other if other.dtype == x.dtype else other.astype(x.dtype)
 
@@ -85,9 +85,9 @@ def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
 def tokens_to_map(x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
     """(N, L, C) -> (N, C, h, w) with L = h * w, row-major.
 
-    Channels are moved while height and width are axes of their own, here and in `map_to_tokens`:
-    where a graph flattens them first, OpenVINO moves the scales of INT8 convolutions in between,
-    and copies the map twice instead of not at all.
+    Here and in `map_to_tokens`, height and width are separate axes while channels are moved: where
+    a graph flattens them first, OpenVINO moves the scales of INT8 convolutions in between, and
+    copies the map twice instead of not at all.
     """
     return x.reshape([0, hw[0], hw[1], x.shape[2]]).transpose([0, 3, 1, 2])
 
@@ -119,8 +119,8 @@ def upsample_to_input(logits: Tensor, hw: Sequence[int | Tensor], pad_multiple: 
     """Resize a network's logits (N, K, h, w) to its input's size (N, K, *hw).
 
     Args:
-        pad_multiple: the network pads its input at the bottom and right to a multiple of so many
-            pixels, and its logits stand for the padded input; the padding is cropped off.
+        pad_multiple: the network pads its input at the bottom and right to a multiple of this
+            number of pixels; its logits cover the padded input, and the padding is cropped off.
     """
     if pad_multiple == 1:
         return upsample(logits, hw)

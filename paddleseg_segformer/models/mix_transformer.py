@@ -35,7 +35,7 @@ class OverlapPatchEmbed(nn.Layer):
     """Strided convolution whose patches overlap, then LayerNorm: (N, C, H, W) -> tokens.
 
     Args:
-        in_channels, dim: channels before and behind.
+        in_channels, dim: channels of the input and of the tokens.
         kernel, stride: of the convolution, in px; it pads by half a kernel.
         norm_eps: LayerNorm epsilon.
     """
@@ -54,7 +54,7 @@ class OverlapPatchEmbed(nn.Layer):
 
 
 class MixFFN(nn.Layer):
-    """Feed-forward network with a 3x3 depthwise convolution, which carries the positions.
+    """Feed-forward network with a 3x3 depthwise convolution, which encodes positions.
 
     fc1 -> depthwise convolution -> GELU -> dropout -> fc2 -> dropout.
 
@@ -138,11 +138,11 @@ class MixVisionTransformer(nn.Layer):
         norm_eps: LayerNorm epsilon of the blocks and the stage outputs.
         embed_norm_eps: LayerNorm epsilon of patch embeddings and of the reduced keys; the published
             weights were trained with 1e-6 for the first and 1e-5 for the second group.
-        use_recompute: keep only what goes from block to block in training, and compute the rest
-            again for the gradients: less memory, about a fifth more time on CPU.
+        use_recompute: keep only the tokens between blocks in training, and recompute the rest for
+            the gradients: less memory, about a fifth more time on CPU.
 
     Raises:
-        UserError: not one number for each stage, or channels that the heads cannot share.
+        UserError: not one number for each stage, or channels that are no multiple of the heads.
     """
 
     min_input_px = 29  # below, stage 1's map is smaller than its 8x8 reduction kernel
@@ -233,7 +233,7 @@ class MixVisionTransformer(nn.Layer):
     def forward_with_attentions(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the maps of `forward`, and the attention weights (N, M, L, S) of each block.
 
-        They are held whole: 16 MiB for each image and block of stage 1 at 512x512.
+        They take 16 MiB per image and block of stage 1 at 512x512.
         """
         attentions: list[Tensor] = []
 
@@ -275,6 +275,26 @@ class MixVisionTransformer(nn.Layer):
 
             return recompute(block, tokens, hw)
         return block(tokens, hw)
+
+
+class MixVisionTransformerClassifier(nn.Layer):
+    """ImageNet classifier, which SegFormer starts from: a linear of the mean of stage 4's tokens.
+
+    Args:
+        backbone: a `MixVisionTransformer`.
+        num_classes: K, number of classes.
+    """
+
+    def __init__(self, backbone: MixVisionTransformer, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.feat_channels[-1], num_classes)
+        init_mit_weights(self.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) normalised image -> (N, num_classes) logits."""
+        return self.head(self.backbone(x)[-1].mean(axis=[2, 3]))
 
 
 _WIDE: dict[str, Any] = {"embed_dims": (64, 128, 320, 512)}

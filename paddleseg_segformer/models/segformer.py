@@ -32,7 +32,7 @@ from paddleseg_segformer.models.layers import (
 
 
 class _Head(nn.Layer):
-    """What both heads end in: ReLU, channel dropout, classifier."""
+    """The end of both heads: ReLU, channel dropout, classifier."""
 
     def __init__(
         self, num_classes: int, embedding_dim: int, dropout_rate: float, align_corners: bool
@@ -89,7 +89,7 @@ class AllMLPHead(_Head):
             merged = paddle.matmul(linear.weight, fuse_slices[stage], transpose_y=True)  # (C_i, D)
             biases.append(paddle.mv(fuse_slices[stage], linear.bias))
             maps.append(project(features[stage], merged))
-        # upsampling leaves a constant as it is, so the smallest map can carry it
+        # upsampling preserves constants, so the biases are added to the smallest map
         maps[-1] = add_channel_bias(maps[-1], paddle.add_n(biases))
         return self.classify(self.linear_fuse[1](upsampled_sum(maps, self.align_corners)))
 
@@ -97,14 +97,10 @@ class AllMLPHead(_Head):
 class MMHead(_Head):
     """mmsegmentation's head: batch norm and ReLU in every branch, stage 1 concatenated first.
 
-    The ReLU stands before the upsampling, so only the fuse convolution moves to the stage's own
+    The ReLU comes before the upsampling, so only the fuse convolution moves to the stage's own
     resolution, and the weights cannot be converted to the canonical head.
 
-    Args:
-        in_channels: C_1 to C_4.
-        num_classes, embedding_dim: K and D.
-        dropout_rate: of channels, before the classifier.
-        align_corners: of the upsampling.
+    Args: as of `AllMLPHead`.
     """
 
     def __init__(
@@ -134,20 +130,7 @@ class MMHead(_Head):
 
 
 class _EncoderDecoder(nn.Layer):
-    """A backbone before a head, whose layers are the model's own attributes.
-
-    PaddleSeg's weight files name them so.
-
-    Args:
-        num_classes: K, number of classes.
-        backbone: gives four maps at strides 4, 8, 16, 32; see `contracts.PyramidBackbone`.
-        embedding_dim: D; published: 256 for B0 and B1, 768 for B2 to B5; mmsegmentation: 256.
-        dropout_rate: channel dropout before the classifier.
-        align_corners: of the upsampling inside the head; published: False.
-
-    Raises:
-        UserError: no classes, or a backbone of another kind.
-    """
+    """A backbone and a head whose layers are the model's attributes, as in PaddleSeg's files."""
 
     logits_stride = 4  # input pixels per logit, rounded up
     pad_multiple = 1
@@ -186,13 +169,13 @@ class SegFormer(_EncoderDecoder, AllMLPHead):
 
     Args:
         num_classes: K, number of classes.
-        backbone: gives four maps at strides 4, 8, 16, 32, as a `MixVisionTransformer` does.
+        backbone: returns four maps at strides 4, 8, 16, 32, as a `MixVisionTransformer` does.
         embedding_dim: D, the head's width; published: 256 for B0 and B1, 768 for B2 to B5.
-        dropout_rate: share of the fused map's channels that are dropped in training.
+        dropout_rate: share of the fused map's channels that training drops.
         align_corners: of the upsampling inside the head; published: False.
 
     Raises:
-        UserError: no classes, or a backbone of another kind.
+        UserError: no classes, or not such a backbone.
     """
 
 
@@ -203,11 +186,11 @@ class SegFormerMM(_EncoderDecoder, MMHead):
 
     Args:
         num_classes: K, number of classes.
-        backbone: gives four maps at strides 4, 8, 16, 32, as a `MixVisionTransformer` does.
+        backbone: returns four maps at strides 4, 8, 16, 32, as a `MixVisionTransformer` does.
         embedding_dim: D, the head's width; mmsegmentation: 256.
-        dropout_rate: share of the fused map's channels that are dropped in training.
+        dropout_rate: share of the fused map's channels that training drops.
         align_corners: of the upsampling inside the head; published: False.
 
     Raises:
-        UserError: no classes, or a backbone of another kind.
+        UserError: no classes, or not such a backbone.
     """

@@ -35,7 +35,7 @@ class LinearHead(nn.Layer):
 
 
 class MaskHead(nn.Layer):
-    """A mask transformer: patches and one learned token per class go through blocks together.
+    """A mask transformer: transformer blocks over the patches and one learned token per class.
 
     A class's logit at a patch is the cosine of their two embeddings, layer-normalised over the
     classes.
@@ -97,23 +97,23 @@ class MaskHead(nn.Layer):
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.decoder_norm(tokens)
-        # cut from the front: exported slices that count from the end confuse OpenVINO
+        # indices from the front: OpenVINO misreads exported slices with negative ones
         patches = _unit_length(self.proj_patch(tokens[:, :num_patches]))
         classes = _unit_length(self.proj_class(tokens[:, num_patches:]))
         return paddle.matmul(patches, classes, transpose_y=True)
 
 
 def _unit_length(x: Tensor) -> Tensor:
-    """Divide each vector by its length; as published, nothing is added to the length."""
+    """Divide each vector by its length; as published, without an epsilon."""
     return x / paddle.linalg.norm(x, axis=-1, keepdim=True)
 
 
 class Segmenter(nn.Layer):
-    """A ViT encoder before a head that gives logits of each patch.
+    """A ViT encoder and a head that returns logits of each patch.
 
     Args:
         num_classes: K, number of classes.
-        backbone: gives tokens, the class token first.
+        backbone: returns tokens, the class token first.
         head: patches (N, L, C) -> logits (N, L, K).
     """
 
@@ -151,8 +151,8 @@ class MaskSegmenter(Segmenter):
     """Segmenter with a mask transformer.
 
     Args:
-        num_classes: K, 2 or more; of 2 classes the norm over them keeps little more than which is
-            the larger, so that a `LinearSegmenter` trains better.
+        num_classes: K, 2 or more; of 2 classes the norm keeps little more than which logit is
+            larger, so a `LinearSegmenter` trains better.
         backbone: a `VisionTransformer`, or another `contracts.TokenBackbone`.
         h_embed_dim: channels of the mask transformer; published: the encoder's.
         h_depth: blocks of the mask transformer; published: 2.
@@ -196,7 +196,7 @@ class MaskSegmenter(Segmenter):
 
 
 def _check_norm_over_classes(num_classes: int) -> None:
-    """Refuse one class, which a norm over the classes makes constant; warn of two."""
+    """Refuse one class, whose norm over the classes is constant; warn about two."""
     if num_classes < 2:
         raise UserError(
             f"num_classes: found {num_classes}, expected 2 or more: a MaskSegmenter compares "
@@ -205,7 +205,7 @@ def _check_norm_over_classes(num_classes: int) -> None:
     if num_classes == 2:
         logger.warning(
             "num_classes 2: a MaskSegmenter's norm over two classes keeps little more than which "
-            "is the larger; if it learns one class only, take a LinearSegmenter"
+            "logit is larger; if it predicts one class only, use a LinearSegmenter"
         )
 
 

@@ -30,13 +30,13 @@ class PatchEmbed(nn.Layer):
     """Convolution over patches that do not overlap: (N, C, H, W) -> (N, D, h, w).
 
     Args:
-        pad_input: zeros at the bottom and right complete the last patches, h = ceil(H / P); without
-            it the pixels that fill no patch are left out, h = floor(H / P).
+        pad_input: pad the last patches with zeros at the bottom and right, h = ceil(H / P); else
+            the pixels that fill no patch are dropped, h = floor(H / P).
     """
 
     def __init__(self, in_channels: int, dim: int, patch_size: int, pad_input: bool) -> None:
         super().__init__()
-        # of P - 1 padded zeros the strided convolution uses as many as complete a patch
+        # of P - 1 padded zeros the strided convolution uses those that complete a patch
         padding = [0, patch_size - 1, 0, patch_size - 1] if pad_input else 0
         self.proj = Conv2D(in_channels, dim, patch_size, stride=patch_size, padding=padding)
 
@@ -102,12 +102,12 @@ def make_blocks(depth: int, drop_path_rate: float, **arguments: Any) -> nn.Layer
 class VisionTransformer(nn.Layer):
     """Patch embedding, class token, learned positions and transformer blocks.
 
-    Names and arguments are PaddleSeg's, but for the last two, which hold what it and the original
-    implementation do differently.
+    Names and arguments are PaddleSeg's, except the last two, in which it and the original
+    implementation differ.
 
     Args:
-        img_size: pixels of the images that the position embedding is made for: one number, or
-            [width, height]; for other sizes it is resized.
+        img_size: pixels of the images of the position embedding: one number, or [width, height];
+            it is resized for other sizes.
         patch_size: P, side of a patch in pixels.
         in_channels: channels of the input image.
         embed_dim: channels of the tokens.
@@ -119,16 +119,15 @@ class VisionTransformer(nn.Layer):
         drop_rate: dropout of tokens and after linears.
         attn_drop_rate: dropout on attention weights.
         drop_path_rate: stochastic depth, rising linearly from 0 to this rate over the blocks.
-        norm_layer: PaddleSeg's name of the only norm that these weights exist for.
+        norm_layer: PaddleSeg's name of the only supported norm.
         epsilon: of the layer norms.
         final_norm: a layer norm after the last block.
         pos_embed_interpolation: "bicubic" (PaddleSeg) or "bilinear" (the original implementation).
-        pad_input: complete the last patches with zeros and count them (the original
-            implementation); by default pixels that fill no patch are left out and the logits are
-            stretched over them (PaddleSeg).
+        pad_input: pad the last patches with zeros (the original implementation); by default pixels
+            that fill no patch are dropped and the logits are stretched over them (PaddleSeg).
 
     Raises:
-        UserError: values that do not go together.
+        UserError: unknown or inconsistent values.
     """
 
     def __init__(
@@ -170,7 +169,7 @@ class VisionTransformer(nn.Layer):
         self.pos_embed_interpolation = pos_embed_interpolation
         self.pad_multiple = patch_size if pad_input else 1  # see `layers.upsample_to_input`
         self.min_input_px = 1 if pad_input else patch_size
-        # two patches per side: Paddle resizes to a single one in a way of its own
+        # two patches per side: Paddle resizes to a single one differently
         self.min_portable_px = patch_size + 1 if pad_input else 2 * patch_size
         num_tokens = 1 + self.grid_hw[0] * self.grid_hw[1]
         self.patch_embed = PatchEmbed(in_channels, embed_dim, patch_size, pad_input)
@@ -225,8 +224,8 @@ class VisionTransformer(nn.Layer):
     def positions(self, hw: Sequence[int | Tensor]) -> Tensor:
         """Return the position embedding for a grid of `hw` patches, (1, 1 + h * w, C).
 
-        It follows the grid's sides. PaddleSeg and the original implementation look at the number of
-        patches alone, and so leave it as it is for another grid with as many.
+        It depends on the grid's sides. PaddleSeg and the original implementation compare the number
+        of patches only, and do not resize it for another grid with as many.
         """
         if paddle.in_dynamic_mode() and tuple(hw) == self.grid_hw:
             return self.pos_embed

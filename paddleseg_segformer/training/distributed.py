@@ -1,28 +1,29 @@
-"""Data-parallel processes started by `python -m paddle.distributed.launch`."""
+"""Data-parallel processes, started by `python -m paddle.distributed.launch`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import paddle
 import paddle.distributed as dist
-from paddle import nn
+from paddle import Tensor, nn
+from paddle.autograd import PyLayer
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.training.sync_batch_norm import synchronise_batch_norm
 
 
 def init_distributed() -> tuple[int, int]:
-    """Join the process group where there is one; return (rank, world size)."""
+    """Join the process group if there is one; return (rank, world size)."""
     if dist.get_world_size() > 1 and not dist.is_initialized():
         dist.init_parallel_env()
     return dist.get_rank(), dist.get_world_size()
 
 
 def data_parallel(model: nn.Layer) -> nn.Layer:
-    """Wrap the model so that batch norm sees all processes' batches and gradients are averaged."""
+    """Wrap the model: batch norm sees the batches of all processes, gradients are averaged."""
     if dist.get_world_size() == 1:
         return model
     if paddle.get_device().startswith("gpu"):
@@ -41,9 +42,10 @@ def sum_over_processes(array: np.ndarray) -> np.ndarray:
     return tensor.numpy()
 
 
-def of_first_process(array: np.ndarray) -> np.ndarray:
-    """Return the first process's integer array."""
-    return sum_over_processes(array * (dist.get_rank() == 0))
+def of_first_process(number: float) -> float:
+    """Return the first process's number, exactly."""
+    bits = np.array([number], np.float64).view(np.int64)
+    return float(sum_over_processes(bits * (dist.get_rank() == 0)).view(np.float64)[0])
 
 
 def mean_over_processes(value: float) -> float:
@@ -61,7 +63,7 @@ def any_process(condition: bool) -> bool:
 
 
 def check_same_in_all(name: str, number: int) -> None:
-    """Refuse to go on with a number that is another one in another process.
+    """Refuse a number that differs between the processes.
 
     Raises:
         UserError: in every process, with all the numbers.
@@ -78,7 +80,7 @@ def check_same_in_all(name: str, number: int) -> None:
 
 @contextmanager
 def lost_peers_explained() -> Iterator[None]:
-    """Say in one line that the connection broke because another process of the run ended.
+    """Say in one line that another process of the run has ended.
 
     Raises:
         UserError: in place of what the communication library raises.
@@ -93,3 +95,64 @@ def lost_peers_explained() -> Iterator[None]:
             "has ended. The last lines of its log (log/workerlog.N, see --log_dir of "
             "paddle.distributed.launch) say why."
         ) from error
+
+
+def synchronise_batch_norm(model: nn.Layer) -> None:
+    """Replace each `BatchNorm2D` below `model` by a `SumSyncBatchNorm2D`."""
+    for parent in model.sublayers(include_self=True):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2D):
+                parent.add_sublayer(name, SumSyncBatchNorm2D(child))
+
+
+class SumSyncBatchNorm2D(nn.BatchNorm2D):
+    """A `BatchNorm2D` whose training statistics are over the batches of all processes.
+
+    It is for devices without Paddle's fused `nn.SyncBatchNorm`, which has kernels for GPUs only.
+    The batches may differ in size. Parameters and statistics are those of `source`.
+    """
+
+    def __init__(self, source: nn.BatchNorm2D) -> None:
+        super().__init__(
+            source._num_features,
+            source._momentum,
+            source._epsilon,
+            source._weight_attr,
+            source._bias_attr,
+            source._data_format,
+        )
+        for name in ("weight", "bias", "_mean", "_variance"):
+            setattr(self, name, getattr(source, name))
+        self.training = source.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        if not self.training:
+            return super().forward(x)
+        pixels = paddle.full([1], x.size // x.shape[1], dtype=x.dtype)
+        sums = _SumOverProcesses.apply(paddle.concat([x.sum(axis=[0, 2, 3]), pixels]))
+        mean, count = sums[:-1] / sums[-1], sums[-1]
+        centred = x - mean.reshape([1, -1, 1, 1])
+        # from the centred values: a difference of large sums would lose digits
+        variance = _SumOverProcesses.apply(centred.square().sum(axis=[0, 2, 3])) / count
+        with paddle.no_grad():
+            for average, value in ((self._mean, mean), (self._variance, variance)):
+                average.set_value(average * self._momentum + value * (1 - self._momentum))
+        scale = self.weight * paddle.rsqrt(variance + self._epsilon)
+        return centred * scale.reshape([1, -1, 1, 1]) + self.bias.reshape([1, -1, 1, 1])
+
+
+class _SumOverProcesses(PyLayer):
+    """y = the sum of every process's x; the gradient of x is the sum of the gradients of y."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total

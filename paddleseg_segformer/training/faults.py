@@ -1,4 +1,4 @@
-"""What becomes of a step whose loss or gradients are not finite, and of samples that are bad."""
+"""Non-finite losses and gradients, and bad samples: stop the run, or skip and count."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -22,13 +21,13 @@ CHOICES = ("stop", "skip")
 
 @dataclass(frozen=True)
 class FaultPolicy:
-    """What to do about faults.
+    """How a run handles faults.
 
     Args:
         on_nonfinite: stop, or skip the step: weights, optimizer and batch-norm statistics stay as
             they were; the iteration counts.
-        on_bad_sample: stop, or put another sample in the place of one that cannot be read.
-        max_skipped: of steps, and of samples; one more stops.
+        on_bad_sample: stop, or replace a sample that cannot be read by another one.
+        max_skipped: steps, and samples, that may be skipped; one more stops the run.
     """
 
     on_nonfinite: str = "stop"
@@ -50,7 +49,7 @@ class FaultPolicy:
 
 
 class Faults:
-    """Counts faults, and decides whether a step is taken: the same in every process of a run."""
+    """Counts faults and decides whether a step is taken; all processes of a run decide alike."""
 
     def __init__(self, policy: FaultPolicy | None = None) -> None:
         self.policy = policy or FaultPolicy()
@@ -59,15 +58,15 @@ class Faults:
         self._statistics: dict[str, Tensor] = {}
 
     def before_step(self, network: nn.Layer) -> None:
-        """Keep what a forward pass changes, where the step may be skipped."""
+        """Save the batch-norm statistics, which a forward pass changes, if steps may be skipped."""
         if self.policy.on_nonfinite == "skip":
             self._statistics = {key: item.clone() for key, item in _untrained(network).items()}
 
     def check_loss(self, value: float, iteration: int, names: Sequence[str]) -> None:
-        """Stop at a loss that is not finite, before its gradients reach the other processes.
+        """Stop at a non-finite loss before its gradients reach the other processes.
 
         Raises:
-            UserError: it is not finite, and such steps are not to be skipped.
+            UserError: it is not finite, and such steps are not skipped.
         """
         self._stop_at(loss_problem(value), iteration, names)
 
@@ -82,20 +81,27 @@ class Faults:
         """Tell whether the weights may be updated.
 
         Args:
-            problem: what is not finite in this process ("the loss is nan"); empty if all is well.
+            problem: what is not finite in this process ("the loss is nan"), or an empty text.
             num_replaced: samples of this process's batch that were replaced.
             iteration: of the step, from 1.
             names: files of this process's batch.
 
         Raises:
-            UserError: something is not finite and is not to be skipped, or too much was skipped.
+            UserError: something is not finite and is not skipped, or too much was skipped.
         """
         self._stop_at(problem, iteration, names)
         num_problems = int(bool(problem))
         if "skip" in (self.policy.on_nonfinite, self.policy.on_bad_sample):
             counts = sum_over_processes(np.array([num_problems, num_replaced]))
             num_problems, num_replaced = int(counts[0]), int(counts[1])
-        self._count_replaced(num_replaced, iteration)
+        self.num_replaced_samples += num_replaced
+        if self.num_replaced_samples > self.policy.max_skipped:
+            raise UserError(
+                f"iteration {iteration}: {self.num_replaced_samples} samples could not be read and "
+                f"were replaced (see above), more than --max_skipped {self.policy.max_skipped}. "
+                "Repair the data set: python -m paddleseg_segformer check_dataset --config CONFIG "
+                "finds them all."
+            )
         if not num_problems:
             return True
         self._skip(network, problem or "another process found a fault", iteration, names)
@@ -109,7 +115,7 @@ class Faults:
         }
 
     def set_state_dict(self, state: dict[str, int]) -> None:
-        """Go on counting from a checkpoint's counts."""
+        """Continue from a checkpoint's counts."""
         self.num_skipped_steps = state["num_skipped_steps"]
         self.num_replaced_samples = state["num_replaced_samples"]
 
@@ -135,36 +141,26 @@ class Faults:
             "skipped the step (%d of at most %d): %s", self.num_skipped_steps, limit, message
         )
 
-    def _count_replaced(self, num_replaced: int, iteration: int) -> None:
-        self.num_replaced_samples += num_replaced
-        limit = self.policy.max_skipped
-        if self.num_replaced_samples > limit:
-            raise UserError(
-                f"iteration {iteration}: {self.num_replaced_samples} samples could not be read and "
-                f"were replaced (see above), more than --max_skipped {limit}. Repair the data set: "
-                "python -m paddleseg_segformer check_dataset --config CONFIG finds them all."
-            )
-
 
 def _untrained(network: nn.Layer) -> dict[str, Tensor]:
-    """Return what the network holds beside trained weights: batch norm's statistics."""
+    """Return the batch-norm statistics and frozen weights, which no optimizer changes."""
     return {key: item for key, item in network.state_dict().items() if item.stop_gradient}
 
 
 def loss_problem(value: float) -> str:
-    """Say what is wrong with a loss; nothing if it is finite."""
+    """Say what is wrong with a loss; an empty text if it is finite."""
     return "" if math.isfinite(value) else f"the loss is {value}"
 
 
 def gradient_sum(network: nn.Layer) -> Tensor:
-    """Return the float32 sum over all gradients, which tells whether one is not finite."""
+    """Return the float32 sum of all gradients, which is finite only if each of them is."""
     sums = [gradient.sum() for gradient in _gradients(network).values()]
     return paddle.add_n(sums).astype("float32") if sums else paddle.zeros([])
 
 
 def gradient_problem(network: nn.Layer) -> str:
-    """Say which gradients are not finite; nothing if all are."""
-    bad = _nonfinite(_gradients(network))
+    """Say which gradients are not finite; an empty text if all are finite."""
+    bad = nonfinite(_gradients(network))
     return f"the gradient of {bad} is not finite" if bad else ""
 
 
@@ -173,23 +169,8 @@ def _gradients(network: nn.Layer) -> dict[str, Tensor]:
     return {name: item.grad for name, item in parameters if item.grad is not None}
 
 
-def refuse_ruined(network: nn.Layer, destination: Path) -> None:
-    """Stop where weights are not finite: what is saved can always be taken up again.
-
-    Raises:
-        UserError: a weight is not finite.
-    """
-    floating = {key: item for key, item in network.state_dict().items() if item.is_floating_point()}
-    bad = _nonfinite(floating)
-    if bad:
-        raise UserError(
-            f"{destination}: not saved, as the weight {bad} is not finite. Lower the learning "
-            "rate, or clip gradients."
-        )
-
-
-def _nonfinite(tensors: Mapping[str, Tensor]) -> str:
-    """Name the first tensor that is not finite, and say how many more; nothing if all are."""
+def nonfinite(tensors: Mapping[str, Tensor]) -> str:
+    """Name the first non-finite tensor and count the others; an empty text if all are finite."""
     if not tensors or math.isfinite(float(paddle.add_n([t.sum() for t in tensors.values()]))):
         return ""
     bad = [name for name, t in tensors.items() if not math.isfinite(float(t.sum()))]

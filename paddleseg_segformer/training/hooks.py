@@ -1,4 +1,4 @@
-"""What happens around the training steps: logging, evaluation, checkpoints, a graceful stop."""
+"""Hooks of the training loop: averaged weights, log, evaluation, checkpoints, graceful stop."""
 
 from __future__ import annotations
 
@@ -8,26 +8,89 @@ import math
 import signal
 import time
 from collections import defaultdict
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import Any
 
 import numpy as np
+import paddle
+from paddle import nn
 
+from paddleseg_segformer.config import Config
+from paddleseg_segformer.config.building import TrainingParts
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.evaluation import Metrics, evaluate
 from paddleseg_segformer.files import remove_folder
-from paddleseg_segformer.training.ema import EMA
-from paddleseg_segformer.training.manifest import verify_manifest
-from paddleseg_segformer.training.state import BestModel, checkpoints, save_best, save_checkpoint
+from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
+from paddleseg_segformer.inference.pipeline import predict_label
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.training.checkpoints import (
+    BestModel,
+    checkpoints,
+    save_best,
+    save_checkpoint,
+    verify_manifest,
+)
+from paddleseg_segformer.training.distributed import sum_over_processes
 from paddleseg_segformer.training.trainer import Hook, Trainer
 from paddleseg_segformer.training.writers import Writers
 
-if TYPE_CHECKING:
-    from paddleseg_segformer.evaluation import Metrics
-
 logger = logging.getLogger(__name__)
+
+NUM_PICTURES = 3
+
+
+class EMA(Hook):
+    """Exponential moving average of the weights, of decay min(decay, (1 + t) / (10 + t)).
+
+    Batch-norm statistics are averages already and are copied.
+    """
+
+    def __init__(self, model: nn.Layer, decay: float) -> None:
+        self.model = model
+        self.decay = decay
+        self.averages = {key: tensor.clone().detach() for key, tensor in model.state_dict().items()}
+
+    @paddle.no_grad()
+    def after_step(self, trainer: Trainer) -> None:
+        """Move the averages towards the weights."""
+        decay = min(self.decay, (1 + trainer.iteration) / (10 + trainer.iteration))
+        for key, tensor in self.model.state_dict().items():
+            if tensor.stop_gradient:
+                self.averages[key].set_value(tensor)
+            else:
+                self.averages[key].lerp_(tensor, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the averages into the model within a `with` block."""
+        own = self.model.state_dict()
+        trained = {key: tensor.clone() for key, tensor in own.items()}
+        _copy(self.averages, own)
+        try:
+            yield
+        finally:
+            _copy(trained, own)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages by parameter name."""
+        return self.averages
+
+    def set_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the averages of a checkpoint, if it has any."""
+        if state:
+            _copy(state, self.averages)
+        else:
+            logger.warning("the checkpoint has no averaged weights: they start from its weights")
+
+
+@paddle.no_grad()
+def _copy(source: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+    for key, tensor in target.items():
+        tensor.set_value(source[key])
 
 
 class Progress(Hook):
@@ -81,24 +144,60 @@ class Progress(Hook):
 
 
 def _finite_mean(values: list[float]) -> float:
-    """Return the mean of the finite values: a skipped step's loss is none."""
+    """Return the mean of the finite values; the loss of a skipped step is not one."""
     finite = [value for value in values if math.isfinite(value)]
     return float(np.mean(finite)) if finite else math.nan
 
 
-class Evaluation(Protocol):
-    """Evaluates the current weights."""
+class ModelEvaluation:
+    """Evaluates the current weights the way `tools/val.py` does, and draws a few results."""
+
+    def __init__(
+        self, config: Config, parts: TrainingParts, num_workers: int, rank: int, world_size: int
+    ) -> None:
+        assert parts.val_dataset is not None and config.val_dataset is not None
+        self.model = parts.model
+        self.dataset = parts.val_dataset
+        self.absent_class = config.test_config.absent_class
+        self.settings = config.test_config.inference_settings()
+        self.preprocess = Preprocess.from_transforms(config.val_dataset.get("transforms", []))
+        self.num_workers = max(num_workers, 1)
+        self.rank, self.world_size = rank, world_size
+        self.last_metrics: Metrics | None = None
 
     def metrics(self) -> Metrics:
-        """Return the figures over the whole data set; called on every process."""
+        """Return the metrics over the whole data set, whatever the number of processes."""
+        self.last_metrics = evaluate(
+            self.model,
+            self.dataset,
+            self.preprocess,
+            self.settings,
+            absent_class=self.absent_class,
+            num_workers=self.num_workers,
+            rank=self.rank,
+            world_size=self.world_size,
+            all_reduce=sum_over_processes,
+        )
+        return self.last_metrics
 
     def pictures(self) -> list[tuple[str, np.ndarray]]:
-        """Return (tag, RGB uint8 image) pairs; called on the first process, after `metrics`."""
+        """Return image, label and prediction side by side, and the confusion matrix."""
+        assert self.last_metrics is not None
+        label_set = self.dataset.label_set
+        confusion = draw_confusion(self.last_metrics.confusion, label_set.classes)
+        drawn = [("Evaluate/confusion", confusion)]
+        step = max(len(self.dataset) // NUM_PICTURES, 1)
+        for index in range(0, len(self.dataset), step)[:NUM_PICTURES]:
+            sample = self.dataset.read(index)
+            label = predict_label(self.model, sample.image, self.preprocess, self.settings)
+            picture = side_by_side(sample.image, sample.label, label, label_set)
+            drawn.append((f"Evaluate/sample_{index}", picture))
+        return drawn
 
 
 @dataclass
 class RunFolder:
-    """Where a run leaves its results, and the best of them so far."""
+    """Where a run writes its results, and its best model so far."""
 
     save_dir: Path
     config_yaml: str
@@ -111,13 +210,13 @@ class Evaluate(Hook):
 
     Args:
         ema: evaluate and keep the averaged weights instead.
-        early_stop: stop after so many evaluations without a better one.
+        early_stop: evaluations without improvement before stopping.
         is_first: only the first process writes.
     """
 
     def __init__(
         self,
-        evaluation: Evaluation,
+        evaluation: ModelEvaluation,
         run: RunFolder,
         interval: int,
         ema: EMA | None = None,
@@ -132,7 +231,7 @@ class Evaluate(Hook):
         self.is_first = is_first
 
     def after_step(self, trainer: Trainer) -> None:
-        """Evaluate when it is time."""
+        """Evaluate every `interval` steps and at the end."""
         if trainer.iteration % self.interval and trainer.iteration != trainer.iters:
             return
         start = time.perf_counter()
@@ -177,7 +276,7 @@ class Evaluate(Hook):
 
 
 class Checkpoints(Hook):
-    """Save all that resume needs every `interval` steps and at the end; keep the newest `keep`."""
+    """Save a checkpoint every `interval` steps and at the end; keep the newest `keep`."""
 
     def __init__(self, run: RunFolder, interval: int, keep: int, ema: EMA | None = None) -> None:
         self.run = run
@@ -187,12 +286,12 @@ class Checkpoints(Hook):
         self.saved_iteration: int | None = None
 
     def before_train(self, trainer: Trainer) -> None:
-        """Look whether the run is taken up from a checkpoint of its own folder."""
+        """Find out whether the run resumed from a checkpoint of its own folder."""
         if self._folder(trainer).is_dir():
             self.saved_iteration = trainer.iteration
 
     def after_step(self, trainer: Trainer) -> None:
-        """Save when it is time."""
+        """Save every `interval` steps."""
         if trainer.iteration % self.interval == 0:
             self._save(trainer)
 
@@ -215,7 +314,11 @@ class Checkpoints(Hook):
         try:
             save_checkpoint(folder, trainer, self.ema, self.run.config_yaml)
         except UserError as error:
-            raise UserError(f"{error} {self._remedy()}") from error
+            older = checkpoints(self.run.save_dir)
+            remedy = "There is no older checkpoint: start again when this is fixed."
+            if older:
+                remedy = f"Fix this, then resume from {older[-1].name} with --resume_model auto."
+            raise UserError(f"{error} {remedy}") from error
         self.saved_iteration = trainer.iteration
         older = [path for path in checkpoints(self.run.save_dir) if path != folder]
         surplus = older[: max(len(older) - self.keep + 1, 0)]
@@ -224,26 +327,19 @@ class Checkpoints(Hook):
         for path in surplus:
             remove_folder(path)
 
-    def _remedy(self) -> str:
-        """Say how to go on after a checkpoint that could not be saved."""
-        older = checkpoints(self.run.save_dir)
-        if not older:
-            return "There is no older checkpoint: start again when this is mended."
-        return f"Mend this, then go on from {older[-1].name} with --resume_model auto."
-
 
 class GracefulStop(Hook):
-    """SIGTERM or SIGINT end the run after the current step, saved; a second one, at once."""
+    """SIGTERM or SIGINT saves and ends the run after the current step; a second one ends it now."""
 
     def before_train(self, trainer: Trainer) -> None:
-        """Take over the signals."""
+        """Install the signal handlers."""
         self.trainer = trainer
         self.previous = {
             number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
         }
 
     def close(self) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 

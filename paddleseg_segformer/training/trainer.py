@@ -1,11 +1,11 @@
-"""The training loop. Everything periodic is a hook (`hooks.py`); `state.py` saves and resumes."""
+"""The training loop. Everything periodic is a hook (`hooks.py`)."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,16 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.contracts import pad_multiple_of
 from paddleseg_segformer.data.loader import Batch
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.layers import upsample_to_input
 from paddleseg_segformer.training.distributed import any_process, mean_over_processes
 from paddleseg_segformer.training.faults import Faults, gradient_problem, gradient_sum, loss_problem
-from paddleseg_segformer.training.precision import Precision
+
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 class Hook:
-    """Something that happens around the steps. Override what is needed."""
+    """Called around the training steps. Override what is needed."""
 
     def before_train(self, trainer: Trainer) -> None:
         """Run once, before the first step."""
@@ -37,25 +39,66 @@ class Hook:
         """Run once at the very end, also after an error."""
 
 
+class Precision:
+    """Precision of the forward pass; weights and losses stay in float32.
+
+    Args:
+        name: fp32, fp16 (with loss scaling) or bf16.
+        level: O1 casts by operator, O2 casts nearly all.
+
+    Raises:
+        UserError: an unknown name, or mixed precision on CPU, where Paddle ignores it silently.
+    """
+
+    def __init__(self, name: str = "fp32", level: str = "O1") -> None:
+        if name not in PRECISIONS:
+            raise UserError(f"--precision: found {name}, expected one of {', '.join(PRECISIONS)}.")
+        self.enabled = name != "fp32"
+        if self.enabled and paddle.get_device().startswith("cpu"):
+            raise UserError(
+                f"--precision {name} has no effect on CPU in Paddle. Use fp32, or a GPU."
+            )
+        self.dtype = PRECISIONS[name]
+        self.level = level
+        self.is_scaled = name == "fp16"  # the scaler then skips steps whose gradients overflow
+        self.scaler = paddle.amp.GradScaler(enable=self.is_scaled, init_loss_scaling=2.0**15)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context of the forward pass."""
+        if not self.enabled:
+            return paddle.amp.auto_cast(enable=False)
+        return paddle.amp.auto_cast(enable=True, level=self.level, dtype=self.dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of the loss, scaled where the precision needs it."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, optimizer: Any) -> None:
+        """Update the weights and clear the gradients."""
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        optimizer.clear_grad()
+
+
 class Trainer:
     """Iteration-based training of one model.
 
-    Randomness is a pure function of (seed, iteration, rank): the sampler draws samples so, and the
-    device's generator is seeded before each step. A resumed run therefore continues exactly.
+    Randomness is a pure function of (seed, iteration, rank): that of the samples, and the device's
+    generator, which is seeded before each step. A resumed run therefore continues bit by bit.
 
     Args:
         model: (N, C, H, W) float32 -> (N, K, ~H/4, ~W/4) logits; may be wrapped for data parallel.
             See `Pipeline` for its `pad_multiple`.
         schedule: the optimizer's learning-rate scheduler, stepped once per iteration.
         loss: (logits at the label's size, label (N, H, W) int64) -> scalar.
-        batches: endless, starting at the batch of `iteration`.
+        batches: called with a number of batches to skip, returns the endless rest.
         prepare: (N, C, H, W) batch as loaded -> normalised float32 on the device.
         iters: last iteration.
         accumulation_steps: batches per optimizer step.
         rank: of this process; dropout differs between processes.
         hooks: called in order.
-        faults: decides about steps that are not finite and counts bad samples.
-        sample_names: names the files of a batch, for messages.
+        faults: decides whether non-finite steps are skipped, and counts bad samples.
+        sample_names: returns the files of a batch, for messages.
     """
 
     def __init__(
@@ -107,24 +150,23 @@ class Trainer:
                 hook.before_train(self)
                 stack.callback(hook.close)
             batches = self.batches(self.iteration * self.accumulation_steps)
-            self._loop(stack.enter_context(closing(batches)))
+            stack.enter_context(closing(batches))
+            self.model.train()
+            while self.iteration < self.iters and not any_process(self.stop_requested):
+                self._step(batches)
+                self.iteration += 1
+                for hook in self.hooks:
+                    hook.after_step(self)
             for hook in self.hooks:
                 hook.after_train(self)
-
-    def _loop(self, batches: Iterator[Batch]) -> None:
-        self.model.train()
-        while self.iteration < self.iters and not any_process(self.stop_requested):
-            self._step(batches)
-            self.iteration += 1
-            for hook in self.hooks:
-                hook.after_step(self)
 
     def _step(self, batches: Iterator[Batch]) -> None:
         start = time.perf_counter()
         data_s, images, num_replaced = 0.0, 0, 0
         losses: list[Tensor] = []
         names: list[str] = []
-        self._seed_step()
+        words = np.random.SeedSequence([self.seed, self.iteration, self.rank]).generate_state(1)
+        paddle.seed(int(words[0]))
         self.faults.before_step(self.network)
         for _ in range(self.accumulation_steps):
             waiting = time.perf_counter()
@@ -149,10 +191,6 @@ class Trainer:
             "images": images * dist.get_world_size(),
         }
 
-    def _seed_step(self) -> None:
-        words = np.random.SeedSequence([self.seed, self.iteration, self.rank]).generate_state(1)
-        paddle.seed(int(words[0]))
-
     def _forward_backward(self, batch: Batch) -> Tensor:
         image = self.prepare(paddle.to_tensor(batch.img))
         label = paddle.to_tensor(batch.label).astype("int64")
@@ -168,10 +206,10 @@ class Trainer:
         return loss.detach()
 
     def _read(self, losses: Sequence[Tensor]) -> tuple[float, str]:
-        """Return the loss of the step, and say what is not finite.
+        """Return the loss of the step, and what is not finite.
 
-        It is the one place of a step where the program waits for the device. Gradients that
-        overflow by loss scaling are left to that.
+        This is the only place of a step where the program waits for the device. Gradients that
+        overflow by loss scaling are left to the scaler.
         """
         figures = [paddle.add_n(list(losses)).astype("float32")]
         if not self.precision.is_scaled:

@@ -1,7 +1,7 @@
-"""Where a run's numbers and pictures go: a JSON-lines file, VisualDL.
+"""Logs of a training run: scalars and pictures, as a JSON-lines file or for VisualDL.
 
-A log that cannot be written does not end a run: a lost point is a warning, once. A run that is
-taken up at iteration t drops what its log holds of later iterations, which then come again.
+A log that cannot be written does not end a run: the first lost point is a warning. A run that
+resumes at iteration t drops what its log holds of later iterations, which it repeats.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Scalars = Mapping[str, float]
 
 
 class Writer:
-    """Takes what the hooks measure. Override what the destination can show."""
+    """A log, which the hooks write to. Override what it can hold."""
 
     def scalars(self, iteration: int, values: Scalars) -> None:
-        """Take numbers by tag (`Train/loss`)."""
+        """Write scalars by tag (`Train/loss`)."""
 
     def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
-        """Take an RGB uint8 (H, W, 3) picture."""
+        """Write a picture, RGB uint8 (H, W, 3)."""
 
     def close(self) -> None:
         """Flush and close."""
@@ -42,7 +42,7 @@ class JsonLinesWriter(Writer):
     """One JSON object per line in `log.jsonl`, appended to on resume.
 
     Args:
-        start: iteration that the run is taken up at; None keeps all that the file holds.
+        start: iteration that the run resumes at; None keeps all that the file holds.
     """
 
     def __init__(self, save_dir: Path, start: int | None = None) -> None:
@@ -54,7 +54,7 @@ class JsonLinesWriter(Writer):
                 temporary.write_bytes(b"".join(line + b"\n" for line in kept))
 
     def scalars(self, iteration: int, values: Scalars) -> None:
-        """Append one line, whole or not at all; numbers that are not finite are left out."""
+        """Append one line, whole or not at all; non-finite numbers are left out."""
         finite = {tag: value for tag, value in values.items() if math.isfinite(value)}
         record = {"iteration": iteration, "time_s": round(time.time(), 3), **finite}
         line = (json.dumps(record) + "\n").encode()
@@ -78,7 +78,7 @@ class JsonLinesWriter(Writer):
 
 
 def _is_before(line: bytes, start: int) -> bool:
-    """Tell whether a line is whole, and not of an iteration after `start`."""
+    """Tell whether a line is complete, and of no iteration after `start`."""
     try:
         return bool(json.loads(line)["iteration"] <= start)
     except (ValueError, KeyError, TypeError):
@@ -86,10 +86,10 @@ def _is_before(line: bytes, start: int) -> bool:
 
 
 def check_visualdl() -> None:
-    """Find out before a run, not when the log is begun, that VisualDL is not installed.
+    """Refuse `--use_vdl` before a run starts if VisualDL is missing.
 
     Raises:
-        MissingDependency: it is not, or it does not load.
+        MissingDependency: VisualDL is not installed, or does not load.
     """
     with explained():
         import visualdl  # noqa: F401
@@ -98,10 +98,10 @@ def check_visualdl() -> None:
 class VisualDLWriter(Writer):
     """A VisualDL log in the run's folder (`visualdl --logdir SAVE_DIR`), appended to on resume.
 
-    VisualDL itself says once that a point could not be written, and goes on.
+    VisualDL itself warns once of lost points, and continues.
 
     Args:
-        start: iteration that the run is taken up at; None keeps all that the file holds.
+        start: iteration that the run resumes at; None keeps all that the file holds.
     """
 
     def __init__(self, save_dir: Path, start: int | None = None) -> None:
@@ -131,7 +131,7 @@ class VisualDLWriter(Writer):
 
 
 def _records_before(content: bytes, start: int) -> Iterator[bytes]:
-    """Yield the whole records of a VisualDL log that are not of an iteration after `start`.
+    """Yield the complete records of a VisualDL log that are of no iteration after `start`.
 
     A record is its length in bytes (64 bits, little-endian) and a protocol buffer.
     """
@@ -146,7 +146,7 @@ def _records_before(content: bytes, start: int) -> Iterator[bytes]:
             return
         try:
             record = Record.FromString(content[position + 8 : end])
-        except DecodeError:  # what follows a record that a full disk cut short
+        except DecodeError:  # after a record that a full disk cut short
             return
         if all(value.id <= start for value in record.values):
             yield content[position:end]
@@ -160,16 +160,16 @@ class Writers:
         self.writers = writers
 
     def scalars(self, iteration: int, values: Scalars) -> None:
-        """Give numbers to every writer."""
+        """Write scalars to every log."""
         for writer in self.writers:
             writer.scalars(iteration, values)
 
     def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
-        """Give a picture to every writer."""
+        """Write a picture to every log."""
         for writer in self.writers:
             writer.image(iteration, tag, image)
 
     def close(self) -> None:
-        """Close every writer."""
+        """Close every log."""
         for writer in self.writers:
             writer.close()

@@ -6,9 +6,14 @@ import json
 
 import pytest
 
-from paddleseg_segformer.analysis.activations import activation_bytes
-from paddleseg_segformer.analysis.complexity import count_macs, count_parameters
-from paddleseg_segformer.analysis.published import GMACS, PARAMETERS_M, build_published
+from paddleseg_segformer.analysis.complexity import (
+    GMACS,
+    PARAMETERS_M,
+    activation_bytes,
+    build_published,
+    count_macs,
+    count_parameters,
+)
 from paddleseg_segformer.cli import main
 
 MIB = 2**20

@@ -29,9 +29,7 @@ from benchmarks.speed.runner import (
     resized,
 )
 from benchmarks.speed.worker import BENCHMARK
-from paddleseg_segformer.analysis.activations import activation_bytes
-from paddleseg_segformer.analysis.complexity import count_macs
-from paddleseg_segformer.analysis.published import build_published
+from paddleseg_segformer.analysis.complexity import activation_bytes, build_published, count_macs
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
 

@@ -18,16 +18,16 @@ from paddleseg_segformer.analysis.complexity import count_macs, count_parameters
 from paddleseg_segformer.cli import train
 from paddleseg_segformer.config import Config, load_config
 from paddleseg_segformer.config.building import (
+    build_components,
     build_dataset,
     build_loss,
     build_model,
     build_optimizer,
-    build_transforms,
 )
-from paddleseg_segformer.config.loading import load_yaml
+from paddleseg_segformer.config.schema import load_yaml
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import BACKBONES
-from paddleseg_segformer.training.optimizer import build_lr_schedule
+from paddleseg_segformer.optimizers import build_lr_schedule
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = FOLDER.parent / "docs" / "recipes.md"
@@ -221,7 +221,7 @@ def _check_train_transforms(sections: str) -> None:
             "gt_fields": ["label"],
             "trans_info": [],
         }
-        for transform in build_transforms(transforms)[:-1]:
+        for transform in build_components("transform", transforms, "transforms")[:-1]:
             if not getattr(transform, "keeps_uint8", False):
                 data["img"] = data["img"].astype(np.float32)
             data = transform(data)
@@ -251,7 +251,7 @@ def test_evaluation_sees_the_published_size(
     val_dataset = load_config(name).val_dataset
     assert val_dataset is not None
     data: dict[str, Any] = {"img": np.zeros((*image_hw, 3), np.uint8)}
-    for transform in build_transforms(val_dataset["transforms"])[:-1]:
+    for transform in build_components("transform", val_dataset["transforms"], "transforms")[:-1]:
         data = transform(data)
     assert data["img"].shape[:2] == expected_hw
 

@@ -215,7 +215,7 @@ def test_generic_bands(tmp_path: Path) -> None:
         ("", "lists no samples"),
         ("a.jpg a.png\n\nb.jpg\nc.jpg c.png", "line 3: found 'b.jpg'"),
         ("a.jpg a.png\nb.jpg b c.png\n", "line 2: found 'b.jpg b c.png'"),
-        ("a.jpg,a.png\n", "Mend the line, or set `separator`"),
+        ("a.jpg,a.png\n", "Correct the line, or set `separator`"),
     ],
 )
 def test_wrong_lists_are_refused(tmp_path: Path, lines: str, message: str) -> None:

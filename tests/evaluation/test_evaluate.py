@@ -132,7 +132,7 @@ def test_wrong_label_names_its_file() -> None:
 def test_class_counts_that_differ_are_refused() -> None:
     data = InMemory()
     data.num_classes = 4
-    with pytest.raises(UserError, match="3 classes apart, the data set has 4"):
+    with pytest.raises(UserError, match="predicts 3 classes, the data set has 4"):
         evaluate(Network(), data, PREPROCESS, InferenceSettings())
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.evaluation.confusion import ConfusionMatrix
-from paddleseg_segformer.evaluation.metrics import Metrics, image_row
+from paddleseg_segformer.evaluation.metrics import ConfusionMatrix, Metrics, image_row
 
 pytestmark = pytest.mark.check
 

@@ -23,20 +23,20 @@ from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import (
     MAX_MODEL_NUMBER,
     build_component,
+    build_components,
     build_loss,
     build_model,
     build_optimizer,
-    build_transforms,
 )
-from paddleseg_segformer.config.loading import CONFIG_FOLDERS, load_yaml
+from paddleseg_segformer.config.schema import CONFIG_FOLDERS, load_yaml
 from paddleseg_segformer.converting import prepare, write
 from paddleseg_segformer.data.datasets import SegmentationDataset
 from paddleseg_segformer.data.headers import MAX_PIXELS
 from paddleseg_segformer.data.io import read_image, read_label
 from paddleseg_segformer.data.labels import generic_label_set
 from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.optimizers import build_lr_schedule
 from paddleseg_segformer.predictor import Predictor
-from paddleseg_segformer.training.optimizer import build_lr_schedule
 from paddleseg_segformer.weights import load_weights, open_checkpoint, save_weights
 from paddleseg_segformer.yaml_files import dump_yaml
 
@@ -68,7 +68,7 @@ def images(folder: Path) -> Case:
     os.environ[MAX_PIXELS] = str(1 << 20)
     image_seeds, label_seeds = seed_files.images(), seed_files.labels()
     others = [content for content, _ in image_seeds.values()] + list(label_seeds.values())
-    transforms = build_transforms(TRANSFORMS)
+    transforms = build_components("transform", TRANSFORMS, "transforms")
     model = build_component("model", TINY_MODEL, "model")
     preprocess = Preprocess.from_transforms([{"type": "Normalize"}])
     predictor = Predictor(model, preprocess)
@@ -151,7 +151,7 @@ def build_parts(config) -> None:
     for section in (config.train_dataset, config.val_dataset):
         transforms = (section or {}).get("transforms")
         if isinstance(transforms, list):
-            build_transforms(transforms)
+            build_components("transform", transforms, "transforms")
     build_loss(config.loss)
     schedule = build_lr_schedule(config.lr_scheduler, config.iters)
     config.test_config.inference_settings()

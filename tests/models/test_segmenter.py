@@ -198,7 +198,7 @@ def test_norm_over_two_classes_keeps_their_order_alone(caplog):
     """Why there is a warning: the logits do not grow with the distance of the two cosines."""
     with caplog.at_level(logging.WARNING):
         model = build("mask", 2, **TINY)
-    assert "take a LinearSegmenter" in caplog.text
+    assert "use a LinearSegmenter" in caplog.text
     cosines = paddle.to_tensor([[0.9, 0.1], [0.5, -0.5], [0.3, 0.2], [-1.0, 1.0]])
     logits = model.head.mask_norm(cosines).numpy()
     halves = np.array([0.4, 0.5, 0.05, -1.0])  # of the distances

@@ -13,15 +13,15 @@ import pytest
 from paddleseg_segformer import components, paddleseg_components, register
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import (
+    build_components,
     build_loss,
     build_model,
     build_optimizer,
-    build_transforms,
 )
 from paddleseg_segformer.dependencies import REMEDIES, MissingDependency
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import SegFormer
-from paddleseg_segformer.training.optimizer import build_lr_schedule
+from paddleseg_segformer.optimizers import build_lr_schedule
 from paddleseg_segformer.weights import load_weights
 
 # A PaddleSeg SegFormer config with its base file, as published, values and layout unchanged.
@@ -120,7 +120,7 @@ def test_unchanged_paddleseg_yaml_builds_everything(yaml_path):
     optimizer = build_optimizer(config.optimizer, model, schedule)
     assert isinstance(optimizer, paddle.optimizer.AdamW)
     assert optimizer.get_lr() == pytest.approx(6e-5)
-    assert len(build_transforms(config.train_dataset["transforms"])) == 5
+    assert len(build_components("transform", config.train_dataset["transforms"], "transforms")) == 5
     loss, coefficient = build_loss(config.loss)
     assert (type(loss).__name__, coefficient) == ("CrossEntropyLoss", 1.0)
     settings = config.test_config.inference_settings()

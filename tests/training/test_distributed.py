@@ -20,7 +20,7 @@ from paddle import nn
 
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.training import sync_batch_norm
+from paddleseg_segformer.training import distributed
 from paddleseg_segformer.training.distributed import check_same_in_all, lost_peers_explained
 from paddleseg_segformer.weights.files.pickles import read_pickle
 
@@ -106,15 +106,15 @@ def test_two_processes_train_as_one(folder):
 
 @pytest.mark.parametrize("shape", [(3, 5, 7, 9), (2, 5, 1, 1)])
 def test_batch_norm_of_sums_is_batch_norm(monkeypatch, shape):
-    monkeypatch.setattr(sync_batch_norm.dist, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor: None)
     plain, source = nn.BatchNorm2D(5), nn.BatchNorm2D(5)
     with paddle.no_grad():
         plain.weight.set_value(paddle.rand([5]))
         plain.bias.set_value(paddle.rand([5]))
     source.set_state_dict(plain.state_dict())
     model = nn.Sequential(("part", nn.Sequential(("norm", source))))
-    sync_batch_norm.synchronise_batch_norm(model)
-    assert isinstance(model.part.norm, sync_batch_norm.SumSyncBatchNorm2D)
+    distributed.synchronise_batch_norm(model)
+    assert isinstance(model.part.norm, distributed.SumSyncBatchNorm2D)
     assert list(model.state_dict()) == [f"part.norm.{name}" for name in plain.state_dict()]
     x = paddle.randn(shape) * 3 + 10
     ours = x.clone()

@@ -23,6 +23,13 @@ from paddle import nn
 from small_runs import assert_equal_weights, log, train, weights
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.training.checkpoints import (
+    BestModel,
+    checkpoints,
+    read_best,
+    save_best,
+    save_checkpoint,
+)
 from paddleseg_segformer.training.faults import (
     FaultPolicy,
     Faults,
@@ -30,13 +37,6 @@ from paddleseg_segformer.training.faults import (
     loss_problem,
 )
 from paddleseg_segformer.training.hooks import Evaluate, RunFolder
-from paddleseg_segformer.training.state import (
-    BestModel,
-    checkpoints,
-    read_best,
-    save_best,
-    save_checkpoint,
-)
 from paddleseg_segformer.training.writers import JsonLinesWriter, VisualDLWriter, Writer, Writers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -263,7 +263,7 @@ def test_full_disk_keeps_the_last_checkpoint_and_says_so(folder, disk, capsys):
     error = capsys.readouterr().err
     found = re.search(
         r"error: \S+/iter_(\d+)\S*: cannot be written \(No space left on device\).* "
-        r"go on from iter_(\d+) with --resume_model auto",
+        r"resume from iter_(\d+) with --resume_model auto",
         error,
     )
     assert found and int(found[1]) == int(found[2]) + 1

@@ -12,9 +12,13 @@ import pytest
 from small_runs import assert_equal_weights, log, train, weights
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.training.manifest import verify_manifest, write_manifest
-from paddleseg_segformer.training.resume import find_checkpoint
-from paddleseg_segformer.training.state import checkpoints, read_best
+from paddleseg_segformer.training.checkpoints import (
+    checkpoints,
+    find_checkpoint,
+    read_best,
+    verify_manifest,
+    write_manifest,
+)
 
 AUTO = ("--resume_model", "auto")
 
@@ -116,7 +120,7 @@ def test_new_run_does_not_mix_with_an_earlier_one(folder, capsys):
 def test_leftovers_of_a_killed_run_are_cleared(folder, capsys):
     (folder / "out" / ".iter_9.part").mkdir(parents=True)
     assert train(folder, "out", "--iters", "1") == 0
-    assert "cleared .iter_9.part" in capsys.readouterr().out
+    assert "removed .iter_9.part" in capsys.readouterr().out
     assert not list((folder / "out").glob(".*"))
 
 
@@ -152,7 +156,7 @@ def test_change_that_leaves_the_state_without_meaning_stops(folder, capsys, opti
     if "SGD" in option:
         options.append("optimizer.weight_decay=0.0")
     assert train(folder, "out", *AUTO, "--iters", "3", *options) == 1
-    assert re.search(rf"no meaning under the changed config \(.*{said}", capsys.readouterr().err)
+    assert re.search(rf"does not fit the changed config \(.*{said}", capsys.readouterr().err)
 
 
 def test_resume_with_more_iterations_takes_the_new_schedule_from_the_first_step(folder):

@@ -19,7 +19,7 @@ from small_runs import assert_equal_weights, log, train, weights
 from paddleseg_segformer import cpu as memory
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.training.precision import Precision
+from paddleseg_segformer.training.trainer import Precision
 
 
 @pytest.mark.check
@@ -212,7 +212,7 @@ def test_checkpoint_of_another_model_is_refused_by_name(folder, capsys):
     assert train(folder, "out") == 0
     flags = ("--resume_model", str(folder / "out" / "iter_6"), "--iters", "8")
     assert train(folder, "out", *flags, "--opts", "model.embedding_dim=32") == 1
-    assert re.search(r"embedding_dim 16.* the model is .*embedding_dim 32", capsys.readouterr().err)
+    assert re.search(r"iter_6: .*model.embedding_dim: 16 -> 32", capsys.readouterr().err)
 
 
 def test_damaged_checkpoint_is_named(folder, capsys):

@@ -21,19 +21,17 @@ from paddleseg_segformer.errors import UserError, did_you_mean
 def parameter_groups(
     model: nn.Layer, rules: Sequence[dict[str, Any]], weight_decay: float | None
 ) -> list[dict[str, Any]]:
-    """Split the trainable parameters; a rule takes those whose names contain its `name`.
-
-    The first rule that fits takes a parameter.
+    """Split the trainable parameters: each goes to the first rule whose `name` its name contains.
 
     Args:
         rules: each with `name`, and optionally `lr_mult` and `weight_decay_mult`.
         weight_decay: of the optimizer, scaled by `weight_decay_mult`.
 
     Raises:
-        UserError: a rule has an unknown key or takes no parameter.
+        UserError: a rule has an unknown key, or matches no parameter.
     """
     groups: list[dict[str, Any]] = []
-    for rule in [*rules, {"name": ""}]:  # the empty name takes the rest
+    for rule in [*rules, {"name": ""}]:  # the empty name matches the rest
         unknown = set(rule) - {"name", "lr_mult", "weight_decay_mult"}
         if unknown or "name" not in rule:
             raise UserError(f"custom_cfg: found {rule}, expected name, lr_mult, weight_decay_mult.")
@@ -55,13 +53,19 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
+Decay = float | None
+Clip = dict[str, Any] | None
+Rules = Sequence[dict[str, Any]] | None
+Build = Callable[[nn.Layer, float | LRScheduler], paddle.optimizer.Optimizer]
+
+
 def _build(
     optimizer_class: type,
+    weight_decay: Decay,
+    grad_clip_cfg: Clip,
+    custom_cfg: Rules,
     model: nn.Layer,
     learning_rate: float | LRScheduler,
-    weight_decay: float | None,
-    grad_clip_cfg: dict[str, Any] | None,
-    custom_cfg: Sequence[dict[str, Any]] | None,
     **arguments: Any,
 ) -> paddle.optimizer.Optimizer:
     decay = None if weight_decay is None else float(weight_decay)
@@ -75,7 +79,7 @@ def _build(
     )
 
 
-def _grad_clip(section: dict[str, Any] | None) -> Any:
+def _grad_clip(section: Clip) -> Any:
     if not section:
         return None
     arguments = dict(section)
@@ -89,28 +93,15 @@ def _grad_clip(section: dict[str, Any] | None) -> Any:
         raise UserError(f"grad_clip_cfg ({name}): {error}") from None
 
 
-Decay = float | None
-Clip = dict[str, Any] | None
-Rules = Sequence[dict[str, Any]] | None
-Build = Callable[[nn.Layer, float | LRScheduler], paddle.optimizer.Optimizer]
-
-
 def sgd(weight_decay: Decay = None, grad_clip_cfg: Clip = None, custom_cfg: Rules = None) -> Build:
     """Stochastic gradient descent.
 
     Args:
         weight_decay: factor of the decay; None for none.
-        grad_clip_cfg: `name`, a class such as ClipGradByGlobalNorm of `paddle.nn`, and its
-            arguments.
+        grad_clip_cfg: `name`, a `paddle.nn` class such as ClipGradByGlobalNorm, and its arguments.
         custom_cfg: rules for groups of parameters; see `parameter_groups`.
     """
-    return partial(
-        _build,
-        paddle.optimizer.SGD,
-        weight_decay=weight_decay,
-        grad_clip_cfg=grad_clip_cfg,
-        custom_cfg=custom_cfg,
-    )
+    return partial(_build, paddle.optimizer.SGD, weight_decay, grad_clip_cfg, custom_cfg)
 
 
 def momentum(
@@ -124,18 +115,17 @@ def momentum(
 
     Args:
         momentum: factor of the sum of past gradients.
-        use_nesterov: look one step ahead.
+        use_nesterov: Nesterov momentum.
         weight_decay: factor of the decay; None for none.
-        grad_clip_cfg: `name`, a class such as ClipGradByGlobalNorm of `paddle.nn`, and its
-            arguments.
+        grad_clip_cfg: `name`, a `paddle.nn` class such as ClipGradByGlobalNorm, and its arguments.
         custom_cfg: rules for groups of parameters; see `parameter_groups`.
     """
     return partial(
         _build,
         paddle.optimizer.Momentum,
-        weight_decay=weight_decay,
-        grad_clip_cfg=grad_clip_cfg,
-        custom_cfg=custom_cfg,
+        weight_decay,
+        grad_clip_cfg,
+        custom_cfg,
         momentum=momentum,
         use_nesterov=use_nesterov,
     )
@@ -150,23 +140,22 @@ def _adam(
     grad_clip_cfg: Clip = None,
     custom_cfg: Rules = None,
 ) -> Build:
-    """Adam; as AdamW the decay acts on the weights themselves, not through the gradient.
+    """Adam; in AdamW the decay acts on the weights, not on the gradient.
 
     Args:
         beta1: decay rate of the mean of the gradients.
         beta2: decay rate of the mean of their squares.
         epsilon: added to the divisor.
         weight_decay: factor of the decay; None for none.
-        grad_clip_cfg: `name`, a class such as ClipGradByGlobalNorm of `paddle.nn`, and its
-            arguments.
+        grad_clip_cfg: `name`, a `paddle.nn` class such as ClipGradByGlobalNorm, and its arguments.
         custom_cfg: rules for groups of parameters; see `parameter_groups`.
     """
     return partial(
         _build,
         optimizer_class,
-        weight_decay=weight_decay,
-        grad_clip_cfg=grad_clip_cfg,
-        custom_cfg=custom_cfg,
+        weight_decay,
+        grad_clip_cfg,
+        custom_cfg,
         beta1=beta1,
         beta2=beta2,
         epsilon=epsilon,
@@ -182,7 +171,7 @@ OPTIMIZERS: dict[str, Callable[..., Build]] = {
 
 
 class RatioWarmup(LRScheduler):
-    """A schedule scaled during the warm-up by a factor that rises linearly from `ratio` to 1.
+    """A schedule times a factor that rises linearly from `ratio` to 1 during the warm-up.
 
     At iteration t < warmup_iters the rate is r(t) * (1 - (1 - t / warmup_iters) * (1 - ratio)),
     where r is the wrapped schedule, which runs from iteration 0. Source: mmcv's `warmup="linear"`,
@@ -205,7 +194,7 @@ def build_lr_schedule(section: dict[str, Any], iters: int) -> LRScheduler:
     """Build a learning-rate schedule over `iters` steps.
 
     Args:
-        section: `type`, the name of a `paddle.optimizer.lr` class, and its arguments. A warm-up is
+        section: `type`, a class of `paddle.optimizer.lr`, and its arguments. A warm-up is
             `warmup_iters` with either `warmup_start_lr` (PaddleSeg: the rate rises linearly from
             it, and the schedule starts after the warm-up) or `warmup_ratio` (mmcv: see
             `RatioWarmup`).
@@ -257,6 +246,6 @@ def _paddle_schedule(name: str, arguments: dict[str, Any]) -> LRScheduler:
             )
     try:
         return schedule_class(**arguments)
-    except Exception as error:  # Paddle's schedules check little, and fail in any way
+    except Exception as error:  # Paddle's schedules check little, and raise errors of any type
         reason = " ".join(str(error).split())
         raise UserError(f"lr_scheduler ({name}): {reason or type(error).__name__}") from error

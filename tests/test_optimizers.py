@@ -8,7 +8,7 @@ import pytest
 from paddleseg_segformer.config.building import build_optimizer
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import BACKBONES, SegFormer
-from paddleseg_segformer.training.optimizer import build_lr_schedule, parameter_groups
+from paddleseg_segformer.optimizers import build_lr_schedule, parameter_groups
 
 pytestmark = pytest.mark.check
 
