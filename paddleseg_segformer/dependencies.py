@@ -30,6 +30,7 @@ REMEDIES = {
     "numpy": "pip install numpy",
     "tqdm": "pip install tqdm",
     "PIL": "pip install pillow",
+    "tifffile": "pip install tifffile",
     "safetensors": "pip install safetensors",
     "matplotlib": "pip install matplotlib",
     "paddle2onnx": "pip install paddle2onnx==2.1.0 (for Python up to 3.12)",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,11 +24,13 @@ from paddleseg_segformer.data.labels import (
     make_id_map,
     make_label_set,
     reduced_id_map,
+    value_map,
 )
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.data.sample_lists import FolderLayout, pair_folders, read_list_file
 from paddleseg_segformer.errors import UserError, did_you_mean
 
+MASKS_READ = 12  # labels read to see whether they are masks of 0 and 255
 REDUCED_IDS = "0 for unlabelled, 1..{} for the classes, or 255"
 
 
@@ -111,7 +113,7 @@ class SegmentationDataset:
         image = read_image(image_path, self.img_channels)
         if label_path is None:
             return RawSample(image, None, image_path, None)
-        label = read_label(label_path)
+        label = read_label(label_path, self.num_classes)
         if label.shape != image.shape[:2]:
             is_turned = label.shape == image.shape[1::-1]
             reason = " (turned by its EXIF orientation?)" if is_turned else ""
@@ -297,6 +299,9 @@ class Dataset(SegmentationDataset):
         palette: RGB colour of each class, 0..255; by default distinct colours.
         reduce_zero_label: Label files hold 0 for pixels without a class and 1..K for the classes,
             as ADE20K's do: 0 becomes `ignore_index`, the others id - 1.
+        label_values: Value that label files hold for each class, in the order of the ids, such as
+            [0, 255] for masks of two values; by default the ids themselves. 255 stays
+            `ignore_index` where it is not among them.
     """
 
     def __init__(
@@ -315,6 +320,7 @@ class Dataset(SegmentationDataset):
         classes: Sequence[str] | None = None,
         palette: Sequence[Sequence[int]] | None = None,
         reduce_zero_label: bool = False,
+        label_values: Sequence[int] | None = None,
     ) -> None:
         lists = {"train": train_path, "val": val_path, "test": test_path}
         _check_arguments("Dataset", mode, lists, edge)
@@ -333,6 +339,11 @@ class Dataset(SegmentationDataset):
         if reduce_zero_label:
             id_map = reduced_id_map(num_classes, ignore_index)
             self.reduce_zero_label, self.stored_ids = True, REDUCED_IDS.format(num_classes)
+        if label_values is not None:
+            id_map = value_map(label_values, num_classes, ignore_index)
+            self.stored_ids = f"one of the label_values {list(label_values)}, or {IGNORE_INDEX}"
+        elif num_classes == 2 and ignore_index == IGNORE_INDEX and not reduce_zero_label:
+            _refuse_masks_of_0_and_255(samples)
         super().__init__(
             samples, transforms, label_set, mode=mode, img_channels=img_channels, id_map=id_map
         )
@@ -380,6 +391,23 @@ def _check_arguments(name: str, mode: str, modes: Any, edge: bool) -> None:
         raise UserError(f"{name}: unknown mode '{mode}'.{did_you_mean(mode, modes)}")
     if edge:
         raise UserError(f"{name}: edge is True, but no model here uses edge labels. Remove edge.")
+
+
+def _refuse_masks_of_0_and_255(samples: SamplePaths) -> None:
+    """Refuse labels of two classes in which 255 stands for class 1, judged by some of the files."""
+    ids: set[int] = set()
+    for index in np.unique(np.linspace(0, len(samples) - 1, MASKS_READ).astype(int)):
+        label_path = samples[int(index)][1]
+        with suppress(UserError):  # it comes again when the sample is used
+            found = set(np.unique(read_label(label_path)).tolist()) if label_path else set()
+            if found == {0, IGNORE_INDEX}:
+                example = label_path
+            ids |= found
+    if ids == {0, IGNORE_INDEX}:
+        raise UserError(
+            f"{example}: the labels of two classes hold 0 and 255 alone. If 255 is class 1, set "
+            " label_values: [0, 255]; if it is for pixels without a class, label_values: [0, 1]."
+        )
 
 
 def _existing_root(dataset_root: str, how_to_get: str) -> Path:

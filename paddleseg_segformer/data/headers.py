@@ -13,10 +13,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 
 MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
@@ -24,7 +26,6 @@ DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript: Pillow runs a program to read it
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-_WIDTH, _HEIGHT = 256, 257  # TIFF tags
 _pillow_limit = threading.Lock()
 
 
@@ -67,7 +68,8 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
     Raises:
         UserError: the file is named, and what was found.
     """
-    size_hw = _pillow_size(content) or _tiff_size(content)
+    layout = tiff_layout(content)
+    size_hw = _pillow_size(content) or (layout and (layout.height, layout.width))
     if size_hw is None:
         raise UserError(
             f"{path}: cannot be decoded as an image. Replace it or remove it; known formats: "
@@ -137,18 +139,44 @@ def _pillow_size(content: bytes) -> tuple[int, int] | None:
         return None
 
 
-def _tiff_size(content: bytes) -> tuple[int, int] | None:
-    """Return (height, width) of a TIFF file with bands or values that Pillow has no mode for."""
+class TiffLayout(NamedTuple):
+    """How the first page of a TIFF file holds its pixels."""
+
+    height: int
+    width: int
+    samples: int  # per pixel
+    bits: int  # per sample
+    kind: int  # 1 unsigned, 2 signed, 3 floating point
+    is_planar: bool  # band by band
+    is_cmyk: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether Pillow and OpenCV read it as it is stored."""
+        if self.kind != 1 or (self.is_planar and self.samples > 1):
+            return False
+        if self.bits <= 8:
+            return self.samples < 4 or (self.samples == 4 and self.is_cmyk)
+        return self.bits == 16 and self.samples in (1, 3)
+
+
+def tiff_layout(content: bytes) -> TiffLayout | None:
+    """Return the layout of a TIFF file; None for other files, and where the header is damaged."""
     if not content.startswith(_TIFF_STARTS):
         return None
-    from PIL import TiffImagePlugin  # Pillow imports it for such files only
-
-    is_big = content[2:4] in (b"+\0", b"\0+")
+    with explained():
+        import tifffile  # it takes a while to import
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if is_big else 8])
-        file = io.BytesIO(content)
-        file.seek(tags.next)
-        tags.load(file)
-        return int(tags[_HEIGHT]), int(tags[_WIDTH])
-    except Exception:  # see open_image
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            page = file.pages.first
+            return TiffLayout(
+                page.imagelength,
+                page.imagewidth,
+                page.samplesperpixel,
+                page.bitspersample,
+                page.sampleformat,
+                page.planarconfig == tifffile.PLANARCONFIG.SEPARATE,
+                page.photometric == tifffile.PHOTOMETRIC.SEPARATED,
+            )
+    except Exception:  # of any type: it is not made for damaged files
         return None

@@ -13,12 +13,21 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from paddleseg_segformer.data.headers import check_array, check_image, check_pixels, open_image
+from paddleseg_segformer.data.headers import (
+    TiffLayout,
+    check_array,
+    check_image,
+    check_pixels,
+    open_image,
+    tiff_layout,
+)
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 
+_BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # TIFF tags; the second also of EXIF
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
@@ -50,9 +59,15 @@ def decode_image(path: Path, content: bytes, img_channels: int = 3) -> np.ndarra
     Raises:
         UserError: it cannot be decoded, is cut off, or has other channels.
     """
+    layout = tiff_layout(content)
     if path.suffix.lower() == ".npy":
         image = _decode_array(path, content)
+    elif layout and not layout.is_plain:
+        image = _decode_tiff(path, content, layout)
+        if img_channels == 3 and image.ndim == 3 and image.shape[2] == 4:
+            image = image[:, :, :3]
     elif img_channels in (1, 3):
+        _refuse_few_bits(path, content, layout)
         flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
         image = _decode(path, content, flag)
     else:
@@ -63,11 +78,28 @@ def decode_image(path: Path, content: bytes, img_channels: int = 3) -> np.ndarra
             f"{path}: found an image of shape {image.shape}, expected (height, width, "
             f"{img_channels}). Check the file, or set img_channels of the data set."
         )
-    return image if image.dtype == np.uint8 else image.astype(np.float32)
+    if image.dtype == np.uint8:
+        return image
+    image = image.astype(np.float32)
+    if not np.isfinite(image).all():
+        wrong = image.size - int(np.isfinite(image).sum())
+        raise UserError(
+            f"{path}: {wrong} of {image.size} values are NaN or infinite. Replace them, such as "
+            "by the mean of the band."
+        )
+    return image
 
 
-def read_label(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a label map of class ids (H, W) from a grey or palette image, or from `.npy`.
+def read_label(path: str | os.PathLike[str], num_classes: int | None = None) -> np.ndarray:
+    """Read a label map of class ids (H, W) from an image file or from `.npy`.
+
+    The ids are the stored values: of grey files of any depth; of palette files the indices, but
+    where the whole palette is grey and its greys differ from their indices, as optimisers of PNG
+    files leave it, the greys. Colour files have to be grey, and alpha opaque. Arrays may hold whole
+    numbers of any type, or one plane of 0 and 1 per class, (H, W, K) or (K, H, W).
+
+    Args:
+        num_classes: where it is above 2, files of 1 bit per pixel are refused.
 
     Returns:
         uint8, or int32 if an id is above 255 or below 0.
@@ -77,8 +109,15 @@ def read_label(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     content = _read_bytes(path)
-    decode = _decode_array if path.suffix.lower() == ".npy" else _decode_ids
-    label = decode(path, content)
+    if path.suffix.lower() == ".npy":
+        label = _decode_array(path, content)
+        label = _from_planes(label) if label.ndim == 3 else label
+    else:
+        label = _decode_ids(path, content, num_classes)
+    if label.dtype.kind == "f" and label.size and np.isfinite(label).all():
+        whole = np.rint(label)
+        if (whole == label).all() and abs(whole).max() < 2**31:
+            label = whole.astype(np.int32)
     if label.ndim != 2 or label.dtype.kind not in "bui":
         raise UserError(
             f"{path}: found a label of shape {label.shape} and type {label.dtype}, "
@@ -139,16 +178,37 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     if _is_cut_jpeg(content):
         raise UserError(f"{path}: the JPEG file is cut off. Replace it or remove it.")
     check_image(path, content)
+    # versions of OpenCV differ in whether they turn a WebP as its EXIF says; all turn other formats
+    is_webp = content[8:12] == b"WEBP"
+    if is_webp and flag != cv2.IMREAD_UNCHANGED:
+        flag |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
     except (cv2.error, MemoryError):
         image = None
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")
+    if is_webp:
+        image = _turned(image, content)
     if image.ndim == 3 and image.shape[2] in (3, 4):
         code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         return cv2.cvtColor(image, code)
     return image
+
+
+def _turned(image: np.ndarray, content: bytes) -> np.ndarray:
+    """Return an image (H, W) or (H, W, C) turned as its EXIF says."""
+    try:
+        with open_image(content) as file:
+            orientation = file.getexif().get(_ORIENTATION, 1)
+    except Exception:  # see open_image
+        return image
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(
+        orientation, (1, 1)
+    )
+    return np.ascontiguousarray(image[::rows, ::columns])
 
 
 def _is_cut_jpeg(content: bytes) -> bool:
@@ -166,6 +226,44 @@ def _decode_array(path: Path, content: bytes) -> np.ndarray:
     """Return the array in a `.npy` file."""
     check_array(path, content)
     return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def _refuse_few_bits(path: Path, content: bytes, layout: TiffLayout | None) -> None:
+    """Refuse values of 10 to 12 bits in 16, of which 8-bit images would keep a few levels."""
+    is_png = content.startswith(b"\x89PNG") and content[24:25] == b"\x10"
+    if not (is_png or (layout and layout.bits == 16)):
+        return
+    highest = int(_decode(path, content, cv2.IMREAD_UNCHANGED).max())
+    if 255 < highest < 4096:
+        raise UserError(
+            f"{path}: found 16-bit values of at most {highest}; of 0..65535, as is assumed, they "
+            f"would keep {highest // 256 + 1} levels. Scale them to 0..65535 or to 8 bits."
+        )
+
+
+def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
+    """Return the samples of a TIFF as they are stored, (H, W) or (H, W, C)."""
+    height, width = check_image(path, content)
+    check_pixels(path, height, width, -(-layout.samples * layout.bits // 128))
+    try:
+        with explained():
+            import tifffile
+
+            with tifffile.TiffFile(io.BytesIO(content)) as file:
+                series = file.series[0]
+                image, axes = series.asarray(), series.axes
+    except UserError:
+        raise
+    except Exception as error:  # of any type: it is not made for damaged files
+        reason = " ".join(str(error).split())[:100]
+        is_missing = "imagecodecs" in reason
+        remedy = "Run: pip install imagecodecs" if is_missing else "Replace it or remove it."
+        raise UserError(f"{path}: cannot be decoded as an image ({reason}). {remedy}") from None
+    if image.ndim == 3:
+        order = (axes.index("Y"), axes.index("X"))
+        [other] = {0, 1, 2} - set(order)
+        image = image.transpose(*order, other)
+    return image
 
 
 def _decode_bands(path: Path, content: bytes) -> np.ndarray:
@@ -199,19 +297,67 @@ def _decode_pages(path: Path, content: bytes) -> list[np.ndarray]:
     return pages
 
 
-def _decode_ids(path: Path, content: bytes) -> np.ndarray:
-    """Return the ids of an image file; the colours of a palette are ignored."""
+def _from_planes(planes: np.ndarray) -> np.ndarray:
+    """Return the ids (H, W) of one plane of 0 and 1 per class; other arrays as they are."""
+    if planes.dtype.kind in "buif" and planes.size and ((planes == 0) | (planes == 1)).all():
+        for axis in (2, 0):
+            if planes.shape[axis] > 1 and (planes.sum(axis=axis) == 1).all():
+                return planes.argmax(axis=axis)
+    return planes
+
+
+def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarray:
+    """Return the ids of an image file; see `read_label`."""
     check_image(path, content)
     try:
         with open_image(content) as file:
             mode, ids = file.mode, np.asarray(file)
+            depth = _grey_depth(file, content)
+            palette = file.palette.palette if mode == "P" and file.palette else b""
     except Exception:  # see open_image
         raise UserError(
             f"{path}: cannot be decoded as a label image. Replace it or remove it."
         ) from None
+    if mode == "1" and num_classes and num_classes > 2:
+        raise UserError(
+            f"{path}: holds 1 bit per pixel, which may stand for the ids 0 and 1, or 0 and 255. "
+            "Save it with 8 bits per pixel."
+        )
+    if depth in (2, 4):  # Pillow spreads them over 0..255
+        ids = ids // np.uint8(255 // (2**depth - 1))
+    if palette:
+        ids = _with_grey_palette(ids, np.frombuffer(palette, np.uint8))
+    if mode in ("LA", "RGBA") and (ids[:, :, -1] == 255).all():
+        ids = ids[:, :, :-1]
+    if ids.ndim == 3 and (ids == ids[:, :, :1]).all() and mode in ("LA", "RGB", "RGBA"):
+        ids = ids[:, :, 0]
     if ids.ndim != 2:
         raise UserError(
             f"{path}: the label is a colour image (mode {mode}), expected one class id per pixel. "
             "Convert it to a grey or palette PNG whose pixel values are class ids."
         )
     return ids
+
+
+def _grey_depth(file: Image.Image, content: bytes) -> int:
+    """Return the bits per pixel of a grey PNG or TIFF, 8 of others."""
+    if file.mode != "L":
+        return 8
+    if file.format == "PNG":
+        return content[24]  # in the header, which comes first
+    return int(getattr(file, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))[0])
+
+
+def _with_grey_palette(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Return the greys of a palette that holds nothing else, where they are not the indices.
+
+    Optimisers keep the entries in use alone; palettes of 256 entries are for looking at.
+    """
+    colors = palette[: len(palette) // 3 * 3].reshape(-1, 3)
+    greys = colors[:, 0]
+    used = np.unique(ids)
+    if len(greys) in (0, 256) or used.max(initial=0) >= len(greys):
+        return ids
+    if (colors != colors[:, :1]).any():
+        return ids
+    return ids if (greys[used] == used).all() else greys[ids]

@@ -127,6 +127,28 @@ def reduced_id_map(num_classes: int, ignore_index: int = IGNORE_INDEX) -> np.nda
     return make_id_map({0: IGNORE_INDEX} | {index + 1: index for index in range(num_classes)})
 
 
+def value_map(
+    values: Sequence[int], num_classes: int, ignore_index: int = IGNORE_INDEX
+) -> np.ndarray:
+    """Return the id map of label files that hold `values[id]` for the class `id`.
+
+    Raises:
+        UserError: not one value of 0..255 for each class, or one twice, or another ignore_index.
+    """
+    is_fitting = all(type(value) is int and 0 <= value <= 255 for value in values)
+    if not is_fitting or len({*values}) != num_classes or len(values) != num_classes:
+        raise UserError(
+            f"label_values: found {list(values)}, expected {num_classes} different values of "
+            "0..255, one for each class."
+        )
+    if num_classes > NO_CLASS or ignore_index != IGNORE_INDEX:
+        raise UserError(
+            f"label_values: found {num_classes} classes and ignore_index {ignore_index}, expected "
+            f"at most {NO_CLASS} classes and ignore_index {IGNORE_INDEX}."
+        )
+    return make_id_map({value: index for index, value in enumerate(values)})
+
+
 def _names(text: str) -> tuple[str, ...]:
     """Return the comma-separated names of a table below."""
     return tuple(name.strip() for name in text.replace("\n", " ").split(",") if name.strip())

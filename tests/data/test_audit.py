@@ -33,7 +33,7 @@ def label_path(root: Path, index: int) -> Path:
 def damaged(tmp_path: Path) -> Path:
     """Return a data set of eight samples, five of them bad in five ways and one unlabelled."""
     root = write_cityscapes(tmp_path / "data", [f"a/s{index}" for index in range(8)], (8, 10))
-    Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(label_path(root, 0))
+    Image.fromarray(np.full((8, 10, 3), (9, 0, 0), np.uint8)).save(label_path(root, 0))
     write_label(label_path(root, 1), np.full((8, 10), 40, np.uint8))
     write_label(label_path(root, 2), np.zeros((4, 5), np.uint8))
     image = root / "leftImg8bit/train/a/s3_leftImg8bit.png"

@@ -162,7 +162,7 @@ def test_size_mismatch_names_both_files(cityscapes: Path) -> None:
 
 
 def test_colour_mask_is_refused(cityscapes: Path) -> None:
-    Image.fromarray(np.zeros((24, 40, 3), np.uint8)).save(cityscapes / LABEL)
+    Image.fromarray(np.full((24, 40, 3), (9, 0, 0), np.uint8)).save(cityscapes / LABEL)
     with pytest.raises(UserError, match=f"{LABEL}: the label is a colour image"):
         Cityscapes([], str(cityscapes))[1, 0]
 

@@ -157,7 +157,7 @@ def test_colour_label_is_refused_with_the_remedy(tmp_path: Path, image: np.ndarr
 
 
 def test_label_of_fractions_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "label.npy", np.zeros((4, 5), np.float32))
+    np.save(tmp_path / "label.npy", np.full((4, 5), 0.5, np.float32))
     with pytest.raises(UserError, match="label.npy: .*float32"):
         read_label(tmp_path / "label.npy")
 

@@ -1,0 +1,249 @@
+"""Images and labels in the forms that people have, written by independent libraries."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from paddleseg_segformer.data.datasets import Dataset
+from paddleseg_segformer.data.io import read_image, read_label
+from paddleseg_segformer.errors import UserError
+
+tifffile = pytest.importorskip("tifffile")
+
+RNG = np.random.default_rng(0)
+LABEL = RNG.integers(0, 4, (24, 36)).astype(np.uint8)
+
+
+def pixels(dtype: str, bands: int) -> np.ndarray:
+    """Return (24, 36, bands) values over the type's range."""
+    if dtype.startswith("f"):
+        return RNG.normal(100, 300, (24, 36, bands)).astype(dtype)
+    info = np.iinfo(dtype)
+    return RNG.integers(info.min, info.max, (24, 36, bands), endpoint=True).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bands", "planar", "options"),
+    [
+        *product(("u1", "u2", "i2", "f4"), (4, 5), ("contig", "separate"), ({},)),
+        *product(("u2", "f4"), (5,), ("contig",), ({"tile": (16, 16)}, {"compression": "zlib"})),
+        ("u2", 5, "contig", {"compression": "lzw", "predictor": 2}),
+        ("f4", 4, "separate", {"compression": "lzw", "predictor": 3}),
+        ("u2", 7, "contig", {"bigtiff": True, "byteorder": ">"}),
+        ("f8", 4, "contig", {}),
+        ("i2", 3, "contig", {}),
+        ("f4", 3, "separate", {}),
+    ],
+)
+def test_tiff_gives_the_samples_as_they_are_stored(tmp_path, dtype, bands, planar, options):
+    if "compression" in options and options["compression"] != "zlib":
+        pytest.importorskip("imagecodecs")
+    image = pixels(dtype, bands)
+    stored = image if planar == "contig" else image.transpose(2, 0, 1)
+    path = tmp_path / "x.tif"
+    is_rgb = bands in (3, 4) and dtype != "f8"
+    tifffile.imwrite(
+        path, stored, planarconfig=planar, photometric="rgb" if is_rgb else "minisblack", **options
+    )
+    found = read_image(path, bands)
+    assert found.dtype == (np.uint8 if dtype == "u1" else np.float32)
+    np.testing.assert_array_equal(found, image.astype(found.dtype))
+
+
+@pytest.mark.parametrize("extra", ["unspecified", "assocalpha", "unassalpha"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_fourth_band_of_8_bits_changes_no_other(tmp_path, extra, channels):
+    image = pixels("u1", 4)
+    tifffile.imwrite(tmp_path / "x.tif", image, photometric="rgb", extrasamples=[extra])
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif", channels), image[:, :, :channels])
+
+
+def test_geotiff_of_four_bands(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    image = pixels("u1", 4)
+    profile = {"driver": "GTiff", "width": 36, "height": 24, "count": 4, "dtype": "uint8"}
+    transform = rasterio.transform.from_origin(500000, 5000000, 10, 10)
+    with rasterio.open(
+        tmp_path / "x.tif", "w", crs="EPSG:32632", transform=transform, **profile
+    ) as file:
+        file.write(image.transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif", 4), image)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif", 3), image[:, :, :3])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_12_bits_in_16_are_refused(tmp_path, suffix, channels):
+    image = (pixels("u2", 3) >> 4)[:, :, :channels].squeeze()
+    path = tmp_path / f"x{suffix}"
+    cv2.imwrite(str(path), image)
+    with pytest.raises(UserError, match=r"16-bit values of at most 40\d\d; of 0..65535"):
+        read_image(path, channels)
+    cv2.imwrite(str(path), image << 4)
+    assert read_image(path, channels).max() == 255
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_values_that_are_no_numbers_are_refused(tmp_path, value, suffix):
+    image = pixels("f4", 5)
+    image[3, 4:8, 2] = value
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".npy":
+        np.save(path, image)
+    else:
+        tifffile.imwrite(path, image, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(UserError, match=f"x{suffix}: 4 of 4320 values are NaN or infinite"):
+        read_image(path, 5)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".jpg", ".tif"])
+def test_orientation_is_obeyed_in_every_format(tmp_path, orientation, suffix):
+    corners = np.zeros((24, 36, 3), np.uint8)
+    corners[:12, :18], corners[:12, 18:], corners[12:, :18] = 250, 160, 80
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if suffix == ".webp" else {}
+    Image.fromarray(corners).save(tmp_path / f"x{suffix}", exif=exif, **options)
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    expected = Image.fromarray(corners)
+    if orientation > 1:
+        expected = expected.transpose(turn[orientation])
+    found = read_image(tmp_path / f"x{suffix}").astype(int)
+    np.testing.assert_allclose(found, np.asarray(expected).astype(int), atol=12)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_labels_of_few_bits_hold_ids(tmp_path, bits):
+    ids = LABEL
+    rows = np.unpackbits(ids[:, :, None], axis=2)[:, :, 8 - bits :].reshape(24, -1)
+    packed = np.packbits(rows, axis=1)
+    write_png(tmp_path / "x.png", packed, 36, 24, bits)
+    with Image.open(tmp_path / "x.png") as file:  # what a plain reader makes of it
+        assert np.asarray(file).max() == 3 * 255 // (2**bits - 1)
+    np.testing.assert_array_equal(read_label(tmp_path / "x.png"), ids)
+
+
+def write_png(path: Path, packed: np.ndarray, width: int, height: int, bits: int) -> None:
+    """Write a grey PNG from packed rows."""
+    import struct
+    import zlib
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def test_1_bit_labels_are_ids_of_two_classes_and_refused_for_more(tmp_path):
+    Image.fromarray(LABEL > 1).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "x.png", 2), LABEL > 1)
+    with pytest.raises(UserError, match="1 bit per pixel, which may stand for the ids 0 and 1, or"):
+        read_label(tmp_path / "x.png", 3)
+
+
+def with_palette(path: Path, indices: np.ndarray, colors: list[list[int]]) -> None:
+    image = Image.fromarray(indices)
+    image.putpalette(np.asarray(colors, np.uint8).tobytes())
+    image.save(path)
+
+
+def test_palette_of_greys_that_an_optimiser_left_holds_the_greys(tmp_path):
+    greys = np.asarray([3, 0, 255, 1], np.uint8)
+    with_palette(tmp_path / "x.png", LABEL, [[grey] * 3 for grey in greys])
+    np.testing.assert_array_equal(read_label(tmp_path / "x.png"), greys[LABEL])
+    with Image.open(tmp_path / "x.png") as file:
+        np.testing.assert_array_equal(np.asarray(file.convert("L")), greys[LABEL])
+
+
+def test_other_palettes_hold_indices(tmp_path):
+    for colors in (
+        [[0, 0, 0], [128, 0, 0], [70, 70, 70], [153, 153, 153]],  # one colour
+        [[index] * 3 for index in range(4)],
+        [[255 - index] * 3 for index in range(256)],  # a whole palette, to be looked at
+    ):
+        with_palette(tmp_path / "x.png", LABEL, colors)
+        np.testing.assert_array_equal(read_label(tmp_path / "x.png"), LABEL)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: np.dstack([x, x, x]),
+        lambda x: np.dstack([x, np.full_like(x, 255)]),
+        lambda x: np.dstack([x, x, x, np.full_like(x, 255)]),
+    ],
+)
+def test_grey_labels_with_more_channels(tmp_path, change):
+    Image.fromarray(change(LABEL)).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "x.png"), LABEL)
+    Image.fromarray(change(LABEL) // 2 * np.uint8(2)).save(tmp_path / "x.png")
+    if change(LABEL).shape[2] != 3:
+        with pytest.raises(UserError, match="colour image"):
+            read_label(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.astype(np.float32),
+        lambda x: x.astype(np.int64),
+        lambda x: np.eye(4, dtype=bool)[x],
+        lambda x: np.eye(4, dtype=np.float32)[x].transpose(2, 0, 1),
+    ],
+)
+def test_arrays_of_whole_numbers_and_planes(tmp_path, change):
+    np.save(tmp_path / "x.npy", change(LABEL))
+    np.testing.assert_array_equal(read_label(tmp_path / "x.npy"), LABEL)
+
+
+@pytest.mark.parametrize("change", [lambda x: x + 0.5, lambda x: x * np.float32("nan")])
+def test_arrays_of_other_numbers_are_refused(tmp_path, change):
+    np.save(tmp_path / "x.npy", change(LABEL.astype(np.float32)))
+    with pytest.raises(UserError, match="expected one whole-number class id"):
+        read_label(tmp_path / "x.npy")
+
+
+def masks(tmp_path: Path, values: tuple[int, ...], **options) -> Dataset:
+    """Return a data set of two classes whose labels hold these values."""
+    lines = []
+    for index in range(6):
+        label = RNG.choice(np.asarray(values, np.uint8), (8, 8))
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{index}.png")
+        Image.fromarray(label).save(tmp_path / f"{index}_mask.png")
+        lines.append(f"{index}.png {index}_mask.png")
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    where = {"dataset_root": str(tmp_path), "train_path": str(tmp_path / "train.txt")}
+    return Dataset("train", transforms=[], num_classes=2, **where, **options)
+
+
+def test_masks_of_0_and_255_are_refused_with_both_readings(tmp_path):
+    with pytest.raises(UserError, match=r"hold 0 and 255 alone.*\[0, 255\].*\[0, 1\]"):
+        masks(tmp_path, (0, 255))
+    assert set(np.unique(masks(tmp_path, (0, 255), label_values=[0, 255]).read(0).label)) == {0, 1}
+    ignored = masks(tmp_path, (0, 255), label_values=[0, 1]).read(0).label
+    assert set(np.unique(ignored)) == {0, 255}
+    assert set(np.unique(masks(tmp_path, (0, 1, 255)).read(0).label)) == {0, 1, 255}
+    with pytest.raises(UserError, match="found the class id 7, expected one of the label_values"):
+        masks(tmp_path, (0, 7), label_values=[0, 255]).read(0)
+    with pytest.raises(UserError, match="expected 2 different values"):
+        masks(tmp_path, (0, 255), label_values=[0, 0])
