@@ -111,8 +111,8 @@ def check_quantization(quantization: Quantization | None, output_op: str) -> Non
         )
     if output_op != "none":
         raise UserError(
-            f"format int8: found --output_op {output_op}, expected none: labels are compared by "
-            "way of the logits. Export int8 for itself."
+            f"format int8: found --output_op {output_op}, expected none: calibration and the "
+            "comparison of labels need logits. Export int8 for itself."
         )
 
 

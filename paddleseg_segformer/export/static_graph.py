@@ -64,7 +64,7 @@ def save_static_graph(
         model: SegFormer, SegFormerMM, a Segmenter or another `contracts.SegmentationModel`.
         output_op: What the graph gives, one of `OUTPUT_OPS`.
         input_shape: (N, C, H, W), -1 for any size; by default only C is fixed.
-        is_for_onnx: The graph is to be converted, for engines that fuse attention themselves.
+        is_for_onnx: The graph is to be converted, for backends that fuse attention themselves.
 
     Raises:
         UserError: a model or shape that cannot be exported.

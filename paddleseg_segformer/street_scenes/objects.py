@@ -36,11 +36,13 @@ BOARDS = ((104, 78, 56), (60, 66, 64), (150, 150, 148), (216, 214, 208), (44, 72
 TILES = ((130, 62, 48), (84, 78, 76), (110, 84, 66))
 # sides, radius, rim and inside of signs
 SIGNS = ((12, 0.4, RED, WHITE), (3, 0.5, RED, WHITE), (8, 0.4, RED, RED), (4, 0.5, BLUE, BLUE))
-# knee, foot and hand of both sides of a rider, seen along the street and from the side
+# hip and neck, then knee, foot and hand of both sides of a rider along the street, and sideways
 RIDER = (
-    ((-0.2, 0.62, -0.14, 0.26, -0.32, 0.96), (0.2, 0.62, 0.14, 0.26, 0.32, 0.96)),
-    ((0.16, 0.74, 0.0, 0.3, 0.34, 1.02), (0.1, 0.86, -0.06, 0.42, 0.34, 1.02)),
-)
+    ((0, 0.93), (0, 1.47), (-0.2, 0.62), (-0.14, 0.26), (-0.32, 0.96), (0.2, 0.62), (0.14, 0.26),
+     (0.32, 0.96)),
+    ((-0.24, 0.93), (-0.02, 1.47), (0.16, 0.74), (0.0, 0.3), (0.34, 1.02), (0.1, 0.86),
+     (-0.06, 0.42), (0.34, 1.02)),
+)  # fmt: skip
 # two-wheelers seen from the side: what `Mesh.draw` takes, and its colour where it has its own
 SIDES: dict[Id, dict[tuple[float, ...], Color | None]] = {
     Id.BICYCLE: {
@@ -110,37 +112,29 @@ def vehicle(rng: Generator, label: Id, half: float, length: Span, y: Span, slant
 
 def person(rng: Generator) -> Mesh:
     """A standing or walking person, seen from the front, the back or the side."""
-    mesh, height = Mesh(), rng.uniform(1.5, 1.92) * (0.68 if rng.random() < 0.12 else 1.0)
-    stride, swing = rng.uniform(0.02, 0.2), rng.uniform(0.14, 0.26)
-    limbs = [(0.6 * x, 0.26, x, 0.02, y, 0.5) for x, y in ((-stride, swing), (stride, -swing))]
-    figure(mesh, rng, Id.PERSON, (0, 0.5, 0, 0.84), np.array(limbs) * height, height)
+    mesh, x, hand = Mesh(), rng.uniform(0.03, 0.35), rng.uniform(0.24, 0.46)
+    pose = [(0.0, 0.88), (0.0, 1.47)]
+    pose += [(-0.6 * x, 0.46), (-x, 0.04), (hand, 0.88), (0.6 * x, 0.46), (x, 0.04), (-hand, 0.88)]
+    size = rng.uniform(0.86, 1.1) * (0.68 if rng.random() < 0.12 else 1.0)
+    figure(mesh, rng, Id.PERSON, np.array(pose) * size)
     return mesh
 
 
-def figure(
-    mesh: Mesh,
-    rng: Generator,
-    label: Id,
-    spine: Sequence[float],
-    limbs: Sequence[Sequence[float]] | npt.NDArray[np.float64],
-    height: float,
-) -> None:
-    """Add a person: the spine (x, y of hip and shoulder) in heights, knees, feet, hands in m."""
-    trousers, shirt, size = paint(rng), paint(rng), height / 1.75
-    hip_x, hip_y, x, y = np.array(spine) * height
+def figure(mesh: Mesh, rng: Generator, label: Id, pose: npt.NDArray[np.float64]) -> None:
+    """Add a person: hip and neck (x, y), then knee, foot and hand of both sides (8, 2)."""
+    hip, neck, *limbs = pose
+    trousers, shirt, size = paint(rng), paint(rng), (neck[1] - hip[1]) / 0.56
     width = size * rng.uniform(0.85, 1.15)
-    for knee_x, knee_y, foot_x, foot_y, *_ in limbs:
-        mesh.draw((hip_x, hip_y, knee_x, knee_y, 0.17 * width), trousers, label)
-        mesh.draw((knee_x, knee_y, foot_x, foot_y, 0.14 * width), shift(trousers, -12), label)
-        mesh.draw((foot_x - 0.05, foot_y, foot_x + 0.1, foot_y, 0.07), BLACK, label)
-    outline = np.array([(-0.15, 0), (0.15, 0), (0.2, 0.9), (0.13, 1), (-0.13, 1), (-0.2, 0.9)])
-    along = outline[:, 1:] * (x - hip_x, y - hip_y)
-    mesh.add(along + outline[:, :1] * (width, 0) + (hip_x, hip_y), shirt, label)
-    for *_, hand_x, hand_y in limbs:
-        shoulder = x + 0.17 * width * np.sign(hand_x - x)
-        mesh.draw((shoulder, y - 0.05, hand_x, hand_y, 0.1 * width), shift(shirt, -18), label)
-    mesh.draw((x, y + 0.16 * size, 0.12 * size), pick(rng, SKINS, 6.0), label)
-    mesh.draw((x, y + 0.21 * size, 0.11 * size), paint(rng), label)  # hair, a hat or a helmet
+    for knee, foot, _ in (limbs[:3], limbs[3:]):
+        mesh.draw((*hip, *knee, 0.17 * width), trousers, label)
+        mesh.draw((*knee, *foot, 0.14 * width), shift(trousers, -12), label)
+        mesh.draw((*foot, foot[0] + 0.1, foot[1], 0.07), BLACK, label)
+    mesh.draw((*hip, *neck, 0.34 * width), shirt, label)
+    for _, _, hand in (limbs[:3], limbs[3:]):
+        shoulder = neck + (0.17 * width * np.sign(hand[0] - neck[0]), -0.05)
+        mesh.draw((*shoulder, *hand, 0.1 * width), shift(shirt, -18), label)
+    mesh.draw((*neck + (0, 0.16 * size), 0.12 * size), pick(rng, SKINS, 6.0), label)
+    mesh.draw((*neck + (0, 0.21 * size), 0.11 * size), paint(rng), label)  # hair, hat or helmet
 
 
 def two_wheeler(rng: Generator, label: Id, has_rider: bool) -> Mesh:
@@ -159,8 +153,7 @@ def two_wheeler(rng: Generator, label: Id, has_rider: bool) -> Mesh:
         mesh.draw((0, 0.45, 0, 0.98, 1.5 * width), color, label)
         mesh.draw((-0.34, 1.0, 0.34, 1.0, 0.06), METAL, label)
     if has_rider:
-        spine = (-0.14, 0.53, rng.uniform(-0.08, 0.04), 0.84) if is_side else (0, 0.53, 0, 0.84)
-        figure(mesh, rng, Id.RIDER, spine, RIDER[is_side], 1.75)
+        figure(mesh, rng, Id.RIDER, np.array(RIDER[is_side]))
     return mesh
 
 

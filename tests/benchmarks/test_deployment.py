@@ -165,11 +165,11 @@ def row(name: str, agreement: float | None, is_exact: bool = True, **values: obj
         ([row("a", 1.0), row("b", 1.0), row("c", None, False, error="no memory")], None),
         ([row("a", 1.0), row("b", 1.0), row("d", None, False, error="bad")], "d: required, but"),
         ([row("a", 1.0), row("d", None, missing="not there")], "d: required, but not there"),
-        ([row("a", 1.0), row("b", None, missing="not there")], "fewer than two exact ways"),
-        ([row("a", 1.0), row("b", 1.0, is_exact=False)], "fewer than two exact ways"),
+        ([row("a", 1.0), row("b", None, missing="not there")], "fewer than two exact deployments"),
+        ([row("a", 1.0), row("b", 1.0, is_exact=False)], "fewer than two exact deployments"),
     ],
 )
-def test_bound_holds_for_exact_ways_and_required_ones(rows, message) -> None:
+def test_bound_holds_for_exact_deployments_and_required_ones(rows, message) -> None:
     if message is None:
         check(rows, {"a"})
         return

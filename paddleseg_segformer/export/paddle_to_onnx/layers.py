@@ -46,7 +46,7 @@ def _attention(graph: Graph, weights: str, v: str) -> str | None:
         v: (N, M, S, D).
 
     Returns:
-        (N, M, L, D); None if the values are not made in the usual way, from (N, L, M, D).
+        (N, M, L, D); None if the values are not made from (N, L, M, D), as they usually are.
     """
     softmax = graph.made_by(weights, "Softmax")
     scores = graph.made_by(softmax.input[0], "MatMul") if softmax is not None else None
