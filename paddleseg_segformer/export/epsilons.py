@@ -1,4 +1,4 @@
-"""The layer norms' epsilons of a saved network, in each of its forms.
+"""The layer norms' epsilons of a saved network, in each format.
 
 A wrong one shows only on inputs whose variance is small, so comparing outputs may not find it.
 """

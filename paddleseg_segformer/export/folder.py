@@ -77,7 +77,7 @@ def export_model(
         save_dir: The export's own folder. An earlier export in it is replaced.
         preprocess, settings: How images are to be treated; by default not changed, as a whole.
         label_set: Names and colours; by default numbered classes.
-        output_op: What the graph gives: "none" (logits as the model gives them), "argmax" or
+        output_op: The graph's output: "none" (logits as the model gives them), "argmax" or
             "softmax" (both at the input's size).
         input_shape: (N, C, H, W), -1 for any size; by default only C is fixed.
         is_verified: Compare the export with the model in each installed backend that reads it.

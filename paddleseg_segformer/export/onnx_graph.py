@@ -49,7 +49,7 @@ def save_onnx(
     Args:
         static_graph: Its files, program and weights.
         path: The file to write.
-        output_op: What the graph gives; it names the output.
+        output_op: The graph's output; it names it.
         is_standard: Use ONNX's own operators alone, and leave attention in pieces.
 
     Raises:
