@@ -1,1 +1,1 @@
-"""The same images through every way in which a model leaves, and how far the labels agree."""
+"""The same images through every deployment option, and how far the labels agree."""

@@ -1,4 +1,4 @@
-"""Label maps from the static page in `deploy/web`, by way of a real browser without a window."""
+"""Label maps from the static page in `deploy/web` in a real browser without a window."""
 
 from __future__ import annotations
 

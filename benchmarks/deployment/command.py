@@ -1,4 +1,4 @@
-"""`compare_engines`: the same images through every way in which a model leaves."""
+"""`compare_engines`: the same images through every deployment option."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.deployment.ways import MIN_AGREEMENT, WAYS, chosen_ways
+from benchmarks.deployment.deployments import DEPLOYMENTS, MIN_AGREEMENT, chosen_deployments
 from paddleseg_segformer.cli.common import set_up_logging
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
@@ -44,13 +44,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--num_images", type=int, default=20, help="most images, taken at equal steps from the list"
     )
-    add("--ways", nargs="+", metavar="NAME", help=f"of {', '.join(WAYS)}; without it: all")
+    add(
+        "--ways",
+        nargs="+",
+        metavar="NAME",
+        help=f"deployments: of {', '.join(DEPLOYMENTS)}; without it: all",
+    )
     add(
         "--require",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="ways that must run here, or all of --ways: a missing one is an error",
+        help="deployments that must run here, or all of --ways: a missing one is an error",
     )
     add("--cpp_dir", default="build/cpp", help="where the C++ programs were built")
     add(
@@ -59,9 +64,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=sys.executable,
         help="interpreter that has Gradio and this package",
     )
-    add("--threads", type=int, default=2, help="threads of each way on the CPU")
+    add("--threads", type=int, default=2, help="threads of each deployment on the CPU")
     add("--warmup", type=int, default=3, help="passes of each image size before the timing")
-    add("--limit_s", type=float, default=1800.0, help="longest time of one way, s")
+    add("--limit_s", type=float, default=1800.0, help="longest time of one deployment, s")
     add("--work_dir", default="output/compare_engines", help="images and exports of this run")
     add("--json", metavar="FILE", help="also write all figures to this JSON file")
     add("--markdown", metavar="FILE", help="also write the table to this file")
@@ -71,11 +76,11 @@ def run(args: Namespace) -> None:
     """Compare, print the table, write the files that were asked for.
 
     Raises:
-        UserError: a flag is wrong; or, after the table, an exact way is not as it has to be or a
-            required one did not run.
+        UserError: a flag is wrong; or, after the table, an exact deployment gives other labels, or
+            a required one did not run.
     """
     set_up_logging()
-    names, required = chosen_ways(args.ways, args.require)
+    names, required = chosen_deployments(args.ways, args.require)
 
     from benchmarks.deployment import report
     from benchmarks.deployment.matrix import Plan, compare
@@ -130,7 +135,7 @@ def _summary(row: Row) -> str:
 
 
 def check(rows: list[Row], required: set[str]) -> None:
-    """Refuse a matrix in which a way is not as it has to be.
+    """Refuse rows in which an exact deployment gives other labels, or a required one did not run.
 
     Raises:
         UserError: below the bound, failed, or required and not run.
@@ -140,9 +145,9 @@ def check(rows: list[Row], required: set[str]) -> None:
         if row.name in required and not row.fault and (row.missing or row.error):
             faults.append(f"{row.name}: required, but {row.missing or row.error}")
     if faults:
-        raise UserError(f"{len(faults)} of {len(rows)} ways fell short. {'; '.join(faults)}")
-    if sum(row.way.is_exact and row.outcome is not None for row in rows) < 2:
+        raise UserError(f"{len(faults)} of {len(rows)} deployments fell short. {'; '.join(faults)}")
+    if sum(row.deployment.is_exact and row.outcome is not None for row in rows) < 2:
         raise UserError(
-            f"fewer than two exact ways ran, so nothing was held against {MIN_AGREEMENT:.2%}. The "
-            "table says what is missing; name more --ways."
+            "fewer than two exact deployments ran, so nothing was held against "
+            f"{MIN_AGREEMENT:.2%}. The table says what is missing; name more --ways."
         )

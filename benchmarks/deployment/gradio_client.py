@@ -1,4 +1,4 @@
-"""Label maps from the Gradio demo, by way of its own client in another process than the model."""
+"""Label maps from the Gradio demo, through its own client, in another process than the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Gradio demo, by way of its client."""
+"""The Gradio demo, through its client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways through `Predictor`: dygraph, and an export in each engine."""
+"""The deployments through `Predictor`: dygraph, and an export in each engine."""
 
 from __future__ import annotations
 

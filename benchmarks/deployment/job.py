@@ -1,4 +1,4 @@
-"""What the process of a way is given, and what it gives back."""
+"""What the process of a deployment is given, and what it gives back."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from paddleseg_segformer.contracts import pad_multiple_of
 
 
 class NotHere(Exception):
-    """A way cannot be tried on this machine; the message says what is missing."""
+    """A deployment cannot be tried on this machine; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One way's work.
+    """One deployment's work.
 
     Args:
-        run: `module:function`, as of `Way`.
-        options: as of `Way`.
-        reads: as of `Way`.
+        run: `module:function`, as of `Deployment`.
+        options: as of `Deployment`.
+        reads: as of `Deployment`.
         precision: of the computation.
         export_dir: folder of the export.
         model_path: the weights, where they are known.
@@ -67,7 +67,7 @@ def label_path(results: str | Path, index: int) -> Path:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a way took; its label maps are in the job's folder.
+    """What a deployment took; its label maps are in the job's folder.
 
     Args:
         ms: median time per image.

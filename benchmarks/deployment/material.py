@@ -1,4 +1,4 @@
-"""What all ways share: the images as PNG files, their labels, the weights and the exports."""
+"""What all deployments share: images as PNG files, their labels, weights and exports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 DRAWN_MODEL = "segformer_b0_street_scenes_256x512"  # the config of the model without --model_path
 DRAWN_HW = (256, 512)
 
-# the exports that ways run, by their formats; those whose packages are not installed are left out
+# formats of the exports that are run; those whose packages are not installed are left out
 EXPORTS: dict[str, tuple[str, ...]] = {
     "engines": ("paddle", "onnx", "openvino"),
     "with_preprocess": ("onnx_with_preprocess",),
@@ -125,12 +125,12 @@ def make_model(folder: Path) -> Path:
 
 @dataclass
 class Exports:
-    """The exports of a model, each made when a way first needs it.
+    """The exports of a model, each made when a deployment first needs it.
 
     Args:
         root: folder of those that are made.
         model_path: the weights.
-        given: an export that exists already, for all ways.
+        given: an export that exists already, for all deployments.
         int8_flags: of the job `export`, for the export in INT8.
     """
 

@@ -1,4 +1,4 @@
-"""All ways one after another, and what each gave against the reference."""
+"""All deployments one after another, and what each gave against the reference."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.deployment.deployments import DEPLOYMENTS, MIN_AGREEMENT, Deployment
 from benchmarks.deployment.job import Job, NotHere, Outcome, label_path
 from benchmarks.deployment.material import Exports, Images
-from benchmarks.deployment.ways import MIN_AGREEMENT, WAYS, Way
 from benchmarks.deployment.worker import MISSING, MODULE
 from benchmarks.processes import Worker, WorkerFailed
 from paddleseg_segformer.errors import UserError
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """How the ways are run; see `Job` for the rest.
+    """How the deployments are run; see `Job` for the rest.
 
     Args:
-        limit_s: longest time that a way may take over all images.
+        limit_s: longest time that a deployment may take over all images.
     """
 
     model_path: str | None
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass
 class Row:
-    """What was found for one way.
+    """What was found for one deployment.
 
     Args:
         missing: why it was not tried.
@@ -55,7 +55,7 @@ class Row:
     """
 
     name: str
-    way: Way
+    deployment: Deployment
     outcome: Outcome | None = None
     missing: str | None = None
     error: str | None = None
@@ -66,8 +66,8 @@ class Row:
 
     @property
     def fault(self) -> str | None:
-        """Return why an exact way that was tried is not as it has to be."""
-        if not self.way.is_exact:
+        """Return why an exact deployment that was tried is not as it has to be."""
+        if not self.deployment.is_exact:
             return None
         if self.agreement is not None and self.agreement < MIN_AGREEMENT:
             return f"{self.agreement:.4%} of the labels agree, expected {MIN_AGREEMENT:.2%}"
@@ -75,17 +75,17 @@ class Row:
 
 
 def compare(names: Sequence[str], images: Images, exports: Exports, plan: Plan) -> Iterator[Row]:
-    """Run the ways; yield each one's row when it is done.
+    """Run the deployments; yield each one's row when it is done.
 
-    The first exact way that runs is the reference of those after it.
+    The first exact deployment that runs is the reference of those after it.
     """
     reference: list[np.ndarray] | None = None
     for name in names:
-        row = Row(name, WAYS[name])
+        row = Row(name, DEPLOYMENTS[name])
         with tempfile.TemporaryDirectory() as folder:
             labels = _run(row, images, exports, plan, Path(folder))
         if labels:
-            if reference is None and row.way.is_exact:
+            if reference is None and row.deployment.is_exact:
                 reference = labels
             _judge(row, images, labels, reference)
         yield row
@@ -94,16 +94,16 @@ def compare(names: Sequence[str], images: Images, exports: Exports, plan: Plan) 
 def _run(
     row: Row, images: Images, exports: Exports, plan: Plan, folder: Path
 ) -> list[np.ndarray] | None:
-    """Run a way in a process of its own and return its label maps, if it gave any."""
-    way = row.way
+    """Run a deployment in a process of its own and return its label maps, if it gave any."""
+    deployment = row.deployment
     worker = None
     try:
         job = Job(
-            run=way.run,
-            options=way.options,
-            reads=way.reads,
-            precision=way.precision,
-            export_dir=exports.folder(way.export),
+            run=deployment.run,
+            options=deployment.options,
+            reads=deployment.reads,
+            precision=deployment.precision,
+            export_dir=exports.folder(deployment.export),
             model_path=plan.model_path,
             images_dir=str(images.paths[0].parent),
             threads=plan.threads,

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.deployment.deployments import MIN_AGREEMENT, TIMERS
 from benchmarks.deployment.material import Images
 from benchmarks.deployment.matrix import Row
-from benchmarks.deployment.ways import MIN_AGREEMENT, TIMERS
 from paddleseg_segformer.files import write_text
 
 COLUMNS = (
-    "way",
+    "deployment",
     "runs in",
     "precision",
     "timed",
@@ -28,23 +28,23 @@ COLUMNS = (
 
 
 def markdown(rows: Sequence[Row], images: Images, machine: dict[str, Any], threads: int) -> str:
-    """Return the table, and below it what its columns mean and which ways gave nothing."""
+    """Return the table, and below it what its columns mean and which deployments gave nothing."""
     tried = [row for row in rows if row.outcome is not None]
     cells = [COLUMNS, *(_cells(row, tried[0]) for row in tried)]
     if images.labels is None:
         cells = [line[:-1] for line in cells]
     lines = _aligned(cells)
     sizes = f"{len(images.paths)} image{'s' * (len(images.paths) > 1)}"
-    reference = tried[0].name if tried else "no way"
+    reference = tried[0].name if tried else "none"
     lines += [
         "",
         f"{sizes}, {threads} thread{'s' * (threads > 1)}, {machine['processor']}, "
         f"{machine['cores']} cores. Times are medians; equal labels: share of all pixels that have "
-        f"the label of `{reference}` (exact ways: at least {MIN_AGREEMENT:.2%}), and of the image "
-        "that agrees least; peak: the most memory the process ever held.",
+        f"the label of `{reference}` (exact deployments: at least {MIN_AGREEMENT:.2%}), and of the "
+        "image that agrees least; peak: the most memory the process ever held.",
         "",
     ]
-    used = dict.fromkeys(row.way.timer for row in tried)
+    used = dict.fromkeys(row.deployment.timer for row in tried)
     lines += [f"- timed `{timer}`: {TIMERS[timer]}" for timer in used]
     lines += [f"- `{row.name}` not run: {row.missing}" for row in rows if row.missing]
     lines += [f"- `{row.name}` failed: {row.error}" for row in rows if row.error]
@@ -54,13 +54,13 @@ def markdown(rows: Sequence[Row], images: Images, machine: dict[str, Any], threa
 
 
 def _cells(row: Row, reference: Row) -> tuple[str, ...]:
-    outcome, way = row.outcome, row.way
+    outcome, deployment = row.outcome, row.deployment
     assert outcome is not None
     return (
-        f"{way.title} `{row.name}`",
-        way.platform,
-        way.precision,
-        way.timer,
+        f"{deployment.title} `{row.name}`",
+        deployment.platform,
+        deployment.precision,
+        deployment.timer,
         f"{outcome.ms:.1f}",
         "-" if outcome.network_ms is None else f"{outcome.network_ms:.1f}",
         f"{outcome.peak_mib:.0f}",
@@ -106,6 +106,9 @@ def write_json(
     command: str,
 ) -> None:
     """Write everything that was found."""
+    found = [{**asdict(row), "fault": row.fault} for row in rows]
+    for fields in found:
+        fields["way"] = fields.pop("deployment")  # a key of the file from before
     report = {
         "command": command,
         "machine": machine,
@@ -113,6 +116,6 @@ def write_json(
         "images": images.sources,
         "min_agreement": MIN_AGREEMENT,
         "timers": TIMERS,
-        "ways": [{**asdict(row), "fault": row.fault} for row in rows],
+        "ways": found,
     }
     write_text(path, json.dumps(report, indent=1, allow_nan=False))

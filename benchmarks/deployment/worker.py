@@ -1,4 +1,4 @@
-"""The process of a way: `{"do": "run"}` does all of it."""
+"""The process of a deployment: `{"do": "run"}` does all of it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from paddleseg_segformer.dependencies import MissingDependency, explained
 from paddleseg_segformer.yaml_files import read_yaml
 
 MODULE = "benchmarks.deployment.worker"
-MISSING = "missing"  # key of an answer: why the way cannot be tried here
+MISSING = "missing"  # key of an answer: why the deployment cannot be tried here
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Return a way's outcome as plain data, or what is missing for it."""
+    """Return a deployment's outcome as plain data, or what is missing for it."""
     module, _, function = job.run.partition(":")
     try:
         _check_artefacts(job)
@@ -29,7 +29,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _check_artefacts(job: Job) -> None:
-    """Refuse an export that holds nothing that the way reads."""
+    """Refuse an export that holds nothing that the deployment reads."""
     if not job.reads:
         return
     found = read_yaml(Path(job.export_dir) / "deploy.yaml")["artefacts"]

@@ -3,9 +3,9 @@
     python deploy/serving/load_test.py --config output/export --requests 2000 --concurrency 16
 
 It starts the service on a free port, computes the expected label maps itself, sends images of mixed
-sizes, formats and ways to send them, one in ten of them malformed, and stops the service. It ends
-with status 1 if a good image is answered otherwise than rightly or with 503, a bad one otherwise
-than with its 4xx, if the service's memory grows, or if it does not end with status 0.
+sizes and formats, as forms and as bodies, one in ten malformed, and stops the service. It ends with
+status 1 if a good image gets neither its label map nor 503, a malformed one not its 4xx, if the
+service's memory grows, or if it does not end with status 0.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MAX_BYTES = 2_000_000
 
 
 class Sent(NamedTuple):
-    """A request, and what it is to be answered with."""
+    """A request and its expected answer."""
 
     kind: str
     arguments: dict[str, Any]  # of httpx's `post`
@@ -58,7 +58,7 @@ class Sent(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """What came of a request."""
+    """The answer to a request."""
 
     kind: str
     status: int
@@ -87,14 +87,14 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", required=True, help="deploy.yaml of the export, or its folder")
     add("--image_path", help="image, folder or list of images; without it: drawn street scenes")
-    add("--requests", type=int, default=2000, help="how many")
-    add("--concurrency", type=int, default=16, help="how many at a time")
+    add("--requests", type=int, default=2000, help="number of requests")
+    add("--concurrency", type=int, default=16, help="number of requests at a time")
     add("--bad_share", type=float, default=0.1, help="share of malformed requests")
-    add("--backend", default="auto", help="engine")
+    add("--backend", default="auto", help="backend of the service")
     add("--threads", type=int, default=2, help="threads of the network")
-    add("--max_batch", type=int, default=4, help="of the service")
-    add("--max_wait_ms", type=float, default=5.0, help="of the service")
-    add("--seed", type=int, default=0, help="of what is sent in which order")
+    add("--max_batch", type=int, default=4, help="--max_batch of the service")
+    add("--max_wait_ms", type=float, default=5.0, help="--max_wait_ms of the service")
+    add("--seed", type=int, default=0, help="seed of the order of the requests")
     return parser
 
 

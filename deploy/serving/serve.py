@@ -1,11 +1,6 @@
-"""Thin command line: the same as `python -m paddleseg_segformer serve`."""
+"""The same as `python tools/serve.py`."""
 
-import sys
+import runpy
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from paddleseg_segformer.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main(["serve", *sys.argv[1:]]))
+runpy.run_path(str(Path(__file__).parents[2] / "tools/serve.py"), run_name="__main__")

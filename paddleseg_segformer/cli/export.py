@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--standard_onnx",
         action="store_true",
-        help="write ONNX with its own operators alone, for readers other than ONNX Runtime and "
+        help="write ONNX with its own operators alone, for backends other than ONNX Runtime and "
         "OpenVINO (TensorRT); attention is then slower in ONNX Runtime and holds all scores",
     )
     add(
@@ -71,7 +71,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--verify",
         action=BooleanOptionalAction,
         default=True,
-        help="compare the export in its engines with the model, and discard it if they differ",
+        help="compare the export in its backends with the model, and discard it if they differ",
     )
     add_int8_arguments(parser)
 

@@ -1,4 +1,4 @@
-"""Flags of INT8: what it is calibrated on, and what it may lose."""
+"""Flags of INT8: calibration images, and the accuracy that may be lost."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def add_int8_arguments(parser: ArgumentParser) -> None:
         help="points of mIoU that INT8 may lose on them; default 0.5. Without labelled images "
         "95%% of the labels have to be equal",
     )
-    add("--allow_int8_loss", action="store_true", help="write INT8 whatever it loses")
-    add("--int8_seed", type=int, default=0, help="of the choice of images and windows")
+    add("--allow_int8_loss", action="store_true", help="write INT8 even if it loses more")
+    add("--int8_seed", type=int, default=0, help="seed of the choice of images and windows")
 
 
 def quantization_of(args: Namespace, config: Config, formats: list[str]) -> Quantization | None:
@@ -137,7 +137,7 @@ def _labelled(config: Config, count: int, others: Samples, rng: np.random.Genera
         except UserError as error:
             reason = str(error)
     logger.warning(
-        "int8: gated on label agreement with float32 alone, without mIoU, for want of labelled "
+        "int8: compared with float32 by label agreement alone, without mIoU, for lack of labelled "
         "images: %s",
         reason,
     )

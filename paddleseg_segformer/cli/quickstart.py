@@ -1,4 +1,4 @@
-"""`demo`: the whole job on the embedded street scenes, through the same jobs that a user runs."""
+"""`quickstart`: every job once on drawn street scenes, by the commands that a user runs."""
 
 from __future__ import annotations
 

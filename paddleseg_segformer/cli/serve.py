@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 LIMITS = {
     "max_batch": "the most images that are predicted together",
     "max_wait_ms": "how long a first image waits for others to join it, ms",
-    "max_queue": "the most requests under way; more are told to try again later (503)",
+    "max_queue": "the most requests in progress; more are answered with 503 and Retry-After",
     "max_bytes": "the largest image file, bytes",
     "max_pixels": "the largest image, height x width, also after the model's size rules",
     "timeout_s": "from the end of the upload to the answer, s",
     "upload_timeout_s": "for an upload, s",
-    "grace_s": "to finish what is under way after SIGTERM, s",
+    "grace_s": "to finish requests in progress after SIGTERM, s",
     "decode_threads": "threads that decode images and encode answers",
     "max_connections": "the most open connections",
 }
@@ -43,11 +43,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--backend",
         choices=BACKENDS,
         default="auto",
-        help="engine; auto: the fastest that is installed and reads what was exported",
+        help="auto: the fastest that is installed and reads what was exported",
     )
     add_device_argument(parser)
     add("--threads", type=int, default=os.cpu_count(), help="threads of the network on the CPU")
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the computation")
+    add("--precision", choices=PRECISIONS, default="fp32", help="precision of the computation")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all")
     add("--port", type=int, default=8000, help="0: any free one")
     defaults = ServingSettings()
@@ -58,7 +58,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Load the model, then answer requests until told to stop."""
+    """Load the model, then answer requests until a signal stops it."""
     from paddleseg_segformer.serving.server import serve
     from paddleseg_segformer.serving.service import Service
 
@@ -89,11 +89,11 @@ def _load(args: Namespace) -> Predictor:
 
 
 def _check(args: Namespace, predictor: Predictor) -> None:
-    """Compare the engine's labels with those that the export expects for its fixture."""
+    """Compare the backend's labels with the export's own for its fixture."""
     from paddleseg_segformer.runtimes.deploy_config import DeployConfig
     from paddleseg_segformer.runtimes.self_check import self_check
 
     if DeployConfig.load(args.config, check_files=False).fixture is None:
-        logger.warning("%s: names no fixture to check the engine with", args.config)
+        logger.warning("%s: names no fixture to check the backend with", args.config)
         return
     logger.info(self_check(predictor, args.config).line)

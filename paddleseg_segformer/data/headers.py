@@ -170,11 +170,11 @@ def tiff_layout(content: bytes) -> TiffLayout | None:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             page = file.pages.first
             return TiffLayout(
-                page.imagelength,
-                page.imagewidth,
-                page.samplesperpixel,
-                page.bitspersample,
-                page.sampleformat,
+                int(page.imagelength),
+                int(page.imagewidth),
+                int(page.samplesperpixel),
+                int(page.bitspersample),
+                int(page.sampleformat),
                 page.planarconfig == tifffile.PLANARCONFIG.SEPARATE,
                 page.photometric == tifffile.PHOTOMETRIC.SEPARATED,
             )

@@ -1,4 +1,4 @@
-"""Export: a trained model for each engine with its `deploy.yaml`, verified."""
+"""Export: a trained model for each backend with its `deploy.yaml`, verified."""
 
 from paddleseg_segformer.export.folder import check_save_dir, export_model
 from paddleseg_segformer.export.onnx_graph import check_formats

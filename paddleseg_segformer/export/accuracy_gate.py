@@ -1,4 +1,4 @@
-"""What INT8 may lose: label agreement and mIoU against float32, on the same images."""
+"""Accuracy check of INT8: label agreement and mIoU against float32, on the same images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRECISIONS = ("fp32", "int8")
 
 @dataclass(frozen=True)
 class AccuracyGate:
-    """Compares INT8 with float32, and refuses what loses too much.
+    """Compares INT8 with float32, and refuses too large a loss.
 
     Args:
         samples: Images, labelled or not; all of them or none.

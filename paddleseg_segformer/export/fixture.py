@@ -44,15 +44,16 @@ def write_fixture(model: nn.Layer, deploy: DeployConfig, folder: Path) -> Fixtur
         The files and their checksums; None, with a warning, where the settings refuse any image:
         an input shape that neither size rules nor windows lead to.
     """
-    image = scene_image(_size_hw(deploy.input), deploy.input.num_channels)
+    image = scene_image(allowed_size(deploy.input, SIZE_HW), deploy.input.num_channels)
     try:
         labels = fixture_labels(_Reference(model, deploy.output), deploy, image)
     except UserError as error:
-        logger.warning("no fixture to check engines with: %s", error)
+        logger.warning("no fixture to check backends with: %s", error)
         return None
     png, tif, labels_png = (folder / name for name in FIXTURE_FILES)
     image_path = png if image.shape[2] in (1, 3) else tif
-    pages = [Image.fromarray(page) for page in _pages(image)]
+    planes = [image] if image.shape[2] == 3 else np.moveaxis(image, 2, 0)
+    pages = [Image.fromarray(np.ascontiguousarray(plane)) for plane in planes]
     pages[0].save(image_path, save_all=image_path == tif, append_images=pages[1:])
     write_label(labels_png, labels)
     return Fixture(ModelFile.of(image_path), ModelFile.of(labels_png))
@@ -88,17 +89,10 @@ def scene_image(size_hw: tuple[int, int], channels: int) -> np.ndarray:
     return np.ascontiguousarray(scene[:, :, np.resize(np.arange(3), channels)])
 
 
-def _size_hw(spec: InputSpec) -> tuple[int, int]:
-    """Return the fixture's size: `SIZE_HW` as far as the network takes it."""
+def allowed_size(spec: InputSpec, size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return a (height, width) as far as the network takes it: not too small, fixed sides kept."""
     height, width = (
         max(free, spec.min_side_px) if side == -1 else side
-        for side, free in zip(spec.shape[2:], SIZE_HW, strict=True)
+        for side, free in zip(spec.shape[2:], size_hw, strict=True)
     )
     return height, width
-
-
-def _pages(image: np.ndarray) -> list[np.ndarray]:
-    """Return what Pillow takes: the whole, or each channel for itself."""
-    if image.shape[2] == 3:
-        return [image]
-    return [np.ascontiguousarray(image[:, :, channel]) for channel in range(image.shape[2])]

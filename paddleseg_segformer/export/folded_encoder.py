@@ -1,4 +1,4 @@
-"""The MiT encoder in the form in which engines run it fastest: equal results, other products.
+"""The MiT encoder rewritten for speed in the backends: the same results from other matrix products.
 
 - What a LayerNorm does after normalising is merged into the linears and the convolution behind it,
   1 / sqrt(D) into the queries' linear, a single head's output linear into its values'. The norms of
@@ -6,9 +6,9 @@
 - The feed-forward network is computed for some of its hidden channels at a time, and the parts are
   summed. Its hidden map is the largest of the encoder (8 MiB in B0 at 512x512, 16 MiB in B2), and
   parts of it stay in the cache between the first linear, the depthwise convolution and the second
-  linear. Engines add a part to the sum while they compute it.
-- Where an engine does not fuse attention itself, it takes the queries in blocks, whose scores stay
-  in the cache.
+  linear. Backends add a part to the sum while they compute it.
+- For a backend that does not fuse attention itself, the queries are taken in blocks, whose scores
+  stay in the cache.
 - The last addition of a block has three terms, of which none is a convolution by itself: OpenVINO
   copies a map that a convolution has added to another before it reads it as tokens.
 
@@ -109,7 +109,10 @@ class FoldedAttention(nn.Layer):
         q = self.q(x).reshape(heads).transpose([0, 2, 1, 3])  # (N, M, L, D)
         k = self.k(reduced).reshape(heads).transpose([0, 2, 3, 1])  # (N, M, D, S)
         v = self.v(reduced).reshape(heads).transpose([0, 2, 1, 3])  # (N, M, S, D)
-        blocks = [self._attend(rows, k, v) for rows in self._query_blocks(q)]
+        blocks = [
+            paddle.matmul(F.softmax(paddle.matmul(rows, k)), v)  # scores (N, M, L / blocks, S)
+            for rows in self._query_blocks(q)
+        ]
         out = paddle.concat(blocks, axis=2) if len(blocks) > 1 else blocks[0]
         return self.proj(out.transpose([0, 2, 1, 3]).flatten(2))
 
@@ -119,11 +122,6 @@ class FoldedAttention(nn.Layer):
         length = paddle.shape(q)[2]
         ends = [length * index // self.num_blocks for index in range(self.num_blocks + 1)]
         return [q[:, :, start:end] for start, end in pairwise(ends)]
-
-    @staticmethod
-    def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weights = F.softmax(paddle.matmul(q, k))  # (N, M, L, S)
-        return paddle.matmul(weights, v)
 
 
 def _folded_reduction(attention: EfficientSelfAttention, norm: nn.LayerNorm) -> nn.Sequential:

@@ -77,10 +77,10 @@ def export_model(
         save_dir: The export's own folder. An earlier export in it is replaced.
         preprocess, settings: How images are to be treated; by default not changed, as a whole.
         label_set: Names and colours; by default numbered classes.
-        output_op: What the graph gives: "none" (logits as the model gives them), "argmax" or
+        output_op: The graph's output: "none" (logits as the model gives them), "argmax" or
             "softmax" (both at the input's size).
         input_shape: (N, C, H, W), -1 for any size; by default only C is fixed.
-        is_verified: Compare the export with the model in each installed engine that reads it.
+        is_verified: Compare the export with the model in each installed backend that reads it.
         formats: What to write, keys of `ARTEFACT_FILES`.
         quantization: What "int8" is made with.
         is_standard_onnx: Write ONNX with its own operators alone; by default attention is one
@@ -107,7 +107,8 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=f".{save_dir.name}.", dir=save_dir.parent) as workshop:
         folder = Path(workshop) / "new"
         folder.mkdir()
-        made = [name for name in ARTEFACT_FILES if name in _made_first(formats)]
+        wanted = set(formats) if INT8 not in formats else {*formats, "onnx"} - {INT8}
+        made = [name for name in ARTEFACT_FILES if name in wanted]  # INT8 is made of ONNX, below
         _save_artefacts(model, folder, made, output_op, input_shape, preprocess, is_standard_onnx)
         label_set = label_set or generic_label_set(model.num_classes)
         deploy = DeployConfig(
@@ -138,11 +139,6 @@ def export_model(
     return deploy
 
 
-def _made_first(formats: Sequence[str]) -> set[str]:
-    """Return what is made before INT8, which is made of ONNX."""
-    return set(formats) if INT8 not in formats else {*formats, "onnx"} - {INT8}
-
-
 def _without_others(folder: Path, deploy: DeployConfig, formats: Sequence[str]) -> DeployConfig:
     """Remove the artefacts that were not asked for."""
     kept = {name: deploy.artefacts[name] for name in ARTEFACT_FILES if name in formats}
@@ -155,11 +151,11 @@ def _without_others(folder: Path, deploy: DeployConfig, formats: Sequence[str]) 
 
 
 def _min_side_px(model: nn.Layer, formats: Sequence[str]) -> int:
-    """Return the smallest side of images that all engines of these formats agree on."""
+    """Return the smallest side of images that all backends of these formats take."""
     backbone = input_of(model)
-    is_for_paddle_alone = set(formats) == {"paddle"}
-    portable = 0 if is_for_paddle_alone else backbone.min_portable_px
-    return portable or backbone.min_input_px
+    if set(formats) == {"paddle"}:
+        return backbone.min_input_px
+    return backbone.min_portable_px or backbone.min_input_px
 
 
 def check_save_dir(save_dir: str | os.PathLike[str]) -> None:
@@ -176,7 +172,7 @@ def check_save_dir(save_dir: str | os.PathLike[str]) -> None:
     ours = {
         FILE_NAME,
         *FIXTURE_FILES,
-        *(file for files in ARTEFACT_FILES.values() for file in files),
+        *(name for files in ARTEFACT_FILES.values() for name in files),
     }
     others = sorted({item.name for item in save_dir.iterdir()} - ours)
     if others:

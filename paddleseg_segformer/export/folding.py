@@ -52,8 +52,8 @@ class FoldedHead(nn.Layer):
         align_corners: bool,
     ) -> None:
         super().__init__()
-        # stage 1 carries the shift, and comes last, so that engines add the others to it, and apply
-        # ReLU, while they compute it
+        # stage 1 has the shift and comes last: backends add the others and apply ReLU while they
+        # compute it
         self.largest = FoldedConv(conv_weight(projections[0]), shift)
         self.smaller = nn.ParameterList(
             [parameter(conv_weight(weight)) for weight in projections[1:]]
@@ -103,14 +103,14 @@ class FoldedSegFormer(nn.Layer):
 
 
 def fold(model: nn.Layer, has_query_blocks: bool = False) -> nn.Layer:
-    """Return a network that gives the model's logits in the form that engines run fastest.
+    """Return a network that gives the model's logits in the form that backends run fastest.
 
     The model's weights are not changed. Later changes of them do not reach the folded network.
     Other models than SegFormer and SegFormerMM are returned as they are.
 
     Args:
         model: SegFormer, SegFormerMM, a Segmenter or another `contracts.SegmentationModel`.
-        has_query_blocks: MiT's attention takes the queries in blocks, for engines that do not fuse
+        has_query_blocks: MiT's attention takes the queries in blocks, for backends that do not fuse
             it themselves.
 
     Raises:

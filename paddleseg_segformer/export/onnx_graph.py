@@ -20,9 +20,8 @@ CONVERTERS: dict[str, tuple[str, ...]] = {  # packages that make an artefact
     "int8": ("onnx", "openvino", "nncf"),
     "onnx_with_preprocess": ("onnx",),
 }
-VERIFIERS = dict.fromkeys(
-    ("onnx", "onnx_with_preprocess"), ("onnxruntime",)
-)  # that run it and do not make it
+# packages that verify an artefact beside those that make it
+VERIFIERS = {"onnx": ("onnxruntime",), "onnx_with_preprocess": ("onnxruntime",)}
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -33,7 +32,7 @@ def check_formats(formats: Sequence[str]) -> None:
     """
     if not formats:
         raise UserError(f"format: found none, expected some of {', '.join(ARTEFACT_FILES)}.")
-    os.environ.setdefault("NNCF_CI", "1")  # else NNCF, once imported, reports its use to its makers
+    os.environ.setdefault("NNCF_CI", "1")  # without it NNCF sends usage data when imported
     for name in formats:
         if name not in ARTEFACT_FILES:
             raise UserError(f"format: found {name!r}.{did_you_mean(name, ARTEFACT_FILES)}")
@@ -50,7 +49,7 @@ def save_onnx(
     Args:
         static_graph: Its files, program and weights.
         path: The file to write.
-        output_op: What the graph gives; it names the output.
+        output_op: The graph's output; it names it.
         is_standard: Use ONNX's own operators alone, and leave attention in pieces.
 
     Raises:

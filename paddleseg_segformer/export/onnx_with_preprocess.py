@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +13,13 @@ from paddle import nn
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.epsilons import check_epsilons
-from paddleseg_segformer.export.fixture import scene_image
+from paddleseg_segformer.export.fixture import allowed_size, scene_image
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
     DeployConfig,
-    InputSpec,
     Verification,
 )
 
@@ -38,7 +37,7 @@ def check_expressible(
 ) -> None:
     """Refuse what such a model cannot do as the pipeline does it.
 
-    Resizing an 8-bit image rounds in each library's own way, and no ONNX operator equals it.
+    Libraries round differently when they resize 8-bit images, and no ONNX operator equals them.
 
     Raises:
         UserError: size rules, windows, scales or flips, or an output other than logits.
@@ -190,7 +189,7 @@ def _replace_ends(model: ModelProto, num_classes: int) -> None:
 
 
 def verify_with_preprocess(model: nn.Layer, folder: Path) -> list[Verification]:
-    """Compare the labels with those of the model by way of the pipeline, in each engine.
+    """Compare the labels with those of the model in the pipeline, in each installed backend.
 
     Args:
         model: The model as it was before the export, in evaluation mode.
@@ -202,7 +201,8 @@ def verify_with_preprocess(model: nn.Layer, folder: Path) -> list[Verification]:
     deploy = DeployConfig.load(folder)
     preprocess = Preprocess.from_dict(deploy.preprocess)
     settings = InferenceSettings.from_dict(deploy.inference)
-    images = list(_scenes(deploy.input))
+    sizes = dict.fromkeys(allowed_size(deploy.input, size_hw) for size_hw in SIZES_HW)
+    images = [scene_image(size_hw, deploy.input.num_channels) for size_hw in sizes]
     path = folder / ARTEFACT_FILES[WITH_PREPROCESS][0]
     expected = [predict_label(model, image, preprocess, settings) for image in images]
     epsilons = check_epsilons(model, folder, WITH_PREPROCESS)
@@ -221,20 +221,6 @@ def verify_with_preprocess(model: nn.Layer, folder: Path) -> list[Verification]:
         shapes = [[1, *image.shape] for image in images]
         verified.append(Verification(engine, shapes, agreement, layer_norm_epsilons=epsilons))
     return verified
-
-
-def _scenes(spec: InputSpec) -> Iterator[np.ndarray]:
-    """Yield images (H, W, C) uint8 of sizes that the network takes."""
-    _, channels, *sides = spec.shape
-    sizes_hw = (
-        [
-            max(free, spec.min_side_px) if side == -1 else side
-            for side, free in zip(sides, size_hw, strict=True)
-        ]
-        for size_hw in SIZES_HW
-    )
-    for height, width in dict.fromkeys(map(tuple, sizes_hw)):
-        yield scene_image((height, width), channels)
 
 
 def _run_openvino(path: Path, images: Sequence[np.ndarray]) -> tuple[str, list[np.ndarray]]:

@@ -1,4 +1,4 @@
-"""INT8: an export's network for OpenVINO, quantised after training on images, and gated."""
+"""INT8 for OpenVINO by post-training quantisation, calibrated on images, with an accuracy check."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What INT8 is made with.
+    """Calibration images and accuracy check of INT8.
 
     Args:
         calibration: Images that the ranges of values are taken from.
-        gate: What the quantised network may lose; None for any loss.
-        seed: Of the choice of a window of each calibration image.
+        gate: The accuracy check; None for no check.
+        seed: For the choice of a window of each calibration image.
     """
 
     calibration: Samples
@@ -101,7 +101,7 @@ class CalibrationInputs:
 
 
 def check_quantization(quantization: Quantization | None, output_op: str) -> None:
-    """Refuse what INT8 cannot be made of.
+    """Refuse an export that INT8 cannot be made of.
 
     Raises:
         UserError: no calibration images, or an output other than logits.
@@ -112,8 +112,8 @@ def check_quantization(quantization: Quantization | None, output_op: str) -> Non
         )
     if output_op != "none":
         raise UserError(
-            f"format int8: found --output_op {output_op}, expected none: labels are compared by "
-            "way of the logits. Export int8 for itself."
+            f"format int8: found --output_op {output_op}, expected none: calibration and the "
+            "comparison of labels need logits. Export int8 for itself."
         )
 
 

@@ -1,4 +1,4 @@
-"""A model as a static graph for Paddle Inference: `model.json` and `model.pdiparams`."""
+"""The static graph for Paddle Inference: `model.json` and `model.pdiparams`."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def save_static_graph(
 
     Args:
         model: SegFormer, SegFormerMM, a Segmenter or another `contracts.SegmentationModel`.
-        output_op: What the graph gives, one of `OUTPUT_OPS`.
+        output_op: The graph's output, one of `OUTPUT_OPS`.
         input_shape: (N, C, H, W), -1 for any size; by default only C is fixed.
-        is_for_onnx: The graph is to be converted, for engines that fuse attention themselves.
+        is_for_onnx: The graph is to be converted, for backends that fuse attention themselves.
 
     Raises:
         UserError: a model or shape that cannot be exported.
@@ -83,7 +83,7 @@ def save_static_graph(
             paddle.jit.save(static, str(folder / STEM))
     except UserError:
         raise
-    except Exception as error:  # what Paddle says of code that it cannot make a graph of
+    except Exception as error:  # Paddle could not trace the code
         reason = [type(error).__name__, *str(error).strip().splitlines()][-1].strip()
         raise UserError(
             f"model {type(model).__name__}: cannot be made a static graph ({reason}). Its layers "

@@ -81,10 +81,10 @@ def write_triton_repository(
 
 
 def check_triton_formats(formats: Sequence[str], source: str) -> None:
-    """Refuse formats of which Triton runs none.
+    """Refuse formats none of which Triton runs.
 
     Raises:
-        UserError: it is so.
+        UserError: none of them is ONNX or OpenVINO.
     """
     if not set(formats) & set(MODELS):
         raise UserError(
@@ -103,14 +103,17 @@ def describe(artefact: str, paths: Sequence[Path]) -> dict[str, Any]:
     model = MODELS[artefact]
     read = _read_onnx if paths[0].suffix == ".onnx" else _read_openvino
     inputs, outputs = read(paths[0])
-    is_free = all(tensor.dims[0] == -1 for tensor in (*inputs, *outputs))
+    is_free = all(dims[0] == -1 for *_, dims in (*inputs, *outputs))
     config: dict[str, Any] = {
         "name": model.name,
         "backend": model.backend,
         "max_batch_size": MAX_BATCH if is_free else 0,
     }
     for key, tensors in (("input", inputs), ("output", outputs)):
-        config[key] = [tensor.describe(without_batch=is_free) for tensor in tensors]
+        config[key] = [
+            {"name": name, "data_type": Word(DTYPES[dtype]), "dims": dims[int(is_free) :]}
+            for name, dtype, dims in tensors
+        ]
     if is_free:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": MAX_DELAY_US}
     config["instance_group"] = [{"count": 1, "kind": Word(model.kind)}]
@@ -121,17 +124,7 @@ class Word(str):
     """A value that stands without quotes: one of an enumeration."""
 
 
-class Tensor(NamedTuple):
-    """An input or output of a graph."""
-
-    name: str
-    dtype: str
-    dims: list[int]  # -1 for any
-
-    def describe(self, without_batch: bool) -> dict[str, Any]:
-        """Return it as Triton's configuration puts it."""
-        dims = self.dims[1:] if without_batch else self.dims
-        return {"name": self.name, "data_type": Word(DTYPES[self.dtype]), "dims": dims}
+Tensor = tuple[str, str, list[int]]  # name, dtype and sides, -1 for any
 
 
 def _read_onnx(path: Path) -> tuple[list[Tensor], list[Tensor]]:
@@ -140,7 +133,7 @@ def _read_onnx(path: Path) -> tuple[list[Tensor], list[Tensor]]:
     def tensor(value: Any) -> Tensor:
         kind = value.type.tensor_type
         dims = [size.dim_value if size.HasField("dim_value") else -1 for size in kind.shape.dim]
-        return Tensor(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims)
+        return value.name, str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims
 
     graph = onnx.load(str(path)).graph
     return [tensor(value) for value in graph.input], [tensor(value) for value in graph.output]
@@ -151,7 +144,7 @@ def _read_openvino(path: Path) -> tuple[list[Tensor], list[Tensor]]:
 
     def tensor(port: Any) -> Tensor:
         dims = [size.get_length() if size.is_static else -1 for size in port.partial_shape]
-        return Tensor(port.get_any_name(), str(np.dtype(port.element_type.to_dtype())), dims)
+        return port.get_any_name(), str(np.dtype(port.element_type.to_dtype())), dims
 
     model = openvino.Core().read_model(str(path))
     return [tensor(port) for port in model.inputs], [tensor(port) for port in model.outputs]

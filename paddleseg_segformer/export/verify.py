@@ -1,4 +1,4 @@
-"""An exported network, in each engine, against the model it was made from."""
+"""An exported network, in each backend, against the model it was made from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.epsilons import check_epsilons
-from paddleseg_segformer.export.fixture import reference_output
+from paddleseg_segformer.export.fixture import allowed_size, reference_output
 from paddleseg_segformer.export.onnx_with_preprocess import WITH_PREPROCESS, verify_with_preprocess
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig, InputSpec, Verification
 from paddleseg_segformer.runtimes.engine_network import EngineNetwork, load_network
@@ -33,7 +33,7 @@ def verify(model: nn.Layer, folder: Path) -> dict[str, list[Verification]]:
         folder: A complete export of it.
 
     Returns:
-        For each artefact the comparison in every installed engine that prefers it.
+        For each artefact the comparison in every installed backend that prefers it.
 
     Raises:
         UserError: they differ by more than rounding.
@@ -73,7 +73,9 @@ def _compare(
     if fixture:
         agreements.append(compare_with_fixture(network, folder).agreement)
     if op != "none" or not fixture:
-        agreements += [_agreement(_labels(a, op), _labels(b, op)) for a, b in pairs]
+        for pair in pairs:
+            a, b = ((x if op == "argmax" else x.argmax(axis=1)).numpy() for x in pair)
+            agreements.append(float((a == b).mean()))
     agreement = min(agreements)
     if not agreement >= MIN_AGREEMENT:
         raise UserError(
@@ -93,16 +95,10 @@ def _compare(
 def _inputs(spec: InputSpec) -> Iterator[Tensor]:
     """Yield random inputs of several sizes, as far as the export's shape leaves them free."""
     rng = np.random.default_rng(0)
-    batch, channels, height, width = spec.shape
-    sizes = [
-        (
-            max(free_h, spec.min_side_px) if height == -1 else height,
-            max(free_w, spec.min_side_px) if width == -1 else width,
-        )
-        for free_h, free_w in SIZES_HW
-    ]
+    batch, channels = spec.shape[:2]
     batches = ANY_BATCHES if batch == -1 else (batch,)
-    for index, size_hw in enumerate(dict.fromkeys(sizes)):
+    sizes = dict.fromkeys(allowed_size(spec, size_hw) for size_hw in SIZES_HW)
+    for index, size_hw in enumerate(sizes):
         count = batches[min(index, len(batches) - 1)]
         values = rng.standard_normal((count, channels, *size_hw), np.float32)
         yield paddle.to_tensor(values)
@@ -133,13 +129,3 @@ def _difference(
             "export was discarded."
         )
     return difference, std
-
-
-def _labels(values: Tensor, op: str) -> Tensor:
-    """Return the class ids (N, H, W) of an output."""
-    return values if op == "argmax" else values.argmax(axis=1)
-
-
-def _agreement(expected: Tensor, found: Tensor) -> float:
-    """Return the share of equal labels."""
-    return float((expected.numpy() == found.numpy()).mean())

@@ -1,4 +1,4 @@
-"""The flags of `python -m paddleseg_segformer.gradio_page`, and one line for a mistake."""
+"""The command line of `python -m paddleseg_segformer.gradio_page`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--model",
         required=True,
-        help="folder of an export, a model folder, or weights that say what they are of",
+        help="folder of an export, model folder, or weights with their config",
     )
     add(
         "--import",
@@ -51,13 +51,13 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--backend",
         choices=BACKENDS,
-        help="engine of an export; without it: the fastest that is installed and reads it",
+        help="backend of an export; without it: the fastest that is installed and reads it",
     )
     add("--device", help="cpu, gpu, gpu:1; without it: the GPU where Paddle has one, else the CPU")
     add("--cpu_threads", type=int, default=os.cpu_count(), help="threads of an export on the CPU")
     add("--examples", type=Path, help="folder of example images; without it: drawn street scenes")
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in")
-    add("--port", type=int, default=7860, help="port to listen on; 0 takes a free one")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all")
+    add("--port", type=int, default=7860, help="port to listen on; 0: any free one")
     add("--share", action="store_true", help="open a public address through Gradio's servers")
     return parser
 
@@ -67,12 +67,12 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         UserError: the model, a flag or the folder of examples is wrong.
-        MissingDependency: Gradio or an engine is not installed.
+        MissingDependency: Gradio or a backend is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
-    from paddleseg_segformer.gradio_page.examples import example_images
     from paddleseg_segformer.gradio_page.model import load
     from paddleseg_segformer.gradio_page.page import make_page, serve
+    from paddleseg_segformer.gradio_page.pictures import example_images
 
     for source in args.imports:
         import_components(source)

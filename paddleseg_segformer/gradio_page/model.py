@@ -1,4 +1,4 @@
-"""The model of the page, and how long each step of a prediction takes."""
+"""The model of the page, with the time of each step of a prediction."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class DemoModel:
     Args:
         predictor: Its network is put into a `TimedNetwork`.
         name: For the page.
-        engine: What runs the network, for the page.
+        backend: Name and version of what runs the network, for the page.
     """
 
-    def __init__(self, predictor: Predictor, name: str, engine: str) -> None:
+    def __init__(self, predictor: Predictor, name: str, backend: str) -> None:
         self.network = TimedNetwork(predictor.pipeline.network)
         predictor.pipeline.network = self.network
         self.predictor = predictor
         self.name = name
-        self.engine = engine
+        self.backend = backend
 
     def __call__(self, path: str | os.PathLike[str]) -> TimedPrediction:
         """Predict an image file.
@@ -81,17 +81,17 @@ class DemoModel:
 
 
 def load(path: str, backend: str | None, device: str | None, threads: int) -> DemoModel:
-    """Load an export, or weights that say what they are of.
+    """Load an export, or weights with their config.
 
     Args:
         path: Folder of an export, or as of `Predictor.from_pretrained`.
-        backend: Engine of an export, one of `BACKENDS`.
+        backend: Of an export, one of `BACKENDS`.
         device: cpu, gpu or gpu:1; by default Paddle's current one.
         threads: CPU threads of an export.
 
     Raises:
         UserError: neither of them, or a backend where there is no choice of one.
-        MissingDependency: the engine is not installed.
+        MissingDependency: the backend is not installed.
     """
     folder = Path(path)
     name = folder.resolve().name

@@ -48,7 +48,7 @@ def make_page(model: DemoModel, examples: Sequence[Path]) -> gr.Blocks:
     """Return the page of a model.
 
     Args:
-        model: Predicts what visitors give.
+        model: Predicts the visitors' images.
         examples: Image files to pick from.
     """
     settings = model.predictor.settings.describe()
@@ -56,7 +56,7 @@ def make_page(model: DemoModel, examples: Sequence[Path]) -> gr.Blocks:
         title=f"Segmentation: {model.name}", analytics_enabled=False, delete_cache=(KEEP_S, KEEP_S)
     ) as page:
         prediction = gr.State(time_to_live=KEEP_S)
-        gr.Markdown(f"# Semantic segmentation\n`{model.name}` in {model.engine}: {settings}")
+        gr.Markdown(f"# Semantic segmentation\n`{model.name}` in {model.backend}: {settings}")
         with gr.Row():
             with gr.Column(scale=2):
                 image = gr.Image(
@@ -135,7 +135,7 @@ def _predict(model: DemoModel, path: str | None, view: str, opacity: float) -> l
         prediction,
         draw(prediction, view, shown, opacity),
         gr.CheckboxGroup(choices, value=shown),
-        swatches(present, CLASS_LIST) + timings_table(ms, size_hw, model.engine),
+        swatches(present, CLASS_LIST) + timings_table(ms, size_hw, model.backend),
         _download(_save(prediction, Path(path).stem)),
     ]
 

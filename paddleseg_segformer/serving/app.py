@@ -24,7 +24,7 @@ from paddleseg_segformer.serving.uploads import FIELD, FORM
 
 logger = logging.getLogger(__name__)
 
-CLIENT_GONE = 499  # nginx's; for the log and the metrics, nobody reads the answer
+CLIENT_GONE = 499  # nginx's status; for the log and the metrics, nobody reads the answer
 PATHS = ("/predict", "/health", "/health/live", "/metadata", "/metrics", "/openapi.json")
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -97,27 +97,27 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> 
 
 
 async def health(request: Request, response: Response) -> dict[str, str]:
-    """Tell whether images are predicted: 200 ready; 503 starting, stopping or failed."""
+    """Return whether images are predicted: 200 ready; 503 starting, stopping or failed."""
     status = request.app.state.service.status
     response.status_code = 200 if status == "ready" else 503
     return {"status": status}
 
 
 async def live(request: Request, response: Response) -> dict[str, str]:
-    """Tell whether the service works or is on its way to: 503 means that it should be replaced."""
+    """Return whether the service works or starts: 503 means that it should be replaced."""
     status = request.app.state.service.status
     response.status_code = 503 if status == "failed" else 200
     return {"status": status}
 
 
 async def metadata(request: Request) -> dict[str, Any]:
-    """Return the classes, what images are taken, the model's files, engine and versions."""
+    """Return the classes, accepted images, the model's files, backend and versions."""
     service: Service = request.app.state.service
     return describe_service(service.predictor, service.settings)
 
 
 async def metrics(request: Request) -> Response:
-    """Return the figures that Prometheus reads."""
+    """Return the metrics in Prometheus' format."""
     registry = request.app.state.service.metrics.registry
     return Response(generate_latest(registry), media_type=METRICS_TYPE)
 
@@ -141,7 +141,10 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *_headers(timings)]
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+                if timings:
+                    steps = _milliseconds(timings).encode()
+                    message["headers"].append((b"server-timing", steps))
             await send(message)
 
         try:
@@ -160,13 +163,6 @@ class Observed:
         if self.service.settings.is_logged:
             method = scope["method"] if scope["method"].isalpha() else "?"
             logger.info("%s %s %d %s", method, path, status, _milliseconds(timings))
-
-
-def _headers(timings: Timings) -> list[tuple[bytes, bytes]]:
-    headers = [(b"x-content-type-options", b"nosniff")]
-    if timings:
-        headers.append((b"server-timing", _milliseconds(timings).encode()))
-    return headers
 
 
 def _milliseconds(timings: Timings) -> str:

@@ -1,4 +1,4 @@
-"""The one thread that owns the engine: it loads it, and predicts what queues up, in batches."""
+"""The thread of the network: it loads the predictor and predicts queued images in batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.predictor import Prediction, Predictor
+from paddleseg_segformer.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether images are being predicted, or could be."""
+        """Return whether the thread runs."""
         return self._thread.is_alive()
 
     @property
@@ -127,7 +127,7 @@ class Batcher:
         return job.future
 
     def stop(self, timeout_s: float) -> bool:
-        """Finish what waits, then end the thread; tell whether it ended in time."""
+        """Finish what waits, then end the thread; return whether it ended in time."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
@@ -177,7 +177,7 @@ class Batcher:
         return batch
 
     def _compute(self, predictor: Predictor, batch: Sequence[Job]) -> None:
-        """Predict a batch, but for images that nobody waits for any more."""
+        """Predict a batch without the images whose requests were given up."""
         batch = [job for job in batch if job.future.set_running_or_notify_cancel()]
         if not batch:
             return
@@ -192,7 +192,10 @@ class Batcher:
         start = time.monotonic()
         try:
             predictions = predictor([job.image for job in batch])
-            maps = [_maps(*pair) for pair in zip(batch, predictions, strict=True)]
+            maps = [  # computed here, where their time is measured
+                (prediction.label, prediction.confidence if job.wants_confidence else None)
+                for job, prediction in zip(batch, predictions, strict=True)
+            ]
         except Exception as error:
             if len(batch) > 1:
                 return [item for job in batch for item in self._outcomes(predictor, [job])]
@@ -200,18 +203,11 @@ class Batcher:
                 logger.exception("an image could not be predicted")
             return [error]
         seconds = time.monotonic() - start
-        self._note(seconds, len(batch))
+        newest = seconds / len(batch)
+        before = self.seconds_per_image or newest
+        self.seconds_per_image = before + SMOOTHING * (newest - before)
+        self._on_batch(len(batch))
         return [
             Outcome(label, confidence, start - job.queued_at, seconds, len(batch))
             for job, (label, confidence) in zip(batch, maps, strict=True)
         ]
-
-    def _note(self, seconds: float, num_images: int) -> None:
-        newest = seconds / num_images
-        before = self.seconds_per_image or newest
-        self.seconds_per_image = before + SMOOTHING * (newest - before)
-        self._on_batch(num_images)
-
-
-def _maps(job: Job, prediction: Prediction) -> tuple[np.ndarray, np.ndarray | None]:
-    return prediction.label, prediction.confidence if job.wants_confidence else None

@@ -25,7 +25,9 @@ def decode_upload(content: bytes, img_channels: int, max_pixels: int) -> np.ndar
     Raises:
         Refusal: no image, a damaged one, or one of more pixels than `max_pixels`.
     """
-    path = Path("image" + _suffix(content))  # for messages, and to tell `.npy` and TIFF
+    suffix = ".npy" if content.startswith(ARRAY_START) else ""
+    suffix = ".tif" if content.startswith(TIFF_STARTS) else suffix
+    path = Path(f"image{suffix}")  # for messages; `decode_image` tells these formats by it
     try:
         _check_size(path, content, max_pixels)
         return decode_image(path, content, img_channels)
@@ -46,7 +48,7 @@ def network_size(pipeline: Pipeline, size_hw: tuple[int, int]) -> tuple[int, int
 
 
 def make_job(pipeline: Pipeline, image: np.ndarray, max_pixels: int, wants_confidence: bool) -> Job:
-    """Return what the engine's thread takes.
+    """Return an image as a job of the batcher.
 
     Raises:
         Refusal: the size rules would enlarge the image beyond `max_pixels`, as they do with long
@@ -63,13 +65,6 @@ def make_job(pipeline: Pipeline, image: np.ndarray, max_pixels: int, wants_confi
         )
     kind = None if pipeline.settings.is_slide else size_hw
     return Job(image, max(num_pixels, height * width), kind, wants_confidence)
-
-
-def _suffix(content: bytes) -> str:
-    """Return the suffix of files that `decode_image` tells apart by their names."""
-    if content.startswith(ARRAY_START):
-        return ".npy"
-    return ".tif" if content.startswith(TIFF_STARTS) else ""
 
 
 def _check_size(path: Path, content: bytes, max_pixels: int) -> None:

@@ -1,4 +1,4 @@
-"""What the service says about itself."""
+"""The answer of /metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paddleseg_segformer.serving.settings import ServingSettings
 
 
 def describe_service(predictor: Predictor, settings: ServingSettings) -> dict[str, Any]:
-    """Return classes, what images are taken, the model's files, engine and versions.
+    """Return classes, accepted images, the model's files, backend and versions.
 
     Args:
         predictor: Of an export.

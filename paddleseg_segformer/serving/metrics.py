@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 STEPS = {
     "upload": "reading the body",
     "decode": "file to pixels, with the wait for a thread",
-    "queue": "waiting for the engine",
+    "queue": "waiting for the network",
     "network": "pixels to label map: size rules, network and resizing, of the whole batch",
     "encode": "label map to the answer, with the wait for a thread",
     "total": "all of it",
@@ -23,7 +23,7 @@ class Metrics:
     """Counters and histograms of one service, in a registry of their own.
 
     Args:
-        num_waiting: Returns the number of images that wait for the engine.
+        num_waiting: Returns the number of images that wait for the network.
     """
 
     def __init__(self, num_waiting: Callable[[], int]) -> None:
@@ -48,10 +48,10 @@ class Metrics:
         )
         self.pixels = Counter(f"{PREFIX}_pixels", "Pixels of answered images.", registry=registry)
         self.in_flight = Gauge(
-            f"{PREFIX}_requests_in_flight", "Predictions under way.", registry=registry
+            f"{PREFIX}_requests_in_flight", "Predictions in progress.", registry=registry
         )
         self.queue_length = Gauge(
-            f"{PREFIX}_queue_length", "Images that wait for the engine.", registry=registry
+            f"{PREFIX}_queue_length", "Images that wait for the network.", registry=registry
         )
         self.queue_length.set_function(num_waiting)
         for step in STEPS:

@@ -1,4 +1,4 @@
-"""The service as a process: it opens the port, and ends when it is told to."""
+"""The server process: opens the port, and stops at a signal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(service: Service, host: str, port: int) -> None:
-    """Answer requests until SIGTERM or SIGINT; then finish what is under way.
+    """Answer requests until SIGTERM or SIGINT; then finish the requests in progress.
 
     Args:
         service: Loaded already, by its `start`.
@@ -34,8 +34,8 @@ def serve(service: Service, host: str, port: int) -> None:
         port: 0 for any free one.
 
     Raises:
-        UserError: the port cannot be opened, the engine's answers are wrong, or requests were under
-            way longer than the time of grace.
+        UserError: the port cannot be opened, the backend's labels are wrong, or requests were not
+            finished within the grace period.
     """
     with listen(host, port) as sock:
         found = sock.getsockname()
@@ -45,10 +45,10 @@ def serve(service: Service, host: str, port: int) -> None:
     is_whole = service.stop(max(CUT_S, server.stop_by - time.monotonic()))
     if server.has_failed:
         service.batcher.checked.result()  # raises what the check found
-        raise UserError("the engine's thread has ended; the messages above say why.")
+        raise UserError("the thread of the network has ended; the messages above say why.")
     if server.num_cut or not is_whole:
         raise UserError(
-            f"stopped with requests under way, as --grace_s {service.settings.grace_s:g} was over."
+            f"stopped with requests in progress, after --grace_s {service.settings.grace_s:g} s."
         )
     logger.info("stopped")
 
@@ -74,7 +74,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which ends without the signal that stopped it, and with a broken engine."""
+    """uvicorn's server; it does not raise its stopping signal again, and stops on failure."""
 
     def __init__(self, service: Service) -> None:
         limits = service.settings
@@ -98,7 +98,7 @@ class _Server(uvicorn.Server):
         )
         self.service = service
         self.stop_by = 0.0  # `time.monotonic()`
-        self.num_cut = 0  # requests that were under way when time was up
+        self.num_cut = 0  # requests that were in progress at the end of the grace period
         self.has_failed = False
 
     @contextmanager
@@ -117,13 +117,13 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def on_tick(self, counter: int) -> bool:
-        """Stop where the engine does not work (any more)."""
+        """Stop where the thread of the network has failed."""
         self.has_failed = self.service.status == "failed"
         return self.has_failed or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port, and finish what is under way."""
-        logger.info("stopping: finishing what is under way")
+        """Close the port, and finish the requests in progress."""
+        logger.info("stopping: finishing the requests in progress")
         grace_s = self.service.settings.grace_s
         self.stop_by = time.monotonic() + grace_s
         self.service.begin_stop()

@@ -1,4 +1,4 @@
-"""A prediction from upload to answer: threads that decode, the one with the engine, encoding."""
+"""A prediction from upload to answer: decoding in threads, the network, encoding."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Service:
         self._pool = ThreadPoolExecutor(self.settings.decode_threads, "images")
         self._num_under_way = 0
         self._is_stopping = False
-        self._scopes: set[anyio.CancelScope] = set()  # of the requests under way
+        self._scopes: set[anyio.CancelScope] = set()  # of the requests in progress
 
     def start(self) -> Predictor:
         """Load the predictor and begin to check it; return it.
@@ -81,22 +81,22 @@ class Service:
 
     @property
     def engine(self) -> str:
-        """Return the engine's name, version and device."""
+        """Return the backend's name, version and device."""
         network = self.predictor.pipeline.network
         return str(getattr(network, "description", type(network).__name__))
 
     def begin_stop(self) -> None:
-        """Take no more requests; those under way are finished."""
+        """Take no more requests; those in progress are finished."""
         self._is_stopping = True
 
     def cut(self) -> int:
-        """Answer the requests under way with 503, in the event loop; return how many they were."""
+        """Answer the requests in progress with 503, in the event loop; return their number."""
         for scope in self._scopes:
             scope.cancel()
         return len(self._scopes)
 
     def stop(self, timeout_s: float) -> bool:
-        """Finish what waits and end the threads; tell whether they ended in time."""
+        """Finish what waits and end the threads; return whether they ended in time."""
         self.begin_stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         return self.batcher.stop(timeout_s)
@@ -118,7 +118,7 @@ class Service:
 
         Raises:
             Refusal: a bad upload, or more requests or time than the limits allow.
-            ClientDisconnect: nobody waits for the answer.
+            ClientDisconnect: the client has gone.
         """
         with self._admitted(), anyio.CancelScope() as scope:
             self._scopes.add(scope)
@@ -170,11 +170,11 @@ class Service:
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
-        """Count a request as under way, if there is room for it."""
+        """Count a request as in progress, if there is room for it."""
         if self.status != "ready":
             raise self._busy(f"the service is {self.status}")
         if self._num_under_way >= self.settings.max_queue:
-            raise self._busy(f"{self._num_under_way} requests are under way already")
+            raise self._busy(f"{self._num_under_way} requests are in progress already")
         self._num_under_way += 1
         self.metrics.in_flight.inc()
         try:
@@ -191,10 +191,10 @@ class Service:
 
 
 async def _unless_gone(request: Request, submitted: Future[Outcome]) -> Outcome:
-    """Return the outcome; give it up if the sender goes away or time is up.
+    """Return the outcome; give it up if the client goes away or time is up.
 
     Raises:
-        ClientDisconnect: the sender has gone.
+        ClientDisconnect: the client has gone.
     """
 
     async def disconnect() -> None:

@@ -1,4 +1,4 @@
-"""Limits of the service, and what a request beyond them is told."""
+"""Limits of the service, and the error of a request beyond them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class ServingSettings:
     Args:
         max_batch: The most images that are predicted together.
         max_wait_ms: How long a first image waits for others to join it.
-        max_queue: The most requests under way, from their first byte to their answer.
+        max_queue: The most requests in progress, from their first byte to their answer.
         max_bytes: The largest image file.
         max_pixels: The largest image, as its file claims, and after the size rules; images of a
             batch do not exceed it together either.
         timeout_s: From the end of the upload to the answer.
         upload_timeout_s: For the upload.
-        grace_s: To finish what is under way when the service is stopped.
+        grace_s: To finish requests in progress when the service is stopped.
         decode_threads: Threads that decode images and encode answers.
         max_connections: The most open connections.
-        is_logged: A line per request on standard output.
+        is_logged: Log a line for each request.
 
     Raises:
         UserError: a number that is not above 0 (the wait may be 0).
@@ -54,11 +54,11 @@ MAY_BE_0 = ("max_wait_ms", "grace_s")
 
 
 class Refusal(Exception):
-    """A request that is answered with an error.
+    """A request answered with an error.
 
     Args:
         status: HTTP status.
-        message: One line for the sender: what was found, what is expected; no paths of the server.
+        message: One line for the client: what was found, what is expected; no paths of the server.
         headers: Further headers of the answer.
     """
 

@@ -25,11 +25,11 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """Return the image file that a request sends.
+    """Return the image file in a request.
 
     Raises:
         Refusal: a body of another kind, too large, too slow, or without an image.
-        ClientDisconnect: the sender has gone.
+        ClientDisconnect: the client has gone.
     """
     is_form = _is_form(request)
     limit = max_bytes + (FORM_BYTES if is_form else 0)
@@ -65,7 +65,7 @@ def _is_form(request: Request) -> bool:
 
 
 async def _read_body(request: Request, limit: int, max_bytes: int) -> bytes:
-    """Return the body, of at most `limit` bytes; what it claims is checked before it is read."""
+    """Return the body, of at most `limit` bytes; its Content-Length is checked first."""
     claimed = request.headers.get("content-length", "0")
     if not claimed.isdecimal() or int(claimed) > limit:
         raise _too_large(max_bytes)

@@ -19,18 +19,17 @@ import numpy.typing as npt
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path, make_folder, write_text
 from paddleseg_segformer.street_scenes import backdrop
+from paddleseg_segformer.street_scenes.canvas import IGNORE
 from paddleseg_segformer.street_scenes.layout import Layout, Street
-from paddleseg_segformer.street_scenes.shapes import IGNORE
 
 Image = npt.NDArray[np.uint8]
 
-VERSION = 2
+VERSION = 3
 MARKER = "dataset.json"
 UNFINISHED_MARKER = "dataset.unfinished.json"
 SMALLEST_SIDE_PX = 64
 CITIES = ("ashford", "birkdale", "corvina", "dunmore")
 NOTE = "A teaching set of procedural drawings: scores on it say nothing about real streets."
-FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
 def generate(
@@ -78,8 +77,9 @@ def generate(
         return folder
     text = json.dumps(parameters, indent=2) + "\n"
     write_text(make_folder(folder) / UNFINISHED_MARKER, text)
-    jobs = [*_jobs(folder, "train", num_train, seed), *_jobs(folder, "val", num_val, seed)]
-    done = _run(partial(_write_scene, size_hw=size_hw), jobs, num_workers)
+    splits = (("train", num_train), ("val", num_val))
+    jobs = [(split, index) for split, count in splits for index in range(count)]
+    done = _run(partial(_write_scene, folder=folder, size_hw=size_hw, seed=seed), jobs, num_workers)
     for _ in done if watch is None else watch(done, len(jobs)):
         pass
     write_text(folder / MARKER, text)
@@ -89,10 +89,8 @@ def generate(
 
 def _check_size(size_hw: tuple[int, int]) -> None:
     if min(size_hw) < SMALLEST_SIDE_PX:
-        found = "x".join(map(str, size_hw))
-        raise UserError(
-            f"height x width: found {found}, expected {SMALLEST_SIDE_PX} px or more each."
-        )
+        found, least = "x".join(map(str, size_hw)), SMALLEST_SIDE_PX
+        raise UserError(f"height x width: found {found}, expected {least} px or more each.")
 
 
 def _is_done(folder: Path, parameters: dict[str, object]) -> bool:
@@ -120,20 +118,6 @@ def _is_done(folder: Path, parameters: dict[str, object]) -> bool:
     return False
 
 
-def _jobs(
-    folder: Path, split: str, count: int, seed: int
-) -> Iterator[tuple[tuple[int, ...], Path, Path]]:
-    """Yield (seed of the scene, path of the image, path of the label) for each scene of a split."""
-    for index in range(count):
-        city = CITIES[index % len(CITIES)] if split == "train" else "elmstead"
-        name = f"{city}_{index:06d}_000000"
-        yield (
-            (seed, int(split == "val"), index),
-            folder / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png",
-            folder / "gtFine" / split / city / f"{name}_gtFine_labelTrainIds.png",
-        )
-
-
 def _run(function: Callable, jobs: list, num_workers: int) -> Iterator[None]:
     """Apply a function to all jobs, in this process or in a pool of fresh ones."""
     if num_workers <= 0:
@@ -147,15 +131,19 @@ def _run(function: Callable, jobs: list, num_workers: int) -> Iterator[None]:
         yield from pool.imap_unordered(function, jobs, chunksize=4)
 
 
-def _write_scene(job: tuple[tuple[int, ...], Path, Path], size_hw: tuple[int, int]) -> None:
-    """Draw and write one scene."""
-    seed, *paths = job
-    image, label = render_scene(seed, size_hw)
-    for path, pixels in zip(paths, (cv2.cvtColor(image, cv2.COLOR_RGB2BGR), label), strict=True):
-        ok, data = cv2.imencode(".png", pixels, FAST_PNG)
-        assert ok, path
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(data.tobytes())
+def _write_scene(job: tuple[str, int], folder: Path, size_hw: tuple[int, int], seed: int) -> None:
+    """Draw and write one scene of a split."""
+    split, index = job
+    city = CITIES[index % len(CITIES)] if split == "train" else "elmstead"
+    image, label = render_scene((seed, int(split == "val"), index), size_hw)
+    for kind, end, pixels in (
+        ("leftImg8bit", "leftImg8bit.png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR)),
+        ("gtFine", "gtFine_labelTrainIds.png", label),
+    ):
+        ok, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        assert ok
+        with atomic_path(folder / kind / split / city / f"{city}_{index:06d}_000000_{end}") as path:
+            path.write_bytes(data.tobytes())
 
 
 def render_scene(
@@ -180,7 +168,7 @@ def render_scene(
     placed = Layout(rng, street).all()
     backdrop.paint_sky(canvas, rng)
     backdrop.paint_ground(canvas, rng, street)
-    backdrop.paint_shadows(canvas, [item for item in placed if item.has_shadow])
+    backdrop.paint_shadows(canvas, placed)
     canvas.paint(placed)
     image, label = backdrop.finish(canvas, rng), canvas.label
     border = max(1, round(size_hw[1] / 400))

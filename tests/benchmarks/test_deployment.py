@@ -1,4 +1,4 @@
-"""The deployment matrix: its table, its bound, and ways that are missing, wrong or broken."""
+"""The comparison of deployments: table, bound, and deployments that are missing or wrong."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import paddle
 import pytest
 from small_models import small_segformer
 
-from benchmarks.deployment import material, matrix, report, ways
+from benchmarks.deployment import deployments, material, matrix, report
 from benchmarks.deployment.command import check
+from benchmarks.deployment.deployments import DEPLOYMENTS, Deployment, chosen_deployments
 from benchmarks.deployment.job import Clock, Job, Outcome, time_images
 from benchmarks.deployment.material import Exports, Images, make_images
 from benchmarks.deployment.matrix import Plan, Row, compare
-from benchmarks.deployment.ways import WAYS, Way, chosen_ways
 from paddleseg_segformer.cli import TOOLS, main
 from paddleseg_segformer.data.io import read_image, write_label
 from paddleseg_segformer.data.labels import LABEL_SETS
@@ -50,18 +50,24 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def wrong_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add the ways of `wrong_ways.py`, and one that gives what it is compared with."""
+def wrong_deployments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add those of `wrong_deployments.py`, and one that gives what it is compared with."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     labels = {"reference": {"label": "1"}, "same": {"label": "1"}, "wrong": {"label": "2"}}
     labels["turned"] = {"label": "1", "is_transposed": "yes"}
     for name, options in labels.items():
-        run = "wrong_ways:one_class"
-        monkeypatch.setitem(WAYS, name, Way(name, "a test", run, "steps", options=options))
+        run = "wrong_deployments:one_class"
+        monkeypatch.setitem(
+            DEPLOYMENTS, name, Deployment(name, "a test", run, "steps", options=options)
+        )
     for name in ("absent", "broken", "deadly"):
-        monkeypatch.setitem(WAYS, name, Way(name, "a test", f"wrong_ways:{name}"))
-    rough = Way("rough", "a test", "wrong_ways:one_class", "page", options={"label": "2"})
-    monkeypatch.setitem(WAYS, "rough", Way(**{**vars(rough), "is_exact": False}))
+        monkeypatch.setitem(
+            DEPLOYMENTS, name, Deployment(name, "a test", f"wrong_deployments:{name}")
+        )
+    rough = Deployment(
+        "rough", "a test", "wrong_deployments:one_class", "page", options={"label": "2"}
+    )
+    monkeypatch.setitem(DEPLOYMENTS, "rough", Deployment(**{**vars(rough), "is_exact": False}))
 
 
 def run(export: Path, pictures: Path, tmp_path: Path, names: list[str], *flags: str) -> int:
@@ -71,7 +77,7 @@ def run(export: Path, pictures: Path, tmp_path: Path, names: list[str], *flags: 
 
 
 def test_missing_wrong_and_broken_ways_stand_in_table_and_exit_status(
-    export, pictures, wrong_ways, tmp_path, capsys
+    export, pictures, wrong_deployments, tmp_path, capsys
 ) -> None:
     names = ["reference", "same", "wrong", "turned", "absent", "broken", "deadly", "rough"]
     names += ["cpp-paddle", "onnxruntime"]
@@ -80,26 +86,26 @@ def test_missing_wrong_and_broken_ways_stand_in_table_and_exit_status(
     assert run(export, pictures, tmp_path, names, *flags) == 1
     captured = capsys.readouterr()
     (error,) = captured.err.strip().splitlines()
-    assert "5 of 10 ways fell short" in error
+    assert "5 of 10 deployments fell short" in error
     assert "wrong: 0.0000% of the labels agree, expected 99.99%" in error
     assert "turned: " in error and "expected (40, 56)" in error
     assert "broken: RuntimeError: the engine broke" in error
     assert "deadly: died with status 3" in error
     assert "absent: required, but a thing is not installed" in error
     assert "rough:" not in error and "cpp-paddle:" not in error
-    table = captured.out[captured.out.index("| way") :]
+    table = captured.out[captured.out.index("| deployment") :]
     assert "- `cpp-paddle` not run: " in table and "is not built" in table
     assert "- `onnxruntime` not run: the export holds paddle, but no onnx\n" in table
     assert "- `absent` not run: a thing is not installed" in table
     assert "- `broken` failed: RuntimeError: the engine broke" in table
     found = {item["name"]: item for item in json.loads(path.read_text())["ways"]}
-    assert list(found) == [name for name in WAYS if name in names]
+    assert list(found) == [name for name in DEPLOYMENTS if name in names]
     assert found["same"]["agreement"] == 1.0 and found["rough"]["agreement"] == 0.0
     assert found["rough"]["fault"] is None and found["absent"]["outcome"] is None
 
 
 def test_exported_model_agrees_with_itself(export, pictures, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setitem(WAYS, "again", WAYS["paddle"])
+    monkeypatch.setitem(DEPLOYMENTS, "again", DEPLOYMENTS["paddle"])
     path = tmp_path / "table.md"
     flags = ("--require", "all", "--markdown", str(path))
     assert run(export, pictures, tmp_path, ["paddle", "again"], *flags) == 0
@@ -144,9 +150,9 @@ def test_labels_come_from_the_config_of_the_images(pictures, tmp_path) -> None:
 
 
 def row(name: str, agreement: float | None, is_exact: bool = True, **values: object) -> Row:
-    way = Way(name, "a test", "no:thing", is_exact=is_exact)
+    deployment = Deployment(name, "a test", "no:thing", is_exact=is_exact)
     outcome = None if agreement is None else Outcome(10.0, 5.0, 100.0, "engine 1")
-    return Row(name, way, outcome, agreement=agreement, worst_agreement=agreement, **values)
+    return Row(name, deployment, outcome, agreement=agreement, worst_agreement=agreement, **values)
 
 
 @pytest.mark.parametrize(
@@ -159,11 +165,11 @@ def row(name: str, agreement: float | None, is_exact: bool = True, **values: obj
         ([row("a", 1.0), row("b", 1.0), row("c", None, False, error="no memory")], None),
         ([row("a", 1.0), row("b", 1.0), row("d", None, False, error="bad")], "d: required, but"),
         ([row("a", 1.0), row("d", None, missing="not there")], "d: required, but not there"),
-        ([row("a", 1.0), row("b", None, missing="not there")], "fewer than two exact ways"),
-        ([row("a", 1.0), row("b", 1.0, is_exact=False)], "fewer than two exact ways"),
+        ([row("a", 1.0), row("b", None, missing="not there")], "fewer than two exact deployments"),
+        ([row("a", 1.0), row("b", 1.0, is_exact=False)], "fewer than two exact deployments"),
     ],
 )
-def test_bound_holds_for_exact_ways_and_required_ones(rows, message) -> None:
+def test_bound_holds_for_exact_deployments_and_required_ones(rows, message) -> None:
     if message is None:
         check(rows, {"a"})
         return
@@ -189,7 +195,7 @@ def test_agreement_is_over_all_pixels_and_miou_over_the_labels() -> None:
     assert "| 99.99999 %" in table  # one pixel in 10^9 is not all of them
 
 
-def test_export_that_fails_is_told_once_for_each_of_its_ways(tmp_path, pictures) -> None:
+def test_export_that_fails_is_told_once_for_each_of_its_deployments(tmp_path, pictures) -> None:
     images = make_images(tmp_path / "png", str(pictures), None, 1)
     exports = Exports(tmp_path / "exports", str(tmp_path / "no_such_model"))
     rows = list(compare(["paddle", "openvino"], images, exports, Plan(None, "build")))
@@ -221,20 +227,20 @@ def test_model_that_needs_windows_has_no_graph_with_preprocessing(tmp_path, pict
 )
 def test_wrong_names_are_told(names, required, message) -> None:
     with pytest.raises(UserError, match=message):
-        chosen_ways(names, required)
+        chosen_deployments(names, required)
 
 
 def test_ways_are_tried_in_the_tables_order() -> None:
-    assert chosen_ways(["openvino", "dygraph"], ["all"]) == (
+    assert chosen_deployments(["openvino", "dygraph"], ["all"]) == (
         ["dygraph", "openvino"],
         {"dygraph", "openvino"},
     )
-    assert chosen_ways(None, []) == (list(WAYS), set())
-    assert next(iter(WAYS)) == "dygraph"
-    for way in WAYS.values():
-        assert way.timer in ways.TIMERS
-        assert way.export in material.EXPORTS
-        assert set(way.reads) <= set(ARTEFACT_FILES)
+    assert chosen_deployments(None, []) == (list(DEPLOYMENTS), set())
+    assert next(iter(DEPLOYMENTS)) == "dygraph"
+    for deployment in DEPLOYMENTS.values():
+        assert deployment.timer in deployments.TIMERS
+        assert deployment.export in material.EXPORTS
+        assert set(deployment.reads) <= set(ARTEFACT_FILES)
 
 
 @pytest.mark.parametrize(("threads", "warmup", "limit_s"), [(0, 3, 1), (1, -1, 1), (1, 3, 0)])
@@ -270,7 +276,7 @@ COMMANDS = re.findall(r"python (?:tools/|deploy/python/|deploy/serving/)\w+\.py[
 
 
 def test_page_names_every_way() -> None:
-    assert [name for name in WAYS if f"| `{name}`" not in PAGE] == []
+    assert [name for name in DEPLOYMENTS if f"| `{name}`" not in PAGE] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -51,7 +51,7 @@ def test_images_of_a_folder_are_split_between_calibration_and_gate(config, image
     assert len({sample.image_path for sample in (*calibration, *gate)}) == 5
     assert all(sample.label is None for sample in gate)
     assert made.gate.max_miou_drop == 1
-    assert "gated on label agreement with float32 alone" in caplog.text
+    assert "compared with float32 by label agreement alone" in caplog.text
     other = quantization_of(parse(*flags, "--int8_seed", 1), config, ["int8"])
     assert other.calibration.indices != made.calibration.indices
 

@@ -1,4 +1,4 @@
-"""The whole matrix on one drawn image: every way that is here gives the labels of the model."""
+"""All deployments on one drawn image: each gives the labels of the model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.deployment.ways import MIN_AGREEMENT
+from benchmarks.deployment.deployments import MIN_AGREEMENT
 from paddleseg_segformer.cli import main
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}  # of ways that need an extra
+# of deployments that need an extra
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 
 
 def test_every_way_that_is_here_gives_the_models_labels(programs, tmp_path: Path) -> None:

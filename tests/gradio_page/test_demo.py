@@ -10,10 +10,10 @@ import pytest
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.gradio_page.__main__ import main
-from paddleseg_segformer.gradio_page.examples import example_images
 from paddleseg_segformer.gradio_page.model import DemoModel, load
 from paddleseg_segformer.gradio_page.pictures import (
     draw,
+    example_images,
     present_classes,
     swatches,
     timings_table,
@@ -97,7 +97,7 @@ def test_confidence_grows_brighter(model, path) -> None:
     assert row[-1] - row[0] > 150_000
 
 
-def test_timings_table_names_engine_and_size() -> None:
+def test_timings_table_names_backend_and_size() -> None:
     table = timings_table({"read": 1.4, "total": 20.6}, (360, 480), "OpenVINO")
     assert "<dt>total</dt><dd>21 ms</dd>" in table
     assert "360 x 480 px" in table

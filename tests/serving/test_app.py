@@ -335,7 +335,7 @@ def test_more_requests_than_fit_are_told_when_to_come_back(
     refused, *answered = served.run(talk)
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
-    assert "2 requests are under way" in error_of(refused)
+    assert "2 requests are in progress" in error_of(refused)
     for response in answered:
         label_of(response)
 

@@ -111,7 +111,7 @@ def test_a_running_service_answers_refuses_and_ends_with_what_it_has_accepted(
 
 
 def num_accepted(url: str) -> int:
-    """Return the predictions that are under way or answered."""
+    """Return the predictions that are in progress or answered."""
     text = httpx.get(f"{url}/metrics").text
     under_way = r"requests_in_flight (\d+)"
     answered = r'requests_total{path="/predict",status="200"} (\d+)'

@@ -11,10 +11,10 @@ import pytest
 
 from paddleseg_segformer.cli import make_dataset
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.street_scenes.canvas import Camera
+from paddleseg_segformer.street_scenes.backdrop import make_canvas
+from paddleseg_segformer.street_scenes.canvas import Camera, Id, Mesh, Placed
 from paddleseg_segformer.street_scenes.dataset import CITIES, generate, render_scene
-from paddleseg_segformer.street_scenes.objects import NUM_VARIANTS, model
-from paddleseg_segformer.street_scenes.shapes import Id, Mesh, Placed
+from paddleseg_segformer.street_scenes.objects import model
 
 SMALL_HW = (64, 128)
 
@@ -193,7 +193,7 @@ def test_command_line_writes_the_data_set(
 
 
 def test_camera_projects_the_road_ahead() -> None:
-    camera = Camera(focal_px=100, center_x_px=64, horizon_px=30, height_m=1.5, curve=0.0)
+    camera = Camera(focal_px=100, center_x_px=64, horizon_px=30, height_m=1.5)
     pixels, depth = camera.project(np.array([[0, 0, 10], [2, 1.5, 10], [0, 0, -5]], np.float32))
     assert np.allclose(pixels[:2], [[64, 45], [84, 30]])
     assert np.allclose(depth, [10, 10, 0.5])  # what is behind is brought to the nearest depth
@@ -208,12 +208,33 @@ def test_box_faces_are_seen_from_outside() -> None:
         assert np.allclose(normal / np.linalg.norm(normal), direction)
 
 
-def test_mirrored_model_is_the_reflection() -> None:
-    plain, size = model("car", NUM_VARIANTS - 1, False)
-    mirrored, mirrored_size = model("car", NUM_VARIANTS - 1, True)
-    assert size == mirrored_size
-    assert np.allclose(np.sort(plain.points[:, 0]), np.sort(-mirrored.points[:, 0]))
-    camera = Camera(100, 0, 0, 1.5, curve=0.0)
-    world = camera.place([Placed(plain, size, x=2.0, z=20.0, yaw=np.pi)])
-    assert np.allclose(world[:, 0], 2 - plain.points[:, 0], atol=1e-4)
-    assert np.allclose(world[:, 2], 20 - plain.points[:, 2], atol=1e-4)
+def test_nearer_object_hides_the_farther_one() -> None:
+    canvas = make_canvas(np.random.default_rng(0), (64, 128))
+    canvas.label[:] = Id.SKY
+    placed = []
+    for name, z in (("wall", 30.0), ("car", 15.0)):
+        copy, half_size = model(name, 0)
+        placed.append(Placed(copy, half_size, 0.0, z, 1, z, 1.0))
+    alone = canvas._replace(label=canvas.label.copy(), image=canvas.image.copy())
+    alone.paint(placed[1:])
+    canvas.paint(placed)
+    is_car = alone.label == Id.CAR
+    assert is_car.any()
+    assert np.array_equal(canvas.label == Id.CAR, is_car)
+    assert (canvas.label == Id.WALL).any()
+
+
+def test_turned_object_is_turned_by_180_degrees() -> None:
+    canvas = make_canvas(np.random.default_rng(0), (64, 128))
+    copy, half_size = model("traffic_light", 1)
+    turned = copy._replace(points=copy.points * np.array([-1, 1, -1], np.float32))
+    labels = []
+    for item in (
+        Placed(copy, half_size, 2, 20, -1, 20, 1.0),
+        Placed(turned, half_size, 2, 20, 1, 20, 1.0),
+    ):
+        canvas.label[:] = Id.SKY
+        canvas.paint([item])
+        labels.append(canvas.label.copy())
+    assert (labels[0] != Id.SKY).any()
+    assert np.array_equal(*labels)

@@ -94,7 +94,7 @@ def composed(steps: Callable[[Graph, str], str]) -> Writer:
 
 
 def gelu(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
-    """Write GELU in the spelling that engines know it by."""
+    """Write GELU as the operators that backends recognise and fuse."""
     x = graph.tensor(inputs[0])
     dtype = graph.types[x].dtype
     half, one, root = (graph.constant(value, dtype) for value in (0.5, 1, 2**0.5))

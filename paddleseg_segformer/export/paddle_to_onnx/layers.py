@@ -46,7 +46,7 @@ def _attention(graph: Graph, weights: str, v: str) -> str | None:
         v: (N, M, S, D).
 
     Returns:
-        (N, M, L, D); None if the values are not made in the usual way, from (N, L, M, D).
+        (N, M, L, D); None if the values are not made from (N, L, M, D), as they usually are.
     """
     softmax = graph.made_by(weights, "Softmax")
     scores = graph.made_by(softmax.input[0], "MatMul") if softmax is not None else None
@@ -69,12 +69,20 @@ def _attention(graph: Graph, weights: str, v: str) -> str | None:
 
 
 def conv2d(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
-    """Write a convolution."""
+    """Write a convolution, or a transposed one."""
     channels_first(op)
     x, weight = map(graph.tensor, inputs[:2])
-    attributes = op.attributes
+    attributes, op_type = op.attributes, "Conv"
+    extra: dict[str, Any] = {}
+    if op.name.endswith("conv2d_transpose"):
+        if len(inputs) > 2 and inputs[2] is not None and graph.sizes(inputs[2]):
+            raise Unwritable("with output_size")
+        if attributes["padding_algorithm"] == "SAME":
+            raise Unwritable("with padding SAME")
+        op_type = "ConvTranspose"
+        extra = {"output_padding": attributes["output_padding"] or [0, 0]}
     return graph.node(
-        "Conv",
+        op_type,
         x,
         weight,
         kernel_shape=graph.shape(weight)[2:],
@@ -82,28 +90,7 @@ def conv2d(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
         dilations=attributes["dilations"],
         group=attributes["groups"],
         **_padding(op),
-    )
-
-
-def conv2d_transpose(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
-    """Write a transposed convolution."""
-    channels_first(op)
-    x, weight = map(graph.tensor, inputs[:2])
-    attributes = op.attributes
-    if len(inputs) > 2 and inputs[2] is not None and graph.sizes(inputs[2]):
-        raise Unwritable("with output_size")
-    if attributes["padding_algorithm"] == "SAME":
-        raise Unwritable("with padding SAME")
-    return graph.node(
-        "ConvTranspose",
-        x,
-        weight,
-        kernel_shape=graph.shape(weight)[2:],
-        strides=attributes["strides"],
-        dilations=attributes["dilations"],
-        group=attributes["groups"],
-        output_padding=attributes["output_padding"] or [0, 0],
-        **_padding(op),
+        **extra,
     )
 
 
@@ -183,8 +170,10 @@ def pool2d(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
     strides, padding = attributes["strides"], {"pads": [0, 0, 0, 0]}
     if attributes["adaptive"]:
         window = strides = _equal_parts(graph.shape(x)[2:], window)
+    elif "padding_algorithm" in attributes:
+        padding = _padding(op)
     else:
-        padding = _padding(op) if "padding_algorithm" in attributes else _explicit(attributes)
+        padding = {"pads": [*attributes["paddings"], *attributes["paddings"]]}
     is_raised = attributes["ceil_mode"]
     slack = [side - stride for side, stride in zip(window, strides, strict=True)]
     if is_raised and min(slack) < max(padding.get("pads", [0])):
@@ -194,10 +183,6 @@ def pool2d(graph: Graph, op: Operator, inputs: Sequence[Value]) -> Value:
         options["count_include_pad"] = int(not attributes["exclusive"])
     op_type = "MaxPool" if is_max else "AveragePool"
     return graph.node(op_type, x, kernel_shape=window, strides=strides, **options)
-
-
-def _explicit(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {"pads": [*attributes["paddings"], *attributes["paddings"]]}
 
 
 def _equal_parts(sides: Sequence[int], grid: Sequence[int]) -> list[int]:
@@ -247,8 +232,8 @@ WRITERS: dict[str, Writer] = {
     "bmm": matmul,
     "conv2d": conv2d,
     "depthwise_conv2d": conv2d,
-    "conv2d_transpose": conv2d_transpose,
-    "depthwise_conv2d_transpose": conv2d_transpose,
+    "conv2d_transpose": conv2d,
+    "depthwise_conv2d_transpose": conv2d,
     "layer_norm": layer_norm,
     "batch_norm": batch_norm,
     "batch_norm_": batch_norm,

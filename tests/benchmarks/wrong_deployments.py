@@ -1,4 +1,4 @@
-"""Ways that are not as they should be, for the process of a way to import."""
+"""Deployments that are not as they should be, for the process of a deployment to import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways in which a model leaves, as data; nothing of them is imported here."""
+"""The deployment options, as data; nothing of them is imported here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from paddleseg_segformer.errors import UserError, did_you_mean
 
-MIN_AGREEMENT = 0.9999  # of the pixels, for every exact way
+MIN_AGREEMENT = 0.9999  # of the pixels, for every exact deployment
 ALL = "all"
 
 TIMERS = {
@@ -24,8 +24,8 @@ TIMERS = {
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to run a model.
+class Deployment:
+    """One deployment option of a model.
 
     Args:
         title: for tables.
@@ -55,14 +55,16 @@ _IN_PROCESS = f"{_HERE}.in_process:run"
 _PROGRAM = f"{_HERE}.programs:run"
 _OPENVINO = ("openvino", "onnx")
 
-WAYS = {
-    "dygraph": Way("Paddle, dygraph", "Python", _IN_PROCESS, reads=()),
-    "paddle": Way("Paddle Inference", "Python", _IN_PROCESS, options={"backend": "paddle"}),
-    "cpp-paddle": Way("Paddle Inference", "C++", _PROGRAM, "steps", options={"engine": "paddle"}),
-    "onnxruntime": Way(
+DEPLOYMENTS = {
+    "dygraph": Deployment("Paddle, dygraph", "Python", _IN_PROCESS, reads=()),
+    "paddle": Deployment("Paddle Inference", "Python", _IN_PROCESS, options={"backend": "paddle"}),
+    "cpp-paddle": Deployment(
+        "Paddle Inference", "C++", _PROGRAM, "steps", options={"engine": "paddle"}
+    ),
+    "onnxruntime": Deployment(
         "ONNX Runtime", "Python", _IN_PROCESS, reads=("onnx",), options={"backend": "onnxruntime"}
     ),
-    "onnxruntime-whole": Way(
+    "onnxruntime-whole": Deployment(
         "ONNX Runtime, preprocessing in the graph",
         "Python",
         f"{_HERE}.whole_graph:run",
@@ -70,13 +72,13 @@ WAYS = {
         reads=("onnx_with_preprocess",),
         export="with_preprocess",
     ),
-    "openvino": Way(
+    "openvino": Deployment(
         "OpenVINO", "Python", _IN_PROCESS, reads=_OPENVINO, options={"backend": "openvino"}
     ),
-    "cpp-openvino": Way(
+    "cpp-openvino": Deployment(
         "OpenVINO", "C++", _PROGRAM, "steps", reads=_OPENVINO, options={"engine": "openvino"}
     ),
-    "openvino-bf16": Way(
+    "openvino-bf16": Deployment(
         "OpenVINO",
         "Python",
         _IN_PROCESS,
@@ -85,7 +87,7 @@ WAYS = {
         precision="bf16",
         is_exact=False,
     ),
-    "openvino-int8": Way(
+    "openvino-int8": Deployment(
         "OpenVINO",
         "Python",
         _IN_PROCESS,
@@ -95,7 +97,7 @@ WAYS = {
         precision="int8",
         is_exact=False,
     ),
-    "http": Way(
+    "http": Deployment(
         "HTTP service",
         "any client",
         f"{_HERE}.over_http:run",
@@ -103,14 +105,14 @@ WAYS = {
         reads=("paddle", *_OPENVINO),
         options={"backend": "auto"},
     ),
-    "gradio": Way(
+    "gradio": Deployment(
         "Gradio demo",
         "any browser",
         f"{_HERE}.in_gradio:run",
         "page",
         reads=("paddle", *_OPENVINO),
     ),
-    "browser": Way(
+    "browser": Deployment(
         "ONNX Runtime Web",
         "Chromium",
         f"{_HERE}.in_browser:run",
@@ -120,21 +122,23 @@ WAYS = {
 }
 
 
-def chosen_ways(names: Sequence[str] | None, required: Sequence[str]) -> tuple[list[str], set[str]]:
-    """Return the names of the ways to try, in the table's order, and those that have to run.
+def chosen_deployments(
+    names: Sequence[str] | None, required: Sequence[str]
+) -> tuple[list[str], set[str]]:
+    """Return the names of the deployments to try, in the table's order, and those that have to run.
 
     Args:
-        names: Ways to try; None for all of them.
-        required: Names, or "all" for every way that is tried.
+        names: Deployments to try; None for all of them.
+        required: Names, or "all" for every deployment that is tried.
 
     Raises:
-        UserError: an unknown name, or a required way that is not tried.
+        UserError: an unknown name, or a required deployment that is not tried.
     """
     for flag, given in (("--ways", names or ()), ("--require", required)):
         for name in given:
-            if name not in WAYS and not (name == ALL and flag == "--require"):
-                raise UserError(f"{flag}: found {name!r}.{did_you_mean(name, WAYS)}")
-    tried = [name for name in WAYS if names is None or name in names]
+            if name not in DEPLOYMENTS and not (name == ALL and flag == "--require"):
+                raise UserError(f"{flag}: found {name!r}.{did_you_mean(name, DEPLOYMENTS)}")
+    tried = [name for name in DEPLOYMENTS if names is None or name in names]
     needed = set(tried) if ALL in required else set(required)
     if left_out := sorted(needed - set(tried)):
         raise UserError(f"--require: {', '.join(left_out)} is not among --ways. Name it there too.")
