@@ -31,8 +31,8 @@ PARALLEL ?= -n auto --maxprocesses 8 --dist worksteal
 ISA ?=
 export TEST_ISA := $(ISA)
 
-# ways to run a model that `make deploy-test` counts on; the others depend on the processor
-REQUIRED_WAYS ?= dygraph paddle cpp-paddle onnxruntime onnxruntime-whole openvino cpp-openvino \
+# deployment options that `make deploy-test` requires; the others depend on the processor
+REQUIRED ?= dygraph paddle cpp-paddle onnxruntime onnxruntime-whole openvino cpp-openvino \
     http gradio browser
 
 .PHONY: demo test check test-programs test-slow test-newest test-matrix deploy-test lint docs lock package clean
@@ -71,7 +71,7 @@ test-matrix: $(INSTALLED)
 deploy-test: $(INSTALLED) $(GRADIO)/installed
 	cmake -S deploy/cpp -B build/cpp -DPython3_EXECUTABLE=$(abspath $(BIN)/python)
 	cmake --build build/cpp --parallel
-	$(BIN)/python tools/compare_engines.py --num_images 1 --require $(REQUIRED_WAYS) \
+	$(BIN)/python tools/compare_engines.py --num_images 1 --require $(REQUIRED) \
 	    --gradio_python $(abspath $(GRADIO)/bin/python)
 	$(BIN)/python -m pytest -m slow tests/deploy $(PYTEST_FLAGS)
 	$(GRADIO)/bin/python -m pytest -m slow tests/deploy/test_gradio_demo.py $(PYTEST_FLAGS)
