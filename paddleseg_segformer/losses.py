@@ -16,15 +16,18 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
 
+EPSILON = 1e-8  # in place of a sum of 0
+
 
 class CrossEntropyLoss(nn.Layer):
     """Softmax cross-entropy.
 
     Args:
-        weight: one factor per class.
+        weight: one factor per class; the sum over pixels is divided by the sum of their weights.
         ignore_index: label of pixels that do not count.
         top_k_percent_pixels: in (0, 1]; below 1 only this share of the pixels, the hardest, counts.
-        avg_non_ignore: divide by the number of valid pixels (PaddleSeg), or by all (NVlabs, mmseg).
+        avg_non_ignore: divide by the valid pixels (PaddleSeg), or by the number of all of them
+            whatever their weights (NVlabs, mmsegmentation).
     """
 
     def __init__(
@@ -51,16 +54,17 @@ class CrossEntropyLoss(nn.Layer):
                 f"{logits.shape[1]}, one per class."
             )
         losses, valid = pixel_cross_entropy(logits, label, self.ignore_index)
+        counted = valid  # what the sum is divided by
         if self.weight is not None:
-            losses = losses * F.embedding(
-                _valid_label(label, valid), self.weight.unsqueeze(-1)
-            ).squeeze(-1)
+            weights = F.embedding(_valid_label(label, valid), self.weight.unsqueeze(-1)).squeeze(-1)
+            losses, counted = losses * weights, weights * valid
         if self.top_k_percent_pixels < 1:
             count = max(int(self.top_k_percent_pixels * losses.size), 1)
-            return losses.flatten().topk(count, sorted=False)[0].mean()
-        if self.avg_non_ignore:
-            return losses.sum() / _mean_count(valid)
-        return losses.mean()
+            hardest, places = losses.flatten().topk(count, sorted=False)
+            if self.weight is None:
+                return hardest.mean()
+            return hardest.mean() / weights.flatten().gather(places).mean().clip(min=EPSILON)
+        return losses.sum() / _mean_sum(counted) if self.avg_non_ignore else losses.mean()
 
 
 class OhemCrossEntropyLoss(nn.Layer):
@@ -87,11 +91,11 @@ class OhemCrossEntropyLoss(nn.Layer):
         hardest = losses.topk(min(self.min_kept, losses.size))[0][-1]
         kept = (losses >= paddle.minimum(self.max_easy_loss, hardest)).astype(losses.dtype)
         kept = (kept * valid.flatten()).detach()
-        return (losses * kept).sum() / _mean_count(kept)
+        return (losses * kept).sum() / _mean_sum(kept)
 
 
 class DiceLoss(nn.Layer):
-    """One minus the mean soft Dice coefficient over classes.
+    """One minus the mean soft Dice coefficient over classes and images.
 
     Args:
         weight: one factor per class.
@@ -116,8 +120,8 @@ class DiceLoss(nn.Layer):
             F.one_hot(_valid_label(label, valid), logits.shape[1]).transpose([0, 3, 1, 2]) * mask
         )
         probabilities = F.softmax(logits.astype("float32"), axis=1) * mask
-        overlap = (probabilities * target).sum(axis=[0, 2, 3])  # (K,)
-        total = (probabilities + target).sum(axis=[0, 2, 3])
+        overlap = (probabilities * target).sum(axis=[2, 3])  # (N, K)
+        total = (probabilities + target).sum(axis=[2, 3])
         losses = 1 - (2 * overlap + self.smooth) / (total + self.smooth)
         return (losses if self.weight is None else losses * self.weight).mean()
 
@@ -159,13 +163,13 @@ def pixel_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> tup
     return losses.squeeze(-1), valid
 
 
-def _mean_count(mask: Tensor) -> Tensor:
-    """Return the number of ones of a 0/1 mask, averaged over the processes."""
-    count = mask.sum()
+def _mean_sum(weights: Tensor) -> Tensor:
+    """Return the sum of the pixels' weights, averaged over the processes; above 0."""
+    total = weights.sum()
     if not dist.is_initialized():
-        return count.clip(min=1.0)
-    dist.all_reduce(count)
-    return count.clip(min=1.0) / dist.get_world_size()
+        return total.clip(min=EPSILON)
+    dist.all_reduce(total)
+    return total.clip(min=EPSILON) / dist.get_world_size()
 
 
 def _valid_label(label: Tensor, valid: Tensor) -> Tensor:

@@ -212,13 +212,20 @@ def build_lr_schedule(section: dict[str, Any], iters: int) -> LRScheduler:
         raise UserError("lr_scheduler: warmup_iters needs one of warmup_start_lr and warmup_ratio.")
     if name == "PolynomialDecay":
         arguments.setdefault("decay_steps", max(iters - (warmup_iters if ratio is None else 0), 1))
+        end_lr = arguments.setdefault("end_lr", 0.0)  # as PaddleSeg; Paddle's default is 1e-4
+        rate = arguments.get("learning_rate")
+        if isinstance(rate, (int, float)) and isinstance(end_lr, (int, float)) and end_lr > rate:
+            raise UserError(
+                f"lr_scheduler: end_lr {end_lr:g} is above learning_rate {rate:g}, so that the rate "
+                "would rise. Lower end_lr."
+            )
     schedule = _paddle_schedule(name, arguments)
     if not warmup_iters:
         return schedule
     if ratio is not None:
         return RatioWarmup(schedule, warmup_iters, ratio)
-    end_lr = arguments.get("learning_rate", schedule.base_lr)
-    return LinearWarmup(schedule, warmup_iters, start_lr, end_lr)
+    peak_lr = arguments.get("learning_rate", schedule.base_lr)
+    return LinearWarmup(schedule, warmup_iters, start_lr, peak_lr)
 
 
 def _check_warmup(warmup_iters: Any, start_lr: Any, ratio: Any) -> None:

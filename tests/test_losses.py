@@ -7,7 +7,12 @@ import paddle
 import pytest
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.losses import CrossEntropyLoss, DiceLoss, MixedLoss, OhemCrossEntropyLoss
+from paddleseg_segformer.losses import (
+    CrossEntropyLoss,
+    DiceLoss,
+    MixedLoss,
+    OhemCrossEntropyLoss,
+)
 
 pytestmark = pytest.mark.check
 
@@ -44,15 +49,42 @@ def test_cross_entropy_averages_over_valid_pixels_or_over_all(batch):
     )
 
 
+WEIGHT = np.array([1.0, 0.5, 2.0, 0.0])
+
+
 def test_cross_entropy_weights_classes(batch):
-    weight = np.array([1.0, 0.5, 2.0, 0.0])
     losses, valid = pixel_losses(*batch), batch[1] != 255
-    expected = (losses * weight[np.where(valid, batch[1], 0)]).sum() / valid.sum()
-    assert run(CrossEntropyLoss(weight=weight.tolist()), *batch) == pytest.approx(
-        expected, rel=1e-5
+    weights = WEIGHT[np.where(valid, batch[1], 0)]
+    weighted = (losses * weights)[valid]
+    assert run(CrossEntropyLoss(weight=WEIGHT.tolist()), *batch) == pytest.approx(
+        weighted.sum() / weights[valid].sum(), rel=1e-5
     )
+    whole = CrossEntropyLoss(weight=WEIGHT.tolist(), avg_non_ignore=False)
+    assert run(whole, *batch) == pytest.approx(weighted.sum() / losses.size, rel=1e-5)
     with pytest.raises(UserError, match="found 3 weights, expected 4"):
         run(CrossEntropyLoss(weight=[1, 1, 1]), *batch)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.95])
+def test_weighted_cross_entropy_of_the_hardest_pixels(batch, share):
+    """As PaddleSeg: divided by the mean weight of these pixels; ignored ones have class 0's."""
+    weights = WEIGHT[np.where(batch[1] != 255, batch[1], 0)].ravel()
+    losses = pixel_losses(*batch).ravel() * weights
+    hardest = np.argsort(losses)[::-1][: int(share * losses.size)]
+    loss = CrossEntropyLoss(weight=WEIGHT.tolist(), top_k_percent_pixels=share)
+    kept = losses[hardest].sum()
+    if share < 0.5:
+        assert run(loss, *batch) == pytest.approx(kept / weights[hardest].sum(), rel=1e-5)
+    else:  # which of the pixels with a loss of 0 are taken is open
+        bounds = kept / weights.sum(), kept / weights[losses > 0].sum()
+        assert 0.9999 * bounds[0] <= run(loss, *batch) <= 1.0001 * bounds[1]
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT.tolist()])
+def test_dice_equals_paddlesegs(batch, weight):
+    theirs = pytest.importorskip("paddleseg.models.losses").DiceLoss(weight=weight)
+    expected = float(theirs(paddle.to_tensor(batch[0]), paddle.to_tensor(batch[1])))
+    assert run(DiceLoss(weight=weight), *batch) == pytest.approx(expected, rel=1e-4)
 
 
 def test_cross_entropy_of_the_hardest_pixels(batch):
@@ -85,9 +117,11 @@ def test_dice_equals_its_definition(batch):
     logits, label = batch
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     dice = []
-    for k in range(4):
-        p, t = probabilities[:, k][label != 255], (label == k)[label != 255]
-        dice.append((2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
+    for image in range(2):
+        valid = label[image] != 255
+        for k in range(4):
+            p, t = probabilities[image, k][valid], (label[image] == k)[valid]
+            dice.append((2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
     assert run(DiceLoss(), *batch) == pytest.approx(1 - np.mean(dice), rel=1e-5)
 
 

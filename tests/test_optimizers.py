@@ -118,6 +118,10 @@ def test_schedule_continues_from_its_state(warmup):
     [
         ({"type": "Polynomial", "learning_rate": 1.0}, "unknown type 'Polynomial'"),
         ({"type": "PolynomialDecay", "learning_rte": 1.0}, "Did you mean 'learning_rate'?"),
+        (
+            {"type": "PolynomialDecay", "learning_rate": 6e-5, "end_lr": 1e-4},
+            "end_lr 0.0001 is above learning_rate 6e-05",
+        ),
         ({"type": "PolynomialDecay", "learning_rate": 1.0, "warmup_iters": 5}, "needs one of"),
     ],
 )
@@ -165,3 +169,12 @@ def test_paddleseg_spellings(model, section, expected):
     optimizer = build_optimizer(section, model, 0.1)
     assert type(optimizer).__name__ == expected
     assert (optimizer._grad_clip is not None) == ("grad_clip_cfg" in section)
+
+
+def test_rate_falls_to_0_where_no_end_is_given():
+    schedule = build_lr_schedule({"type": "PolynomialDecay", "learning_rate": 6e-5}, iters=10)
+    rates = []
+    for _ in range(11):
+        rates.append(schedule())
+        schedule.step()
+    np.testing.assert_allclose(rates, np.linspace(6e-5, 0, 11), atol=1e-12)
