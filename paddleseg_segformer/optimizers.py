@@ -216,7 +216,7 @@ def build_lr_schedule(section: dict[str, Any], iters: int) -> LRScheduler:
         rate = arguments.get("learning_rate")
         if isinstance(rate, (int, float)) and isinstance(end_lr, (int, float)) and end_lr > rate:
             raise UserError(
-                f"lr_scheduler: end_lr {end_lr:g} is above learning_rate {rate:g}, so that the rate "
+                f"lr_scheduler: end_lr {end_lr:g} is above learning_rate {rate:g}, so the rate "
                 "would rise. Lower end_lr."
             )
     schedule = _paddle_schedule(name, arguments)
