@@ -240,16 +240,28 @@ def _merge(child: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expand(value: Any) -> Any:
-    """Replace `${NAME}` and `${NAME:-default}` in every string."""
+    """Replace `${NAME_ROOT}` and `${NAME_ROOT:-default}` in every string.
+
+    Other variables may hold secrets, and a URL would send them to a server.
+    """
     if isinstance(value, dict):
         return {key: _expand(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_expand(item) for item in value]
-    return _VARIABLE.sub(_variable, value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if "://" in value and _VARIABLE.search(value):
+        raise UserError(f"{value}: environment variables are not replaced in URLs.")
+    return _VARIABLE.sub(_variable, value)
 
 
 def _variable(match: re.Match[str]) -> str:
     name, default = match.groups()
+    if not name.endswith("_ROOT") and name != "PADDLE_TRAINER_ID":
+        raise UserError(
+            f"${{{name}}}: only variables whose names end in _ROOT are replaced, as in "
+            "${DATA_ROOT:-data}. Rename it."
+        )
     value = os.environ.get(name) or default
     if value is None:
         raise UserError(

@@ -17,7 +17,7 @@ CHILD = """
 _base_: base.yml
 batch_size: 4
 optimizer: {_inherited_: False, type: AdamW, weight_decay: 5e-2}
-train_dataset: {dataset_root: '${STREETS:-data/streets}'}
+train_dataset: {dataset_root: '${STREETS_ROOT:-data/streets}'}
 model: {type: SegFormer, num_classes: 19, backbone: {type: MixVisionTransformer_B0}}
 """
 BASE = """
@@ -54,7 +54,7 @@ def test_config_of_a_model_alone(tmp_path):
 
 
 def test_environment_variable_replaces_the_default(path, monkeypatch):
-    monkeypatch.setenv("STREETS", "/datasets/streets")
+    monkeypatch.setenv("STREETS_ROOT", "/datasets/streets")
     assert load_config(path).train_dataset["dataset_root"] == "/datasets/streets"
 
 
@@ -109,7 +109,9 @@ def test_wrong_override_is_one_line_that_names_it(path, opts, message):
         ("_base_: wrong.yml", "leads back to itself"),
         ("iters: 1\niters: 2", "line 2: the key 'iters' stands in line 1 already"),
         ("iters: 3", "no key 'model'"),
-        ("model: {type: '${NOT_SET_ANYWHERE}'}", "environment variable is not set"),
+        ("model: {type: '${NOT_SET_ROOT}'}", "environment variable is not set"),
+        ("model: {type: '${HOME}'}", "${HOME}: only variables whose names end in _ROOT"),
+        ("model: {pretrained: 'http://a/${DATA_ROOT:-x}'}", "are not replaced in URLs"),
     ],
 )
 def test_wrong_file_is_one_line_that_names_it(tmp_path, text, message):

@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path, make_folder, sha256
-from paddleseg_segformer.weights.files.containers import FOLDER_FILES
 
 TIMEOUT_S = 20
 ATTEMPTS = 3  # per call; each resumes the one before
 CHUNK_BYTES = 1 << 20
+MAX_BYTES = 16 << 30  # of a file; the largest model here has 1.3 GB
 
 
 def is_url(source: str) -> bool:
@@ -67,7 +67,7 @@ class Remote:
         """Take file name and checksum from a URL.
 
         The checksum is a fragment `#sha256=...`, or the digits at the end of the names of PyTorch's
-        and OpenMMLab's files. Files with one of the usual names get a folder of their own.
+        and OpenMMLab's files. Each URL has a folder of its own, for many files share a name.
         """
         address, _, fragment = url.partition("#")
         path = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
@@ -79,10 +79,8 @@ class Remote:
             raise UserError(f"{url}: expected #sha256= and 8 to 64 hexadecimal digits after it.")
         in_name = re.search(r"-([0-9a-f]{8,64})\.(pth|pt|bin|safetensors|pdparams)$", name)
         found = stated or in_name
-        folder = cache_folder()
-        if name in FOLDER_FILES:
-            folder /= hashlib.sha256(address.encode()).hexdigest()[:8]
-        return cls(address, folder / name, found[1].lower() if found else "")
+        key = hashlib.sha256(address.removesuffix("?download=true").encode()).hexdigest()[:16]
+        return cls(address, cache_folder() / key / name, found[1].lower() if found else "")
 
 
 def fetch(url: str) -> Path:
@@ -163,16 +161,27 @@ def _receive(remote: Remote, file: BinaryIO) -> str:
             tag = headers.get("ETag") or ""
             is_strong = tag.startswith('"')
             remote.tag_file.write_text(tag if is_strong else headers.get("Last-Modified") or "")
-        size = start + int(headers.get("Content-Length") or 0)
+        length = headers.get("Content-Length")
+        is_chunked = "chunked" in (headers.get("Transfer-Encoding") or "")
+        if length is None and not is_chunked and not remote.sha256:
+            raise UserError(
+                f"{remote.url}: the server does not say how long the file is, so that a part could "
+                "pass for the whole. Add #sha256= and its checksum to the URL."
+            )
+        size = start + int(length or 0)
+        if size > MAX_BYTES:
+            raise UserError(f"{remote.url}: {size} bytes, expected at most {MAX_BYTES}.")
         with tqdm(
             total=size, initial=start, unit="B", unit_scale=True, desc=remote.target.name
         ) as bar:
             while chunk := response.read(CHUNK_BYTES):
                 file.write(chunk)
                 bar.update(len(chunk))
-    length = file.tell()
-    is_short = size > start and length != size
-    return f"the connection broke after {length} of {size} bytes" if is_short else ""
+                if file.tell() > MAX_BYTES:
+                    raise UserError(f"{remote.url}: more than {MAX_BYTES} bytes.")
+    received = file.tell()
+    is_short = size > start and received != size
+    return f"the connection broke after {received} of {size} bytes" if is_short else ""
 
 
 def _restart(remote: Remote, file: BinaryIO) -> None:
