@@ -23,6 +23,9 @@ from paddleseg_segformer.errors import UserError
 
 MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
 DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
+MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
+MAX_PAGES = 1000  # of a TIFF file
+_JPEG_SCAN = b"\xff\xda"  # does not occur inside compressed data
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript: Pillow runs a program to read it
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
@@ -76,6 +79,11 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
             f"{', '.join(FORMATS)}, and NumPy arrays as .npy."
         )
     check_pixels(path, *size_hw)
+    if content.startswith(b"\xff\xd8") and content.count(_JPEG_SCAN) > MAX_SCANS:
+        raise UserError(
+            f"{path}: a JPEG of {content.count(_JPEG_SCAN)} scans, expected at most {MAX_SCANS}, "
+            "since each may cost as much as a whole image. Save it again."
+        )
     return size_hw
 
 

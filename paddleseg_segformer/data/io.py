@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from paddleseg_segformer.data.headers import (
+    MAX_PAGES,
     TiffLayout,
     check_array,
     check_image,
@@ -250,6 +251,8 @@ def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
             import tifffile
 
             with tifffile.TiffFile(io.BytesIO(content)) as file:
+                if len(file.pages) > MAX_PAGES:
+                    raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
                 series = file.series[0]
                 image, axes = series.asarray(), series.axes
     except UserError:
@@ -285,6 +288,8 @@ def _decode_pages(path: Path, content: bytes) -> list[np.ndarray]:
             num_pages = getattr(file, "n_frames", 1)
             if num_pages < 2:
                 return []
+            if num_pages > MAX_PAGES:
+                raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
             check_pixels(path, file.height, file.width, num_pages)
             for index in range(num_pages):
                 file.seek(index)

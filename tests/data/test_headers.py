@@ -169,3 +169,23 @@ def test_video_is_opened_as_a_file_only(tmp_path, monkeypatch):
     for source in ("http://127.0.0.1:9/x.mp4", "0", "videotestsrc ! appsink"):
         with pytest.raises(UserError, match="no such file"):
             overlay_video(None, source, tmp_path / "out.mp4")
+
+
+def test_jpeg_of_many_scans_is_refused(tmp_path):
+    """A refinement scan of 15 bytes costs as much as a pass over the whole image."""
+    path = tmp_path / "x.jpg"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(path, progressive=True, quality=95)
+    content = path.read_bytes()
+    assert read_image(path).shape == (64, 64, 3)
+    last = content.rindex(b"\xff\xda")
+    path.write_bytes(content[:last] + 2000 * content[last:-2] + content[-2:])
+    with pytest.raises(UserError, match=r"x.jpg: a JPEG of \d+ scans, expected at most 100"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("channels", [4, 3])
+def test_tiff_of_many_pages_is_refused(tmp_path, channels):
+    pages = [Image.fromarray(np.zeros((2, 2), np.float32)) for _ in range(1100)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match="more than 1000 pages"):
+        read_image(tmp_path / "x.tif", channels)

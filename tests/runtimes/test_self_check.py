@@ -163,7 +163,7 @@ def test_settings_that_no_image_fits_leave_no_fixture(tmp_path, graphless, caplo
     model = make_model()
     deploy = export_model(model, tmp_path / "out", preprocess=preprocess)
     assert deploy.fixture is None
-    assert "no fixture to check engines with: " in caplog.text
+    assert "no fixture to check backends with: " in caplog.text
     with pytest.raises(UserError, match="names no fixture to check an engine with"):
         self_check(model, tmp_path / "out")
 

@@ -7,6 +7,8 @@ import io
 import json
 import pickle
 import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -385,3 +387,62 @@ def test_folders_without_weights(tmp_path, model):
     (tmp_path / "model.safetensors").mkdir()
     assert "no weight file" in refused(tmp_path, model)
     assert "no such weight file" in refused(tmp_path / "nowhere" / "model.pth", model)
+
+
+def doubled(depth: int) -> bytes:
+    """Return a pickle of lists of two times the same list."""
+    levels = (b"]q%c(h%ch%ce" % (level + 1, level, level) for level in range(depth))
+    return b"\x80\x02]q\0" + b"".join(levels) + b"."
+
+
+def hexed(times: int) -> bytes:
+    """Return a pickle that encodes text as hexadecimal digits again and again."""
+    start = b"X" + struct.pack("<I", 1000) + b"x" * 1000
+    call = b"c_codecs\nencode\n"
+    return b"\x80\x02" + call * times + start + (b"X\x03\0\0\0hex\x86R" * times) + b"."
+
+
+HOSTILE = {
+    "lists doubled through the memo": doubled(40),
+    "text encoded again and again": hexed(2),
+    "a memo of 2^28 entries": b"\x80\x02]r" + struct.pack("<I", 1 << 28) + b".",
+    "an array of nothing": b"\x80\x02cnumpy\nndarray\nJ"
+    + struct.pack("<i", 3 << 27)
+    + b"\x85\x85R.",
+    "an array of nothing, by the usual way": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nJ"
+        + struct.pack("<i", 3 << 27)
+        + b"\x85U\x01b\x87R."
+    ),
+    "bytes that are not there": b"\x80\x04B" + struct.pack("<I", (1 << 32) - 1) + b".",
+}
+BOUNDED = """
+import resource, sys, time
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.weights.files.pickles import read_pickle
+before = resource.getrusage(resource.RUSAGE_SELF)
+try:
+    content = read_pickle(sys.argv[1])
+except UserError as error:
+    print(error)
+else:
+    print("read", content)
+after = resource.getrusage(resource.RUSAGE_SELF)
+print(after.ru_utime - before.ru_utime, (after.ru_maxrss - before.ru_maxrss) / 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_small_pickles_cost_little(tmp_path, kind):
+    path = tmp_path / "x.pdparams"
+    path.write_bytes(HOSTILE[kind])
+    done = subprocess.run(
+        [sys.executable, "-c", BOUNDED, path], capture_output=True, text=True, check=True
+    )
+    answer, cost = done.stdout.strip().splitlines()[-2:]
+    processor_s, memory_mib = map(float, cost.split())
+    assert processor_s < 5 and memory_mib < 250
+    if kind == "a memo of 2^28 entries":  # as sound as a small number there
+        assert answer == "read []"
+    else:
+        assert "not a readable Paddle weight file" in answer

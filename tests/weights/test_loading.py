@@ -14,6 +14,7 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.model_folder import build_model
 from paddleseg_segformer.models import BACKBONES, MixVisionTransformerClassifier, SegFormer
 from paddleseg_segformer.weights import load_pretrained, load_weights, save_weights
+from paddleseg_segformer.weights.files.download import Remote
 from paddleseg_segformer.weights.files.pickles import read_pickle
 
 
@@ -167,16 +168,17 @@ def test_unreachable_url_says_where_to_put_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLESEG_SEGFORMER_HOME", str(tmp_path))
     with pytest.raises(UserError) as caught:
         load_pretrained(segformer().backbone, URL)
-    place = tmp_path / "weights" / "mix_vision_transformer_b0.tar.gz"
-    assert f"Put the file at {place}" in str(caught.value)
+    place = Remote.from_url(URL).target
+    assert place.is_relative_to(tmp_path) and f"Put the file at {place}" in str(caught.value)
 
 
 def test_archive_put_there_by_hand_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLESEG_SEGFORMER_HOME", str(tmp_path))
     source, target = segformer(), segformer()
     save_weights(source.backbone, tmp_path / "model.pdparams")
-    (tmp_path / "weights").mkdir()
-    with tarfile.open(tmp_path / "weights" / "mix_vision_transformer_b0.tar.gz", "w:gz") as archive:
+    place = Remote.from_url(URL).target
+    place.parent.mkdir(parents=True)
+    with tarfile.open(place, "w:gz") as archive:
         archive.add(tmp_path / "model.pdparams", "mix_vision_transformer_b0/model.pdparams")
     load_pretrained(target.backbone, URL)
     assert equal(target.backbone, source.backbone)

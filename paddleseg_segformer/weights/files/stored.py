@@ -15,6 +15,7 @@ import numpy as np
 
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.weights.files.pickles import check_extent
 
 _SAFETENSORS_TYPES = {
     "F64": "float64",
@@ -108,6 +109,7 @@ def read_torch(file: Path, is_zip: bool) -> Any:
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript and of old pickles
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+        check_extent(content)
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{file}: {_explanation(error)}") from None
     return _stored(content, torch)
