@@ -29,3 +29,15 @@ def assert_equal_weights(folder: Path, left: str, right: str, checkpoint: str) -
     assert a.keys() == b.keys() and a
     for name, value in a.items():
         np.testing.assert_array_equal(value, b[name], err_msg=name)
+
+
+def poison(folder: Path, name: str = "train2") -> None:
+    """Make one training image a float image that overflows when it is normalised."""
+    image = np.full((40, 56, 3), 100, np.float32)
+    image[::4] = 3e38
+    np.save(folder / f"{name}.npy", image)
+    lines = (folder / "train.txt").read_text().replace(f"{name}.png", f"{name}.npy")
+    (folder / "train.txt").write_text(lines)
+    config = (folder / "tiny.yml").read_text()
+    strong = "- {type: Normalize, mean: [0.0], std: [0.0001]}"  # the values times 39
+    (folder / "tiny.yml").write_text(config.replace("- type: Normalize", strong, 1))

@@ -20,7 +20,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from small_runs import assert_equal_weights, log, train, weights
+from small_runs import assert_equal_weights, log, poison, train, weights
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.training.checkpoints import (
@@ -46,12 +46,8 @@ POISON = "train2"  # of the run with seed 3: in batches 1, 5, ...
 
 @pytest.fixture
 def poisoned(folder):
-    """Make one training image a float image with a value that is no number."""
-    image = np.full((40, 56, 3), 100, np.float32)
-    image[::4] = 3e38  # overflows in the first convolution
-    np.save(folder / f"{POISON}.npy", image)
-    lines = (folder / "train.txt").read_text().replace(f"{POISON}.png", f"{POISON}.npy")
-    (folder / "train.txt").write_text(lines)
+    """Make one training image a float image that overflows when it is normalised."""
+    poison(folder)
     return folder
 
 

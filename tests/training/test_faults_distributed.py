@@ -7,17 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
-from small_runs import assert_equal_weights, log, weights
+from small_runs import assert_equal_weights, log, poison, weights
 from test_distributed import launch, train_arguments
 
 
 @pytest.mark.slow
 def test_processes_skip_and_replace_together_and_resume_exactly(folder):
-    image = np.full((40, 56, 3), 100, np.float32)
-    image[::4] = 3e38  # overflows in the first convolution
-    np.save(folder / "train2.npy", image)
-    lines = (folder / "train.txt").read_text().replace("train2.png", "train2.npy")
-    (folder / "train.txt").write_text(lines)
+    poison(folder)
     (folder / "train5.png").write_bytes(b"not an image")
     flags = ("--on_nonfinite", "skip", "--on_bad_sample", "skip", "--save_interval", "3")
     flags = (*flags, "--iters", "9", "--resume_model", "auto", "--do_eval")
