@@ -1,9 +1,11 @@
-"""`check_dataset`: audit the data sets of a config; exit with status 1 if a file is unusable."""
+"""`check_dataset`: audit the data sets of a config; exit with status 1 if they are of no use."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+from typing import Any
 
 from paddleseg_segformer.cli.common import add_config_arguments, load_config_from
 from paddleseg_segformer.data.audit import AuditReport, audit
@@ -12,6 +14,7 @@ from paddleseg_segformer.files import write_text
 
 SPLITS = {"train": ("train",), "val": ("val",), "both": ("train", "val")}
 MAX_LISTED = 20
+EXAMPLES = 3  # of each kind of unusable sample
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +30,8 @@ def run(args: argparse.Namespace) -> None:
     """Print a report for each data set.
 
     Raises:
-        UserError: a file cannot be used, or the config has no such data set.
+        UserError: a file cannot be used, images are in both data sets, or they are normalised
+            differently; or the config has no such data set.
     """
     from paddleseg_segformer.config.building import build_dataset
 
@@ -48,9 +52,34 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         content = {name: report.to_dict() for name, report in reports.items()}
         write_text(args.json, json.dumps(content, indent=2) + "\n")
+    problems = []
     num_bad = sum(len(report.bad_files) for report in reports.values())
     if num_bad:
-        raise UserError(f"{num_bad} samples cannot be used; they are listed above.")
+        problems.append(f"{num_bad} samples cannot be used; they are listed above.")
+    if len(reports) == 2:
+        train, val = reports["train_dataset"].digests, reports["val_dataset"].digests
+        shared = [f"{path}: the image of {train[key]}" for key, path in val.items() if key in train]
+        print("\n".join(_listing("images of val_dataset that are in train_dataset", shared)))
+        if shared:
+            problems.append(f"{len(shared)} images are in both data sets.")
+        assert config.train_dataset and config.val_dataset
+        constants = [_normalisation(config.train_dataset), _normalisation(config.val_dataset)]
+        if constants[0] != constants[1]:
+            problems.append(
+                f"train_dataset has {constants[0]}, val_dataset {constants[1]}: make them equal."
+            )
+    if problems:
+        raise UserError(" ".join(problems))
+
+
+def _normalisation(section: dict[str, Any]) -> str:
+    """Describe what a data set's images are normalised with."""
+    for transform in section.get("transforms") or ():
+        if isinstance(transform, dict) and transform.get("type") == "Normalize":
+            mean, std = (transform.get(key, [0.5]) for key in ("mean", "std"))
+            same = [values[:1] if len({*values}) == 1 else values for values in (mean, std)]
+            return f"Normalize with mean {list(same[0])} and std {list(same[1])}"
+    return "no Normalize"
 
 
 def format_report(name: str, report: AuditReport) -> str:
@@ -63,7 +92,9 @@ def format_report(name: str, report: AuditReport) -> str:
         *_class_table(report),
         *_listing("classes that never occur", report.empty_classes),
         *_listing("labels without a labelled pixel", report.unlabelled),
-        *_listing("samples that cannot be used", report.bad_files),
+        *_listing("images that an earlier sample has", report.repeated),
+        *_listing("images turned by their EXIF, beside labels that are not", report.turned),
+        *_listing("samples that cannot be used", _by_kind(report.bad_files), len(report.bad_files)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -88,9 +119,22 @@ def _class_table(report: AuditReport) -> list[str]:
     return lines
 
 
-def _listing(title: str, items: list[str]) -> list[str]:
-    """Return the lines of a list with its length; none for an empty list."""
+def _by_kind(messages: list[str]) -> list[str]:
+    """Return three messages of each kind, the last with the number of others."""
+    kinds: dict[str, list[str]] = {}
+    for message in messages:
+        kinds.setdefault(re.sub(r"\d+", "#", message.partition(": ")[2]), []).append(message)
+    lines = []
+    for same in kinds.values():
+        lines += same[:EXAMPLES]
+        if len(same) > EXAMPLES:
+            lines[-1] += f" (and {len(same) - EXAMPLES} more of this kind)"
+    return lines
+
+
+def _listing(title: str, items: list[str], count: int | None = None) -> list[str]:
+    """Return the lines of a list with its length, or `count`; none for an empty list."""
     if not items:
         return []
     more = [f"  ... and {len(items) - MAX_LISTED} more"] if len(items) > MAX_LISTED else []
-    return [f"{title}: {len(items)}", *(f"  {item}" for item in items[:MAX_LISTED]), *more]
+    return [f"{title}: {count or len(items)}", *(f"  {item}" for item in items[:MAX_LISTED]), *more]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from paddleseg_segformer.data.datasets import SegmentationDataset
+from paddleseg_segformer.data.headers import orientation
 from paddleseg_segformer.data.loader import map_in_order
 from paddleseg_segformer.data.transforms import count_ids
 from paddleseg_segformer.errors import UserError
@@ -30,6 +33,9 @@ class AuditReport:
         num_pixels_where_present: Labelled pixels of those images.
         num_ignored_pixels: Pixels with the ignored id.
         sizes_hw: How many images have each size, by "height x width".
+        repeated: One message for each image file whose content an earlier sample has.
+        turned: Image files that are turned as their EXIF says, while labels are not.
+        digests: Of the content of each image file; not in `to_dict`.
     """
 
     classes: list[str]
@@ -41,6 +47,9 @@ class AuditReport:
     num_pixels_where_present: list[int] = field(default_factory=list)
     num_ignored_pixels: int = 0
     sizes_hw: dict[str, int] = field(default_factory=dict)
+    repeated: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
+    digests: dict[bytes, str] = field(default_factory=dict, repr=False)
 
     @property
     def empty_classes(self) -> list[str]:
@@ -68,8 +77,10 @@ class AuditReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data for JSON."""
+        fields = asdict(self)
+        del fields["digests"]
         return {
-            **asdict(self),
+            **fields,
             "empty_classes": self.empty_classes,
             "class_weights": self.class_weights(),
         }
@@ -79,6 +90,9 @@ class _Sample(NamedTuple):
     """What the report needs of one sample, whose image and label are dropped at once."""
 
     size: str  # height x width
+    image_path: str
+    digest: bytes | None  # of the image file; None where it is no file
+    is_turned: bool
     label_path: str | None
     ids: np.ndarray  # in the label
     counts: np.ndarray  # pixels of each
@@ -116,12 +130,27 @@ def _read(dataset: SegmentationDataset, index: int) -> _Sample | UserError:
         return error
     height, width = sample.image.shape[:2]
     label = np.empty(0, np.uint8) if sample.label is None else sample.label
-    return _Sample(f"{height}x{width}", sample.label_path, *count_ids(label))
+    image, path = Path(sample.image_path), sample.image_path
+    content = image.read_bytes() if image.is_file() else None
+    return _Sample(
+        f"{height}x{width}",
+        path,
+        None if content is None else hashlib.blake2b(content, digest_size=16).digest(),
+        content is not None and sample.label is not None and orientation(content) != 1,
+        sample.label_path,
+        *count_ids(label),
+    )
 
 
 def _add(report: AuditReport, totals: np.ndarray, sample: _Sample, ignore_index: int) -> None:
     """Add one sample; `totals` (3, K) are pixels, images, and labelled pixels of those images."""
     report.sizes_hw[sample.size] = report.sizes_hw.get(sample.size, 0) + 1
+    if sample.is_turned:
+        report.turned.append(sample.image_path)
+    if sample.digest:
+        first = report.digests.setdefault(sample.digest, sample.image_path)
+        if first != sample.image_path:
+            report.repeated.append(f"{sample.image_path}: the image of {first}")
     is_labelled = sample.ids != ignore_index
     ids, counts = sample.ids[is_labelled], sample.counts[is_labelled]
     report.num_ignored_pixels += int(sample.counts[~is_labelled].sum())

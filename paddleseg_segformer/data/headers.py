@@ -25,6 +25,7 @@ MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
 DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 MAX_PAGES = 1000  # of a TIFF file
+_ORIENTATION = 274  # tag of EXIF and TIFF
 _JPEG_SCAN = b"\xff\xda"  # does not occur inside compressed data
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript: Pillow runs a program to read it
 
@@ -102,6 +103,15 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         yield image
+
+
+def orientation(content: bytes) -> int:
+    """Return how an image is to be turned, 1 to 8 as EXIF counts; 1 where nothing says it."""
+    try:
+        with open_image(content) as file:
+            return int(file.getexif().get(_ORIENTATION, 1))
+    except Exception:  # see open_image
+        return 1
 
 
 def check_array(path: Path, content: bytes) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from paddleseg_segformer.data.headers import (
     check_image,
     check_pixels,
     open_image,
+    orientation,
     tiff_layout,
 )
 from paddleseg_segformer.dependencies import explained
@@ -28,7 +29,7 @@ from paddleseg_segformer.files import atomic_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 
-_BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # TIFF tags; the second also of EXIF
+_BITS_PER_SAMPLE = 258  # TIFF tag
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
@@ -199,15 +200,11 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
 
 def _turned(image: np.ndarray, content: bytes) -> np.ndarray:
     """Return an image (H, W) or (H, W, C) turned as its EXIF says."""
-    try:
-        with open_image(content) as file:
-            orientation = file.getexif().get(_ORIENTATION, 1)
-    except Exception:  # see open_image
-        return image
-    if orientation in (5, 6, 7, 8):
+    turn = orientation(content)
+    if turn in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(
-        orientation, (1, 1)
+        turn, (1, 1)
     )
     return np.ascontiguousarray(image[::rows, ::columns])
 

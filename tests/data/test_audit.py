@@ -98,7 +98,7 @@ def test_job_exits_with_0_for_a_sound_data_set(tmp_path: Path) -> None:
 
 
 def test_long_lists_are_shortened() -> None:
-    report = AuditReport(["a"], bad_files=[f"file {index}" for index in range(50)])
+    report = AuditReport(["a"], unlabelled=[f"file {index}" for index in range(50)])
     report.num_pixels, report.num_images, report.num_pixels_where_present = [0], [0], [0]
     text = check_dataset.format_report("train_dataset", report)
     assert "file 19" in text and "file 20" not in text and "and 30 more" in text
@@ -108,3 +108,63 @@ def test_every_flag_has_help() -> None:
     parser = argparse.ArgumentParser()
     check_dataset.add_arguments(parser)
     assert all(action.help for action in parser._actions)
+
+
+TWO = CONFIG.replace("transforms: []", "transforms: [{{type: Normalize}}]") + (
+    "val_dataset: {{type: Cityscapes, dataset_root: {root}, mode: val, transforms: [{val}]}}\n"
+)
+
+
+def two_splits(tmp_path: Path, val: str = "{type: Normalize, mean: [0.5, 0.5, 0.5]}") -> list[str]:
+    """Return the flags of an audit of two data sets whose images differ."""
+    for split, seed in (("train", 0), ("val", 9)):
+        root = write_cityscapes(tmp_path / "data", ["a/s0", "a/s1"], (8, 10), split)
+        for index in range(2):
+            pixels = np.random.default_rng(seed + index).integers(0, 255, (8, 10, 3), np.uint8)
+            write_image(root / f"leftImg8bit/{split}/a/s{index}_leftImg8bit.png", pixels)
+    (tmp_path / "two.yml").write_text(TWO.format(root=root, val=val))
+    return ["check_dataset", "--config", str(tmp_path / "two.yml")]
+
+
+def test_image_in_both_data_sets_is_named(tmp_path: Path, capsys) -> None:
+    flags = two_splits(tmp_path)
+    assert main(flags) == 0
+    images = tmp_path / "data" / "leftImg8bit"
+    content = (images / "train/a/s1_leftImg8bit.png").read_bytes()
+    (images / "val/a/s0_leftImg8bit.png").write_bytes(content)
+    assert main(flags) == 1
+    printed = capsys.readouterr()
+    assert "images of val_dataset that are in train_dataset: 1" in printed.out
+    assert "1 images are in both data sets" in printed.err
+
+
+@pytest.mark.parametrize("val", ["", "{type: Normalize, mean: [0.485], std: [0.229]}"])
+def test_normalisations_that_differ_are_named(tmp_path: Path, capsys, val: str) -> None:
+    assert main(two_splits(tmp_path, val)) == 1
+    assert (
+        "train_dataset has Normalize with mean [0.5] and std [0.5], val" in capsys.readouterr().err
+    )
+
+
+def test_repeated_and_turned_images_are_listed(tmp_path: Path, capsys) -> None:
+    flags = two_splits(tmp_path)
+    images = tmp_path / "data" / "leftImg8bit" / "train" / "a"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(images / "s0_leftImg8bit.png").save(images / "s0_leftImg8bit.png", exif=exif)
+    (images / "s1_leftImg8bit.png").write_bytes((images / "s0_leftImg8bit.png").read_bytes())
+    assert main(flags) == 0
+    printed = capsys.readouterr().out
+    assert "images that an earlier sample has: 1" in printed
+    assert "images turned by their EXIF, beside labels that are not: 2" in printed
+
+
+def test_one_kind_of_fault_is_listed_once_with_a_count(tmp_path: Path, capsys) -> None:
+    root = write_cityscapes(tmp_path / "data", [f"a/s{index}" for index in range(9)], (8, 10))
+    for index in range(8):
+        write_label(label_path(root, index), np.full((8, 10), 30 + index, np.uint8))
+    (tmp_path / "config.yml").write_text(CONFIG.format(root=root))
+    assert main(["check_dataset", "--config", str(tmp_path / "config.yml")]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("found the class id") == 3
+    assert "samples that cannot be used: 8" in printed and "(and 5 more of this kind)" in printed
