@@ -19,8 +19,9 @@ def did_you_mean(name: str, known: Iterable[str], others: Iterable[str] = ()) ->
     Args:
         others: known names that are too many to be listed.
     """
-    names = sorted(str(item) for item in known)
-    close = difflib.get_close_matches(str(name), [*names, *map(str, others)], n=1)
+    names = sorted({str(item) for item in known})
+    lower = {item.lower(): item for item in [*map(str, others), *names]}
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1)  # whatever the case
     if close:
-        return f" Did you mean '{close[0]}'?"
+        return f" Did you mean '{lower[close[0]]}'?"
     return f" Known: {', '.join(names)}." if names else ""

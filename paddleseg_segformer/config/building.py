@@ -14,6 +14,7 @@ from paddleseg_segformer.components import Component, is_own, resolve
 from paddleseg_segformer.config.schema import Config
 from paddleseg_segformer.contracts import CONTRACTS, check
 from paddleseg_segformer.data import SegmentationDataset
+from paddleseg_segformer.data.labels import IGNORE_INDEX
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.optimizers import build_lr_schedule
 
@@ -152,8 +153,21 @@ def _constructor_errors_named(name: str) -> Iterator[None]:
 
 
 def build_dataset(section: dict[str, Any], name: str = "dataset") -> Any:
-    """Build a data set with its transforms."""
-    return build_component("dataset", {"transforms": [], **section}, name)
+    """Build a data set with its transforms, which take over its `ignore_index`."""
+    transforms = section.get("transforms", [])
+    ignore_index = section.get("ignore_index", IGNORE_INDEX)
+    if ignore_index != IGNORE_INDEX and isinstance(transforms, list):
+        transforms = [_ignoring(item, ignore_index) for item in transforms]
+    return build_component("dataset", {**section, "transforms": transforms}, name)
+
+
+def _ignoring(transform: Any, ignore_index: int) -> Any:
+    """Return a transform's section with the ignored id, where it takes one and names none."""
+    if not isinstance(transform, dict) or "type" not in transform:
+        return transform
+    parameters = inspect.signature(resolve("transform", transform["type"])).parameters
+    keys = [key for key in ("ignore_index", "label_padding_value") if key in parameters]
+    return {**dict.fromkeys(keys, ignore_index), **transform}
 
 
 def build_model(config: Config) -> nn.Layer:

@@ -164,6 +164,8 @@ class SegmentationDataset:
         label = stored
         if self._id_map is not None and stored.dtype == np.uint8:
             label = cv2.LUT(stored, self._id_map)
+        if label.dtype == np.uint8 and not 0 <= self.ignore_index <= 255:
+            label = label.astype(np.int32)  # transforms pad with the ignored id
         wrong = ((label >= self.num_classes) | (label < 0)) & (label != self.ignore_index)
         if not wrong.any():
             return label
@@ -295,7 +297,7 @@ class Dataset(SegmentationDataset):
         separator: Text between image and label.
         ignore_index: Id of pixels without a class.
         edge: Not supported.
-        classes: Names of the classes; by default they are numbered.
+        classes: Names of the classes, or a file with a name a line; by default they are numbered.
         palette: RGB colour of each class, 0..255; by default distinct colours.
         reduce_zero_label: Label files hold 0 for pixels without a class and 1..K for the classes,
             as ADE20K's do: 0 becomes `ignore_index`, the others id - 1.
@@ -317,7 +319,7 @@ class Dataset(SegmentationDataset):
         separator: str = " ",
         ignore_index: int = IGNORE_INDEX,
         edge: bool = False,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str] | str | None = None,
         palette: Sequence[Sequence[int]] | None = None,
         reduce_zero_label: bool = False,
         label_values: Sequence[int] | None = None,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
+from paddleseg_segformer.data.lists import read_list_text
 from paddleseg_segformer.errors import UserError
 
 IGNORE_INDEX = 255
@@ -67,20 +69,23 @@ def generic_label_set(num_classes: int, ignore_index: int = IGNORE_INDEX) -> Lab
 
 def make_label_set(
     num_classes: int,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | str | None = None,
     palette: Sequence[Sequence[int]] | None = None,
     ignore_index: int = IGNORE_INDEX,
 ) -> LabelSet:
     """Return a label set of given names and colours; by default the generic ones.
 
     Args:
-        classes: One name per class.
+        classes: One name per class, or the path of a file with a name a line.
         palette: One RGB colour in 0..255 per class.
 
     Raises:
         UserError: not one name or colour for each class.
     """
     label_set = generic_label_set(num_classes, ignore_index)
+    if isinstance(classes, str):
+        lines = read_list_text(Path(classes)).decode().split("\n")
+        classes = [line.strip() for line in lines if line.strip()]
     for name, values in (("classes", classes), ("palette", palette)):
         if values is not None and len(values) != num_classes:
             raise UserError(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paddleseg_segformer.config.building import build_dataset
 from paddleseg_segformer.data.datasets import Dataset
 from paddleseg_segformer.data.io import read_image, read_label
 from paddleseg_segformer.errors import UserError
@@ -247,3 +248,29 @@ def test_masks_of_0_and_255_are_refused_with_both_readings(tmp_path):
         masks(tmp_path, (0, 7), label_values=[0, 255]).read(0)
     with pytest.raises(UserError, match="expected 2 different values"):
         masks(tmp_path, (0, 255), label_values=[0, 0])
+
+
+@pytest.mark.parametrize("ignore_index", [0, 7, 254, -1, 65535])
+def test_transforms_pad_with_the_data_sets_ignored_id(tmp_path, ignore_index):
+    masks(tmp_path, (0, 1, 255))
+    for path in tmp_path.glob("*_mask.png"):
+        Image.fromarray(np.ones((8, 8), np.uint8)).save(path)
+    section = {
+        "type": "Dataset",
+        "mode": "train",
+        "num_classes": 2,
+        "dataset_root": str(tmp_path),
+        "train_path": str(tmp_path / "train.txt"),
+        "ignore_index": ignore_index,
+        "transforms": [{"type": "RandomPaddingCrop", "crop_size": [12, 12]}, {"type": "Normalize"}],
+    }
+    _, label, _ = build_dataset(section)[0, 1]
+    assert label.shape == (12, 12)
+    assert set(np.unique(label)) == {1, ignore_index}
+    assert (label == 1).sum() == 64
+
+
+def test_class_names_from_a_file(tmp_path):
+    (tmp_path / "classes.txt").write_text("\ufeffground\n\nfield of wheat\n", encoding="utf-8")
+    found = masks(tmp_path, (0, 1), classes=str(tmp_path / "classes.txt")).label_set.classes
+    assert found == ("ground", "field of wheat")

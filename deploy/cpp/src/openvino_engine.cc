@@ -36,7 +36,8 @@ class OpenVinoEngine : public Engine {
     request.infer();
     const ov::Tensor result = request.get_output_tensor();
     const ov::Shape result_shape = result.get_shape();
-    if (result_shape.size() != 4) fail("the network's output does not have four axes. Export again.");
+    if (result_shape.size() != 4)
+      fail("the network's output does not have four axes. Export again.");
     Tensor output;
     std::copy(result_shape.begin(), result_shape.end(), output.shape.begin());
     output.values.assign(result.data<float>(), result.data<float>() + result.get_size());
