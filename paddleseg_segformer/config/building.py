@@ -170,6 +170,17 @@ def _ignoring(transform: Any, ignore_index: int) -> Any:
     return {**dict.fromkeys(keys, ignore_index), **transform}
 
 
+def _num_classes_of_data(config: Config) -> int | None:
+    """Return the number of classes of the config's data set, as PaddleSeg takes it over."""
+    for data in (config.train_dataset, config.val_dataset):
+        if data is not None:
+            label_set = getattr(resolve("dataset", data["type"]), "label_set", None)
+            found = data.get("num_classes", label_set and len(label_set.classes))
+            if found:
+                return int(found)
+    return None
+
+
 def build_model(config: Config) -> nn.Layer:
     """Build the model with initial weights; `pretrained` keys are left to `model_folder`.
 
@@ -178,6 +189,8 @@ def build_model(config: Config) -> nn.Layer:
             classes than the data sets have.
     """
     section = {key: value for key, value in config.model.items() if key != "pretrained"}
+    if "num_classes" not in section and (num_classes := _num_classes_of_data(config)):
+        section["num_classes"] = num_classes
     _check_numbers(section, "model")
     if isinstance(section.get("backbone"), dict):
         backbone = section["backbone"]

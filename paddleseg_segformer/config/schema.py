@@ -7,6 +7,7 @@ The conventions of the files are PaddleSeg's, so its own are read unchanged: inh
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -22,9 +23,17 @@ from paddleseg_segformer.yaml_files import dump_yaml, parse_yaml, read_yaml
 if TYPE_CHECKING:
     from paddleseg_segformer.inference.settings import InferenceSettings
 
+logger = logging.getLogger(__name__)
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # installed, checkout
 MAX_BASES = 50  # in a row
+# keys of PaddleSeg's configs that have no effect here, or are flags of a job
+PADDLESEG_KEYS = (
+    *("export", "distill_loss", "print_mem_info", "log_ranks", "uniform_output_enabled"),
+    *("pdx_model_name", "hpi_config_path", "num_workers", "test_dataset"),
+)
+PADDLESEG_TEST_KEYS = ("auc_roc", "use_multilabel", "custom_color", "aug_pred")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -139,12 +148,31 @@ def config_from(content: dict[str, Any], name: str, opts: Iterable[str] | None =
     """
     for override in opts or ():
         _override(content, override)
+    content = _adapted(content, name)
     try:
         config = from_plain(Config, content)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     note_needed(config.needs_import or ())
     return config
+
+
+def _adapted(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return content without PaddleSeg's keys that have no effect here, its `scales` as a list."""
+    ignored = [key for key in PADDLESEG_KEYS if key in content]
+    content = {key: value for key, value in content.items() if key not in ignored}
+    test_config = content.get("test_config")
+    if isinstance(test_config, dict):
+        names = [key for key in PADDLESEG_TEST_KEYS if key in test_config]
+        ignored += [f"test_config.{key}" for key in names]
+        test_config = {key: value for key, value in test_config.items() if key not in names}
+        scales = test_config.get("scales")
+        if isinstance(scales, str) and re.fullmatch(r"[\d.]+(\s*,\s*[\d.]+)*", scales):
+            test_config["scales"] = [float(scale) for scale in scales.split(",")]
+        content["test_config"] = test_config
+    if ignored:
+        logger.warning("%s: keys of PaddleSeg without effect here: %s", name, ", ".join(ignored))
+    return content
 
 
 def find_config(path_or_name: str | os.PathLike[str]) -> Path:
@@ -288,7 +316,8 @@ def _override(content: dict[str, Any], override: str) -> None:
     for key in parents:
         section = section[_key_in(section, key, override)]
     place = _key_in(section, last, override, may_be_new=True)
-    section[place] = _expand(parse_yaml(text, f"--opts {override}"))
+    value = parse_yaml(text, f"--opts {override}")
+    section[place] = None if value == "None" else _expand(value)  # PaddleSeg's are Python's
 
 
 def _key_in(section: Any, key: str, override: str, may_be_new: bool = False) -> str | int:

@@ -211,3 +211,27 @@ def test_data_sets_ignore_index_reaches_the_parts_of_a_mixed_loss(other):
 def test_yaml_numbers_without_a_point_are_numbers(path):
     assert load_config(path, ["optimizer.epsilon=1e-8"]).optimizer["epsilon"] == 1e-8
     assert yaml.safe_load("1e-8") == "1e-8"  # what plain PyYAML makes of it
+
+
+def test_keys_of_paddleseg_without_effect_are_named_once(path, caplog):
+    text = path.read_text() + "export: {transforms: []}\nprint_mem_info: true\n"
+    path.write_text(text + "test_config: {auc_roc: false, scales: '0.75,1.0'}\n")
+    config = load_config(path)
+    assert config.test_config.scales == [0.75, 1.0]
+    expected = "keys of PaddleSeg without effect here: export, print_mem_info, test_config.auc_roc"
+    assert caplog.text.count(expected) == 1
+    with pytest.raises(UserError, match="unknown key 'exports'"):
+        load_config(path, ["exports=1"])
+
+
+def test_none_of_python_is_null(path):
+    config = load_config(path, ["model.backbone.pretrained=None", "test_config.scales=0.5,2"])
+    assert config.model["backbone"]["pretrained"] is None
+    assert config.test_config.scales == [0.5, 2.0]
+
+
+def test_number_of_classes_is_the_data_sets(path):
+    path.write_text(path.read_text().replace("num_classes: 19, ", ""))
+    assert build_model(load_config(path)).num_classes == 19
+    other = ["train_dataset={type: Dataset, num_classes: 5}"]
+    assert build_model(load_config(path, other)).num_classes == 5
