@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from paddleseg_segformer.config.building import TrainingParts, build_training
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.data.loader import Batch, train_loader
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import make_folder, write_text
+from paddleseg_segformer.files import make_folder, only_writer, write_text
 from paddleseg_segformer.model_folder import CONFIG, start_from_pretrained
 from paddleseg_segformer.training.checkpoints import (
     BestModel,
@@ -103,46 +104,47 @@ def train(config: Config, options: RunOptions) -> BestModel:
     parts = build_training(config, options.do_eval)
     check_same_in_all("train_dataset, number of samples", len(parts.dataset))
     save_dir = make_folder(options.save_dir)
-    if not checkpoint:
-        start_from_pretrained(parts.model, config)
-    prepare_cpu(parts.model)
-    trainer = _trainer(config, options, parts, seed, rank, world_size)
-    if folder and checkpoint:
-        restore(checkpoint, folder, trainer, config.to_yaml())
-    ema = EMA(parts.model, config.ema_decay) if options.use_ema else None
-    if ema and checkpoint:
-        ema.set_state_dict(checkpoint["ema"])
-    start = trainer.iteration if options.resume_model else None
-    writers: list[Writer] = [JsonLinesWriter(save_dir, start)] if rank == 0 else []
-    if options.use_vdl and rank == 0:
-        writers.append(VisualDLWriter(save_dir, start))
-    best = read_best(save_dir)
-    best.iteration = best.iteration or trainer.iteration  # from here early stopping counts
-    run = RunFolder(save_dir, config.to_yaml(), Writers(writers), best)
-    trainer.hooks = _hooks(config, options, parts, run, ema, rank, world_size)
-    if rank == 0:
-        write_text(save_dir / CONFIG, run.config_yaml)
-    batch = config.batch_size * config.accumulation_steps * world_size
-    logger.info("config\n%s", run.config_yaml.rstrip())
-    logger.info(
-        "%s: %.3f M parameters; %d training samples%s; batch %d (%d processes); %d "
-        "iterations = %.1f passes; seed %d",
-        type(parts.model).__name__,
-        count_parameters(parts.model) / 1e6,
-        len(parts.dataset),
-        f", {len(parts.val_dataset)} for evaluation" if parts.val_dataset is not None else "",
-        batch,
-        world_size,
-        config.iters,
-        config.iters * batch / len(parts.dataset),
-        seed,
-    )
-    try:
-        with lost_peers_explained():
-            trainer.train()
-    finally:
-        run.writers.close()
-    return run.best
+    with only_writer(save_dir) if rank == 0 else nullcontext():
+        if not checkpoint:
+            start_from_pretrained(parts.model, config)
+        prepare_cpu(parts.model)
+        trainer = _trainer(config, options, parts, seed, rank, world_size)
+        if folder and checkpoint:
+            restore(checkpoint, folder, trainer, config.to_yaml())
+        ema = EMA(parts.model, config.ema_decay) if options.use_ema else None
+        if ema and checkpoint:
+            ema.set_state_dict(checkpoint["ema"])
+        start = trainer.iteration if options.resume_model else None
+        writers: list[Writer] = [JsonLinesWriter(save_dir, start)] if rank == 0 else []
+        if options.use_vdl and rank == 0:
+            writers.append(VisualDLWriter(save_dir, start))
+        best = read_best(save_dir)
+        best.iteration = best.iteration or trainer.iteration  # from here early stopping counts
+        run = RunFolder(save_dir, config.to_yaml(), Writers(writers), best)
+        trainer.hooks = _hooks(config, options, parts, run, ema, rank, world_size)
+        if rank == 0:
+            write_text(save_dir / CONFIG, run.config_yaml)
+        batch = config.batch_size * config.accumulation_steps * world_size
+        logger.info("config\n%s", run.config_yaml.rstrip())
+        logger.info(
+            "%s: %.3f M parameters; %d training samples%s; batch %d (%d processes); %d "
+            "iterations = %.1f passes; seed %d",
+            type(parts.model).__name__,
+            count_parameters(parts.model) / 1e6,
+            len(parts.dataset),
+            f", {len(parts.val_dataset)} for evaluation" if parts.val_dataset is not None else "",
+            batch,
+            world_size,
+            config.iters,
+            config.iters * batch / len(parts.dataset),
+            seed,
+        )
+        try:
+            with lost_peers_explained():
+                trainer.train()
+        finally:
+            run.writers.close()
+        return run.best
 
 
 def _trainer(

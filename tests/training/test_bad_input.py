@@ -7,8 +7,10 @@ import re
 import cv2
 import numpy as np
 import pytest
+from small_runs import train
 
 from paddleseg_segformer.cli import main
+from paddleseg_segformer.files import make_folder, only_writer
 
 pytestmark = pytest.mark.check
 
@@ -162,3 +164,11 @@ def test_unwritable_output_folder(folder, capsys):
 
 def test_missing_config(capsys):
     assert "neither a file nor the name" in fails(capsys, "train", "--config", "nowhere.yml")
+
+
+def test_second_run_into_one_folder_is_told(folder, capsys):
+    with only_writer(make_folder(folder / "out")):
+        assert train(folder, "out") == 1
+        assert "another run writes into this folder" in capsys.readouterr().err
+        assert not (folder / "out" / "log.jsonl").exists()
+    assert train(folder, "out", "--iters", "1") == 0
