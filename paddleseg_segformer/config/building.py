@@ -170,42 +170,33 @@ def _ignoring(transform: Any, ignore_index: int) -> Any:
     return {**dict.fromkeys(keys, ignore_index), **transform}
 
 
-def _num_classes_of_data(config: Config) -> int | None:
-    """Return the number of classes of the config's data set, as PaddleSeg takes it over."""
-    for data in (config.train_dataset, config.val_dataset):
-        if data is not None:
-            label_set = getattr(resolve("dataset", data["type"]), "label_set", None)
-            found = data.get("num_classes", label_set and len(label_set.classes))
-            if found:
-                return int(found)
-    return None
-
-
 def build_model(config: Config) -> nn.Layer:
     """Build the model with initial weights; `pretrained` keys are left to `model_folder`.
+
+    Without `num_classes` it has as many as the data set, as in PaddleSeg.
 
     Raises:
         UserError: as `build_component`, a number that no machine could build, or another number of
             classes than the data sets have.
     """
     section = {key: value for key, value in config.model.items() if key != "pretrained"}
-    if "num_classes" not in section and (num_classes := _num_classes_of_data(config)):
-        section["num_classes"] = num_classes
+    counts = {}  # of the data sets' classes
+    for name in ("train_dataset", "val_dataset"):
+        if data := getattr(config, name):
+            label_set = getattr(resolve("dataset", data["type"]), "label_set", None)
+            counts[name] = data.get("num_classes", label_set and label_set.num_classes)
+    if found := next(filter(None, counts.values()), None):
+        section.setdefault("num_classes", found)
     _check_numbers(section, "model")
     if isinstance(section.get("backbone"), dict):
         backbone = section["backbone"]
         section["backbone"] = {key: backbone[key] for key in backbone if key != "pretrained"}
     model = build_component("model", section, "model")
-    for name in ("train_dataset", "val_dataset"):
-        data = getattr(config, name)
-        if data is None:
-            continue
-        label_set = getattr(resolve("dataset", data["type"]), "label_set", None)
-        found = data.get("num_classes", len(label_set.classes) if label_set else model.num_classes)
-        if found != model.num_classes:
+    for name, count in counts.items():
+        if count not in (None, model.num_classes):
             raise UserError(
-                f"model.num_classes is {model.num_classes}, but {name} ({data['type']}) has "
-                f"{found} classes. Make them equal."
+                f"model.num_classes is {model.num_classes}, but {name} "
+                f"({getattr(config, name)['type']}) has {count} classes. Make them equal."
             )
     return model
 
