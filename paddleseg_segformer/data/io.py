@@ -357,9 +357,9 @@ def _with_grey_palette(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """
     colors = palette[: len(palette) // 3 * 3].reshape(-1, 3)
     greys = colors[:, 0]
+    if len(greys) in (0, 256) or (colors != colors[:, :1]).any():
+        return ids
     used = np.unique(ids)
-    if len(greys) in (0, 256) or used.max(initial=0) >= len(greys):
+    if used.max(initial=0) >= len(greys) or (greys[used] == used).all():
         return ids
-    if (colors != colors[:, :1]).any():
-        return ids
-    return ids if (greys[used] == used).all() else greys[ids]
+    return greys[ids]
