@@ -19,7 +19,7 @@ from paddleseg_segformer.errors import UserError
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-PAGE = Path(__file__).resolve().parents[3] / "deploy" / "web"
+PAGE = Path(__file__).resolve().parents[2] / "deploy" / "web"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu")
 TIMEOUT_S = 300.0  # for a model to load, or an image to be predicted
