@@ -32,7 +32,7 @@ from paddleseg_segformer.street_scenes.dataset import generate
 from paddleseg_segformer.training.checkpoints import read_manifest, verify_manifest
 from paddleseg_segformer.yaml_files import dump_yaml
 
-PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "chaos.yml"
 SIZE_HW = (64, 64)
 CROP_HW = (32, 32)
@@ -126,7 +126,7 @@ class Chaos:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *sys.path])},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
             )
 
     def _command(self, save_dir: Path) -> list[str]:
