@@ -106,7 +106,7 @@ lock: $(INSTALLED)
 # what goes to a package index, in dist/
 package: $(INSTALLED)
 	rm -rf dist
-	$(BIN)/uv tool run --with build pyproject-build
+	$(BIN)/uv tool run --from build pyproject-build
 	$(BIN)/uv tool run twine check --strict dist/*
 
 clean:
