@@ -26,7 +26,7 @@ DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 MAX_PAGES = 1000  # of a TIFF file
 _ORIENTATION = 274  # tag of EXIF and TIFF
-_JPEG_SCAN = b"\xff\xda"  # does not occur inside compressed data
+JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"  # the second is not in compressed data
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript: Pillow runs a program to read it
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
@@ -72,17 +72,18 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
     Raises:
         UserError: the file is named, and what was found.
     """
-    layout = tiff_layout(content)
-    size_hw = _pillow_size(content) or (layout and (layout.height, layout.width))
+    size_hw = _pillow_size(content)
+    if size_hw is None and (layout := tiff_layout(content)):  # bands that Pillow has no mode for
+        size_hw = layout.height, layout.width
     if size_hw is None:
         raise UserError(
             f"{path}: cannot be decoded as an image. Replace it or remove it; known formats: "
             f"{', '.join(FORMATS)}, and NumPy arrays as .npy."
         )
     check_pixels(path, *size_hw)
-    if content.startswith(b"\xff\xd8") and content.count(_JPEG_SCAN) > MAX_SCANS:
+    if content.startswith(JPEG_START) and content.count(JPEG_SCAN) > MAX_SCANS:
         raise UserError(
-            f"{path}: a JPEG of {content.count(_JPEG_SCAN)} scans, expected at most {MAX_SCANS}, "
+            f"{path}: a JPEG of {content.count(JPEG_SCAN)} scans, expected at most {MAX_SCANS}, "
             "since each may cost as much as a whole image. Save it again."
         )
     return size_hw

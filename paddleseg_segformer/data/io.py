@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from paddleseg_segformer.data.headers import (
+    JPEG_SCAN,
+    JPEG_START,
     MAX_PAGES,
     TiffLayout,
     check_array,
@@ -30,7 +32,7 @@ from paddleseg_segformer.files import atomic_path
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+_JPEG_END = b"\xff\xd9"
 
 
 def read_image(path: str | os.PathLike[str], img_channels: int = 3) -> np.ndarray:
@@ -214,10 +216,10 @@ def _is_cut_jpeg(content: bytes) -> bool:
 
     Neither marker occurs inside compressed data; a thumbnail's end comes before the scan's start.
     """
-    if not content.startswith(_JPEG_START):
+    if not content.startswith(JPEG_START):
         return False
     end = content.rfind(_JPEG_END)
-    return end < 0 or content.find(_JPEG_SCAN, end) >= 0
+    return end < 0 or content.find(JPEG_SCAN, end) >= 0
 
 
 def _decode_array(path: Path, content: bytes) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paddleseg_segformer.data.lists import read_list_text
 from paddleseg_segformer.errors import UserError
 
 
@@ -79,17 +80,12 @@ def read_list_file(
     """Return the samples of a list file.
 
     Raises:
-        UserError: the file is missing, empty or not in UTF-8, or a line is wrong.
+        UserError: the file is missing, empty or in another encoding, or a line is wrong.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such list file. Expected lines 'image{separator}label'.")
-    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    try:
-        text.decode()
-    except UnicodeDecodeError as error:
-        number = text.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {number}: not UTF-8. Save the list as UTF-8.") from None
+    text = read_list_text(path)
     return SampleList(
         text, separator=separator, root=root, source=str(path), needs_label=needs_label
     )
