@@ -7,25 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
-from paddleseg_segformer.street_scenes.canvas import (
-    NO_LABEL,
-    SUBPIXEL_BITS,
-    Array,
-    Camera,
-    Canvas,
-    Id,
-    Placed,
-    Weather,
-    shift,
-)
+from paddleseg_segformer.street_scenes.canvas import Array, Camera, Canvas, Id, Weather, shift
 from paddleseg_segformer.street_scenes.layout import LANE_M, Street
 
 NEAR_M, FAR_M = 0.6, 400.0  # the stretch of road that is painted
-# the grain of each class's surface: amplitudes of coarse and of fine noise, in grey levels
-GRAIN = {
-    Id.ROAD: (4, 4), Id.SIDEWALK: (4, 5), Id.BUILDING: (4, 2), Id.WALL: (6, 5),
-    Id.VEGETATION: (15, 9), Id.TERRAIN: (9, 9), Id.SKY: (0, 0),
-}  # fmt: skip
 WEATHERS = {  # and how often they are
     Weather((84, 136, 206), (190, 212, 232), 0.62, 0.62, 320, 6): 0.3,  # sunny
     Weather((120, 158, 204), (208, 218, 226), 0.68, 0.45, 240, 2): 0.22,  # light cloud
@@ -48,7 +33,6 @@ def make_canvas(rng: Generator, size_hw: tuple[int, int]) -> Canvas:
         height_m=rng.uniform(1.25, 1.9),
     )
     sun = np.array([rng.uniform(-1, 1), rng.uniform(0.5, 1.2), rng.uniform(-1, 0.1)], np.float32)
-    weather = weather._replace(visibility_m=weather.visibility_m * rng.uniform(0.7, 1.3))
     image, label = np.zeros((height, width, 3), np.uint8), np.zeros(size_hw, np.uint8)
     return Canvas(image, label, camera, weather, sun / np.linalg.norm(sun))
 
@@ -76,57 +60,35 @@ def paint_ground(canvas: Canvas, rng: Generator, street: Street) -> None:
     top = int(np.ceil(camera.horizon_px))
     canvas.image[top:] = shift(GREENS[rng.integers(len(GREENS))], rng.normal(0, 10))
     canvas.label[top:] = Id.TERRAIN
-    asphalt = shift((112, 110, 110), rng.normal(0, 16), rng.normal(4, 8))
     paving = shift((140, 134, 128), rng.normal(0, 18), rng.normal(6, 12))
     for sign, (inner, outer) in zip((-1, 1), street.pavements, strict=True):
-        edges = sign * inner, sign * outer
-        canvas.fill(camera.ground(edges, whole), paving, Id.SIDEWALK)
+        canvas.fill_ground((sign * inner, sign * outer), whole, paving, Id.SIDEWALK)
         for z in np.arange(1.5, 30, 1.5):  # between slabs
-            canvas.fill(camera.ground(edges, (z, z + 0.04)), shift(paving, -20), NO_LABEL)
-        kerb = sign * inner, sign * (inner + 0.18)
-        canvas.fill(camera.ground(kerb, whole), shift(paving, 26), NO_LABEL)
-    canvas.fill(camera.ground((-street.kerbs[0], street.kerbs[1]), whole), asphalt, Id.ROAD)
-    white, gap = shift((206, 206, 198), rng.normal(0, 12)), rng.choice([0.0, 4.0], 3)
-    for i, lane in enumerate(street.lanes[1:]):
+            canvas.fill_ground((sign * inner, sign * outer), (z, z + 0.04), shift(paving, -20))
+        canvas.fill_ground((sign * inner, sign * (inner + 0.18)), whole, shift(paving, 26))
+    asphalt = shift((112, 110, 110), rng.normal(0, 16), rng.normal(4, 8))
+    canvas.fill_ground((-street.kerbs[0], street.kerbs[1]), whole, asphalt, Id.ROAD)
+    white = shift((206, 206, 198), rng.normal(0, 12))
+    for lane in street.lanes[1:]:
         line = lane - LANE_M / 2 - 0.08, lane - LANE_M / 2 + 0.08
-        for z in np.arange(rng.uniform(NEAR_M, 5), 80, 3 + gap[i]):
-            canvas.fill(camera.ground(line, (z, z + 3)), white, NO_LABEL)
+        for z in np.arange(rng.uniform(NEAR_M, 5), 80, 3 + rng.choice([0.0, 4.0])):
+            canvas.fill_ground(line, (z, z + 3), white)
     rows = np.arange(top, len(canvas.label), dtype=np.float32) + 0.5 - camera.horizon_px
     clear, haze = canvas.haze(camera.focal_px * camera.height_m / np.maximum(rows, 0.25))
     gain = clear[..., None] * (weather.ambient + weather.diffuse * float(canvas.sun[1]))
     canvas.image[top:] = np.clip(canvas.image[top:] * gain + haze[:, None], 0, 255)
 
 
-def paint_shadows(canvas: Canvas, placed: list[Placed]) -> None:
-    """Darken the ground below narrow objects and away from the sun, with soft edges."""
-    gain, diffuse = np.full(canvas.label.shape, 255, np.uint8), canvas.weather.diffuse
-    reach = float(np.clip(-canvas.sun[0] / canvas.sun[1], -1, 1)) * diffuse
-    for item in placed:
-        across, along = item.half_size[0], max(item.half_size[1], 0.3)
-        if across < 1.5:
-            x = item.x - across + min(reach, 0), item.x + across + max(reach, 0)
-            z = max(item.z - along, NEAR_M), max(item.z + along, NEAR_M + 0.1)
-            corners = canvas.camera.ground(x, z)
-            cv2.fillConvexPoly(gain, corners, 191 - 127 * diffuse, cv2.LINE_AA, SUBPIXEL_BITS)
-    size = max(1, len(gain) // 100) * 2 + 1
-    gain = cv2.merge([cv2.blur(gain, (size, size))] * 3)
-    canvas.image[:] = cv2.multiply(canvas.image, gain, scale=1 / 255)
-
-
-def finish(canvas: Canvas, rng: Generator) -> npt.NDArray[np.uint8]:
+def photograph(canvas: Canvas, rng: Generator) -> npt.NDArray[np.uint8]:
     """Return the picture with surface grain, blur, sensor noise, exposure and a colour cast."""
     size_hw = canvas.label.shape
-    amplitudes = np.full((2, 256), 1.5, np.float32)
-    amplitudes[:, list(GRAIN)] = np.array(list(GRAIN.values())).T
-    coarse, fine = (cv2.LUT(canvas.label, table) for table in amplitudes)
-    coarse *= smooth_noise(rng, size_hw, 54)
-    fine *= rng.standard_normal(size_hw, np.float32)
+    grain = np.full(256, 3, np.float32)  # of each class's surface, in grey levels
+    grain[[Id.VEGETATION, Id.TERRAIN, Id.SKY]] = 12, 9, 0
+    noise = smooth_noise(rng, size_hw, 54) + rng.standard_normal(size_hw, np.float32)
+    picture = canvas.image + (cv2.LUT(canvas.label, grain) * noise)[..., None]
     sigma = rng.uniform(0.2, 0.65) * max((size_hw[0] / 256) ** 0.5, 0.8)
-    picture = cv2.GaussianBlur(canvas.image + (coarse + fine)[..., None], (0, 0), sigma)
+    picture = cv2.GaussianBlur(picture, (0, 0), sigma)
     picture += rng.uniform(0.5, 3.5) * rng.standard_normal(picture.shape, np.float32)
-    warmth = canvas.weather.warmth / 300
-    cast = np.array([1 + warmth, 1.0, 1 - warmth]) * rng.normal(1, 0.02, 3)
-    levels = np.linspace(0, 1, 256)[:, None] * cast * rng.uniform(0.85, 1.35)
-    tone = np.clip(levels, 0, 1) ** rng.uniform(0.8, 1.15) * 255
-    picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-    return cv2.LUT(picture, np.rint(tone).astype(np.uint8)[:, None])
+    cast = np.array([1, 0, -1]) * canvas.weather.warmth / 300 + rng.normal(1, 0.02, 3)
+    tone = (np.clip(picture, 0, 255) / 255) ** rng.uniform(0.8, 1.15)
+    return np.clip(np.rint(tone * cast * rng.uniform(0.85, 1.3) * 255), 0, 255).astype(np.uint8)

@@ -6,6 +6,7 @@ Axes: x right, y up, z away from the camera; the ground is y = 0. Colours are RG
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ Id = IntEnum(  # Cityscapes' train ids
     "PERSON RIDER CAR TRUCK BUS TRAIN MOTORCYCLE BICYCLE",
     start=0,
 )
+SHADOW = (44.0, 44.0, 48.0)
 NEAREST_Z_M = 0.5
 SUBPIXEL_BITS = 3
 SMALLEST_DETAIL_PX2 = 1.2
@@ -47,17 +49,16 @@ class Model(NamedTuple):
     colors: Array
     labels: npt.NDArray[np.int64]
     facing: npt.NDArray[np.bool_]
+    half_length_m: float
 
 
 class Placed(NamedTuple):
     """A copy of an object at (x, z), turned by 180 degrees if `turn` is -1, else 1.
 
-    Half its size is (width, length) in metres, `gain` its brightness; the greatest `depth` is
-    painted first.
+    `gain` is its brightness; the greatest `depth` is painted first.
     """
 
     model: Model
-    half_size: Span
     x: float
     z: float
     turn: int
@@ -74,7 +75,7 @@ class Mesh:
     def add(
         self,
         points: npt.ArrayLike,
-        color: Color | None,
+        color: Color,
         label: int = NO_LABEL,
         facing: bool = False,
     ) -> None:
@@ -82,7 +83,6 @@ class Mesh:
 
         Args:
             points: up to 12 corners (n, 3) in metres, or (n, 2) of the plane z = 0.
-            color: None paints the label only; the model then holds NaN.
             label: class id; `NO_LABEL` paints the image only (a detail on what lies below).
             facing: shaded by its normal, and not painted when seen from behind: its corners run
                 counter-clockwise as the viewer sees them. Others are flat cut-outs.
@@ -90,16 +90,17 @@ class Mesh:
         corners = np.asarray(points, np.float32)
         corners = np.pad(corners, ((0, 12 - len(corners)), (0, 0)), "edge")
         corners = np.pad(corners, ((0, 0), (0, 3 - corners.shape[1])))
-        self.polygons.append((corners, color or (math.nan,) * 3, label, facing))
+        self.polygons.append((corners, color, label, facing))
 
-    def draw(self, shape: Sequence[float], color: Color | None, label: int) -> None:
-        """Add a bar (x0, y0, x1, y1, width) or a disc (x, y, radius) of the plane z = 0."""
-        if len(shape) == 3:
-            self.add(ring(12) * shape[2] + np.array(shape[:2]), color, label)
-            return
-        a, b = np.array(shape[:4]).reshape(2, 2)
-        across = (b - a)[::-1] * (-1, 1) * (shape[4] / 2 / math.dist(a, b))
-        self.add([a + across, b + across, b - across, a - across], color, label)
+    def bar(self, a: Span, b: Span, width: float, color: Color, label: int) -> None:
+        """Add a bar between two points of the plane z = 0."""
+        ends = np.array([a, b])
+        across = (ends[1] - ends[0])[::-1] * (-1, 1) * (width / 2 / math.dist(a, b))
+        self.add([*(ends + across), *(ends - across)[::-1]], color, label)
+
+    def disc(self, center: Span, radius: npt.ArrayLike, color: Color, label: int) -> None:
+        """Add a disc of the plane z = 0, or an ellipse of two radii."""
+        self.add(ring(12) * radius + np.array(center), color, label)
 
     def box(
         self, bottom: Rectangle, y: Span, color: Color, label: int, top: Rectangle | None = None
@@ -122,18 +123,24 @@ class Mesh:
         self, face: Array, lefts: npt.ArrayLike, bottoms: npt.ArrayLike, size: Span, color: Color
     ) -> None:
         """Add a grid of details on a face, measured in its width and height from the lower left."""
-        for s, t in np.stack(np.meshgrid(lefts, bottoms), axis=-1).reshape(-1, 2):
-            u, v = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]).T * np.array(size)[:, None] + [
-                [s],
-                [t],
-            ]
+        for left, bottom in itertools.product(np.atleast_1d(lefts), np.atleast_1d(bottoms)):
+            u, v = (
+                left + size[0] * np.array([0, 1, 1, 0]),
+                bottom + size[1] * np.array([0, 0, 1, 1]),
+            )
             bilinear = np.stack([(1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v], axis=1)
             self.add(bilinear @ face, color, facing=True)
 
     def build(self) -> Model:
-        """Return the finished object."""
-        points, colors, labels, facing = map(np.array, zip(*self.polygons, strict=True))
-        return Model(points, colors, labels, facing)
+        """Return the finished object, over the shadow of its foot."""
+        corners = np.concatenate([corners for corners, *_ in self.polygons])
+        half_length = float(abs(corners[:, 2]).max())
+        foot = corners[corners[:, 1] < 0.5]
+        (x0, _, z0), (x1, _, z1) = foot.min(axis=0) - 0.15, foot.max(axis=0) + 0.15
+        self.add([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)], SHADOW)
+        polygons = [self.polygons.pop(), *self.polygons]
+        points, colors, labels, facing = map(np.array, zip(*polygons, strict=True))
+        return Model(points, colors, labels, facing, half_length)
 
 
 @functools.cache
@@ -169,16 +176,6 @@ class Camera(NamedTuple):
         y = self.horizon_px + self.focal_px * (self.height_m - points[..., 1]) / depth
         return np.stack([x, y], axis=-1), depth
 
-    def ground(self, x: Span, z: Span) -> npt.NDArray[np.int32]:
-        """Return the corners (4, 2) of a rectangle on the ground, in OpenCV's fixed point."""
-        corners = [(x[0], 0, z[0]), (x[1], 0, z[0]), (x[1], 0, z[1]), (x[0], 0, z[1])]
-        return fixed(self.project(np.array(corners, np.float32))[0])
-
-
-def fixed(pixels: Array) -> npt.NDArray[np.int32]:
-    """Return pixel positions in OpenCV's fixed point."""
-    return np.rint(np.clip(pixels, -1e5, 1e5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
-
 
 class Canvas(NamedTuple):
     """An image (H, W, 3) uint8 RGB and its label map (H, W) uint8 that are painted together.
@@ -192,12 +189,17 @@ class Canvas(NamedTuple):
     weather: Weather
     sun: Array
 
-    def fill(self, polygon: npt.NDArray[np.int32], color: Sequence[float], label: int) -> None:
-        """Fill a convex polygon, given in OpenCV's fixed point; a colour of NaN: its label only."""
-        if not math.isnan(color[0]):
-            cv2.fillConvexPoly(self.image, polygon, color, cv2.LINE_AA, SUBPIXEL_BITS)
+    def fill(self, pixels: Array, color: Sequence[float], label: int) -> None:
+        """Fill a convex polygon (n, 2) in the image, and in the label if it has one."""
+        corners = np.rint(np.clip(pixels, -1e5, 1e5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
+        cv2.fillConvexPoly(self.image, corners, color, cv2.LINE_AA, SUBPIXEL_BITS)
         if label != NO_LABEL:
-            cv2.fillConvexPoly(self.label, polygon, label, cv2.LINE_8, SUBPIXEL_BITS)
+            cv2.fillConvexPoly(self.label, corners, label, cv2.LINE_8, SUBPIXEL_BITS)
+
+    def fill_ground(self, x: Span, z: Span, color: Color, label: int = NO_LABEL) -> None:
+        """Fill a rectangle of the ground."""
+        corners = [(x[0], 0, z[0]), (x[1], 0, z[0]), (x[1], 0, z[1]), (x[0], 0, z[1])]
+        self.fill(self.camera.project(np.array(corners, np.float32))[0], color, label)
 
     def haze(self, distance_m: Array) -> tuple[Array, Array]:
         """Return the share of its own colour that an object keeps (n, 1), and what is added."""
@@ -206,27 +208,27 @@ class Canvas(NamedTuple):
 
     def paint(self, placed: Sequence[Placed]) -> None:
         """Paint objects in the order given: the farthest first."""
-        models = [item.model for item in placed]
-        scene = Model(*(np.concatenate(arrays) for arrays in zip(*models, strict=True)))
+        models = [item.model[:4] for item in placed]
+        scene = [np.concatenate(arrays) for arrays in zip(*models, strict=True)]
+        points, colors, labels, facing = scene
         poses = np.array([(item.gain, item.turn, item.x, item.z) for item in placed], np.float32)
-        gain, turn, x, z = np.repeat(poses, [len(each.labels) for each in models], axis=0).T
-        points = scene.points * np.stack([turn, turn**2, turn], axis=1)[:, None]
+        gain, turn, x, z = np.repeat(poses, [len(model[0]) for model in models], axis=0).T
+        points = points * np.stack([turn, turn**2, turn], axis=1)[:, None]
         points += np.stack([x, 0 * x, z], axis=1)[:, None]
         pixels, depth = self.camera.project(points)
         # what is in the picture, turned to the camera and worth painting
         e1, e2 = (pixels[:, i + 1] - pixels[:, i] for i in (0, 1))
         area = e1[:, 0] * e2[:, 1] - e1[:, 1] * e2[:, 0]
-        tiny = (scene.labels == NO_LABEL) & (np.abs(area) < SMALLEST_DETAIL_PX2)
+        tiny = (labels == NO_LABEL) & (np.abs(area) < SMALLEST_DETAIL_PX2)
         low, high = pixels.min(axis=1), pixels.max(axis=1)
         outside = (high < 0).any(axis=1) | (low > self.label.shape[::-1]).any(axis=1)
-        is_seen = ~(scene.facing & (area >= 0) | tiny | outside)
+        is_seen = ~(facing & (area >= 0) | tiny | outside)
         # light and haze
         normal = np.cross(points[:, 2] - points[:, 1], points[:, 1] - points[:, 0])
         normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
-        towards_sun = np.where(scene.facing, np.maximum(normal @ self.sun, 0), 0.5)
+        towards_sun = np.where(facing, np.maximum(normal @ self.sun, 0), 0.5)
         gain *= self.weather.ambient + self.weather.diffuse * towards_sun
         clear, haze = self.haze(depth.mean(axis=1))
-        colors = np.clip(scene.colors * gain[:, None] * clear + haze, 0, 255).tolist()
-        corners, labels = fixed(pixels), scene.labels.tolist()
-        for i in np.flatnonzero(is_seen).tolist():
-            self.fill(corners[i], colors[i], labels[i])
+        colors = np.clip(colors * gain[:, None] * clear + haze, 0, 255)
+        for i in np.flatnonzero(is_seen):
+            self.fill(pixels[i], colors[i].tolist(), int(labels[i]))

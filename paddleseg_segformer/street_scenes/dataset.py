@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +25,8 @@ from paddleseg_segformer.street_scenes.layout import Layout, Street
 
 Image = npt.NDArray[np.uint8]
 
-VERSION = 3
+VERSION = 4
 MARKER = "dataset.json"
-UNFINISHED_MARKER = "dataset.unfinished.json"
 SMALLEST_SIDE_PX = 64
 CITIES = ("ashford", "birkdale", "corvina", "dunmore")
 NOTE = "A teaching set of procedural drawings: scores on it say nothing about real streets."
@@ -46,7 +46,7 @@ def generate(
 
     The images are `leftImg8bit/{train,val}/CITY/CITY_000000_000000_leftImg8bit.png`, the labels
     `gtFine/{train,val}/CITY/CITY_000000_000000_gtFine_labelTrainIds.png` (ids 0..18, 255 ignored).
-    `dataset.json` is written last; when it holds the same parameters, nothing is done.
+    When `dataset.json` holds the same parameters and that all is written, nothing is done.
     An interrupted run is repeated from its start.
 
     Args:
@@ -75,15 +75,22 @@ def generate(
     }  # fmt: skip
     if _is_done(folder, parameters):
         return folder
-    text = json.dumps(parameters, indent=2) + "\n"
-    write_text(make_folder(folder) / UNFINISHED_MARKER, text)
+    marker = make_folder(folder) / MARKER
+    write_text(marker, json.dumps({**parameters, "is_finished": False}, indent=2) + "\n")
     splits = (("train", num_train), ("val", num_val))
     jobs = [(split, index) for split, count in splits for index in range(count)]
-    done = _run(partial(_write_scene, folder=folder, size_hw=size_hw, seed=seed), jobs, num_workers)
-    for _ in done if watch is None else watch(done, len(jobs)):
-        pass
-    write_text(folder / MARKER, text)
-    (folder / UNFINISHED_MARKER).unlink()
+    draw = partial(_write_scene, folder=folder, size_hw=size_hw, seed=seed)
+    with ExitStack() as stack:
+        done: Iterable[None] = map(draw, jobs)
+        if num_workers > 0:
+            # fresh processes: forking one that runs the framework's threads can hang
+            pool = multiprocessing.get_context("spawn").Pool(
+                min(num_workers, len(jobs)), partial(cv2.setNumThreads, 1)
+            )
+            done = stack.enter_context(pool).imap_unordered(draw, jobs, chunksize=4)
+        for _ in done if watch is None else watch(done, len(jobs)):
+            pass
+    write_text(marker, json.dumps({**parameters, "is_finished": True}, indent=2) + "\n")
     return folder
 
 
@@ -95,40 +102,26 @@ def _check_size(size_hw: tuple[int, int]) -> None:
 
 def _is_done(folder: Path, parameters: dict[str, object]) -> bool:
     """Tell whether the folder holds this data set; raise `UserError` if it holds another one."""
-    for marker in (folder / MARKER, folder / UNFINISHED_MARKER):
-        if not marker.is_file():
-            continue
-        try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
-            found = {}
-        others = {name: value for name, value in parameters.items() if found.get(name) != value}
-        if others:
-            differing = ", ".join(f"{name} {found.get(name)} not {others[name]}" for name in others)
+    marker = folder / MARKER
+    if not marker.is_file():
+        if (folder / "leftImg8bit").exists():
             raise UserError(
-                f"{marker}: found a data set with other parameters ({differing}). "
-                "Delete that folder or choose another one."
+                f"{folder}: found leftImg8bit without {MARKER}, so a data set that was not made "
+                "here. Choose another folder."
             )
-        return marker.name == MARKER
-    if (folder / "leftImg8bit").exists():
+        return False
+    try:
+        found = json.loads(marker.read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    others = [name for name, value in parameters.items() if found.get(name) != value]
+    if others:
+        differing = ", ".join(f"{name} {found.get(name)} not {parameters[name]}" for name in others)
         raise UserError(
-            f"{folder}: found leftImg8bit without {MARKER}, so a data set that was not made here. "
-            "Choose another folder."
+            f"{marker}: found a data set with other parameters ({differing}). "
+            "Delete that folder or choose another one."
         )
-    return False
-
-
-def _run(function: Callable, jobs: list, num_workers: int) -> Iterator[None]:
-    """Apply a function to all jobs, in this process or in a pool of fresh ones."""
-    if num_workers <= 0:
-        yield from map(function, jobs)
-        return
-    # fresh processes: forking one that runs the framework's threads can hang
-    pool = multiprocessing.get_context("spawn").Pool(
-        min(num_workers, len(jobs)), partial(cv2.setNumThreads, 1)
-    )
-    with pool:
-        yield from pool.imap_unordered(function, jobs, chunksize=4)
+    return bool(found.get("is_finished"))
 
 
 def _write_scene(job: tuple[str, int], folder: Path, size_hw: tuple[int, int], seed: int) -> None:
@@ -163,14 +156,11 @@ def render_scene(
     """
     _check_size(size_hw)
     rng = np.random.default_rng(seed)
-    canvas = backdrop.make_canvas(rng, size_hw)
-    street = Street.random(rng)
-    placed = Layout(rng, street).all()
+    canvas, street = backdrop.make_canvas(rng, size_hw), Street.random(rng)
     backdrop.paint_sky(canvas, rng)
     backdrop.paint_ground(canvas, rng, street)
-    backdrop.paint_shadows(canvas, placed)
-    canvas.paint(placed)
-    image, label = backdrop.finish(canvas, rng), canvas.label
+    canvas.paint(Layout(rng, street).all())
+    image, label = backdrop.photograph(canvas, rng), canvas.label
     border = max(1, round(size_hw[1] / 400))
     label[:border] = label[-border:] = label[:, :border] = label[:, -border:] = IGNORE
     return image, label

@@ -13,10 +13,7 @@ from paddleseg_segformer.street_scenes.canvas import Placed
 from paddleseg_segformer.street_scenes.objects import NUM_VARIANTS, model
 
 LANE_M, PARKING_M, END_M = 3.2, 2.1, 90.0
-DRIVING, DRIVING_SHARES = (
-    ("car", "truck", "bus", "tram", "motorcyclist"),
-    (0.6, 0.13, 0.1, 0.07, 0.1),
-)
+DRIVING = {"car": 0.6, "truck": 0.13, "bus": 0.1, "tram": 0.07, "motorcyclist": 0.1}
 SETBACKS_M = {"flats": 0.3, "house": 4.0, "wall": 0.1, "fence": 0.1, "green": 0.0}
 STYLES = {  # shares of these along the street, share of woods on the horizon
     "city": ((0.78, 0.0, 0.08, 0.06, 0.08), 0.3),
@@ -49,8 +46,7 @@ class Street:
         lanes = tuple(LANE_M * i for i in range(-rng.integers(1, 3), rng.integers(1, 3)))
         has_parking = rng.random(2) < 0.55
         kerbs = np.abs([lanes[0], lanes[-1]]) + LANE_M / 2 + PARKING_M * has_parking
-        has_verge = rng.random(2) < (0.15 if style == "city" else 0.6)
-        inner = kerbs + rng.uniform(1.0, 3.5, 2) * has_verge
+        inner = kerbs + rng.uniform(-3.0, 3.5, 2).clip(0)  # a verge
         pavements = np.stack([inner, inner + rng.uniform(1.8, 4.5, 2)], axis=1)
         return Street(style, lanes, has_parking, kerbs, pavements)
 
@@ -71,9 +67,9 @@ class Layout:
 
     def put(self, name: str, x: float, z: float, turn: int = 1, is_end: bool = False) -> Placed:
         """Return a random copy of an object at (x, z): its middle, or its near end if `is_end`."""
-        copy, half_size = model(name, int(self.rng.integers(NUM_VARIANTS)))
-        z += half_size[1] * is_end
-        return Placed(copy, half_size, x, z, turn, z, self.rng.uniform(0.85, 1.15))
+        copy = model(name, int(self.rng.integers(NUM_VARIANTS)))
+        z += copy.half_length_m * is_end
+        return Placed(copy, x, z, turn, z, self.rng.uniform(0.85, 1.15))
 
     def horizon(self) -> Iterator[Placed]:
         """Yield far blocks and far woods that close the view."""
@@ -82,24 +78,18 @@ class Layout:
             yield self.put("far_wood" if is_wood else "far_block", x, self.rng.uniform(150, 260))
 
     def traffic(self) -> Iterator[Placed]:
-        """Yield the vehicles in the lanes, and people and cyclists on the road."""
-        rng, (left, right) = self.rng, self.street.kerbs
-        density = rng.uniform(0.25, 0.75)
+        """Yield the vehicles in the lanes."""
+        rng, density, shares = self.rng, self.rng.uniform(0.25, 0.75), list(DRIVING.values())
         for x in self.street.lanes:
             z, turn = rng.uniform(5, 20) + 7 * (x == 0), -1 if x < 0 else 1
             while z < END_M:
-                name, is_there = str(rng.choice(DRIVING, p=DRIVING_SHARES)), rng.random() < density
+                name, is_there = str(rng.choice(list(DRIVING), p=shares)), rng.random() < density
                 for part in ("load", "cab")[::turn] if name == "truck" else (name,):
                     item = self.put(part, x, z, turn, is_end=True)
-                    z += 2 * item.half_size[1]
+                    z += 2 * item.model.half_length_m
                     if is_there:
                         yield item
                 z += rng.uniform(3, 18)
-        for _ in range(rng.poisson(0.9)):
-            x = right - 0.7 - PARKING_M * self.street.has_parking[1]
-            yield self.put("cyclist", x, rng.uniform(5, 30))
-        for _ in range(rng.poisson(0.5)):
-            yield self.put("person", rng.uniform(-left, right), rng.uniform(5, 30))
 
     def fronts(self, side: int, sign: int) -> Iterator[Placed]:
         """Yield what lines the street on one side: buildings, walls, fences and greenery."""
@@ -107,36 +97,33 @@ class Layout:
         z = rng.uniform(-6, 2)
         while z < END_M + 10:
             name = str(rng.choice(list(SETBACKS_M), p=STYLES[self.street.style][0]))
-            end = z + rng.uniform(6, 16)
+            end, behind = z + rng.uniform(6, 16), 0.0
             if name != "green":
                 setback = SETBACKS_M[name] * rng.uniform(0.5, 1.5)
                 item = self.put(name, sign * (edge + setback), z, sign, is_end=True)
-                end = z + 2 * item.half_size[1]
+                end = behind = z + 2 * item.model.half_length_m
                 yield item._replace(depth=end)  # painted before what is on the pavement
-            if name in ("wall", "fence") and rng.random() < 0.5:
-                house = self.put("house", sign * (edge + rng.uniform(5, 9)), z, sign, is_end=True)
-                yield house._replace(depth=end + 1)
             for _ in range(rng.poisson((end - z) / 4) if name != "flats" else 0):
                 spot = sign * (edge + rng.uniform(1.2, 6)), rng.uniform(z, end)
                 plant = self.put("tree" if rng.random() < 0.55 else "bush", *spot, sign)
-                yield plant if name in ("green", "house") else plant._replace(depth=end + 0.3)
+                yield plant._replace(depth=max(plant.depth, behind + 0.3))
             z = end + rng.uniform(0, 4) * (rng.random() < 0.4)
 
     def pavement(self, side: int, sign: int) -> Iterator[Placed]:
-        """Yield what stands along a kerb and on the pavement."""
+        """Yield what stands along a kerb, on the pavement and on the road."""
         rng, kerb, (inner, outer) = self.rng, self.street.kerbs[side], self.street.pavements[side]
         rows = [("lamp_post", 0.35, 25.0, 0.8), ("tree", 1.0, 10.0, 0.45)]
         rows += [("car", -PARKING_M / 2, 6.1, 1.0)] * bool(self.street.has_parking[side])
         for name, offset, spacing, share in rows:
-            if rng.random() < share:
-                for z in np.arange(rng.uniform(2, 16), END_M, spacing):
-                    if rng.random() < 0.7:
-                        yield self.put(name, sign * (kerb + offset), z + rng.normal(0, 0.1), sign)
+            for z in np.arange(rng.uniform(2, 16), END_M * (rng.random() < share), spacing):
+                if rng.random() < 0.7:
+                    yield self.put(name, sign * (kerb + offset), z, sign)
         crowd = rng.exponential(3.5 if self.street.style == "city" else 1.5)
         for name, mean, low, high in (
-            ("person", crowd, inner + 0.3, outer - 0.3), ("bicycle", 0.6, inner, inner + 0.9),
-            ("motorcycle", 0.5, inner, inner + 0.9), ("street_furniture", 0.5, inner, inner + 0.9),
+            ("person", crowd, inner + 0.3, outer - 0.3), ("person", 0.25, 0, kerb),
+            ("bicycle", 0.6, inner, inner + 0.9), ("motorcycle", 0.5, inner, inner + 0.9),
             ("traffic_sign", 1.6, kerb, kerb + 0.9), ("traffic_light", 0.6, kerb, kerb + 0.9),
+            ("cyclist", 0.45, kerb - 3, kerb - 0.5),
         ):  # fmt: skip
             for _ in range(rng.poisson(mean)):
                 yield self.put(name, sign * rng.uniform(low, high), 4 + rng.exponential(12), sign)

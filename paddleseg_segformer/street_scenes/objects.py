@@ -1,8 +1,4 @@
-"""What stands and drives in the street scenes: `OBJECTS` holds how each kind is drawn.
-
-Poles, greenery, people and two-wheelers are flat cut-outs. Vehicles head for +z, away from the
-camera. Buildings, walls and fences stand on the right side: the plane x = 0 faces the street.
-"""
+"""What stands in a street scene: vehicles, people, plants, poles and buildings, from polygons."""
 
 from __future__ import annotations
 
@@ -11,19 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 from numpy.random import Generator
 
-from paddleseg_segformer.street_scenes.canvas import (
-    IGNORE,
-    Color,
-    Id,
-    Mesh,
-    Model,
-    Span,
-    ring,
-    shift,
-)
+from paddleseg_segformer.street_scenes.canvas import Color, Id, Mesh, Model, Span, ring, shift
 
 NUM_VARIANTS = 40
 
@@ -32,31 +18,14 @@ WHITE, RED, BLUE, BLACK = (236.0, 236, 232), (196.0, 30, 34), (24.0, 70, 150), (
 LAMPS = ((250, 50, 40), (255, 190, 50), (60, 240, 130))
 SKINS = ((224, 180, 150), (190, 140, 110), (140, 96, 70), (92, 62, 48))
 LEAVES = ((64, 92, 44), (82, 108, 48), (52, 80, 52), (104, 112, 52), (134, 104, 48), (70, 84, 62))
-BOARDS = ((104, 78, 56), (60, 66, 64), (150, 150, 148), (216, 214, 208), (44, 72, 54))
 TILES = ((130, 62, 48), (84, 78, 76), (110, 84, 66))
 # sides, radius, rim and inside of signs
 SIGNS = ((12, 0.4, RED, WHITE), (3, 0.5, RED, WHITE), (8, 0.4, RED, RED), (4, 0.5, BLUE, BLUE))
-# hip and neck, then knee, foot and hand of both sides of a rider along the street, and sideways
-RIDER = (
-    ((0, 0.93), (0, 1.47), (-0.2, 0.62), (-0.14, 0.26), (-0.32, 0.96), (0.2, 0.62), (0.14, 0.26),
-     (0.32, 0.96)),
-    ((-0.24, 0.93), (-0.02, 1.47), (0.16, 0.74), (0.0, 0.3), (0.34, 1.02), (0.1, 0.86),
-     (-0.06, 0.42), (0.34, 1.02)),
+# the frame of a two-wheeler seen from the side: fork, saddle and tubes between (x, y)
+FRAME = (
+    ((0.52, 0.34), (0.38, 1.02)), ((-0.52, 0.34), (-0.05, 0.3)), ((-0.52, 0.34), (-0.22, 0.86)),
+    ((-0.05, 0.3), (-0.22, 0.86)), ((-0.05, 0.3), (0.42, 0.9)), ((-0.4, 0.86), (0.42, 0.9)),
 )  # fmt: skip
-# two-wheelers seen from the side: what `Mesh.draw` takes, and its colour where it has its own
-SIDES: dict[Id, dict[tuple[float, ...], Color | None]] = {
-    Id.BICYCLE: {
-        (-0.52, 0.34, -0.05, 0.3, 0.06): None, (-0.52, 0.34, -0.22, 0.86, 0.06): None,
-        (-0.05, 0.3, -0.22, 0.86, 0.06): None, (-0.05, 0.3, 0.36, 0.92, 0.06): None,
-        (-0.22, 0.86, 0.36, 0.92, 0.06): None, (0.4, 1.0, 0.52, 0.34, 0.06): None,
-    },
-    Id.MOTORCYCLE: {
-        (-0.66, 0.31, 0.31): RUBBER, (-0.66, 0.31, 0.15): METAL, (0.66, 0.31, 0.31): RUBBER,
-        (0.66, 0.31, 0.15): METAL, (-0.45, 0.42, 0.38, 0.42, 0.35): (60, 60, 64),
-        (-0.85, 0.72, 0.15, 0.68, 0.24): None, (0.05, 0.8, 0.5, 0.8, 0.34): None,
-        (0.66, 0.31, 0.38, 1.05, 0.1): METAL,
-    },
-}  # fmt: skip
 
 
 def pick(rng: Generator, colors: Sequence[Sequence[float]], jitter: float = 14.0) -> Color:
@@ -91,17 +60,15 @@ def vehicle(rng: Generator, label: Id, half: float, length: Span, y: Span, slant
         bottom, tall = 0.12, 0.74
     for i, light in ((0, (170, 24, 22)), (2, (240, 238, 220))):
         mesh.panes(faces[i], [0.04, 0.8], 1.2 / (top + 1), (0.16, 0.2), light)
-        mesh.panes(faces[i], 0.38, 0.16, (0.24, 0.12), (214, 212, 190))
         mesh.panes(faces[i + 1], 0.0, 0.0, (1.0, 0.16), shift(trim, -45))
         if slant:
             mesh.panes(glazed[i], 0.06, bottom, (0.88, tall), GLASS)
             mesh.panes(glazed[i + 1], np.arange(0.05, 0.9, pane), bottom, (0.8 * pane, tall), GLASS)
         else:
-            mesh.panes(faces[i], [0.03, 0.49, 0.94], 0.02, (0.025, 0.95), shift(color, -34))
             mesh.panes(faces[i + 1], 0.25, 0.4, (0.5, 0.32), trim)
     if label == Id.TRAIN:
-        mesh.draw((0, top, 0, top + 1.2, 0.08), RUBBER, label)
-        mesh.draw((-0.8, top + 1.2, 0.8, top + 1.2, 0.08), RUBBER, label)
+        mesh.bar((0, top), (0, top + 1.2), 0.08, RUBBER, label)
+        mesh.bar((-0.8, top + 1.2), (0.8, top + 1.2), 0.08, RUBBER, label)
     for side, at in ((side, at * z) for side in (-1, 1) for at in (-0.6, 0.6)):
         for radius, tint in ((0.36 * x, RUBBER), (0.22 * x, METAL)):
             along, up = (ring(12) * radius).T  # counter-clockwise as seen from outside
@@ -110,59 +77,55 @@ def vehicle(rng: Generator, label: Id, half: float, length: Span, y: Span, slant
     return mesh
 
 
-def person(rng: Generator) -> Mesh:
-    """A standing or walking person, seen from the front, the back or the side."""
-    mesh, x, hand = Mesh(), rng.uniform(0.03, 0.35), rng.uniform(0.24, 0.46)
-    pose = [(0.0, 0.88), (0.0, 1.47)]
-    pose += [(-0.6 * x, 0.46), (-x, 0.04), (hand, 0.88), (0.6 * x, 0.46), (x, 0.04), (-hand, 0.88)]
-    size = rng.uniform(0.86, 1.1) * (0.68 if rng.random() < 0.12 else 1.0)
-    figure(mesh, rng, Id.PERSON, np.array(pose) * size)
+def figure(mesh: Mesh, rng: Generator, label: Id, stride: float, legs: Span, size: float) -> Mesh:
+    """Add a person; `legs` are the heights of feet, `stride` metres apart, and hips."""
+    foot_y, hip_y = legs
+    trousers, shirt, width = paint(rng), paint(rng), rng.uniform(0.85, 1.15) * size
+    neck_y, reach = hip_y + 0.57 * size, rng.uniform(0.24, 0.4)
+    for side in (-1, 1):
+        foot, knee = (side * stride / 2, foot_y), (0.3 * side * stride, (foot_y + hip_y) / 2)
+        mesh.bar((0, hip_y), knee, 0.17 * width, trousers, label)
+        mesh.bar(knee, foot, 0.14 * width, shift(trousers, -12), label)
+        mesh.bar(foot, (foot[0] + 0.1, foot_y), 0.07, BLACK, label)
+    mesh.bar((0, hip_y), (0, neck_y), 0.34 * width, shirt, label)
+    for side in (-1, 1):
+        shoulder, hand = (0.17 * width * side, neck_y - 0.05), (reach * side, hip_y + 0.05)
+        mesh.bar(shoulder, hand, 0.1 * width, shift(shirt, -18), label)
+    mesh.disc((0, neck_y + 0.16 * size), 0.12 * size, pick(rng, SKINS, 6.0), label)
+    mesh.disc((0, neck_y + 0.21 * size), 0.11 * size, paint(rng), label)  # hair, hat or helmet
     return mesh
 
 
-def figure(mesh: Mesh, rng: Generator, label: Id, pose: npt.NDArray[np.float64]) -> None:
-    """Add a person: hip and neck (x, y), then knee, foot and hand of both sides (8, 2)."""
-    hip, neck, *limbs = pose
-    trousers, shirt, size = paint(rng), paint(rng), (neck[1] - hip[1]) / 0.56
-    width = size * rng.uniform(0.85, 1.15)
-    for knee, foot, _ in (limbs[:3], limbs[3:]):
-        mesh.draw((*hip, *knee, 0.17 * width), trousers, label)
-        mesh.draw((*knee, *foot, 0.14 * width), shift(trousers, -12), label)
-        mesh.draw((*foot, foot[0] + 0.1, foot[1], 0.07), BLACK, label)
-    mesh.draw((*hip, *neck, 0.34 * width), shirt, label)
-    for _, _, hand in (limbs[:3], limbs[3:]):
-        shoulder = neck + (0.17 * width * np.sign(hand[0] - neck[0]), -0.05)
-        mesh.draw((*shoulder, *hand, 0.1 * width), shift(shirt, -18), label)
-    mesh.draw((*neck + (0, 0.16 * size), 0.12 * size), pick(rng, SKINS, 6.0), label)
-    mesh.draw((*neck + (0, 0.21 * size), 0.11 * size), paint(rng), label)  # hair, hat or helmet
+def person(rng: Generator) -> Mesh:
+    """A standing or walking person, in one of eight a child."""
+    size = rng.uniform(0.86, 1.1) * (0.68 if rng.random() < 0.12 else 1.0)
+    return figure(Mesh(), rng, Id.PERSON, rng.uniform(0.06, 0.7), (0.04, 0.88 * size), size)
 
 
 def two_wheeler(rng: Generator, label: Id, has_rider: bool) -> Mesh:
     """A bicycle or motorcycle, seen from the side or along its length, with or without rider."""
     mesh, is_side, color = Mesh(), bool(rng.random() < 0.55), paint(rng)
-    for x in (-0.52, 0.52) if is_side and label == Id.BICYCLE else ():
-        mesh.draw((x, 0.34, 0.36), None, label)  # what shows through a wheel is labelled too
-        rim = ring(12) * 0.34 + (x, 0.34)
-        for ends in np.concatenate([rim, np.roll(rim, 1, axis=0)], axis=1):
-            mesh.draw((*ends, 0.06), RUBBER, label)
-    for shape, tint in SIDES[label].items() if is_side else ():
-        mesh.draw(shape, tint or color, label)
-    if not is_side:
-        width = 0.06 if label == Id.BICYCLE else 0.2
-        mesh.draw((0, 0, 0, 0.66, width), RUBBER, label)
-        mesh.draw((0, 0.45, 0, 0.98, 1.5 * width), color, label)
-        mesh.draw((-0.34, 1.0, 0.34, 1.0, 0.06), METAL, label)
-    if has_rider:
-        figure(mesh, rng, Id.RIDER, np.array(RIDER[is_side]))
-    return mesh
+    thick = 0.06 if label == Id.BICYCLE else 0.2
+    if is_side:
+        for x in (-0.52, 0.52):
+            mesh.disc((x, 0.34), 0.36, METAL, label)
+            rim = ring(12) * 0.34 + (x, 0.34)
+            for a, b in zip(rim.tolist(), np.roll(rim, 1, axis=0).tolist(), strict=True):
+                mesh.bar(a, b, thick, RUBBER, label)
+        for a, b in FRAME:
+            mesh.bar(a, b, thick, color, label)
+    else:
+        mesh.bar((0, 0), (0, 0.66), thick, RUBBER, label)
+        mesh.bar((0, 0.45), (0, 0.98), 1.5 * thick, color, label)
+        mesh.bar((-0.34, 1.0), (0.34, 1.0), 0.06, METAL, label)
+    return figure(mesh, rng, Id.RIDER, 0.3, (0.26, 0.93), 0.95) if has_rider else mesh
 
 
 def lamp_post(rng: Generator) -> Mesh:
     """A street lamp whose arm reaches over the road (towards -x)."""
     mesh, height, color = Mesh(), rng.uniform(5.5, 9.0), shift(METAL, rng.uniform(-70, 40))
-    mesh.draw((0, 0, 0, height, 0.18), color, Id.POLE)
-    mesh.draw((0, height - 0.1, -1.6, height + 0.3, 0.1), color, Id.POLE)
-    mesh.draw((-1.3, height + 0.22, -2.0, height + 0.3, 0.2), shift(color, 50), Id.POLE)
+    mesh.bar((0, 0), (0, height), 0.18, color, Id.POLE)
+    mesh.bar((0, height - 0.1), (-2, height + 0.3), 0.1, color, Id.POLE)
     return mesh
 
 
@@ -170,13 +133,13 @@ def traffic_light(rng: Generator) -> Mesh:
     """A signal on a pole, with a second one on an arm over the road in half of the cases."""
     mesh, color, lit = Mesh(), shift(METAL, rng.uniform(-60, 30)), rng.integers(3)
     heads = [(0.0, 2.9), (-3.4, 5.4)][: rng.integers(1, 3)]
-    mesh.draw((0, 0, 0, heads[-1][1] + 0.3, 0.16), color, Id.POLE)
+    mesh.bar((0, 0), (0, heads[-1][1] + 0.3), 0.16, color, Id.POLE)
     for x, y in heads:
-        mesh.draw((0.08, y + 0.3, x, y + 0.3, 0.12), color, Id.POLE)
-        mesh.draw((x, y - 0.55, x, y + 0.55, 0.44), BLACK, Id.TRAFFIC_LIGHT)
+        mesh.bar((0.08, y + 0.3), (x, y + 0.3), 0.12, color, Id.POLE)
+        mesh.bar((x, y - 0.55), (x, y + 0.55), 0.44, BLACK, Id.TRAFFIC_LIGHT)
         for i, lamp in enumerate(LAMPS):
             tint = lamp if i == lit else shift(lamp, -180)
-            mesh.draw((x, y + 0.34 - 0.34 * i, 0.13), tint, Id.TRAFFIC_LIGHT)
+            mesh.disc((x, y + 0.34 - 0.34 * i), 0.13, tint, Id.TRAFFIC_LIGHT)
     return mesh
 
 
@@ -184,10 +147,10 @@ def traffic_sign(rng: Generator) -> Mesh:
     """A round, triangular, octagonal or square sign on its pole."""
     mesh, y = Mesh(), rng.uniform(2.2, 2.7)
     sides, radius, rim, inside = SIGNS[rng.integers(len(SIGNS))]
-    mesh.draw((0, 0, 0, y + 0.2, 0.08), METAL, Id.POLE)
+    mesh.bar((0, 0), (0, y + 0.2), 0.08, METAL, Id.POLE)
     for share, color in ((1.08, WHITE), (1.0, rim), (0.72, inside)):
         mesh.add(ring(sides) * radius * share + (0, y), color, Id.TRAFFIC_SIGN)
-    mesh.draw((-0.14, y, 0.14, y, 0.08), BLACK if inside == WHITE else WHITE, Id.TRAFFIC_SIGN)
+    mesh.bar((-0.14, y), (0.14, y), 0.08, BLACK if inside == WHITE else WHITE, Id.TRAFFIC_SIGN)
     return mesh
 
 
@@ -195,27 +158,20 @@ def greenery(rng: Generator, half_width: float, height: float, trunk: float = 0.
     """Leaf clusters in an ellipse, dark ones below and bright ones above; a tree has a trunk."""
     mesh, leaf, height = Mesh(), pick(rng, LEAVES), height * rng.uniform(0.6, 1.4)
     y = height * trunk
-    radii = half_width * rng.uniform(0.6, 1.4), height - y
+    radii = np.array([half_width * rng.uniform(0.6, 1.4), height - y])
     if trunk > 0.5:
-        mesh.draw((0, 0, rng.normal(0, 0.1), y, 0.3), (74, 60, 48), Id.VEGETATION)
-    mesh.add(ring(12) * radii * 0.85 + (0, y), shift(leaf, -22), Id.VEGETATION)
+        mesh.bar((0, 0), (0, y), 0.3, (74, 60, 48), Id.VEGETATION)
+    mesh.disc((0, y), radii * 0.85, shift(leaf, -22), Id.VEGETATION)
     spots = ring(24) * np.sqrt(rng.random((24, 1)))
     order = np.argsort(spots[:, 1] + rng.normal(0, 0.5, 24))
-    for rank, spot in enumerate(spots[order] * radii + (0, y)):
+    for rank, (x, up) in enumerate(spots[order] * radii):
         size, color = rng.uniform(0.2, 0.46) * min(radii) + 0.12, shift(leaf, -22 + 2 * rank)
-        mesh.draw((*spot, size), color, Id.VEGETATION)
-    return mesh
-
-
-def street_furniture(rng: Generator) -> Mesh:
-    """A litter bin or a switch box: outside the 19 classes, so labelled as ignored."""
-    mesh, half = Mesh(), rng.uniform(0.2, 0.45)
-    mesh.box((-half, half, -0.25, 0.25), (0, rng.uniform(0.8, 1.3)), paint(rng), IGNORE)
+        mesh.disc((x, y + up), size, color, Id.VEGETATION)
     return mesh
 
 
 def building(rng: Generator, max_floors: int) -> Mesh:
-    """A block of flats, or with up to 3 floors a house with a gable roof along z."""
+    """A block of flats, or with up to 3 floors a house with a pitched roof."""
     mesh, half, depth = Mesh(), rng.uniform(4, 9), rng.uniform(9, 14)
     floors = int(rng.integers(max_floors // 4, max_floors)) + 1
     color, glass, y = paint(rng, 20.0), pick(rng, [GLASS], 20.0), floors * rng.uniform(2.8, 3.6)
@@ -227,22 +183,16 @@ def building(rng: Generator, max_floors: int) -> Mesh:
         for share, tint in ((1.2, frame), (1.0, glass)):
             size = share * wide * column / width, share * tall / floors
             mesh.panes(face, lefts - size[0] / 2, bottoms - size[1] / 8, size, tint)
-    if max_floors > 3:
-        mesh.box((-0.25, depth, -half, half), (y - 0.1, y + 0.25), shift(color, -26), Id.BUILDING)
-        return mesh
-    tiles, left, right = pick(rng, TILES), (-0.4, y), (depth + 0.4, y)
-    ridge = (depth / 2, y + rng.uniform(2, 4))
-    for a, b in ((right, ridge), (ridge, left)):
-        slope = [(*a, -half), (*a, half), (*b, half), (*b, -half)]
-        mesh.add(slope, tiles, Id.BUILDING, facing=True)
-    for z, ends in ((-half, (left, right)), (half, (right, left))):
-        gable = [(*corner, z) for corner in (*ends, ridge)]
-        mesh.add(gable, shift(tiles, 30, -20), Id.BUILDING, facing=True)
+    eaves, roof, tiles = (-0.3, depth, -half, half), 0.25, shift(color, -26)
+    ridge = eaves
+    if max_floors <= 3:
+        ridge, roof, tiles = (0.4 * depth, 0.6 * depth, 2 - half, half - 2), 3.0, pick(rng, TILES)
+    mesh.box(eaves, (y - 0.1, y + roof), tiles, Id.BUILDING, ridge)
     return mesh
 
 
 def barrier(rng: Generator, label: Id) -> Mesh:
-    """A wall of brick, stone or concrete, or a fence whose holes are labelled as fence too."""
+    """A wall of brick, stone or concrete, or a fence of boards."""
     mesh, half, height, color = Mesh(), rng.uniform(4, 9), rng.uniform(1.6, 3.6), paint(rng, 20.0)
     if label == Id.WALL:
         course, joint = rng.choice([0.25, 0.5, 1.0]) / height, shift(color, -28)
@@ -250,9 +200,9 @@ def barrier(rng: Generator, label: Id) -> Mesh:
         mesh.panes(face, 0.0, np.arange(course, 1.0, course), (1.0, 0.03 / height), joint)
         mesh.panes(face, np.arange(0.0, 1.0, 1.25 / half), 0.0, (0.025 / half, 1.0), joint)
         return mesh
-    color, height, gap = pick(rng, BOARDS), 0.6 * height, rng.uniform(0.08, 0.2) / half
+    height, gap = 0.6 * height, rng.uniform(0.08, 0.2) / half
     face = np.array([(0, 0, half), (0, 0, -half), (0, height, -half), (0, height, half)])
-    mesh.add(face, None, label, facing=True)
+    mesh.add(face, shift(color, -60), label, facing=True)
     mesh.panes(face, np.arange(0.0, 1.0, gap), 0.0, (gap * rng.uniform(0.2, 0.8), 0.97), color)
     mesh.panes(face, 0.0, [0.12, 0.86], (1.0, 0.06), shift(color, 14))
     return mesh
@@ -276,7 +226,6 @@ OBJECTS: dict[str, Callable[[Generator], Mesh]] = {
     "bush": partial(greenery, half_width=1.4, height=1.5),
     "far_wood": partial(greenery, half_width=13.0, height=11.0),
     "far_block": partial(building, max_floors=12),
-    "street_furniture": street_furniture,
     "flats": partial(building, max_floors=8),
     "house": partial(building, max_floors=3),
     "wall": partial(barrier, label=Id.WALL),
@@ -285,9 +234,7 @@ OBJECTS: dict[str, Callable[[Generator], Mesh]] = {
 
 
 @functools.cache
-def model(name: str, variant: int) -> tuple[Model, Span]:
-    """Return one of an object's `NUM_VARIANTS` copies, and half its width and length in metres."""
+def model(name: str, variant: int) -> Model:
+    """Return one of an object's `NUM_VARIANTS` copies."""
     rng = np.random.default_rng([int.from_bytes(name.encode(), "big"), variant])
-    copy = OBJECTS[name](rng).build()
-    half_width, _, half_length = np.abs(copy.points).max(axis=(0, 1)).tolist()
-    return copy, (half_width, half_length)
+    return OBJECTS[name](rng).build()

@@ -133,7 +133,7 @@ def test_marker_says_what_it_is(folder: Path) -> None:
     marker = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     assert (marker["height"], marker["width"], marker["seed"]) == (*SMALL_HW, 7)
     assert "teaching" in marker["note"]
-    assert not (folder / "dataset.unfinished.json").exists()
+    assert marker["is_finished"]
 
 
 def test_worker_processes_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_interrupted_run_is_finished_by_the_next_one(folder: Path, tmp_path: Pat
 
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path, 5, 3, SMALL_HW, seed=7, watch=stop_after_two)
-    assert not (tmp_path / "dataset.json").exists()
+    assert not json.loads((tmp_path / "dataset.json").read_text())["is_finished"]
     with pytest.raises(UserError, match="num_train 5 not 6"):
         generate(tmp_path, 6, 3, SMALL_HW, seed=7)
     generate(tmp_path, 5, 3, SMALL_HW, seed=7)
@@ -213,8 +213,7 @@ def test_nearer_object_hides_the_farther_one() -> None:
     canvas.label[:] = Id.SKY
     placed = []
     for name, z in (("wall", 30.0), ("car", 15.0)):
-        copy, half_size = model(name, 0)
-        placed.append(Placed(copy, half_size, 0.0, z, 1, z, 1.0))
+        placed.append(Placed(model(name, 0), 0.0, z, 1, z, 1.0))
     alone = canvas._replace(label=canvas.label.copy(), image=canvas.image.copy())
     alone.paint(placed[1:])
     canvas.paint(placed)
@@ -226,13 +225,10 @@ def test_nearer_object_hides_the_farther_one() -> None:
 
 def test_turned_object_is_turned_by_180_degrees() -> None:
     canvas = make_canvas(np.random.default_rng(0), (64, 128))
-    copy, half_size = model("traffic_light", 1)
+    copy = model("traffic_light", 1)
     turned = copy._replace(points=copy.points * np.array([-1, 1, -1], np.float32))
     labels = []
-    for item in (
-        Placed(copy, half_size, 2, 20, -1, 20, 1.0),
-        Placed(turned, half_size, 2, 20, 1, 20, 1.0),
-    ):
+    for item in (Placed(copy, 2, 20, -1, 20, 1.0), Placed(turned, 2, 20, 1, 20, 1.0)):
         canvas.label[:] = Id.SKY
         canvas.paint([item])
         labels.append(canvas.label.copy())
