@@ -16,7 +16,7 @@ from PIL import Image
 
 from paddleseg_segformer.config import Config
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import make_folder, write_text
+from paddleseg_segformer.files import atomic_files, make_folder, write_text
 from paddleseg_segformer.model_folder import CONFIG, WEIGHTS, config_of
 from paddleseg_segformer.weights import save_weights
 from paddleseg_segformer.weights.architectures.sizes import full_backbone, is_vit
@@ -91,8 +91,9 @@ def save_model(
     """
     if format == "paddleseg":
         folder = _folder_without(path, {*FOLDER_FILES} - {WEIGHTS})
-        save_weights(model, folder / WEIGHTS)
-        write_text(folder / CONFIG, config.to_yaml(skip_defaults=True))
+        with atomic_files(folder) as temporary:
+            save_weights(model, temporary / WEIGHTS)
+            write_text(temporary / CONFIG, config.to_yaml(skip_defaults=True))
         return
     with tempfile.TemporaryDirectory() as folder_name:
         save_model(model, config, folder_name)
@@ -164,12 +165,16 @@ def write(conversion: Conversion, destination: str | os.PathLike[str]) -> list[P
         raise UserError(
             f"{destination}: {format.title}'s weights are written as {', '.join(allowed)}{folder}."
         )
-    configs = write_configs(conversion, destination) if is_folder else []
     key = "" if conversion.is_backbone else format.weights_key
     meta = {"CLASSES": checkpoint.classes, "PALETTE": checkpoint.palette}
     beside = {"meta": meta} if format.has_metadata else {}
-    write_tensors(conversion.tensors, weights, format.is_torch, key, beside)
-    return [weights, *configs]
+    if not is_folder:
+        write_tensors(conversion.tensors, weights, format.is_torch, key, beside)
+        return [weights]
+    with atomic_files(destination) as temporary:
+        write_tensors(conversion.tensors, temporary / name, format.is_torch, key, beside)
+        configs = write_configs(conversion, temporary)
+    return [weights, *(destination / path.name for path in configs)]
 
 
 def _folder_without(folder: str | os.PathLike[str], others: set[str]) -> Path:

@@ -25,3 +25,16 @@ def did_you_mean(name: str, known: Iterable[str], others: Iterable[str] = ()) ->
     if close:
         return f" Did you mean '{lower[close[0]]}'?"
     return f" Known: {', '.join(names)}." if names else ""
+
+
+def printable(text: object) -> str:
+    """Return a text for a terminal: names of files in it cannot hold escape codes."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1]
+        for letter in str(text)
+    )
+
+
+def one_line(text: object) -> str:
+    """Return a message as one printable line."""
+    return printable(" ".join(str(text).split()))

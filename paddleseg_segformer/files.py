@@ -8,13 +8,23 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paddleseg_segformer.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 PART, OLD = ".part", ".old"  # suffixes of a folder being written, and of one being replaced
+NO_SPACE_BYTES = 1 << 16  # less is left on a full disk
+# age of a temporary path that nobody writes to: one that is just made may not be locked yet; and
+# where the file system has no locks
+UNLOCKED_S, ABANDONED_S = 60.0, 86400.0
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
@@ -26,23 +36,31 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process has the folder.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _locked(folder) as is_mine:
+        if is_mine is False:
             raise UserError(
                 f"{folder}: another run writes into this folder. Choose another --save_dir, or "
                 "wait for its end."
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+            )
         yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool | None]:
+    """Lock a path; yield whether it could be, or None where the file system has no locks."""
+    if fcntl is None:
+        yield None
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_mine: bool | None = True
+        except BlockingIOError:
+            is_mine = False
+        except OSError:
+            is_mine = None
+        yield is_mine
     finally:
         os.close(handle)
 
@@ -52,21 +70,25 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `destination`; on success it is synced and renamed onto it.
 
     The temporary name keeps the destination's suffix, since many writers choose the format by it.
-    On an exception the temporary file is removed and the destination stays as it was.
+    On an exception the temporary file is removed and the destination stays as it was. The first
+    write into a folder removes what killed processes left there.
 
     Raises:
         UserError: the disk is full, or cannot be written to.
     """
     destination = Path(destination)
     make_folder(destination.parent)
+    _sweep(destination.parent)
     with _explained(destination):
         handle, name = tempfile.mkstemp(
-            prefix=f".{destination.stem}.", suffix=destination.suffix, dir=destination.parent
+            prefix=f".{destination.stem}.",
+            suffix=f"{PART}{destination.suffix}",
+            dir=destination.parent,
         )
     os.close(handle)
     temporary = Path(name)
     try:
-        with _explained(destination):
+        with _explained(destination), _locked(temporary):
             yield temporary
             _sync(temporary)
             umask = os.umask(0)  # it can only be read by setting it
@@ -82,22 +104,56 @@ def atomic_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside `destination`; on success it is synced and takes its place.
 
     An existing folder is exchanged with the new one in a single step where the system can (Linux),
-    then deleted. On an exception the destination stays as it was. `clear_leftovers` removes what
-    killed processes leave.
+    then deleted. On an exception the destination stays as it was. What a killed process left is
+    removed.
 
     Raises:
-        UserError: the disk is full, or cannot be written to.
+        UserError: the disk is full, or cannot be written to; or another process writes the folder.
     """
     destination = Path(destination)
+    with _temporary_folder(destination) as temporary:
+        yield temporary
+        replace_folder(destination, temporary)
+
+
+@contextmanager
+def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder; on success its files are moved into `folder`, else none is.
+
+    Raises:
+        UserError: as of `atomic_folder`.
+    """
+    folder = make_folder(folder)
+    with _temporary_folder(folder) as temporary:
+        yield temporary
+        paths = sorted(temporary.iterdir())
+        for path in paths:
+            _sync(path)
+        for path in paths:
+            path.replace(folder / path.name)
+        _sync(folder)
+
+
+@contextmanager
+def _temporary_folder(destination: Path) -> Iterator[Path]:
+    """Yield a folder beside `destination`, which is removed at the end."""
     temporary = make_folder(destination.parent) / f".{destination.name}{PART}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    _sweep(destination.parent)
+    if temporary.is_dir():
+        with _locked(temporary) as is_mine:
+            if is_mine is False:
+                raise UserError(
+                    f"{destination}: another process is writing it. Wait for its end, or choose "
+                    "another folder."
+                )
+            shutil.rmtree(temporary, ignore_errors=True)
+    with _explained(destination):
+        temporary.mkdir()
     try:
-        with _explained(destination):
-            temporary.mkdir()
+        with _explained(destination), _locked(temporary):
             yield temporary
-            replace_folder(destination, temporary)
     except UserError as error:  # of a file within
-        raise UserError(str(error).replace(str(temporary), str(destination))) from error
+        raise type(error)(str(error).replace(str(temporary), str(destination))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -142,9 +198,29 @@ def clear_leftovers(folder: str | os.PathLike[str]) -> list[str]:
         else:
             path.rename(destination)
         found.append(path.name)
-    for path in sorted(Path(folder).glob(f".*{PART}")):
-        shutil.rmtree(path, ignore_errors=True)
-        found.append(path.name)
+    return found + _clear_parts(Path(folder), 0.0)
+
+
+_swept: set[Path] = set()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left in `folder`, once in this process."""
+    if folder not in _swept:
+        _swept.add(folder)
+        _clear_parts(folder, UNLOCKED_S)
+
+
+def _clear_parts(folder: Path, min_age_s: float) -> list[str]:
+    """Remove temporary files and folders to which no process writes; return their names."""
+    names = [path for end in ("", ".*") for path in folder.glob(f".*{PART}{end}")]
+    found = []
+    for path in sorted(names):
+        with suppress(OSError), _locked(path) as is_mine:  # others may remove it at the same time
+            age_s = time.time() - path.stat().st_mtime
+            if is_mine is not False and age_s >= (min_age_s if is_mine else ABANDONED_S):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                found.append(path.name)
     return found
 
 
@@ -179,16 +255,30 @@ def _exchange(left: Path, right: Path) -> bool:
 
 @contextmanager
 def _explained(destination: Path) -> Iterator[None]:
-    """Turn an error of the disk into one line that names the file."""
+    """Turn an error of the disk into one line that names the file.
+
+    Libraries that write files themselves have errors of their own for a full disk, or none until
+    the file is read back.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        raise UserError(
-            f"{destination}: cannot be written ({os.strerror(error.errno)}). What was there "
-            "before is unchanged. Free some space, or choose another disk."
+    except _CannotWrite:
+        raise
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if code not in CANNOT_WRITE:
+            code = errno.ENOSPC
+            has_space = shutil.disk_usage(destination.parent).free >= NO_SPACE_BYTES
+            if has_space and os.strerror(code) not in str(error):
+                raise
+        raise _CannotWrite(
+            f"{destination}: cannot be written ({os.strerror(code)}). What was there before is "
+            "unchanged. Free some space, or choose another disk."
         ) from error
+
+
+class _CannotWrite(UserError):
+    pass
 
 
 def write_text(destination: str | os.PathLike[str], text: str) -> None:

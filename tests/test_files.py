@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,3 +92,52 @@ def test_removed_folder_is_gone(tmp_path):
     make(tmp_path / "new", "1")
     files.remove_folder(tmp_path / "new")
     assert os.listdir(tmp_path) == []
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from paddleseg_segformer import files
+with files.atomic_path(Path(sys.argv[1]) / "a.png"), files.atomic_folder(Path(sys.argv[1]) / "b"):
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        parts = sorted(os.listdir(tmp_path))
+        assert len(parts) == 2 and all(".part" in name for name in parts)
+        age(tmp_path, parts)
+        files._swept.clear()
+        files.write_text(tmp_path / "c.txt", "c")
+        assert files.clear_leftovers(tmp_path) == []
+        with pytest.raises(UserError, match="b: another process is writing it"):
+            make(tmp_path / "b", "1")
+        process.send_signal(signal.SIGKILL)
+    assert sorted(os.listdir(tmp_path)) == [*parts, "c.txt"]
+    make(tmp_path / "b", "1")  # takes the dead one's place at once
+    files._swept.clear()
+    files.write_text(tmp_path / "c.txt", "c")
+    assert sorted(os.listdir(tmp_path)) == ["b", "c.txt"]
+
+
+def age(folder: Path, names: list[str]) -> None:
+    past = time.time() - 2 * files.UNLOCKED_S
+    for name in names:
+        os.utime(folder / name, (past, past))
+
+
+def test_files_are_moved_into_a_folder_together_or_not_at_all(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "kept").write_text("0")
+    with pytest.raises(KeyError), files.atomic_files(tmp_path / "model") as temporary:
+        (temporary / "a").write_text("1")
+        raise KeyError
+    assert os.listdir(tmp_path / "model") == ["kept"]
+    with files.atomic_files(tmp_path / "model") as temporary:
+        (temporary / "a").write_text("1")
+    assert read(tmp_path / "model") == ["1", "0"]
+    assert os.listdir(tmp_path) == ["model"]

@@ -8,6 +8,7 @@
 
 import { createReadStream, realpathSync, statSync } from "node:fs";
 import { createServer } from "node:http";
+import { pipeline } from "node:stream";
 import { dirname, extname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -61,7 +62,7 @@ const server = createServer((request, response) => {
     ...ISOLATION,
   });
   if (request.method === "HEAD") response.end();
-  else createReadStream(file).pipe(response);
+  else pipeline(createReadStream(file), response, () => {}); // closes the file when a client goes
 });
 server.listen(Number(values.port), values.host, () => {
   const { port } = server.address();

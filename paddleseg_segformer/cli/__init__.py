@@ -11,7 +11,7 @@ from types import ModuleType
 
 from paddleseg_segformer.components import import_components
 from paddleseg_segformer.dependencies import explained
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, one_line
 
 JOBS = {
     "train": "train a model from a YAML config",
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with explained():
             _run(list(sys.argv[1:] if argv is None else argv))
     except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -11,7 +11,7 @@ import warnings
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING
 
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, printable
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
@@ -114,12 +114,17 @@ def set_device(device: str | None) -> str:
         ) from None
 
 
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def set_up_logging() -> None:
     """Log this package's messages to standard output, one time-stamped line each."""
     warnings.filterwarnings("ignore", "When training, we now always track global mean")  # Paddle's
     warnings.filterwarnings("ignore", module="PIL")  # damaged files are reported by their names
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     package = logging.getLogger("paddleseg_segformer")
     package.handlers = [handler]
     package.setLevel(

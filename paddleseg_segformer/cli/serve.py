@@ -55,6 +55,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         value = getattr(defaults, name)
         add(f"--{name}", type=type(value), default=value, help=text)
     add("--log_requests", action="store_true", help="print a line for each request")
+    add(
+        "--allowed_hosts",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names that clients may call the service by, beside addresses, localhost and this "
+        "machine's name; pages of these hosts may send requests; * for any name",
+    )
 
 
 def run(args: Namespace) -> None:
@@ -64,7 +72,9 @@ def run(args: Namespace) -> None:
 
     set_up_logging()
     settings = ServingSettings(
-        **{name: getattr(args, name) for name in LIMITS}, is_logged=args.log_requests
+        **{name: getattr(args, name) for name in LIMITS},
+        is_logged=args.log_requests,
+        allowed_hosts=tuple(args.allowed_hosts),
     )
     service = Service(partial(_load, args), partial(_check, args), settings)
     predictor = service.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -51,6 +52,10 @@ class SampleList:
     def __getitem__(self, index: int) -> tuple[str, str | None]:
         items = [os.path.join(self._root, item) for item in self._items(index)]
         return items[0], items[1] if len(items) > 1 else None
+
+    def fingerprint(self) -> str:
+        """Return the number of samples, and a checksum of the list."""
+        return f"{len(self)} samples, {hashlib.blake2b(self._text, digest_size=4).hexdigest()}"
 
     def _items(self, index: int) -> list[str]:
         """Return the paths in a line."""
@@ -135,13 +140,17 @@ def pair_folders(root: Path, layout: FolderLayout, mode: str, how_to_get: str) -
         _check_partners(images, labels, "label", label_folder, layout.label_suffixes, how_to_get)
     _check_partners(labels, images, "image", image_folder, layout.image_suffixes, how_to_get)
     lines = (
-        "\0".join(files[name] for files in (images, labels) if name in files)
+        "\0".join(
+            files[name].removeprefix(f"{root}{os.sep}")
+            for files in (images, labels)
+            if name in files
+        )
         for name in sorted(images)
     )
     return SampleList(
         "\n".join(lines).encode(),
         separator="\0",
-        root=Path(),  # the paths in the lines hold it already
+        root=root,
         source=str(image_folder),
         needs_label=needs_label,
     )

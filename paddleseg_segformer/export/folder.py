@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -39,7 +38,7 @@ from paddleseg_segformer.export.quantization import (
 )
 from paddleseg_segformer.export.static_graph import full_input_shape, save_static_graph
 from paddleseg_segformer.export.verify import verify
-from paddleseg_segformer.files import make_folder, replace_folder
+from paddleseg_segformer.files import atomic_folder
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.runtimes.deploy_config import (
@@ -103,10 +102,7 @@ def export_model(
     preprocess, settings = preprocess or Preprocess(), settings or InferenceSettings()
     if WITH_PREPROCESS in formats:
         check_expressible(preprocess, settings, output_op, full_input_shape(model, input_shape))
-    make_folder(save_dir.parent)
-    with tempfile.TemporaryDirectory(prefix=f".{save_dir.name}.", dir=save_dir.parent) as workshop:
-        folder = Path(workshop) / "new"
-        folder.mkdir()
+    with atomic_folder(save_dir) as folder:
         wanted = set(formats) if INT8 not in formats else {*formats, "onnx"} - {INT8}
         made = [name for name in ARTEFACT_FILES if name in wanted]  # INT8 is made of ONNX, below
         _save_artefacts(model, folder, made, output_op, input_shape, preprocess, is_standard_onnx)
@@ -135,7 +131,6 @@ def export_model(
         if quantization and INT8 in formats:
             deploy = add_int8(folder, deploy, quantization, is_verified)
             deploy = _without_others(folder, deploy, formats)
-        replace_folder(save_dir, folder)
     return deploy
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from paddleseg_segformer.components import import_components
 from paddleseg_segformer.dependencies import explained
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, one_line
 from paddleseg_segformer.runtimes.engines import BACKENDS
 
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with explained():
             run(make_parser().parse_args(argv))
     except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0

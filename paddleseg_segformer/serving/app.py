@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import socket
 import time
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import generate_latest
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -80,6 +84,7 @@ def make_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_exception_handler(Exception, _internal_error)
+    app.add_middleware(KnownHosts, allowed=service.settings.allowed_hosts)
     app.add_middleware(Observed, service=service)
     return app
 
@@ -120,6 +125,44 @@ async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' format."""
     registry = request.app.state.service.metrics.registry
     return Response(generate_latest(registry), media_type=METRICS_TYPE)
+
+
+class KnownHosts:
+    """Refuses requests under foreign names (DNS rebinding), and those of other sites' pages.
+
+    Addresses, `localhost` and this machine's name are known always.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: tuple[str, ...]) -> None:
+        self.app = app
+        self.allowed = {"localhost", socket.gethostname().lower(), *map(str.lower, allowed)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application on a request, unless its Host or Origin is foreign."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host, origin = headers.get("host", ""), headers.get("origin")
+            if host and not self._is_known(f"//{host}"):
+                answer = _error(421, "unknown Host; a name has to be given as --allowed_hosts NAME")
+                return await answer(scope, receive, send)
+            if origin and urlsplit(origin).netloc != host and not self._is_allowed(origin):
+                answer = _error(403, "pages of other sites may not send requests here")
+                return await answer(scope, receive, send)
+        await self.app(scope, receive, send)
+
+    def _is_allowed(self, url: str) -> bool:
+        try:
+            name = urlsplit(url).hostname or ""
+        except ValueError:
+            return False
+        return "*" in self.allowed or name in self.allowed
+
+    def _is_known(self, url: str) -> bool:
+        try:
+            ipaddress.ip_address(urlsplit(url).hostname or "")
+        except ValueError:
+            return self._is_allowed(url)
+        return True
 
 
 class Observed:

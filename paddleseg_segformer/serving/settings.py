@@ -25,6 +25,8 @@ class ServingSettings:
         decode_threads: Threads that decode images and encode answers.
         max_connections: The most open connections.
         is_logged: Log a line for each request.
+        allowed_hosts: Names that clients may call the service by, beside addresses, `localhost` and
+            this machine's name; `*` for any. Pages of these hosts may send requests too.
 
     Raises:
         UserError: a number that is not above 0 (the wait may be 0).
@@ -41,12 +43,14 @@ class ServingSettings:
     decode_threads: int = 2
     max_connections: int = 512
     is_logged: bool = False
+    allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            is_wrong = value < 0 or (value == 0 and field.name not in MAY_BE_0)
-            if field.name != "is_logged" and is_wrong:
+            if field.name in ("is_logged", "allowed_hosts"):
+                continue
+            if value < 0 or (value == 0 and field.name not in MAY_BE_0):
                 raise UserError(f"--{field.name}: found {value}, expected a number above 0.")
 
 

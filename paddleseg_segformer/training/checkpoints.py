@@ -56,8 +56,13 @@ class BestModel:
     iteration: int = 0
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, ema: EMA | None, config_yaml: str) -> None:
+def save_checkpoint(
+    folder: Path, trainer: Trainer, ema: EMA | None, config_yaml: str, samples: str = ""
+) -> None:
     """Write a checkpoint.
+
+    Args:
+        samples: Fingerprint of the training set.
 
     Raises:
         UserError: the disk is full or read-only, or a weight is not finite.
@@ -78,6 +83,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, ema: EMA | None, config_yaml
         "scaler": trainer.precision.scaler.state_dict(),
         "ema": ema.state_dict() if ema else {},
         "faults": trainer.faults.state_dict(),
+        "samples": samples,
     }
     newest = max((serial(path) for path in checkpoints(folder.parent)), default=0)
     with atomic_folder(folder) as temporary:
@@ -204,12 +210,15 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     return state
 
 
-def restore(state: dict[str, Any], folder: Path, trainer: Trainer, config_yaml: str) -> None:
+def restore(
+    state: dict[str, Any], folder: Path, trainer: Trainer, config_yaml: str, samples: str = ""
+) -> None:
     """Bring a trainer to where `save_checkpoint` was called; `EMA` restores its averages itself.
 
     Args:
         state: what `read_checkpoint` returned for `folder`.
         config_yaml: of the run that resumes; what has changed in it is logged.
+        samples: fingerprint of its training set.
 
     Raises:
         UserError: the state does not fit the changed config, or the weights are damaged or of
@@ -230,6 +239,14 @@ def restore(state: dict[str, Any], folder: Path, trainer: Trainer, config_yaml: 
     trainer.iteration = state["iteration"]
     if state["seed"] != trainer.seed:
         logger.warning("seed: the checkpoint's was %s, now %s", state["seed"], trainer.seed)
+    before = state.get("samples", "")  # checkpoints of version 0.1.0 lack it
+    if before and before != samples:
+        logger.warning(
+            "train_dataset: the list of samples has changed since the checkpoint (then %s, now "
+            "%s), so that this run sees other samples, in another order, than without the stop",
+            before,
+            samples,
+        )
     if state["world_size"] != dist.get_world_size():
         logger.warning(
             "the checkpoint was saved by %d process%s, this run has %d; batch_size is per process: "

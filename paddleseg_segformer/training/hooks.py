@@ -203,6 +203,7 @@ class RunFolder:
     config_yaml: str
     writers: Writers
     best: BestModel
+    samples: str = ""  # fingerprint of the training set
 
 
 class Evaluate(Hook):
@@ -312,7 +313,7 @@ class Checkpoints(Hook):
     def _save(self, trainer: Trainer) -> None:
         folder = self._folder(trainer)
         try:
-            save_checkpoint(folder, trainer, self.ema, self.run.config_yaml)
+            save_checkpoint(folder, trainer, self.ema, self.run.config_yaml, self.run.samples)
         except UserError as error:
             older = checkpoints(self.run.save_dir)
             remedy = "There is no older checkpoint: start again when this is fixed."

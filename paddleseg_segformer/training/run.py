@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 from collections.abc import Generator
@@ -15,7 +16,9 @@ from paddleseg_segformer.analysis.complexity import count_parameters
 from paddleseg_segformer.config import Config
 from paddleseg_segformer.config.building import TrainingParts, build_training
 from paddleseg_segformer.cpu import prepare_cpu
+from paddleseg_segformer.data.datasets import SamplePaths
 from paddleseg_segformer.data.loader import Batch, train_loader
+from paddleseg_segformer.data.sample_lists import SampleList
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder, only_writer, write_text
 from paddleseg_segformer.model_folder import CONFIG, start_from_pretrained
@@ -103,6 +106,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
     paddle.seed(seed)  # of the initial weights; the trainer seeds every step
     parts = build_training(config, options.do_eval)
     check_same_in_all("train_dataset, number of samples", len(parts.dataset))
+    samples = fingerprint(parts.dataset.samples)
     save_dir = make_folder(options.save_dir)
     with only_writer(save_dir) if rank == 0 else nullcontext():
         if not checkpoint:
@@ -110,7 +114,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
         prepare_cpu(parts.model)
         trainer = _trainer(config, options, parts, seed, rank, world_size)
         if folder and checkpoint:
-            restore(checkpoint, folder, trainer, config.to_yaml())
+            restore(checkpoint, folder, trainer, config.to_yaml(), samples)
         ema = EMA(parts.model, config.ema_decay) if options.use_ema else None
         if ema and checkpoint:
             ema.set_state_dict(checkpoint["ema"])
@@ -120,7 +124,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
             writers.append(VisualDLWriter(save_dir, start))
         best = read_best(save_dir)
         best.iteration = best.iteration or trainer.iteration  # from here early stopping counts
-        run = RunFolder(save_dir, config.to_yaml(), Writers(writers), best)
+        run = RunFolder(save_dir, config.to_yaml(), Writers(writers), best, samples)
         trainer.hooks = _hooks(config, options, parts, run, ema, rank, world_size)
         if rank == 0:
             write_text(save_dir / CONFIG, run.config_yaml)
@@ -145,6 +149,16 @@ def train(config: Config, options: RunOptions) -> BestModel:
         finally:
             run.writers.close()
         return run.best
+
+
+def fingerprint(samples: SamplePaths) -> str:
+    """Return the number of samples and a checksum of their paths."""
+    if isinstance(samples, SampleList):
+        return samples.fingerprint()
+    digest = hashlib.blake2b(digest_size=4)
+    for index in range(len(samples)):
+        digest.update(repr(samples[index]).encode())
+    return f"{len(samples)} samples, {digest.hexdigest()}"
 
 
 def _trainer(

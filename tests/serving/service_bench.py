@@ -62,7 +62,9 @@ class Bench:
 
         async def main() -> Any:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost"
+            ) as client:
                 return await asyncio.wait_for(talk(client), 30)
 
         return asyncio.run(main())

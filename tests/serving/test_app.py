@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 import threading
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -80,7 +81,7 @@ def test_an_export_is_served_as_it_predicts(
 
     async def talk() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             form = {"image": ("ä.png", encode(scene), "image/png")}
             return [
                 await client.post("/predict", files=form),
@@ -485,3 +486,47 @@ def test_the_interface_is_described_and_loads_nothing_from_elsewhere(bench: Star
     assert "cdn" not in json.dumps(described)
     for path in ("/docs", "/redoc"):
         assert served.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("localhost", 200),
+        ("Segment.Example:80", 200),
+        (socket.gethostname(), 200),
+        ("rebound.example", 421),
+        ("127.0.0.1.rebound.example", 421),
+        ("[", 421),
+    ],
+)
+def test_only_known_names_are_answered(bench: Start, host: str, status: int) -> None:
+    service = bench(allowed_hosts=("segment.example",))
+    answer = service.run(lambda client: client.get("/health/live", headers={"host": host}))
+    assert answer.status_code == status
+    if status != 200:
+        assert "--allowed_hosts" in error_of(answer)
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed", "status"),
+    [
+        ("http://localhost", (), 200),
+        ("http://evil.example", (), 403),
+        ("http://127.0.0.1:9999", (), 403),
+        ("null", (), 403),
+        ("https://page.example", ("page.example",), 200),
+        ("http://evil.example", ("*",), 200),
+    ],
+)
+def test_pages_of_other_sites_cannot_send_images(
+    bench: Start,
+    encode: Callable[..., bytes],
+    scene: np.ndarray,
+    origin: str,
+    allowed: tuple[str, ...],
+    status: int,
+) -> None:
+    answer = bench(allowed_hosts=allowed).post(encode(scene), origin=origin)
+    assert answer.status_code == status

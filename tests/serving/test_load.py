@@ -49,7 +49,7 @@ def test_load_test_sees_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def problem(response: httpx.Response, expected: object) -> str:
         client = httpx.AsyncClient(
-            transport=httpx.MockTransport(lambda request: response), base_url="http://test"
+            transport=httpx.MockTransport(lambda request: response), base_url="http://localhost"
         )
         sent = load_test.Sent("kind", {"content": b"x"}, expected)
         return asyncio.run(load_test.send(client, sent)).problem

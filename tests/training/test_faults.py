@@ -22,6 +22,7 @@ import pytest
 from paddle import nn
 from small_runs import assert_equal_weights, log, poison, train, weights
 
+from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.training.checkpoints import (
     BestModel,
@@ -373,3 +374,26 @@ def test_image_that_was_made_half_readable_is_still_named_in_evaluation(folder, 
     (folder / "val1.png").write_bytes(content[: len(content) // 2])
     assert train(folder, "out", "--do_eval", "--save_interval", "2") == 1
     assert "val1.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("job", ["convert_weights", "export"])
+def test_full_disk_leaves_no_half_model(folder, disk, capsys, job):
+    assert train(folder, "whole", "--iters", "1") == 0
+    weights, out = folder / "whole" / "iter_1" / "model.pdparams", disk.folder / "out"
+    flags = {
+        "convert_weights": [weights.parent, out, "--to", "hf"],
+        "export": ["--model_path", weights, "--config", weights.parent / "config.yml"],
+    }[job]
+    if job == "export":
+        flags += ["--save_dir", out, "--format", "paddle", "onnx"]
+    full = disk.fill()
+    for kilobytes in (0, 8, 64, 100):
+        os.truncate(full, os.path.getsize(full) - 1024 * kilobytes)
+        assert main([job, *map(str, flags)]) == 1
+        error = capsys.readouterr().err
+        assert re.search(r"^error: \S*out\S*: cannot be written \(No space left on device", error)
+        assert error.count("\n") == 1
+        assert sorted(os.listdir(disk.folder)) in (["full"], ["full", "out"])
+        assert not list(disk.folder.glob("out/*"))
+    full.unlink()
+    assert main([job, *map(str, flags)]) == 0

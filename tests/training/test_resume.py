@@ -202,3 +202,15 @@ def test_manifest_of_a_folder_that_has_none(tmp_path):
     (tmp_path / "manifest.json").write_text("[1]")
     with pytest.raises(UserError, match="found no `files`"):
         verify_manifest(tmp_path)
+
+
+def test_changed_list_of_samples_is_noticed(folder, capsys):
+    assert train(folder, "out", "--iters", "1") == 0
+    assert train(folder, "out", *AUTO, "--iters", "2") == 0
+    assert "list of samples" not in capsys.readouterr().out
+    lines = (folder / "train.txt").read_text().splitlines(keepends=True)
+    (folder / "train.txt").write_text("".join(lines[1:]))
+    assert train(folder, "out", *AUTO, "--iters", "3") == 0
+    then, now = len(lines), len(lines) - 1
+    pattern = rf"changed since the checkpoint \(then {then} samples, \w+, now {now} samples"
+    assert re.search(pattern, capsys.readouterr().out)
