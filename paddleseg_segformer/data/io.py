@@ -95,6 +95,10 @@ def decode_image(
             f"{path}: found an image of shape {image.shape}, expected (height, width, "
             f"{img_channels}). Check the file, or set img_channels of the data set."
         )
+    if image.dtype.kind not in "buif":
+        raise UserError(
+            f"{path}: found {image.dtype} values, expected real numbers. Save them as bands."
+        )
     if value_range:
         return value_range.apply(image, path)
     if image.dtype == np.uint8:
