@@ -113,7 +113,8 @@ class SegmentationDataset:
     def read_files(self, image_path: str, label_path: str | None) -> RawSample:
         """Return the sample of two files, as `read` does.
 
-        Data sets of other file formats override it; the paths may be any two names.
+        Data sets of other file formats override it, and apply their `value_range` themselves; the
+        paths may be any two names.
         """
         image = read_image(image_path, self.img_channels, self.value_range)
         if label_path is None:
