@@ -79,16 +79,12 @@ def decode_image(
         image = _decode_tiff(path, content, layout)
         if img_channels == 3 and image.ndim == 3 and image.shape[2] == 4:
             image = image[:, :, :3]
-    elif img_channels in (1, 3):
-        flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
+    else:
         if value_range:
             _refuse_changed_values(path, content, layout, value_range)
-            flag |= cv2.IMREAD_ANYDEPTH
-        else:
+        elif img_channels in (1, 3):
             _refuse_few_bits(path, content, layout)
-        image = _decode(path, content, flag)
-    else:
-        image = _decode_bands(path, content)
+        image = _decode_channels(path, content, img_channels, has_all_bits=bool(value_range))
     image = image[:, :, None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] != img_channels:
         raise UserError(
@@ -212,6 +208,16 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
         code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         return cv2.cvtColor(image, code)
     return image
+
+
+def _decode_channels(
+    path: Path, content: bytes, img_channels: int, has_all_bits: bool
+) -> np.ndarray:
+    """Return an image of 1 or 3 channels, whatever the file has; with another number, all of it."""
+    if img_channels not in (1, 3):
+        return _decode_bands(path, content)
+    flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
+    return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if has_all_bits else flag)
 
 
 def _turned(image: np.ndarray, content: bytes) -> np.ndarray:

@@ -196,6 +196,14 @@ def test_files_whose_values_decoders_change_are_refused(tmp_path, name, message)
         np.testing.assert_array_equal(found, plain)
 
 
+def test_pages_whose_0_is_white_are_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        for band in range(2):
+            file.write(TWELVE_BITS[:, :, band], photometric="miniswhite", metadata=None)
+    with pytest.raises(UserError, match=r"x.tif: holds grey whose 0 is white"):
+        read_image(tmp_path / "x.tif", 2, ValueRange.of("data"))
+
+
 def test_12_bits_without_it_are_refused_with_the_line_to_write(tmp_path):
     cv2.imwrite(str(tmp_path / "x.png"), TWELVE_BITS)
     with pytest.raises(UserError, match=r"such as value_range: \[0, 4095\] for 12 bits"):
