@@ -325,6 +325,11 @@ def _notes(checkpoint: Checkpoint, format: Format) -> list[str]:
             for item in checkpoint.transforms or []
             if item["type"] not in ("Normalize", *_HUB_RESIZING)
         ]
+    if format is HUGGINGFACE and checkpoint.value_range is not None:
+        notes.append(
+            "Hugging Face's image processor has no value_range: give it images that are mapped to "
+            f"0..255 by {checkpoint.value_range}"
+        )
     return [*notes, *(f"{format.title}: {note}" for note in format.notes)]
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 import numpy as np
@@ -176,7 +175,7 @@ class Predictor:
         section = config.val_dataset or config.train_dataset or {}
         return cls(
             model,
-            Preprocess.from_transforms((config.val_dataset or {}).get("transforms")),
+            Preprocess.from_config(config),
             settings,
             label_set_of(section, model.num_classes),
             img_channels=section.get("img_channels", 3),
@@ -296,23 +295,33 @@ class Predictor:
 
         Args:
             image: A path, an array (H, W, C) or (H, W) of 0..255, RGB uint8, or a list of these.
+                Where the data set has a `value_range`, of the values that its files hold.
             bgr: Arrays are in OpenCV's order blue, green, red.
         """
         images = image if isinstance(image, list) else [image]
-        predictions = self._predict([self._array(item, bgr) for item in images])
+        predictions = self.predict_read([self._array(item, bgr) for item in images])
         return predictions if isinstance(image, list) else predictions[0]
 
-    def _predict(self, arrays: list[np.ndarray]) -> list[Prediction]:
+    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """Read an image file as the network is to see it: (H, W, C), RGB, 0..255.
+
+        Raises:
+            UserError: it cannot be read; see `data.io.read_image`.
+        """
+        return read_image(path, self.img_channels, self.pipeline.preprocess.value_range)
+
+    def predict_read(self, images: list[np.ndarray]) -> list[Prediction]:
+        """Predict images as `read` returns them; their windows go through the network together."""
         predictions = []
-        for array, logits in zip(arrays, self.pipeline.batch(arrays), strict=True):
+        for image, logits in zip(images, self.pipeline.batch(images), strict=True):
             self.label_set = self.label_set or generic_label_set(logits.num_classes)
-            predictions.append(Prediction(array, logits, self.label_set))
+            predictions.append(Prediction(image, logits, self.label_set))
         return predictions
 
     def _array(self, image: ImageLike, bgr: bool) -> np.ndarray:
         """Return the image (H, W, C) in RGB."""
         if isinstance(image, (str, os.PathLike)):
-            return read_image(Path(image), self.img_channels)
+            return self.read(image)
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
             found = (
                 f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -320,7 +329,8 @@ class Predictor:
             raise UserError(
                 f"image: found {found}, expected a path or an array (height, width, 3)."
             )
-        if image.dtype.kind not in "uif" or image.dtype == np.uint16:
+        value_range = self.pipeline.preprocess.value_range
+        if image.dtype.kind not in "uif" or (image.dtype == np.uint16 and not value_range):
             raise UserError(f"image: found {image.dtype} values, expected uint8 in 0..255.")
         if image.ndim == 2:
             image = np.repeat(image[:, :, None], self.img_channels, axis=2)
@@ -329,7 +339,9 @@ class Predictor:
                 f"image: found {image.shape[2]} channels, expected {self.img_channels} "
                 "(height, width, channels). Drop alpha with image[:, :, :3]."
             )
-        if image.dtype != np.uint8:
+        if value_range:
+            image = value_range.apply(image, "image")
+        elif image.dtype != np.uint8:
             image = image.astype(np.float32)
         return np.ascontiguousarray(image[:, :, ::-1]) if bgr else image
 

@@ -30,9 +30,16 @@ def overlay_video(
         Number of frames, and frames per second of reading, predicting and writing together.
 
     Raises:
-        UserError: the video cannot be read, or this OpenCV cannot write one.
+        UserError: the video cannot be read, or this OpenCV cannot write one; or the model is for
+            images of other values than 8 bits.
     """
     capture = _open(source)
+    value_range = predictor.pipeline.preprocess.value_range
+    if value_range and not value_range.keeps_uint8:
+        raise UserError(
+            f"{source}: the frames of a video have 8 bits, the model's value_range is "
+            f"{value_range.declared}. Predict images as files, with all their bits."
+        )
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     start = time.perf_counter()

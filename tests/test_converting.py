@@ -11,7 +11,9 @@ from small_models import NARROW_MIT
 
 from paddleseg_segformer import load_model
 from paddleseg_segformer.cli import main
+from paddleseg_segformer.config import Config
 from paddleseg_segformer.config.building import build_component
+from paddleseg_segformer.converting import save_model
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import MODELS, MixVisionTransformer
 from paddleseg_segformer.weights import (
@@ -78,6 +80,22 @@ def test_there_and_back_gives_the_same_file_and_logits(tmp_path, model, to, name
     load_weights(again, middle)
     x = paddle.randn([1, 3, 45, 67])
     np.testing.assert_array_equal(again(x).numpy(), net(x).numpy())
+
+
+def test_value_range_that_hugging_face_has_not_is_told(tmp_path, caplog):
+    net = make("SegFormer")
+    section = {"type": "SegFormer", "num_classes": 4, "embedding_dim": 24}
+    section["backbone"] = {"type": "MixVisionTransformer", **SIZES}
+    section["backbone"] = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in section["backbone"].items()
+    }
+    data = {"type": "Dataset", "transforms": [{"type": "Normalize"}], "value_range": [0, 4095]}
+    config = Config(section, val_dataset=data)
+    save_model(net, config, tmp_path / "hf", "hf")
+    assert (
+        "has no value_range: give it images that are mapped to 0..255 by [0, 4095]" in caplog.text
+    )
 
 
 @pytest.mark.parametrize("to", ["nvlabs", "mmseg", "hf", "smp", "paddleseg"])

@@ -98,6 +98,57 @@ def test_grey_array_is_repeated(predictor) -> None:
     assert predictor(np.full((32, 32), 90, np.uint8)).label.shape == (32, 32)
 
 
+def ranged(declared: object) -> Predictor:
+    plain = {"transforms": [{"type": "Normalize"}], "value_range": declared}
+    return Predictor(BrightestChannel(), Preprocess.from_dict(plain))
+
+
+@pytest.mark.parametrize("bgr", [False, True])
+@pytest.mark.parametrize(
+    ("declared", "dtype", "factor", "offset"),
+    [
+        ([0, 4095], np.uint16, 4095 / 255, 0),
+        ([-1000, 1550], np.int16, 10, -1000),
+        ("dtype", np.uint16, 257, 0),
+        ("dtype", np.float64, 1 / 255, 0),
+        ("dtype", np.uint8, 1, 0),
+    ],
+)
+def test_arrays_are_mapped_by_the_value_range(image, bgr, declared, dtype, factor, offset) -> None:
+    array = (image.astype(np.float64) * factor + offset).astype(dtype)
+    prediction = ranged(declared)(array[:, :, ::-1] if bgr else array, bgr=bgr)
+    np.testing.assert_allclose(prediction.image, image, atol=0.1)
+    assert (prediction.label == STRIPES).all()
+    np.testing.assert_array_equal(prediction.overlay(0), image)
+
+
+def test_files_are_mapped_by_the_value_range(image, tmp_path) -> None:
+    stored = image.astype(np.uint16) * 16
+    cv2.imwrite(str(tmp_path / "a.png"), stored[:, :, ::-1])
+    predictor = ranged([0, 4080])
+    [read] = predictor.predict_read([predictor.read(tmp_path / "a.png")])
+    for prediction in (read, predictor(tmp_path / "a.png"), predictor(stored)):
+        np.testing.assert_allclose(prediction.image, image, atol=1e-4)
+        assert (prediction.label == STRIPES).all()
+
+
+def test_arrays_without_a_range_are_refused(image) -> None:
+    with pytest.raises(UserError, match="^image: found int64 values in 20..220; value_range: dt"):
+        ranged("dtype")(image.astype(np.int64))
+    with pytest.raises(UserError, match="found uint16 values, expected uint8"):
+        Predictor(BrightestChannel(), Preprocess())(image.astype(np.uint16))
+
+
+def test_video_of_a_model_for_other_values_is_refused(image, tmp_path) -> None:
+    source = tmp_path / "in.avi"
+    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*"MJPG"), 12, (48, 32))
+    writer.write(image)
+    writer.release()
+    with pytest.raises(UserError, match="in.avi: the frames of a video have 8 bits, the model's"):
+        overlay_video(ranged([0, 4095]), source, tmp_path / "out.mp4")
+    assert overlay_video(ranged("dtype"), source, tmp_path / "out.mp4")[0] == 1
+
+
 def test_layer_is_put_into_evaluation_mode() -> None:
     network = BrightestChannel()
     assert network.training

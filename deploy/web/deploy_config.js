@@ -5,7 +5,7 @@ import { load } from "./vendor/js-yaml.mjs";
 import { UserError } from "./errors.js";
 import { checkTransforms } from "./size_rules.js";
 
-const FORMATS = [2, 3];
+const FORMATS = [2, 3, 4];
 
 /**
  * Read the text of a deploy.yaml.
@@ -16,12 +16,13 @@ export function readDeploy(text) {
   const deploy = parse(text);
   if (!FORMATS.includes(deploy.format)) {
     throw new UserError(
-      `deploy.yaml: found format ${deploy.format}, this page reads ${FORMATS.join(" and ")}. ` +
+      `deploy.yaml: found format ${deploy.format}, this page reads ${FORMATS.join(", ")}. ` +
         "Export the model again.",
     );
   }
   checkNetwork(deploy);
   checkInference(deploy.inference ?? {});
+  checkValues(deploy.preprocess ?? {});
   checkTransforms(deploy.preprocess?.transforms ?? []);
   return deploy;
 }
@@ -76,6 +77,15 @@ function checkNetwork({ artefacts, input, output, classes, palette }) {
   if (classes.length !== output.num_classes || palette.length !== output.num_classes) {
     throw new UserError(
       `deploy.yaml: found ${classes.length} classes and ${palette.length} colours for ${output.num_classes}.`,
+    );
+  }
+}
+
+function checkValues({ value_range }) {
+  if (value_range !== undefined && value_range !== null) {
+    throw new UserError(
+      "deploy.yaml: has preprocess.value_range, but the page maps no stored values to 0..255. " +
+        "Use deploy/python/infer.py.",
     );
   }
 }

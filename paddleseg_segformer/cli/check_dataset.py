@@ -9,6 +9,7 @@ from typing import Any
 
 from paddleseg_segformer.cli.common import add_config_arguments, load_config_from
 from paddleseg_segformer.data.audit import AuditReport, audit
+from paddleseg_segformer.data.values import ValueRange
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
 
@@ -30,8 +31,8 @@ def run(args: argparse.Namespace) -> None:
     """Print a report for each data set.
 
     Raises:
-        UserError: a file cannot be used, images are in both data sets, or they are normalised
-            differently; or the config has no such data set.
+        UserError: a file cannot be used, images are in both data sets, or they differ in
+            normalisation or `value_range`; or the config has no such data set.
     """
     from paddleseg_segformer.config.building import build_dataset
 
@@ -63,11 +64,12 @@ def run(args: argparse.Namespace) -> None:
         if shared:
             problems.append(f"{len(shared)} images are in both data sets.")
         assert config.train_dataset and config.val_dataset
-        constants = [_normalisation(config.train_dataset), _normalisation(config.val_dataset)]
-        if constants[0] != constants[1]:
-            problems.append(
-                f"train_dataset has {constants[0]}, val_dataset {constants[1]}: make them equal."
-            )
+        for describe in (_normalisation, _value_range):
+            found = [describe(config.train_dataset), describe(config.val_dataset)]
+            if found[0] != found[1]:
+                problems.append(
+                    f"train_dataset has {found[0]}, val_dataset {found[1]}: make them equal."
+                )
     if problems:
         raise UserError(" ".join(problems))
 
@@ -80,6 +82,12 @@ def _normalisation(section: dict[str, Any]) -> str:
             same = [values[:1] if len({*values}) == 1 else values for values in (mean, std)]
             return f"Normalize with mean {list(same[0])} and std {list(same[1])}"
     return "no Normalize"
+
+
+def _value_range(section: dict[str, Any]) -> str:
+    """Describe what the values that a data set stores mean."""
+    value_range = ValueRange.of(section.get("value_range"))
+    return f"value_range {value_range.declared}" if value_range else "no value_range"
 
 
 def format_report(name: str, report: AuditReport) -> str:

@@ -97,7 +97,7 @@ def run(args: Namespace) -> None:
     if args.triton_dir:
         check_triton_formats(formats, "--triton_dir")
     check_save_dir(args.save_dir)
-    preprocess = Preprocess.from_transforms((config.val_dataset or {}).get("transforms"))
+    preprocess = Preprocess.from_config(config)
     quantization = quantization_of(args, config, formats)
     model = build_model(config)
     if args.model_path:

@@ -95,6 +95,7 @@ def _images(path: str | None, config: Config) -> Samples:
     from paddleseg_segformer.config.building import build_dataset
     from paddleseg_segformer.data.datasets import RawSample
     from paddleseg_segformer.data.io import read_image
+    from paddleseg_segformer.data.values import ValueRange
     from paddleseg_segformer.export import Samples
     from paddleseg_segformer.inference.image_sources import find_images
 
@@ -104,11 +105,12 @@ def _images(path: str | None, config: Config) -> Samples:
         except UserError as error:
             named = str(error).replace("--image_path", "--calibration_images")
             raise UserError(named) from None
-        channels = (config.val_dataset or config.train_dataset or {}).get("img_channels", 3)
+        section = config.val_dataset or config.train_dataset or {}
+        form = section.get("img_channels", 3), ValueRange.of(section.get("value_range"))
 
         def read(index: int) -> RawSample:
             file = files[index].path
-            return RawSample(read_image(file, channels), None, str(file), None)
+            return RawSample(read_image(file, *form), None, str(file), None)
 
         return Samples(read, range(len(files)))
     if not config.train_dataset:

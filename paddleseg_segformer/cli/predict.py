@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from paddleseg_segformer.data.labels import LabelSet
     from paddleseg_segformer.inference.arrays import Array
     from paddleseg_segformer.inference.settings import InferenceSettings
-    from paddleseg_segformer.predictor import ImageLike, Prediction, Predictor
+    from paddleseg_segformer.predictor import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def run(args: Namespace) -> None:
     timer = Timer()
     if args.benchmark:
         network = predictor.pipeline.network = _TimedNetwork(predictor.pipeline.network, timer)
-        _predict(list(read_ahead(images[:1], predictor.img_channels)), predictor, timer)
+        _predict(list(read_ahead(images[:1], predictor.read)), predictor, timer)
         timer.seconds.clear()  # the first call sets up memory
     num_done = _predict_images(predictor, images, args, timer)
     logger.info("%d images written to %s", num_done, args.save_dir)
@@ -253,7 +253,7 @@ def _predict_images(
     predictor: Predictor, images: Sequence[ImageFile], args: Namespace, timer: Timer
 ) -> int:
     """Write the results of all images, in batches; return how many there were."""
-    source = read_ahead(images, predictor.img_channels)
+    source = read_ahead(images, predictor.read)
     num_done = 0
     with tqdm(total=len(images), unit="img", disable=None) as progress:
         while True:
@@ -277,13 +277,13 @@ def _predict(
 ) -> list[tuple[ImageFile, Prediction]]:
     """Return the predictions; images that fail are reported by name and left out."""
     try:
-        images: list[ImageLike] = []
+        images = []
         for _, pixels in batch:
             if isinstance(pixels, UserError):
                 raise pixels
             images.append(pixels)
         with timer("predict"):
-            predictions = predictor(images)
+            predictions = predictor.predict_read(images)
             for prediction in predictions:
                 prediction.label  # noqa: B018  computed here, where its errors are these images'
     except UserError as error:

@@ -91,7 +91,7 @@ def _plan(config: Config, dataset: SegmentationDataset, settings: InferenceSetti
     from paddleseg_segformer.inference.preprocess import Preprocess
 
     sample = dataset.read(0)
-    preprocess = Preprocess.from_transforms((config.val_dataset or {}).get("transforms"))
+    preprocess = Preprocess.from_config(config)
     pipeline = Pipeline(lambda x: x, preprocess, settings)
     height, width, num_channels = sample.image.shape
     return f"{sample.image_path}\n{describe_plan(pipeline, (height, width), num_channels)}"
@@ -124,7 +124,7 @@ def _evaluate(
         metrics = evaluate(
             model,
             dataset,
-            Preprocess.from_transforms((config.val_dataset or {}).get("transforms")),
+            Preprocess.from_config(config),
             settings,
             absent_class=args.absent_class or config.test_config.absent_class,
             num_workers=args.num_workers,

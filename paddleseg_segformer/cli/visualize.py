@@ -68,7 +68,7 @@ def run(args: Namespace) -> None:
     device = set_device(args.device)
     predictor = Predictor.from_config(config, args.model_path)
     logger.info("%s: %d images", device, len(images))
-    for image, pixels in read_ahead(images, predictor.img_channels):
+    for image, pixels in read_ahead(images, predictor.read):
         if isinstance(pixels, UserError):
             raise pixels
         folder = Path(args.save_dir) / image.name

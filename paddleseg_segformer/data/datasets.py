@@ -28,6 +28,7 @@ from paddleseg_segformer.data.labels import (
 )
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.data.sample_lists import FolderLayout, pair_folders, read_list_file
+from paddleseg_segformer.data.values import DeclaredRange, ValueRange
 from paddleseg_segformer.errors import UserError, did_you_mean
 
 MASKS_READ = 12  # labels read to see whether they are masks of 0 and 255
@@ -46,7 +47,8 @@ class RawSample(NamedTuple):
     """One sample as it is stored, its label turned into training ids.
 
     Args:
-        image: (H, W, C) RGB, uint8, or float32 where the file holds another type than 8 bits.
+        image: (H, W, C) RGB, uint8, or float32 where the file holds another type than 8 bits or
+            `value_range` maps it.
         label: (H, W) class ids, or None where the data set has no labels.
     """
 
@@ -66,6 +68,7 @@ class SegmentationDataset:
         mode: Split: 'train', 'val' or 'test'.
         img_channels: Channels of the images.
         id_map: (256,) uint8, stored id -> training id; see `make_id_map`.
+        value_range: What stored values mean; see `ValueRange.of`.
     """
 
     label_set: LabelSet
@@ -81,6 +84,7 @@ class SegmentationDataset:
         mode: str,
         img_channels: int = 3,
         id_map: np.ndarray | None = None,
+        value_range: DeclaredRange | None = None,
     ) -> None:
         self.samples = samples
         last = transforms[-1] if transforms else None
@@ -91,6 +95,7 @@ class SegmentationDataset:
         self.ignore_index = label_set.ignore_index
         self.mode = mode
         self.img_channels = img_channels
+        self.value_range = ValueRange.of(value_range)
         self._id_map = id_map
 
     def __len__(self) -> int:
@@ -108,9 +113,10 @@ class SegmentationDataset:
     def read_files(self, image_path: str, label_path: str | None) -> RawSample:
         """Return the sample of two files, as `read` does.
 
-        Data sets of other file formats override it; the paths may be any two names.
+        Data sets of other file formats override it, and apply their `value_range` themselves; the
+        paths may be any two names.
         """
-        image = read_image(image_path, self.img_channels)
+        image = read_image(image_path, self.img_channels, self.value_range)
         if label_path is None:
             return RawSample(image, None, image_path, None)
         label = read_label(label_path, self.num_classes)
@@ -184,6 +190,8 @@ class FolderDataset(SegmentationDataset):
         dataset_root: Folder of the data set.
         mode: Split: 'train', 'val' or 'test'.
         edge: Not supported.
+        value_range: What stored values mean: `dtype`, `data`, [LOW, HIGH] or {percentile: [LOW,
+            HIGH]}, mapped to 0..255; by default values stay as they are, 16 bits become 8.
     """
 
     LAYOUT: FolderLayout
@@ -196,11 +204,19 @@ class FolderDataset(SegmentationDataset):
         dataset_root: str,
         mode: str = "train",
         edge: bool = False,
+        value_range: DeclaredRange | None = None,
     ) -> None:
         _check_arguments(type(self).__name__, mode, self.LAYOUT.splits, edge)
         root = _existing_root(dataset_root, self.HOW_TO_GET)
         samples = pair_folders(root, self.LAYOUT, mode, self.HOW_TO_GET)
-        super().__init__(samples, transforms, self.label_set, mode=mode, id_map=self.ID_MAP)
+        super().__init__(
+            samples,
+            transforms,
+            self.label_set,
+            mode=mode,
+            id_map=self.ID_MAP,
+            value_range=value_range,
+        )
 
 
 class Cityscapes(FolderDataset):
@@ -304,6 +320,8 @@ class Dataset(SegmentationDataset):
         label_values: Value that label files hold for each class, in the order of the ids, such as
             [0, 255] for masks of two values; by default the ids themselves. 255 stays
             `ignore_index` where it is not among them.
+        value_range: What stored values mean: `dtype`, `data`, [LOW, HIGH] or {percentile: [LOW,
+            HIGH]}, mapped to 0..255; by default values stay as they are, 16 bits become 8.
     """
 
     def __init__(
@@ -323,6 +341,7 @@ class Dataset(SegmentationDataset):
         palette: Sequence[Sequence[int]] | None = None,
         reduce_zero_label: bool = False,
         label_values: Sequence[int] | None = None,
+        value_range: DeclaredRange | None = None,
     ) -> None:
         lists = {"train": train_path, "val": val_path, "test": test_path}
         _check_arguments("Dataset", mode, lists, edge)
@@ -347,7 +366,13 @@ class Dataset(SegmentationDataset):
         elif num_classes == 2 and ignore_index == IGNORE_INDEX and not reduce_zero_label:
             _refuse_masks_of_0_and_255(samples)
         super().__init__(
-            samples, transforms, label_set, mode=mode, img_channels=img_channels, id_map=id_map
+            samples,
+            transforms,
+            label_set,
+            mode=mode,
+            img_channels=img_channels,
+            id_map=id_map,
+            value_range=value_range,
         )
 
 
@@ -359,6 +384,8 @@ class CamVid(SegmentationDataset):
         dataset_root: Folder of the data set, which the paths in the lists are relative to.
         mode: Split: 'train', 'val' or 'test'.
         edge: Not supported.
+        value_range: What stored values mean: `dtype`, `data`, [LOW, HIGH] or {percentile: [LOW,
+            HIGH]}, mapped to 0..255; by default values stay as they are, 16 bits become 8.
     """
 
     label_set = LABEL_SETS["camvid"]
@@ -374,11 +401,12 @@ class CamVid(SegmentationDataset):
         dataset_root: str,
         mode: str = "train",
         edge: bool = False,
+        value_range: DeclaredRange | None = None,
     ) -> None:
         _check_arguments("CamVid", mode, ("train", "val", "test"), edge)
         root = _existing_root(dataset_root, self.HOW_TO_GET)
         samples = read_list_file(root / f"{mode}.txt", root, " ", needs_label=mode != "test")
-        super().__init__(samples, transforms, self.label_set, mode=mode)
+        super().__init__(samples, transforms, self.label_set, mode=mode, value_range=value_range)
 
 
 DATASETS: dict[str, type[SegmentationDataset]] = {

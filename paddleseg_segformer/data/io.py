@@ -25,6 +25,7 @@ from paddleseg_segformer.data.headers import (
     orientation,
     tiff_layout,
 )
+from paddleseg_segformer.data.values import ValueRange, check_finite
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
@@ -35,30 +36,38 @@ _BITS_PER_SAMPLE = 258  # TIFF tag
 _JPEG_END = b"\xff\xd9"
 
 
-def read_image(path: str | os.PathLike[str], img_channels: int = 3) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str], img_channels: int = 3, value_range: ValueRange | None = None
+) -> np.ndarray:
     """Read an image as (H, W, `img_channels`).
 
     Image files of 1 or 3 channels are converted to that many channels and to 8 bits; three are in
     the order red, green, blue. Other numbers of channels are read as they are stored: from `.npy`
     (H, W, C), from TIFF files with a page per band, or from files of four channels.
 
+    Args:
+        value_range: With it all stored bits are read, and mapped to 0..255.
+
     Returns:
-        uint8; float32 if the values are stored in any type but 8 bits.
+        uint8; float32 if the values are stored in any type but 8 bits. With `value_range`, see
+        `ValueRange.apply`.
 
     Raises:
         UserError: the file is missing, cannot be decoded, is cut off, or has other channels.
     """
     path = Path(path)
-    return decode_image(path, _read_bytes(path), img_channels)
+    return decode_image(path, _read_bytes(path), img_channels, value_range)
 
 
-def decode_image(path: Path, content: bytes, img_channels: int = 3) -> np.ndarray:
+def decode_image(
+    path: Path, content: bytes, img_channels: int = 3, value_range: ValueRange | None = None
+) -> np.ndarray:
     """Decode a file's content as `read_image` does.
 
     Args:
         path: Its name, for messages; `.npy` and TIFF files are recognised by its suffix.
         content: The file, not empty.
-        img_channels: As of `read_image`.
+        img_channels, value_range: As of `read_image`.
 
     Raises:
         UserError: it cannot be decoded, is cut off, or has other channels.
@@ -70,27 +79,28 @@ def decode_image(path: Path, content: bytes, img_channels: int = 3) -> np.ndarra
         image = _decode_tiff(path, content, layout)
         if img_channels == 3 and image.ndim == 3 and image.shape[2] == 4:
             image = image[:, :, :3]
-    elif img_channels in (1, 3):
-        _refuse_few_bits(path, content, layout)
-        flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
-        image = _decode(path, content, flag)
     else:
-        image = _decode_bands(path, content)
+        if value_range:
+            _refuse_changed_values(path, content, layout, value_range)
+        elif img_channels in (1, 3):
+            _refuse_few_bits(path, content, layout)
+        image = _decode_channels(path, content, img_channels, has_all_bits=bool(value_range))
     image = image[:, :, None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] != img_channels:
         raise UserError(
             f"{path}: found an image of shape {image.shape}, expected (height, width, "
             f"{img_channels}). Check the file, or set img_channels of the data set."
         )
+    if image.dtype.kind not in "buif":
+        raise UserError(
+            f"{path}: found {image.dtype} values, expected real numbers. Save them as bands."
+        )
+    if value_range:
+        return value_range.apply(image, path)
     if image.dtype == np.uint8:
         return image
     image = image.astype(np.float32)
-    if not np.isfinite(image).all():
-        wrong = image.size - int(np.isfinite(image).sum())
-        raise UserError(
-            f"{path}: {wrong} of {image.size} values are NaN or infinite. Replace them, such as "
-            "by the mean of the band."
-        )
+    check_finite(image, path)
     return image
 
 
@@ -200,6 +210,16 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     return image
 
 
+def _decode_channels(
+    path: Path, content: bytes, img_channels: int, has_all_bits: bool
+) -> np.ndarray:
+    """Return an image of 1 or 3 channels, whatever the file has; with another number, all of it."""
+    if img_channels not in (1, 3):
+        return _decode_bands(path, content)
+    flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
+    return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if has_all_bits else flag)
+
+
 def _turned(image: np.ndarray, content: bytes) -> np.ndarray:
     """Return an image (H, W) or (H, W, C) turned as its EXIF says."""
     turn = orientation(content)
@@ -237,7 +257,24 @@ def _refuse_few_bits(path: Path, content: bytes, layout: TiffLayout | None) -> N
     if 255 < highest < 4096:
         raise UserError(
             f"{path}: found 16-bit values of at most {highest}; of 0..65535, as is assumed, they "
-            f"would keep {highest // 256 + 1} levels. Scale them to 0..65535 or to 8 bits."
+            f"would keep {highest // 256 + 1} levels. Say what they mean in the data set, such as "
+            "value_range: [0, 4095] for 12 bits."
+        )
+
+
+def _refuse_changed_values(
+    path: Path, content: bytes, layout: TiffLayout | None, value_range: ValueRange
+) -> None:
+    """Refuse files whose decoded values are not the stored ones, which `value_range` is about."""
+    is_grey_png = content.startswith(b"\x89PNG") and content[25:26] == b"\0"
+    bits = content[24] if is_grey_png else layout.bits if layout else 8
+    if bits <= 8 and value_range.keeps_uint8:
+        return
+    if bits < 8 or (layout and layout.is_zero_white):
+        found = f"grey of {bits} bits" if bits < 8 else "grey whose 0 is white (MinIsWhite)"
+        raise UserError(
+            f"{path}: holds {found}, which decoders change; value_range needs values as they are "
+            "stored. Save it with 8 or 16 bits and 0 as black."
         )
 
 

@@ -86,7 +86,7 @@ def measure(folder: Path, samples: Iterable[RawSample]) -> dict[str, Any]:
     ]
     num_equal = num_pixels = num_images = 0
     for sample in tqdm(samples, unit="img", desc="int8 against fp32", disable=None):
-        labels = [predictor(sample.image).label for predictor in predictors]
+        labels = [predictor.predict_read([sample.image])[0].label for predictor in predictors]
         num_equal += int((labels[0] == labels[1]).sum())
         num_pixels += labels[0].size
         num_images += 1

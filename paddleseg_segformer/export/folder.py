@@ -243,7 +243,7 @@ def _check_stride(model: nn.Layer) -> None:
         )
 
 
-def _explicit(preprocess: Preprocess) -> dict[str, list[dict[str, Any]]]:
+def _explicit(preprocess: Preprocess) -> dict[str, Any]:
     """Return `preprocess.to_dict()` with the defaults written out, for readers that lack them."""
     components = [*preprocess.size_rules, preprocess.normalize]
     sections = []
@@ -252,4 +252,4 @@ def _explicit(preprocess: Preprocess) -> dict[str, list[dict[str, Any]]]:
         arguments = {item.name: section.get(item.name, item.default) for item in parameters}
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
         sections.append({"type": section["type"], **plain})
-    return {"transforms": sections}
+    return preprocess.to_dict() | {"transforms": sections}

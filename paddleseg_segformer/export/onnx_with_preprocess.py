@@ -40,10 +40,16 @@ def check_expressible(
     Libraries round differently when they resize 8-bit images, and no ONNX operator equals them.
 
     Raises:
-        UserError: size rules, windows, scales or flips, or an output other than logits.
+        UserError: a range of other values than 8 bits, size rules, windows, scales or flips, or an
+            output other than logits.
     """
     rules = ", ".join(type(rule).__name__ for rule in preprocess.size_rules)
     remedy = "leave --with_preprocess out, or "
+    if preprocess.value_range and not preprocess.value_range.keeps_uint8:
+        raise UserError(
+            f"with_preprocess: value_range {preprocess.value_range.declared} cannot be put into "
+            "the graph, which takes images of 8 bits; leave --with_preprocess out."
+        )
     if rules:
         raise UserError(
             f"with_preprocess: {rules} cannot be put into the graph; {remedy}export with "

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from paddleseg_segformer.data.io import read_image
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.arrays import Array, Network
 from paddleseg_segformer.predictor import Prediction, Predictor
@@ -69,9 +68,9 @@ class DemoModel:
         """
         self.network.seconds = 0.0
         start = time.perf_counter()
-        image = read_image(path, self.predictor.img_channels)
+        image = self.predictor.read(path)
         read = time.perf_counter() - start
-        prediction = self.predictor(image)
+        [prediction] = self.predictor.predict_read([image])
         prediction.label  # noqa: B018  computed here, where its time is measured
         total = time.perf_counter() - start
         network = self.network.seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paddleseg_segformer.data.io import IMAGE_SUFFIXES, read_image
+from paddleseg_segformer.data.io import IMAGE_SUFFIXES
 from paddleseg_segformer.data.lists import quoted_items, read_list_text, walk_files
 from paddleseg_segformer.errors import UserError
 
@@ -68,22 +68,22 @@ def find_images(
 
 
 def read_ahead(
-    images: Sequence[ImageFile], img_channels: int
+    images: Sequence[ImageFile], read: Callable[[Path], np.ndarray]
 ) -> Iterator[tuple[ImageFile, np.ndarray | UserError]]:
-    """Yield each image, or what was wrong with it, while the next one is being read."""
+    """Yield each image, or what was wrong with it, while `read` reads the next one."""
 
-    def read(image: ImageFile) -> np.ndarray | UserError:
+    def read_or_error(image: ImageFile) -> np.ndarray | UserError:
         try:
-            return read_image(image.path, img_channels)
+            return read(image.path)
         except UserError as error:
             return error
 
     with ThreadPoolExecutor(1) as reader:
-        future = reader.submit(read, images[0])
+        future = reader.submit(read_or_error, images[0])
         for image, following in zip(images, [*images[1:], None], strict=True):
             result = future.result()
             if following:
-                future = reader.submit(read, following)
+                future = reader.submit(read_or_error, following)
             yield image, result
 
 

@@ -1,17 +1,24 @@
-"""From image to network input: size rules on the host, normalisation on the device."""
+"""From image to network input: size rules on the host, normalisation on the device.
+
+`value_range` belongs to it as well, but is applied where images are read.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.data.resize import SIZE_RULES, SizeRule
+from paddleseg_segformer.data.values import ValueRange, check_finite
 from paddleseg_segformer.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.config import Config
 
 MIN_OFFSET = 16.0  # a normalisation that subtracts less may be meant for values of 0..1
 MAX_DEVIATIONS = 8.0  # from the mean; an image of 0..255 has at most 3 with ImageNet's constants
@@ -32,11 +39,26 @@ class Preprocess:
         size_rules: Each changes the image's size, on the host.
         normalize: Constants applied on the device, or None where the network takes 0..255.
         sections: The transforms as plain data, as they stand in a config.
+        value_range: How images were read: with it the stored values were mapped to 0..255.
     """
 
     size_rules: tuple[SizeRule, ...] = ()
     normalize: Normalize | None = None
     sections: tuple[Mapping[str, Any], ...] = ()
+    value_range: ValueRange | None = None
+
+    @classmethod
+    def from_config(cls, config: Config) -> Preprocess:
+        """Build from the `transforms` and `value_range` of a config's `val_dataset`.
+
+        Without one, `value_range` is that of its `train_dataset`.
+
+        Raises:
+            UserError: as `from_transforms`, or a wrong `value_range`.
+        """
+        preprocess = cls.from_transforms((config.val_dataset or {}).get("transforms"))
+        section = config.val_dataset or config.train_dataset or {}
+        return replace(preprocess, value_range=ValueRange.of(section.get("value_range")))
 
     @classmethod
     def from_transforms(cls, sections: Sequence[Mapping[str, Any]] | None) -> Preprocess:
@@ -58,14 +80,19 @@ class Preprocess:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
         """Return the preprocessing of `to_dict`'s plain data."""
-        unknown = set(values) - {"transforms"}
+        unknown = set(values) - {"transforms", "value_range"}
         if unknown:
-            raise UserError(f"preprocess: unknown keys {sorted(unknown)}, expected `transforms`.")
-        return cls.from_transforms(values.get("transforms"))
+            raise UserError(
+                f"preprocess: unknown keys {sorted(unknown)}, expected `transforms` and "
+                "`value_range`."
+            )
+        preprocess = cls.from_transforms(values.get("transforms"))
+        return replace(preprocess, value_range=ValueRange.of(values.get("value_range")))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the transforms as plain data; `from_dict` reads them back."""
-        return {"transforms": [dict(section) for section in self.sections]}
+        """Return it as plain data, which `from_dict` reads back; no `value_range` is left out."""
+        transforms = {"transforms": [dict(section) for section in self.sections]}
+        return transforms | ({"value_range": self.value_range.declared} if self.value_range else {})
 
     def check_values(self, image: np.ndarray) -> None:
         """Refuse values that the network cannot be meant for.
@@ -79,23 +106,19 @@ class Preprocess:
         """
         if image.dtype == np.uint8 or not image.size:
             return
-        low, high = float(image.min()), float(image.max())
-        if not np.isfinite(low) or not np.isfinite(high):
-            wrong = image.size - int(np.isfinite(image).sum())
-            raise UserError(
-                f"image: found {wrong} of {image.size} values that are NaN or infinite, expected "
-                "numbers. Replace them, for example by the mean of the band."
-            )
-        if self.normalize is None:
+        check_finite(image, "image")
+        if self.normalize is None or self.value_range:  # which the values were mapped with
             return
         offset, scale = self.normalize.offset_and_scale
         if not MIN_OFFSET < offset.mean() <= 255:
             return  # made for other values than 0..255
+        low, high = float(image.min()), float(image.max())
         is_unit = low >= 0 and 0 < high <= 1 and bool((image % 1).any())
         if is_unit or (high > 2 * 255 and ((high - offset) * scale).min() > MAX_DEVIATIONS):
             raise UserError(
                 f"image: found values in {low:g}..{high:g}, expected 0..255 (Normalize subtracts "
-                f"{offset.mean():.0f}). {'Multiply by 255.' if is_unit else 'Scale them.'}"
+                f"{offset.mean():.0f}). {'Multiply by 255' if is_unit else 'Scale them'}, or set "
+                "value_range of the data set."
             )
 
     def resize(self, image: np.ndarray, ratio: float = 1.0) -> tuple[np.ndarray, list[SizeStep]]:

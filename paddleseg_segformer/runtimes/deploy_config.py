@@ -21,6 +21,7 @@ from paddleseg_segformer.yaml_files import Dumper, read_yaml
 
 FILE_NAME = "deploy.yaml"
 FORMAT = 3  # of deploy.yaml; raised when a reader of the old one would go wrong
+VALUE_RANGE_FORMAT = 4  # the same with `preprocess.value_range`
 INPUT_NAME = "x"
 OUTPUT_OPS = ("none", "argmax", "softmax")
 # what an export can hold, and its files in the order in which engines take them
@@ -136,7 +137,7 @@ class DeployConfig:
     artefacts: dict[str, Artefact]  # keys of `ARTEFACT_FILES`
     input: InputSpec
     output: OutputSpec
-    preprocess: dict[str, Any]  # Preprocess.to_dict(): size rules and normalisation
+    preprocess: dict[str, Any]  # Preprocess.to_dict(): values, size rules and normalisation
     inference: dict[str, Any]  # InferenceSettings.to_dict(): windows, scales, flips
     classes: list[str]
     palette: list[list[int]]  # RGB colour of each class, 0..255
@@ -204,10 +205,11 @@ class DeployConfig:
             content = _from_format_1(content)
         if content["format"] == 2:  # the same without a fixture
             content = dict(content, format=FORMAT)
-        if content["format"] != FORMAT:
+        if content["format"] not in (FORMAT, VALUE_RANGE_FORMAT):
             raise UserError(
-                f"{path}: format {content['format']}, but this version reads formats 1 to {FORMAT}."
-                " Export the model again, or use the version it was made with."
+                f"{path}: format {content['format']}, but this version reads formats 1 to "
+                f"{VALUE_RANGE_FORMAT}. Export the model again, or use the version it was made "
+                "with."
             )
         try:
             config = from_plain(cls, content)
@@ -259,7 +261,9 @@ class DeployConfig:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `deploy.yaml` into `folder`; return its path."""
         path = Path(folder) / FILE_NAME
-        content = {"format": self.format, **dataclasses.asdict(self)}
+        has_range = self.preprocess.get("value_range") is not None
+        config = dataclasses.replace(self, format=VALUE_RANGE_FORMAT) if has_range else self
+        content = {"format": config.format, **dataclasses.asdict(config)}
         text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
         write_text(path, text)
         return path

@@ -191,7 +191,7 @@ class Batcher:
         """Return what came of each image; where a batch fails, each is tried alone."""
         start = time.monotonic()
         try:
-            predictions = predictor([job.image for job in batch])
+            predictions = predictor.predict_read([job.image for job in batch])
             maps = [  # computed here, where their time is measured
                 (prediction.label, prediction.confidence if job.wants_confidence else None)
                 for job, prediction in zip(batch, predictions, strict=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from paddleseg_segformer.data.headers import TooManyPixels, check_array, check_image, open_image
 from paddleseg_segformer.data.io import decode_image
+from paddleseg_segformer.data.values import ValueRange
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.augmentation import scaled_size
 from paddleseg_segformer.inference.pipeline import Pipeline
@@ -19,7 +20,9 @@ TIFF_STARTS = (b"II", b"MM")
 ANIMATIONS = ("PNG", "WEBP")  # formats whose frames are moments; a TIFF's pages may be bands
 
 
-def decode_upload(content: bytes, img_channels: int, max_pixels: int) -> np.ndarray:
+def decode_upload(
+    content: bytes, img_channels: int, max_pixels: int, value_range: ValueRange | None = None
+) -> np.ndarray:
     """Return an uploaded image (H, W, C) as `read_image` would return the same file.
 
     Raises:
@@ -30,7 +33,7 @@ def decode_upload(content: bytes, img_channels: int, max_pixels: int) -> np.ndar
     path = Path(f"image{suffix}")  # for messages; `decode_image` tells these formats by it
     try:
         _check_size(path, content, max_pixels)
-        return decode_image(path, content, img_channels)
+        return decode_image(path, content, img_channels, value_range)
     except TooManyPixels:  # more than any program of this package decodes
         raise _too_many_pixels("very many px", max_pixels) from None
     except UserError as error:

@@ -40,6 +40,7 @@ def describe_service(predictor: Predictor, settings: ServingSettings) -> dict[st
             "max_bytes": settings.max_bytes,
             "max_pixels": settings.max_pixels,
             "transforms": deploy.preprocess.get("transforms") or [],
+            "value_range": deploy.preprocess.get("value_range"),
         },
         "inference": predictor.settings.describe(),
         "classes": [

@@ -161,9 +161,10 @@ class Service:
         return answer, outcome
 
     def _decode(self, content: bytes, query: PredictQuery) -> Job:
-        limit = self.settings.max_pixels
-        image = decode_upload(content, self.predictor.img_channels, limit)
-        return make_job(self.predictor.pipeline, image, limit, query.confidence)
+        limit, pipeline = self.settings.max_pixels, self.predictor.pipeline
+        value_range = pipeline.preprocess.value_range
+        image = decode_upload(content, self.predictor.img_channels, limit, value_range)
+        return make_job(pipeline, image, limit, query.confidence)
 
     async def _in_pool(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)

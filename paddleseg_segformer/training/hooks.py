@@ -160,7 +160,7 @@ class ModelEvaluation:
         self.dataset = parts.val_dataset
         self.absent_class = config.test_config.absent_class
         self.settings = config.test_config.inference_settings()
-        self.preprocess = Preprocess.from_transforms(config.val_dataset.get("transforms", []))
+        self.preprocess = Preprocess.from_config(config)
         self.num_workers = max(num_workers, 1)
         self.rank, self.world_size = rank, world_size
         self.last_metrics: Metrics | None = None

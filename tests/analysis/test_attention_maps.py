@@ -186,6 +186,19 @@ def test_job_writes_the_pictures(job) -> None:
     assert cv2.imread(str(folder / expected[0])).shape == (64, 88, 3)
 
 
+def test_job_reads_images_with_the_value_range(job) -> None:
+    _, flags, folder = job
+    chosen = ["--layer", "1", "--heads", "1", "--opts"]
+    assert main([*flags, *chosen, "val_dataset.value_range=dtype"]) == 0
+    path = folder / "attention_layer1_head1.png"
+    expected = cv2.imread(str(path)).astype(int)
+    street = folder.parents[1] / "street.png"
+    assert cv2.imwrite(str(street), cv2.imread(str(street)).astype(np.uint16) * 16)
+    path.unlink()
+    assert main([*flags, *chosen, "val_dataset.value_range=[0, 4080]"]) == 0
+    assert abs(cv2.imread(str(path)).astype(int) - expected).max() <= 1
+
+
 def test_job_takes_chosen_heads_and_classes(job, capsys) -> None:
     kind, flags, folder = job
     status = main([*flags, "--heads", "1", "--layer", "-1", "--classes", "3", "6"])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from paddleseg_segformer.cli.int8_flags import add_int8_arguments, quantization_of
@@ -54,6 +57,15 @@ def test_images_of_a_folder_are_split_between_calibration_and_gate(config, image
     assert "compared with float32 by label agreement alone" in caplog.text
     other = quantization_of(parse(*flags, "--int8_seed", 1), config, ["int8"])
     assert other.calibration.indices != made.calibration.indices
+
+
+def test_images_of_a_folder_are_read_with_the_value_range(config, tmp_path) -> None:
+    stored = np.random.default_rng(0).integers(0, 4096, (8, 9, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "x.png"), stored[:, :, ::-1])
+    ranged = dataclasses.replace(config, val_dataset={"type": "ADE20K", "value_range": [0, 4095]})
+    made = quantization_of(parse("--calibration_images", tmp_path / "x.png"), ranged, ["int8"])
+    [sample] = made.calibration
+    np.testing.assert_allclose(sample.image, stored / 4095 * 255, atol=1e-4)
 
 
 def test_few_images_serve_both(config, images) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -157,6 +159,46 @@ def test_val_keeps_to_the_memory_budget(run_dir, capsys) -> None:
     assert job("val", run_dir, "--memory_budget_mib", "9") == 1
     message = capsys.readouterr().err
     assert "0.png: memory: the network needs about" in message and "9 MiB" in message
+
+
+@pytest.fixture(scope="module")
+def wide_dir(run_dir, tmp_path_factory) -> Path:
+    """Return the same folder with images of 12 bits in 16."""
+    root = tmp_path_factory.mktemp("wide")
+    for path in run_dir.glob("*_label.png"):
+        shutil.copy(path, root)
+    (root / "images").mkdir()
+    for path in (run_dir / "images").iterdir():
+        stored = np.asarray(Image.open(path))[:, :, ::-1].astype(np.uint16) * 16
+        cv2.imwrite(str(root / "images" / path.name), stored)
+    shutil.copy(run_dir / "list.txt", root)
+    opts = (f"val_dataset.dataset_root={root}", f"val_dataset.val_path={root / 'list.txt'}")
+    (root / "opts").write_text("\n".join(opts), encoding="utf-8")
+    return root
+
+
+def test_value_range_gives_the_results_of_8_bits(run_dir, wide_dir, tmp_path) -> None:
+    opts = (wide_dir / "opts").read_text(encoding="utf-8").splitlines()
+    opts = ["--opts", *opts, "val_dataset.value_range=[0, 4080]"]
+    for name, flags in (("plain", []), ("wide", opts)):
+        assert job("val", run_dir, *flags, "--json", str(tmp_path / f"{name}.json")) == 0
+        images = str((wide_dir if flags else run_dir) / "images")
+        out = ["--save_dir", str(tmp_path / name), "--image_path", images]
+        assert job("predict", run_dir, *flags, *out) == 0
+    plain, wide = (
+        json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("plain", "wide")
+    )
+    assert wide["mIoU"] == pytest.approx(plain["mIoU"], abs=1e-3)
+    for path in (tmp_path / "plain" / "pseudo_color_prediction").iterdir():
+        other = tmp_path / "wide" / "pseudo_color_prediction" / path.name
+        labels = [np.asarray(Image.open(item)) for item in (path, other)]
+        assert (labels[0] == labels[1]).mean() > 0.999
+        added = [
+            np.asarray(Image.open(tmp_path / name / "added_prediction" / path.name)).astype(int)
+            for name in ("plain", "wide")
+        ]
+        assert np.median(abs(added[0] - added[1])) == 0
 
 
 @pytest.mark.check

@@ -146,6 +146,29 @@ def test_normalisations_that_differ_are_named(tmp_path: Path, capsys, val: str) 
     )
 
 
+@pytest.mark.parametrize("train", ["dtype", None])
+def test_value_ranges_that_differ_are_named(tmp_path: Path, capsys, train: str | None) -> None:
+    flags = [*two_splits(tmp_path), "--opts", "val_dataset.value_range=[0, 255]"]
+    assert main([*flags, *([f"train_dataset.value_range={train}"] if train else [])]) == 1
+    found = "value_range dtype" if train else "no value_range"
+    assert (
+        f"error: train_dataset has {found}, val_dataset value_range [0, 255]: make them equal."
+        in capsys.readouterr().err
+    )
+    assert main([*flags, "train_dataset.value_range=[0, 255]"]) == 0
+
+
+def test_values_are_judged_after_the_mapping(tmp_path: Path, capsys) -> None:
+    root = write_cityscapes(tmp_path / "data", ["a/s0"], (8, 10))
+    image = np.random.default_rng(0).integers(0, 4096, (8, 10, 3)).astype(np.uint16)
+    write_image(root / "leftImg8bit/train/a/s0_leftImg8bit.png", image)
+    (tmp_path / "config.yml").write_text(CONFIG.format(root=root))
+    flags = ["check_dataset", "--config", str(tmp_path / "config.yml")]
+    assert main(flags) == 1
+    assert "such as value_range: [0, 4095] for 12 bits" in capsys.readouterr().out
+    assert main([*flags, "--opts", "train_dataset.value_range=[0, 4095]"]) == 0
+
+
 def test_repeated_and_turned_images_are_listed(tmp_path: Path, capsys) -> None:
     flags = two_splits(tmp_path)
     images = tmp_path / "data" / "leftImg8bit" / "train" / "a"

@@ -13,6 +13,7 @@ from PIL import Image
 from paddleseg_segformer.config.building import build_dataset
 from paddleseg_segformer.data.datasets import Dataset
 from paddleseg_segformer.data.io import read_image, read_label
+from paddleseg_segformer.data.values import ValueRange
 from paddleseg_segformer.errors import UserError
 
 tifffile = pytest.importorskip("tifffile")
@@ -102,6 +103,14 @@ def test_values_that_are_no_numbers_are_refused(tmp_path, value, suffix):
         tifffile.imwrite(path, image, photometric="minisblack", planarconfig="contig")
     with pytest.raises(UserError, match=f"x{suffix}: 4 of 4320 values are NaN or infinite"):
         read_image(path, 5)
+
+
+@pytest.mark.parametrize("value_range", [None, ValueRange.of("data")])
+def test_complex_values_are_refused(tmp_path, value_range):
+    values = (pixels("f4", 2) * (1 + 2j)).astype(np.complex64)
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(UserError, match=r"x.tif: found complex64 values, expected real numbers"):
+        read_image(tmp_path / "x.tif", 2, value_range)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

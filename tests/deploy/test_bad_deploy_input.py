@@ -131,7 +131,7 @@ def drop(line: str) -> Callable[[str], str]:
         (drop("format"), "deploy.yaml: "),
         (drop("  op: "), "op"),
         (drop("  num_classes: "), "num_classes"),
-        (lambda text: text.replace("format: 3", "format: 4"), "format 4, but this"),
+        (lambda text: text.replace("format: 3", "format: 5"), "format 5, but this"),
         (lambda text: text.replace("format: 3", "format: three"), "format"),
     ],
 )
@@ -143,6 +143,20 @@ def test_deploy_yaml(run, folder, tmp_path, edit, message) -> None:
     assert len(lines) == 1
     assert lines[0].startswith(f"error: {path}")
     assert message in lines[0]
+
+
+@pytest.mark.parametrize("run", ["c++"], indirect=True)
+@pytest.mark.slow
+def test_value_range_is_for_python(run, folder, tmp_path) -> None:
+    path = folder / "deploy.yaml"
+    text = path.read_text(encoding="utf-8").replace("format: 3", "format: 4")
+    path.write_text(text.replace("preprocess:\n", "preprocess:\n  value_range: [0, 4095]\n"))
+    status, lines = run(folder, "--image_path", write(tmp_path / "image.png", IMAGE))
+    assert status == 1
+    assert lines == [
+        f"error: {path}: preprocess.value_range: this program maps no stored values to 0..255. Use "
+        "deploy/python/infer.py."
+    ]
 
 
 def labels_of(run: Run, folder: Path, path: Path, out: Path) -> np.ndarray:

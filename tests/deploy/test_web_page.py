@@ -341,6 +341,7 @@ REFUSED: dict[str, Any] = {
     ),
     "averages over scales": edit(scales=[0.5, 1.0]),
     "runs onnx": lambda content: content["artefacts"].pop("onnx"),
+    "has preprocess.value_range": lambda content: content["preprocess"].update(value_range="data"),
     "--output_op argmax": lambda content: content["output"].update(op="argmax"),
 }
 

@@ -78,6 +78,35 @@ def test_trained_weights_are_exported_with_all_that_evaluation_uses(
     assert (predictor(image).label == reference(image).label).mean() > 0.999
 
 
+@pytest.mark.parametrize("declared", ["[0, 4095]", "{percentile: [2, 98]}"])
+def test_value_range_goes_from_the_config_to_the_export(
+    config, infer_here, tmp_path, small_model, declared
+) -> None:
+    weights, save_dir, image = (tmp_path / name for name in ("model.pdparams", "out", "a.png"))
+    save_weights(small_model(num_classes=19), weights)
+    opts = [f"val_dataset.value_range={declared}"]
+    flags = ["--config", config, "--model_path", weights, "--save_dir", save_dir, "--no-verify"]
+    assert main(["export", *map(str, flags), "--opts", *opts]) == 0
+    assert "format: 4" in (save_dir / "deploy.yaml").read_text()
+    stored = render_scene(1, (80, 160))[0].astype(np.uint16) * 16
+    cv2.imwrite(str(image), stored[:, :, ::-1])
+    trained = Predictor.from_config(config, weights, opts)
+    expected = trained(image)
+    if declared == "[0, 4095]":
+        np.testing.assert_allclose(expected.image, stored / 4095 * 255, atol=1e-4)
+    assert len(np.unique(expected.label)) > 1
+    exported = Predictor.from_export(save_dir, "cpu", backend="paddle")
+    for given in (image, stored):
+        assert (exported(given).label == expected.label).mean() > 0.999
+    flags = ["--config", save_dir, "--image_path", image, "--save_dir", tmp_path / "infer"]
+    assert infer_here(*flags, "--cpu_threads", 1, "--self_check").returncode == 0
+    found = read_label(tmp_path / "infer" / "pseudo_color_prediction" / "a.png")
+    assert (found == expected.label).mean() > 0.999
+    trained.save_pretrained(tmp_path / "folder")
+    again = Predictor.from_pretrained(tmp_path / "folder")
+    np.testing.assert_array_equal(again(image).label, expected.label)
+
+
 def test_export_without_weights_warns(config, tmp_path, capsys) -> None:
     flags = ["--config", str(config), "--save_dir", str(tmp_path / "out"), "--no-verify"]
     assert main(["export", *flags, "--input_shape", "1", "3", "64", "96"]) == 0

@@ -97,6 +97,10 @@ def test_many_classes_and_no_normalisation(small_model, tmp_path) -> None:
             "ResizeByLong cannot be put into the graph",
         ),
         (
+            {"preprocess": Preprocess.from_dict({"value_range": [0, 4095]})},
+            r"value_range \[0, 4095\] cannot be put into the graph",
+        ),
+        (
             {"settings": InferenceSettings(is_slide=True, crop_size_hw=(64, 64))},
             "windows, scales and flips cannot be put into the graph",
         ),

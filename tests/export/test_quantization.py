@@ -13,6 +13,7 @@ import pytest
 from small_models import small_segformer
 
 from paddleseg_segformer.data.datasets import RawSample
+from paddleseg_segformer.data.labels import make_label_set
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import Quantization, Samples, export_model
 from paddleseg_segformer.export.accuracy_gate import AccuracyGate, measure
@@ -93,6 +94,28 @@ def test_figures_of_the_gate_are_those_of_the_predictors(int8) -> None:
         labels[precision] = [predictor(item.image).label for item in samples]
     equal = np.mean(np.equal(labels["fp32"], labels["int8"]))
     assert quality["label_agreement"] == pytest.approx(equal, abs=1e-3)  # threads differ
+
+
+def test_gate_takes_samples_as_they_were_read(monkeypatch) -> None:
+    class Recording:
+        takes_numpy = True
+        inputs: list[np.ndarray] = []
+
+        def __call__(self, x: np.ndarray) -> np.ndarray:
+            self.inputs.append(x)
+            return x[:, :, ::4, ::4]
+
+    predictor = Predictor(
+        Recording(),
+        Preprocess.from_dict({"value_range": [0, 4095]}),
+        label_set=make_label_set(3),
+    )
+    monkeypatch.setattr(Predictor, "from_export", lambda *_: predictor)
+    sample = unlabelled(3)
+    measure(Path(), [sample])
+    assert len(Recording.inputs) == 2
+    for x in Recording.inputs:
+        np.testing.assert_array_equal(x[0].transpose(1, 2, 0), sample.image)
 
 
 def test_int8_network_is_close_to_the_model_and_not_equal(int8) -> None:

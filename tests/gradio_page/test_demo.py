@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -49,6 +50,13 @@ def test_times_of_the_steps_add_up(model, path) -> None:
     assert min(ms.values()) > 0
     assert ms["total"] == pytest.approx(ms["read"] + ms["network"] + ms["labels"])
     np.testing.assert_array_equal(prediction.label, Predictor(network, Preprocess())(IMAGE).label)
+
+
+def test_files_are_read_with_the_value_range(tmp_path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), IMAGE[:, :, ::-1].astype(np.uint16) * 16)
+    preprocess = Preprocess.from_dict({"value_range": [0, 4080]})
+    prediction, _ = DemoModel(Predictor(network, preprocess), "name", "engine")(tmp_path / "a.png")
+    np.testing.assert_allclose(prediction.image, IMAGE, atol=1e-4)
 
 
 def test_timed_network_keeps_the_networks_attributes() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddleseg_segformer.data.io import read_image
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.image_sources import find_images, read_ahead
 from paddleseg_segformer.inference.overlay import write_image
@@ -61,7 +62,7 @@ def test_empty_folder_and_list(tmp_path) -> None:
 
 def test_read_ahead_goes_on_after_a_bad_image(folder) -> None:
     (folder / "b.png").write_bytes(b"broken")
-    results = [pixels for _, pixels in read_ahead(find_images(str(folder)), 3)]
+    results = [pixels for _, pixels in read_ahead(find_images(str(folder)), read_image)]
     assert [isinstance(result, UserError) for result in results] == [False, False, True, False]
     assert "b.png" in str(results[2])
 

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from paddleseg_segformer.config import Config
+from paddleseg_segformer.data.values import ValueRange
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.geometry import BackStep, back_steps
 from paddleseg_segformer.inference.preprocess import Preprocess, SizeStep
@@ -31,6 +33,26 @@ def test_plain_data_and_back() -> None:
     assert plain == {"transforms": SECTIONS}
     assert Preprocess.from_dict(plain).to_dict() == plain
     assert Preprocess.from_dict({"transforms": None}).size_rules == ()
+
+
+@pytest.mark.parametrize("declared", ["dtype", [0, 4095], {"percentile": [2, 98]}])
+def test_value_range_in_plain_data_and_back(declared) -> None:
+    plain = {"transforms": SECTIONS, "value_range": declared}
+    preprocess = Preprocess.from_dict(plain)
+    assert preprocess.value_range == ValueRange.of(declared)
+    assert json.loads(json.dumps(preprocess.to_dict())) == plain
+    with pytest.raises(UserError, match="value_range: found 'type', expected dtype"):
+        Preprocess.from_dict({**plain, "value_range": "type"})
+
+
+def test_value_range_of_a_config() -> None:
+    train = {"type": "Dataset", "value_range": "data"}
+    val = {"type": "Dataset", "transforms": SECTIONS, "value_range": [0, 4095]}
+    model = {"type": "SegFormer"}
+    found = Preprocess.from_config(Config(model, train, val))
+    assert found.to_dict() == {"transforms": SECTIONS, "value_range": [0, 4095]}
+    assert Preprocess.from_config(Config(model, train)).value_range == ValueRange.of("data")
+    assert Preprocess.from_config(Config(model)) == Preprocess()
 
 
 @pytest.mark.parametrize(
@@ -68,8 +90,8 @@ IMAGENET = {"type": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: np.where(x == x[0, 0, 0], np.nan, x), r"of 216 values that are NaN or infinite"),
-        (lambda x: np.where(x == x[0, 0, 0], -np.inf, x), r"values that are NaN or infinite"),
+        (lambda x: np.where(x == x[0, 0, 0], np.nan, x), r"of 216 values are NaN or infinite"),
+        (lambda x: np.where(x == x[0, 0, 0], -np.inf, x), r"values are NaN or infinite"),
         (lambda x: x / 255, r"found values in 0..1, expected 0..255 \(Norm.*Multiply by 255"),
         (lambda x: (x / 255).astype(np.float64) * 0.3, "Multiply by 255"),
         (lambda x: x * 257, r"found values in 0..65535, expected 0..255 .*Scale them"),
@@ -88,6 +110,12 @@ def test_values_that_the_network_is_not_meant_for_are_refused(change, message) -
 )
 def test_dark_and_ordinary_images_are_not(image) -> None:
     Preprocess.from_transforms([IMAGENET]).check_values(image)
+
+
+def test_dark_images_are_believed_where_their_range_is_declared() -> None:
+    dark = ValueRange.of([0, 65535]).apply(IMAGE.astype(np.uint16), "x")
+    assert 0 < dark.max() < 1
+    Preprocess.from_dict({"transforms": [IMAGENET], "value_range": [0, 65535]}).check_values(dark)
 
 
 def test_constants_for_other_ranges_are_believed() -> None:

@@ -103,6 +103,16 @@ def test_format_2_is_read(folder) -> None:
     assert DeployConfig.load(folder) == new
 
 
+def test_value_range_raises_the_format(folder) -> None:
+    path = folder / "deploy.yaml"
+    assert "format: 3\n" in path.read_text() and "value_range" not in path.read_text()
+    plain = DeployConfig.load(folder)
+    preprocess = plain.preprocess | {"value_range": [0, 4095]}
+    dataclasses.replace(plain, preprocess=preprocess).save(folder)
+    assert "format: 4\n" in path.read_text() and "  value_range: [0, 4095]\n" in path.read_text()
+    assert DeployConfig.load(folder).preprocess == preprocess
+
+
 def test_precision_and_quality_of_an_artefact(folder) -> None:
     quality = {"mean_iou": 0.7, "drop": [0.001, 2], "images": {"calibration": 3}}
     edit(folder, "artefacts.paddle.precision", "int8")
@@ -114,7 +124,7 @@ def test_precision_and_quality_of_an_artefact(folder) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 4, "format 4, but this version reads formats 1 to 3"),
+        ("format", 5, "format 5, but this version reads formats 1 to 4"),
         ("artefacts", None, "no key 'artefacts'"),
         ("artefacts", {}, "artefacts: found none"),
         ("artefacts", {"onx": {"files": []}}, "unknown key 'onx'. Did you mean 'onnx'"),
@@ -150,6 +160,7 @@ def test_precision_and_quality_of_an_artefact(folder) -> None:
         ("palette", [[0, 0], [0, 0]], "palette: expected three numbers"),
         ("palette", [[0, 0, 256], [0, 0, 0]], "palette: expected three numbers in 0..255"),
         ("preprocess", {"transforms": [{"type": "Crop"}]}, "'Crop' cannot be undone"),
+        ("preprocess.value_range", [4095, 0], r"value_range: found LOW, HIGH \[4095, 0\]"),
         ("inference.is_slid", True, "unknown key 'is_slid'"),
     ],
 )

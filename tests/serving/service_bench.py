@@ -41,13 +41,18 @@ class ColourNetwork:
 class Bench:
     """A service around a `ColourNetwork`, and its application, called without a port."""
 
-    def __init__(self, transforms: list[dict[str, Any]] | None = None, **limits: Any) -> None:
+    def __init__(
+        self,
+        transforms: list[dict[str, Any]] | None = None,
+        value_range: Any = None,
+        **limits: Any,
+    ) -> None:
         self.network = ColourNetwork()
         limits = {"max_wait_ms": 0.0, **limits}
         self.service = Service(
             lambda: Predictor(
                 self.network,
-                Preprocess.from_transforms(transforms),
+                Preprocess.from_dict({"transforms": transforms, "value_range": value_range}),
                 InferenceSettings(window_batch=8),
                 make_label_set(3, CLASSES, [[255, 0, 0], [0, 255, 0], [0, 0, 255]]),
             ),

@@ -11,12 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from service_bench import Bench
 
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.serving.app import make_app
 from paddleseg_segformer.serving.service import Service
@@ -69,6 +72,24 @@ def test_labels_are_those_of_the_predictor_for_every_kind_of_file(
         np.testing.assert_array_equal(found, expected, err_msg=name)
     assert served.metric("requests_total", path="/predict", status="200") == 10
     assert served.metric("pixels_total") == 10 * scene[:, :, 0].size
+
+
+def test_uploads_are_mapped_by_the_value_range(
+    bench: Start, tmp_path: Path, scene: np.ndarray
+) -> None:
+    served = bench(value_range={"percentile": [2, 98]})
+    rng = np.random.default_rng(0)
+    image = (scene.astype(np.uint16) * (3, 9, 16) + rng.integers(0, 3, scene.shape)).astype("u2")
+    cv2.imwrite(str(tmp_path / "a.png"), image[:, :, ::-1])
+    np.save(tmp_path / "a.npy", image)
+    low, high = np.percentile(image, [2, 98], axis=(0, 1))
+    mapped = np.clip((image - low) / (high - low), 0, 1)
+    plain = Predictor(served.network, Preprocess(), InferenceSettings(window_batch=8))
+    expected = plain((mapped * 255).astype(np.float32)).label
+    assert len(np.unique(expected)) == 3
+    for name in ("a.png", "a.npy"):
+        found = label_of(served.post((tmp_path / name).read_bytes()))
+        assert (found == expected).mean() > 0.999
 
 
 def test_an_export_is_served_as_it_predicts(

@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::set<int> kFormats = {1, 2, 3};
+const std::set<int> kFormats = {1, 2, 3, 4};
 const std::map<std::string, std::size_t> kNumFiles = {{"paddle", 2}, {"onnx", 1}, {"openvino", 2}};
 
 ModelFile read_file(const Section& section) {
@@ -88,7 +88,10 @@ Normalization read_normalization(const Section& section, int num_channels) {
 
 /// Reads size rules in order, then at most one Normalize.
 void read_preprocess(const Section& section, DeployConfig& config) {
-  section.expect_only({"transforms"});
+  if (section.has("value_range"))
+    fail(section.name_of("value_range"),
+         ": this program maps no stored values to 0..255. Use deploy/python/infer.py.");
+  section.expect_only({"transforms", "value_range"});
   const int num_channels = config.input.shape[1];
   bool is_normalized = false;
   config.normalization = {std::vector<float>(num_channels, 0), std::vector<float>(num_channels, 1)};
@@ -179,7 +182,7 @@ DeployConfig DeployConfig::load(const fs::path& given) {
   const auto format = root.get<int>("format");
   if (kFormats.count(format) == 0)
     fail(config.path.string(), ": format ", format,
-         ", but this program reads formats 1 to 3. Export the model again.");
+         ", but this program reads formats 1 to 4. Export the model again.");
   config.artefacts = read_artefacts(root, format);
   config.input = read_input(root.section("input"));
   config.output = read_output(root.section("output"));

@@ -64,6 +64,7 @@ class Source:
         model: the `model` section of a config, as far as it is stated.
         classes, palette: of the data set that the weights were trained on, where known.
         transforms: the preprocessing in evaluation, as a config's `transforms`; None where unknown.
+        value_range: what stored values mean, as a config's `value_range`.
         test_config: entries of the config's `test_config` that the source implies.
         reduces_labels: whether label 0 means "ignore" in the source's label files.
         epsilons: LayerNorm epsilons; None where unknown.
@@ -73,6 +74,7 @@ class Source:
     classes: list[str] | None = None
     palette: list[list[int]] | None = None
     transforms: list[Values] | None = None
+    value_range: Any = None
     test_config: Values = field(default_factory=dict)
     reduces_labels: bool = False
     epsilons: Mapping[str, float] | None = None

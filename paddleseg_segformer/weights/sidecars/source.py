@@ -83,6 +83,7 @@ def _own(path: Path, format: Format, found: Section) -> Source:
         palette=data.get("palette")
         or ([list(map(int, color)) for color in label_set.palette] if label_set else None),
         transforms=data.get("transforms"),
+        value_range=data.get("value_range"),
         test_config={key: value for key, value in tested.items() if value != defaults[key]},
         reduces_labels=reduces,
         epsilons=epsilons,
