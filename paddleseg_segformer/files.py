@@ -15,11 +15,6 @@ from pathlib import Path
 
 from paddleseg_segformer.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 PART, OLD = ".part", ".old"  # suffixes of a folder being written, and of one being replaced
 NO_SPACE_BYTES = 1 << 16  # less is left on a full disk
 # age of a temporary path that nobody writes to: one that is just made may not be locked yet; and
@@ -48,7 +43,9 @@ def only_writer(folder: Path) -> Iterator[None]:
 @contextmanager
 def _locked(path: Path) -> Iterator[bool | None]:
     """Lock a path; yield whether it could be, or None where the file system has no locks."""
-    if fcntl is None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
         yield None
         return
     handle = os.open(path, os.O_RDONLY)

@@ -128,3 +128,12 @@ def test_demo_reports_and_replaces_an_earlier_one(tmp_path: Path) -> None:
     assert float(agreement) > 99.9
     assert (tmp_path / "output" / "demo" / "pictures.png").is_file()
     assert not earlier.exists()
+
+
+@pytest.mark.check
+def test_names_of_files_cannot_steer_the_terminal(tmp_path, capsys):
+    name = "a\x1b]0;title\x07\x9b31m\u202e.txt"
+    assert main(["predict", "--config", "x", "--image_path", str(tmp_path / name)]) == 1
+    error = capsys.readouterr().err
+    assert r"a\x1b]0;title\x07\x9b31m\u202e.txt" in error
+    assert error.rstrip("\n").isprintable()
