@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from paddleseg_segformer.errors import UserError
 
+IS_WINDOWS = sys.platform == "win32"
 PART, OLD = ".part", ".old"  # suffixes of a folder being written, and of one being replaced
 NO_SPACE_BYTES = 1 << 16  # less is left on a full disk
 # age of a temporary path that nobody writes to: one that is just made may not be locked yet; and
@@ -232,9 +234,9 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 def _sync(path: Path) -> None:
     """Write a file's content, or a folder's entries, to the disk."""
-    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
+    if path.is_dir() and IS_WINDOWS:  # which cannot open a folder
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if IS_WINDOWS else os.O_RDONLY)  # it syncs writers only
     try:
         os.fsync(handle)
     finally:
@@ -243,7 +245,7 @@ def _sync(path: Path) -> None:
 
 def _exchange(left: Path, right: Path) -> bool:
     """Exchange two paths in one step; return whether the system could."""
-    library = ctypes.CDLL(None, use_errno=True)
+    library = None if IS_WINDOWS else ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):
         return False
     paths = os.fsencode(left), os.fsencode(right)

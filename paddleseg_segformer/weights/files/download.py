@@ -20,7 +20,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_path, make_folder, sha256
+from paddleseg_segformer.files import IS_WINDOWS, atomic_path, make_folder, sha256
 
 TIMEOUT_S = 20
 ATTEMPTS = 3  # per call; each resumes the one before
@@ -110,6 +110,8 @@ def _fetch_once(remote: Remote) -> None:
         _download(remote, file)
         file.flush()
         os.fsync(file.fileno())
+        if IS_WINDOWS:  # nothing is locked there, and an open file cannot be renamed
+            file.close()
         try:
             _verify(remote.part, remote)
         except UserError:
