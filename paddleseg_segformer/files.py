@@ -245,7 +245,9 @@ def _sync(path: Path) -> None:
 
 def _exchange(left: Path, right: Path) -> bool:
     """Exchange two paths in one step; return whether the system could."""
-    library = None if IS_WINDOWS else ctypes.CDLL(None, use_errno=True)
+    if IS_WINDOWS:
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):
         return False
     paths = os.fsencode(left), os.fsencode(right)
