@@ -249,7 +249,8 @@ def _refuse_few_bits(path: Path, content: bytes, layout: TiffLayout | None) -> N
     is_png = content.startswith(_PNG_START) and content[24:25] == b"\x10"
     if not (is_png or (layout and layout.bits == 16)):
         return
-    highest = int(_decode(path, content, cv2.IMREAD_UNCHANGED).max())
+    image = _decode(path, content, cv2.IMREAD_UNCHANGED)
+    highest = int(image[..., :3].max() if image.ndim == 3 else image.max())  # alpha is opaque
     if 0 < highest < 4096:
         raise UserError(
             f"{path}: found 16-bit values of at most {highest}; of 0..65535, as is assumed, they "
