@@ -176,6 +176,8 @@ def _png() -> Iterator[Form]:
     for color_type, highest in product((_GREY, _RGB, _GREY_ALPHA, _RGBA), (255, 1023, 4095)):
         values = _noise(16, _SAMPLES[color_type]) % np.uint16(highest + 1)
         values[0, 0] = highest
+        if color_type in (_GREY_ALPHA, _RGBA):
+            values[:, :, -1] = 65535  # opaque
         yield Form(f"png-{color_type}-up to {highest}.png", make_png(values, 16, color_type))
     rgb = _noise(8, 3)
     content = make_png(rgb, 8, _RGB)
@@ -285,6 +287,11 @@ def _bmp() -> Iterator[Form]:
         yield Form(
             f"bmp-{name}.bmp", make_bmp(rows, 16, WIDTH, masks=masks, compression=compression)
         )
+    values = _noise(8, 3)
+    padded = b"".join(row.tobytes() + bytes(-3 * WIDTH % 4) for row in values[::-1, :, ::-1])
+    info = struct.pack("<IHHHH", 12, WIDTH, HEIGHT, 1, 24)
+    content = struct.pack("<2sIHHI", b"BM", 26 + len(padded), 0, 0, 26) + info + padded
+    yield Form("bmp-os2.bmp", content, values)
     colors = _palette(8)
     palette = np.dstack([colors[None, :, ::-1], np.zeros((1, 256, 1), "u1")]).tobytes()
     values = _noise(8, 1)
