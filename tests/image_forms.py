@@ -449,6 +449,20 @@ def _jpeg() -> Iterator[Form]:
         exif[0x0112] = turn
         content = _saved(rgb, "JPEG", quality=95, subsampling=0, exif=exif)
         yield Form(f"jpeg-turn{turn}.jpg", content, turned(rgb, turn), tolerance=_LOSSY)
+    content = _saved(rgb, "JPEG", quality=95, subsampling=0)
+    xmp = b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='3'/>"
+    for order, layout in product("<>", ("short", "long", "xmp first", "filled")):
+        tag = struct.pack(f"{order}HHI", 0x0112, 4 if layout == "long" else 3, 1)
+        value = struct.pack(f"{order}I" if layout == "long" else f"{order}Hxx", 6)
+        head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, 1)
+        exif = b"Exif\0\0" + head + tag + value + bytes(4)
+        parts = [xmp, exif] if layout == "xmp first" else [exif]
+        filling = b"\xff" if layout == "filled" else b""
+        segments = [struct.pack(">2sH", b"\xff\xe1", len(part) + 2) + part for part in parts]
+        start = content[:2] + filling + filling.join(segments)
+        expected = None if layout == "long" else turned(rgb, 6)
+        name = f"jpeg-exif {layout} {'little' if order == '<' else 'big'}.jpg"
+        yield Form(name, start + content[2:], expected, tolerance=_LOSSY)
     content = _saved(rgb, "JPEG", quality=95, subsampling=0, keep_rgb=True)
     yield Form("jpeg-stored as rgb.jpg", content, rgb, tolerance=_LOSSY)
     content = _saved(rgb, "JPEG", quality=95, subsampling=0, icc_profile=_profile())

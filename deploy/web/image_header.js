@@ -4,11 +4,12 @@ import { UserError } from "./errors.js";
 
 const MAX_SCANS = 100; // of a progressive JPEG; encoders write about 10
 const ORIENTATION = 274; // tag of EXIF
+const SHORT = 3; // type of EXIF: 16 bits
 const REMEDY = "Use deploy/python/infer.py, or save the image as an 8-bit PNG.";
 
 /**
- * Return what a file's content tells: {type, orientation, bits}, its media type, how a PNG or WebP
- * is to be turned, 1 to 8 as EXIF counts, and the bits per value.
+ * Return what a file's content tells: {type, orientation, bits}, its media type, how it is to be
+ * turned, 1 to 8 as EXIF counts, and the bits per value.
  */
 export function readHeader(name, bytes) {
   const type = typeOf(bytes);
@@ -18,7 +19,8 @@ export function readHeader(name, bytes) {
   if (!type) refuse("cannot be read as an image. Take a PNG, JPEG, WebP or BMP file.");
   const reason = { "image/jpeg": jpegReason, "image/png": pngReason, "image/bmp": bmpReason }[type]?.(bytes);
   if (reason) refuse(`${reason} ${REMEDY}`);
-  const orientation = orientationOf(bytes);
+  const orientation = exifOrientation(exifOf(type, bytes));
+  if (orientation === null) refuse(`its EXIF orientation is not one number of 16 bits. ${REMEDY}`);
   if (type === "image/webp" && orientation !== 1) {
     refuse(`a WebP turned by its EXIF, which browsers obey or not. ${REMEDY}`);
   }
@@ -51,11 +53,22 @@ function markers(bytes, code) {
 
 /** Return the number of components in a JPEG's frame header. */
 function numComponents(bytes) {
-  for (let at = 2; at + 9 < bytes.length; at += 2 + 256 * bytes[at + 2] + bytes[at + 3]) {
-    const isFrame = bytes[at + 1] >= 0xc0 && bytes[at + 1] <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(bytes[at + 1]);
-    if (isFrame) return bytes[at + 9];
+  const isFrame = (code) => code >= 0xc0 && code <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(code);
+  return segments(bytes).find(({ code }) => isFrame(code))?.data[5];
+}
+
+/** Return the segments of a JPEG before its pixels: [{code, data}]. */
+function segments(bytes) {
+  const found = [];
+  for (let at = 2; bytes[at] === 0xff && bytes[at + 1] !== 0xda; ) {
+    const size = 256 * bytes[at + 2] + bytes[at + 3];
+    if (bytes[at + 1] === 0xff) at += 1; // a filling byte
+    else {
+      found.push({ code: bytes[at + 1], data: bytes.subarray(at + 4, at + 2 + size) });
+      at += 2 + size;
+    }
   }
-  return 0;
+  return found;
 }
 
 function pngReason(bytes) {
@@ -91,14 +104,15 @@ function* chunks(bytes) {
   }
 }
 
-function orientationOf(bytes) {
-  if (![0x89, 0x52].includes(bytes[0])) return 1;
-  for (const { name, data } of chunks(bytes)) {
-    if (name === "eXIf" || name === "EXIF") return exifOrientation(data);
-  }
-  return 1;
+function exifOf(type, bytes) {
+  if (type === "image/bmp") return new Uint8Array(0);
+  const isExif = ({ code, data }) => code === 0xe1 && text(data, 0, 6) === "Exif\0\0";
+  const isChunk = ({ name }) => name === "eXIf" || name === "EXIF";
+  const found = type === "image/jpeg" ? segments(bytes).find(isExif) : [...chunks(bytes)].find(isChunk);
+  return found?.data ?? new Uint8Array(0);
 }
 
+/** Return 1 to 8 as EXIF counts, 1 where nothing says it, or null where it is stored in an uncommon way. */
 function exifOrientation(exif) {
   const start = text(exif, 0, 6) === "Exif\0\0" ? 6 : 0;
   const view = new DataView(exif.buffer, exif.byteOffset + start, exif.byteLength - start);
@@ -107,8 +121,8 @@ function exifOrientation(exif) {
     const page = view.getUint32(4, isLittle);
     for (let left = view.getUint16(page, isLittle), at = page + 2; left > 0; left--, at += 12) {
       if (view.getUint16(at, isLittle) !== ORIENTATION) continue;
-      const isShort = view.getUint16(at + 2, isLittle) === 3;
-      return isShort ? view.getUint16(at + 8, isLittle) : view.getUint32(at + 8, isLittle);
+      const isShort = view.getUint16(at + 2, isLittle) === SHORT && view.getUint32(at + 4, isLittle) === 1;
+      return isShort ? view.getUint16(at + 8, isLittle) : null;
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error; // the tags end before they should

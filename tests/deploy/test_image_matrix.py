@@ -26,8 +26,9 @@ pytestmark = pytest.mark.slow
 
 Found = np.ndarray | str  # what a program read, or its refusal
 MAX_LOSSY_DIFFERENCE = 3  # levels between builds of decoders of JPEG and lossy WebP
-CPP_REFUSES = ("tiff", "png-animated", "webp-animated")  # of what Python reads, with 3 channels
-BROWSER_REFUSES = ("tiff", "webp-turn", "bmp-555", "bmp-565", "jpeg-cmyk")
+# of what Python reads
+CPP_REFUSES = ("tiff", "png-animated", "webp-animated", "jpeg-exif long")
+BROWSER_REFUSES = ("tiff", "webp-turn", "bmp-555", "bmp-565", "jpeg-cmyk", "jpeg-exif long")
 BROWSER_REFUSES += tuple(f"png-{kind}-{bits}-turn" for kind in (4, 6) for bits in (8, 16))
 
 

@@ -51,18 +51,28 @@ class TiffTags {
 
   /// Returns one of a tag's whole numbers, or what holds where the page lacks the tag.
   std::uint32_t get(std::uint32_t page, Tag tag, std::uint32_t fallback, unsigned index = 0) const {
-    for (std::size_t entry = page + 2; entry < end_of(page); entry += 12) {
-      if (read(entry, 2) != tag) continue;
-      const int num_bytes = read(entry + 2, 2) == 3 ? 2 : 4;  // type 3 has 16 bits
-      const std::uint32_t count = read(entry + 4, 4);
-      if (index >= count) return fallback;
-      const std::size_t start = count * num_bytes > 4 ? read(entry + 8, 4) : entry + 8;
-      return read(start + static_cast<std::size_t>(index) * num_bytes, num_bytes);
-    }
-    return fallback;
+    const std::size_t entry = find(page, tag);
+    const std::uint32_t count = read(entry + 4, 4);
+    if (entry == 0 || index >= count) return fallback;
+    const int num_bytes = read(entry + 2, 2) == kShort ? 2 : 4;
+    const std::size_t start = count * num_bytes > 4 ? read(entry + 8, 4) : entry + 8;
+    return read(start + static_cast<std::size_t>(index) * num_bytes, num_bytes);
+  }
+
+  /// Tells whether a tag is one number of 16 bits, or missing.
+  bool is_short(std::uint32_t page, Tag tag) const {
+    const std::size_t entry = find(page, tag);
+    return entry == 0 || (read(entry + 2, 2) == kShort && read(entry + 4, 4) == 1);
   }
 
  private:
+  static constexpr std::uint32_t kShort = 3;  // the type of 16 bits
+
+  std::size_t find(std::uint32_t page, Tag tag) const {
+    for (std::size_t entry = page + 2; entry < end_of(page); entry += 12)
+      if (read(entry, 2) == tag) return entry;
+    return 0;
+  }
   std::uint32_t read(std::size_t start, int num_bytes) const {
     return number(content_, start, num_bytes, is_big_);
   }
@@ -82,6 +92,19 @@ std::string_view find_chunk(std::string_view content, std::string_view name) {
     const std::uint32_t size = number(content, start + (is_png ? 0 : 4), 4, is_png);
     if (has_at(content, start + (is_png ? 4 : 0), name)) return content.substr(start + 8, size);
     start += is_png ? 12 + std::size_t{size} : 8 + std::size_t{size} + size % 2;
+  }
+  return {};
+}
+
+/// Returns the first EXIF data of a JPEG, which other metadata may precede, or nothing.
+std::string_view find_segment(std::string_view content) {
+  constexpr std::string_view kExif("Exif\0\0", 6);
+  for (std::size_t start = 2; has_at(content, start, "\xff");) {
+    const std::uint32_t marker = number(content, start + 1, 1, true);
+    const std::uint32_t size = number(content, start + 2, 2, true);
+    if (marker == 0xda) break;  // the pixels begin
+    if (marker == 0xe1 && has_at(content, start + 4, kExif)) return content.substr(start + 4, size);
+    start += marker == 0xff ? 1 : 2 + size;
   }
   return {};
 }
@@ -136,7 +159,8 @@ void check_tiff(const std::string& path, std::string_view content, int num_chann
       for (const auto tag : {TiffTags::kWidth, TiffTags::kHeight, TiffTags::kBits})
         is_read &= get(tag, 1) == tags.get(first, tag, 1);
     } else {
-      is_read &= samples == 1 || (samples == 3 && bits != 1 && get(TiffTags::kPlanar, 1) == 1);
+      const bool is_rgb = samples == 3 && bits != 1 && get(TiffTags::kPlanar, 1) == 1;
+      is_read &= colors == 2 ? is_rgb : samples == 1;
       for (unsigned index = 1; index < samples && is_read; ++index)
         is_read &= tags.get(page, TiffTags::kBits, bits, index) == bits;
     }
@@ -169,6 +193,7 @@ ImageFormat image_format(const std::string& path, const Bytes& bytes) {
 
 void check_image(const std::string& path, const Bytes& bytes, int num_channels) {
   const std::string_view content = view(bytes);
+  exif_orientation(path, bytes);
   switch (image_format(path, bytes)) {
     case ImageFormat::kJpeg:
       return check_jpeg(path, content);
@@ -203,13 +228,27 @@ bool is_white_zero(const Bytes& bytes) {
   return tags.get(tags.first_page(), TiffTags::kPhotometric, 1) == 0;
 }
 
-int exif_orientation(const Bytes& bytes) {
+int exif_orientation(const std::string& path, const Bytes& bytes) {
   const std::string_view content = view(bytes);
-  const bool is_png = has_at(content, 0, "\x89PNG");
-  if (!is_png && !has_at(content, 0, "RIFF")) return 1;
-  std::string_view exif = find_chunk(content, is_png ? "eXIf" : "EXIF");
+  std::string_view exif;
+  switch (image_format(path, bytes)) {
+    case ImageFormat::kJpeg:
+      exif = find_segment(content);
+      break;
+    case ImageFormat::kPng:
+      exif = find_chunk(content, "eXIf");
+      break;
+    case ImageFormat::kWebp:
+      exif = find_chunk(content, "EXIF");
+      break;
+    case ImageFormat::kBmp:
+    case ImageFormat::kTiff:
+      break;
+  }
   if (has_at(exif, 0, {"Exif\0\0", 6})) exif.remove_prefix(6);
   const TiffTags tags(exif);
+  if (!tags.is_short(tags.first_page(), TiffTags::kOrientation))
+    fail(path, ": its EXIF orientation is not one number of 16 bits. ", kRemedy);
   return static_cast<int>(tags.get(tags.first_page(), TiffTags::kOrientation, 1));
 }
 

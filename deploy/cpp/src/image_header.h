@@ -25,8 +25,8 @@ bool is_grey_png(const Bytes& content);
 /// Tells whether 0 is white in a TIFF.
 bool is_white_zero(const Bytes& content);
 
-/// Returns how a PNG or WebP is to be turned, 1 to 8 as EXIF counts; 1 for other formats, which
-/// OpenCV turns itself in all versions.
-int exif_orientation(const Bytes& content);
+/// Returns how a JPEG, PNG or WebP is to be turned, 1 to 8 as EXIF counts; 1 for other formats:
+/// OpenCV turns TIFF in all versions.
+int exif_orientation(const std::string& path, const Bytes& content);
 
 }  // namespace segment

@@ -47,10 +47,10 @@ cv::Mat turned(cv::Mat image, int orientation) {
   return image;
 }
 
-/// Decodes a file, colours in the order red, green, blue. PNG and WebP are turned here, since
-/// versions of OpenCV turn them or not.
+/// Decodes a file, colours in the order red, green, blue. It is turned here, since versions of
+/// OpenCV turn PNG and WebP or not, and miss EXIF that follows other metadata in a JPEG.
 cv::Mat decode(const std::string& path, const Bytes& content, int flag) {
-  const int orientation = exif_orientation(content);
+  const int orientation = exif_orientation(path, content);
   if (orientation != 1 && flag != cv::IMREAD_UNCHANGED) flag |= cv::IMREAD_IGNORE_ORIENTATION;
   cv::Mat image;
   try {
@@ -173,7 +173,7 @@ cv::Mat read_image(const fs::path& file, int num_channels) {
 
 cv::Mat read_label(const fs::path& path) {
   const Bytes content = read_bytes(path);
-  if (!is_grey_png(content) || exif_orientation(content) != 1)
+  if (!is_grey_png(content) || exif_orientation(path.string(), content) != 1)
     fail(path.string(), ": not an upright PNG of one class id per pixel in 8 or 16 bits.");
   cv::Mat label = decode(path.string(), content, cv::IMREAD_UNCHANGED);
   if (label.channels() != 1)
