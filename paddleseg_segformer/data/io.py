@@ -34,6 +34,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".n
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _JPEG_END = b"\xff\xd9"
+_PNG_START = b"\x89PNG"
 
 
 def read_image(
@@ -84,7 +85,7 @@ def decode_image(
             _refuse_changed_values(path, content, layout, value_range)
         elif img_channels in (1, 3):
             _refuse_few_bits(path, content, layout)
-        image = _decode_channels(path, content, img_channels, has_all_bits=bool(value_range))
+        image = _decode_channels(path, content, layout, img_channels, value_range)
     image = image[:, :, None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] != img_channels:
         raise UserError(
@@ -191,6 +192,11 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     """Return an image decoded by OpenCV with `flag`, colours in the order red, green, blue."""
     if _is_cut_jpeg(content):
         raise UserError(f"{path}: the JPEG file is cut off. Replace it or remove it.")
+    if _hides_a_still_image(content):
+        raise UserError(
+            f"{path}: an animated PNG with a still image that is none of its frames, of which "
+            "decoders show one or the other. Save one image."
+        )
     check_image(path, content)
     # versions of OpenCV differ in whether they turn a WebP as its EXIF says; all turn other formats
     is_webp = content[8:12] == b"WEBP"
@@ -203,7 +209,7 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")
     if is_webp:
-        image = _turned(image, content)
+        image = _turned(image, orientation(content))
     if image.ndim == 3 and image.shape[2] in (3, 4):
         code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         return cv2.cvtColor(image, code)
@@ -211,18 +217,26 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
 
 
 def _decode_channels(
-    path: Path, content: bytes, img_channels: int, has_all_bits: bool
+    path: Path,
+    content: bytes,
+    layout: TiffLayout | None,
+    img_channels: int,
+    value_range: ValueRange | None,
 ) -> np.ndarray:
-    """Return an image of 1 or 3 channels, whatever the file has; with another number, all of it."""
+    """Return an image of 1 or 3 channels, whatever the file has; with another number, all of it.
+
+    With a value range, those of 16 bits keep them.
+    """
     if img_channels not in (1, 3):
-        return _decode_bands(path, content)
+        return _decode_bands(path, content, layout)
+    if layout and layout.bits == 16 and not value_range:
+        return _decode_wide_tiff(path, content, layout, img_channels)
     flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
-    return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if has_all_bits else flag)
+    return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if value_range else flag)
 
 
-def _turned(image: np.ndarray, content: bytes) -> np.ndarray:
-    """Return an image (H, W) or (H, W, C) turned as its EXIF says."""
-    turn = orientation(content)
+def _turned(image: np.ndarray, turn: int) -> np.ndarray:
+    """Return an image (H, W) or (H, W, C) turned as EXIF counts, 1 to 8."""
     if turn in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(
@@ -242,6 +256,14 @@ def _is_cut_jpeg(content: bytes) -> bool:
     return end < 0 or content.find(JPEG_SCAN, end) >= 0
 
 
+def _hides_a_still_image(content: bytes) -> bool:
+    """Tell whether the first frame of an animated PNG is another image than its still one."""
+    if not content.startswith(_PNG_START):
+        return False
+    head = content[: content.find(b"IDAT")]
+    return b"acTL" in head and b"fcTL" not in head
+
+
 def _decode_array(path: Path, content: bytes) -> np.ndarray:
     """Return the array in a `.npy` file."""
     check_array(path, content)
@@ -249,12 +271,13 @@ def _decode_array(path: Path, content: bytes) -> np.ndarray:
 
 
 def _refuse_few_bits(path: Path, content: bytes, layout: TiffLayout | None) -> None:
-    """Refuse values of 10 to 12 bits in 16, of which 8-bit images would keep a few levels."""
-    is_png = content.startswith(b"\x89PNG") and content[24:25] == b"\x10"
+    """Refuse values of 8 to 12 bits in 16, of which 8-bit images would keep a few levels."""
+    is_png = content.startswith(_PNG_START) and content[24:25] == b"\x10"
     if not (is_png or (layout and layout.bits == 16)):
         return
-    highest = int(_decode(path, content, cv2.IMREAD_UNCHANGED).max())
-    if 255 < highest < 4096:
+    image = _decode(path, content, cv2.IMREAD_UNCHANGED)
+    highest = int(image[..., :3].max() if image.ndim == 3 else image.max())  # alpha is opaque
+    if 0 < highest < 4096:
         raise UserError(
             f"{path}: found 16-bit values of at most {highest}; of 0..65535, as is assumed, they "
             f"would keep {highest // 256 + 1} levels. Say what they mean in the data set, such as "
@@ -266,11 +289,11 @@ def _refuse_changed_values(
     path: Path, content: bytes, layout: TiffLayout | None, value_range: ValueRange
 ) -> None:
     """Refuse files whose decoded values are not the stored ones, which `value_range` is about."""
-    is_grey_png = content.startswith(b"\x89PNG") and content[25:26] == b"\0"
+    is_grey_png = content.startswith(_PNG_START) and content[25:26] == b"\0"
     bits = content[24] if is_grey_png else layout.bits if layout else 8
     if bits <= 8 and value_range.keeps_uint8:
         return
-    if bits < 8 or (layout and layout.is_zero_white):
+    if bits < 8 or (layout and layout.is_white_zero):
         found = f"grey of {bits} bits" if bits < 8 else "grey whose 0 is white (MinIsWhite)"
         raise UserError(
             f"{path}: holds {found}, which decoders change; value_range needs values as they are "
@@ -278,8 +301,22 @@ def _refuse_changed_values(
         )
 
 
+def _decode_wide_tiff(
+    path: Path, content: bytes, layout: TiffLayout, img_channels: int
+) -> np.ndarray:
+    """Return a TIFF of 16 bits and 1 or 3 bands in 8 bits, their upper ones as of other formats.
+
+    OpenCV scrambles the tiles at the edges where it makes 8 bits of 16 itself.
+    """
+    image = (_decode(path, content, cv2.IMREAD_UNCHANGED) >> 8).astype(np.uint8)
+    image = ~image if layout.is_white_zero else image
+    if image.ndim == 2:
+        return image if img_channels == 1 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return image if img_channels == 3 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
 def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
-    """Return the samples of a TIFF as they are stored, (H, W) or (H, W, C)."""
+    """Return the samples of a TIFF, (H, W) or (H, W, C), turned as it says."""
     height, width = check_image(path, content)
     check_pixels(path, height, width, -(-layout.samples * layout.bits // 128))
     try:
@@ -302,15 +339,19 @@ def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
         order = (axes.index("Y"), axes.index("X"))
         [other] = {0, 1, 2} - set(order)
         image = image.transpose(*order, other)
-    return image
+    return _turned(image, layout.orientation)
 
 
-def _decode_bands(path: Path, content: bytes) -> np.ndarray:
+def _decode_bands(path: Path, content: bytes, layout: TiffLayout | None) -> np.ndarray:
     """Return an image with all its bands (H, W, C): the pages of a TIFF file, or its channels."""
     is_tiff = path.suffix.lower() in (".tif", ".tiff")
     pages = _decode_pages(path, content) if is_tiff else []
+    if len(pages) < 2 and layout:
+        return _decode_tiff(path, content, layout)
     if len(pages) < 2:
-        return _decode(path, content, cv2.IMREAD_UNCHANGED)
+        image = _decode(path, content, cv2.IMREAD_UNCHANGED)
+        is_turned = content.startswith(_PNG_START)  # OpenCV does not turn what it reads unchanged
+        return _turned(image, orientation(content)) if is_turned else image
     if len({page.shape for page in pages}) > 1:
         raise UserError(f"{path}: the pages differ in size; expected one page per band.")
     return np.dstack(pages)

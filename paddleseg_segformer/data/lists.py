@@ -43,8 +43,15 @@ def read_list_text(path: Path) -> bytes:
 
 
 def quoted_items(line: str, separator: str) -> list[str]:
-    """Return the items of a line in which some are put in double quotes, `"a b.png" "c d.png"`."""
-    [items] = csv.reader([line], delimiter=separator, skipinitialspace=True)
+    """Return the items of a line in which some are put in double quotes, `"a b.png" "c d.png"`.
+
+    Raises:
+        UserError: an item is longer than any path.
+    """
+    try:
+        [items] = csv.reader([line], delimiter=separator, skipinitialspace=True)
+    except csv.Error as error:
+        raise UserError(f"{line[:40]}...: not a list's line ({error}).") from None
     return [item for item in items if item]
 
 

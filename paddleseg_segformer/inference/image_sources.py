@@ -103,7 +103,8 @@ def _listed(list_path: Path, root: Path | None) -> tuple[list[Path], Path]:
 def _first_path(line: str, root: Path) -> str:
     """Return the image in a line; a label may follow it, and both may hold spaces."""
     if line.startswith('"'):
-        return quoted_items(line, "\t" if "\t" in line else " ")[0]
+        items = quoted_items(line, "\t" if "\t" in line else " ")
+        return items[0] if items else ""
     words = line.split("\t") if "\t" in line else line.split(" ")
     for count in range(len(words), 0, -1):
         name = " ".join(words[:count]).strip()
@@ -130,7 +131,7 @@ def _named(paths: Sequence[Path], root: Path | None) -> list[ImageFile]:
         for path in absolute
     }
     shown = {os.path.abspath(path): path for path in reversed(paths)}
-    short = {path: str(name.with_suffix("")) for path, name in names.items()}
+    short = {path: str(name.with_suffix("") if name.name else name) for path, name in names.items()}
     while True:
         counts = Counter(name.casefold() for name in short.values())
         clashing = [

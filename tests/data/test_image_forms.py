@@ -8,11 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from image_forms import image_forms, turned
 from PIL import Image
 
 from paddleseg_segformer.config.building import build_dataset
 from paddleseg_segformer.data.datasets import Dataset
-from paddleseg_segformer.data.io import read_image, read_label
+from paddleseg_segformer.data.io import decode_image, read_image, read_label
 from paddleseg_segformer.data.values import ValueRange
 from paddleseg_segformer.errors import UserError
 
@@ -58,6 +59,23 @@ def test_tiff_gives_the_samples_as_they_are_stored(tmp_path, dtype, bands, plana
     np.testing.assert_array_equal(found, image.astype(found.dtype))
 
 
+def test_16_bits_are_scaled_alike_in_tiles_and_strips(tmp_path):
+    image = RNG.integers(0, 2**16, (50, 70)).astype(np.uint16)
+    for options in ({}, {"tile": (16, 16)}, {"tile": (32, 32)}, {"compression": "zlib"}):
+        tifffile.imwrite(tmp_path / "x.tif", image, photometric="minisblack", **options)
+        for channels in (1, 3):
+            found = read_image(tmp_path / "x.tif", channels)
+            np.testing.assert_array_equal(found, np.dstack([image >> 8] * channels))
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_bands_of_cmyk_files_are_the_stored_ones(tmp_path, planar):
+    image = pixels("u1", 4)
+    stored = image if planar == "contig" else image.transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "x.tif", stored, photometric="separated", planarconfig=planar)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif", 4), image)
+
+
 @pytest.mark.parametrize("extra", ["unspecified", "assocalpha", "unassalpha"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_a_fourth_band_of_8_bits_changes_no_other(tmp_path, extra, channels):
@@ -81,11 +99,14 @@ def test_geotiff_of_four_bands(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_12_bits_in_16_are_refused(tmp_path, suffix, channels):
+def test_8_and_12_bits_in_16_are_refused(tmp_path, suffix, channels):
     image = (pixels("u2", 3) >> 4)[:, :, :channels].squeeze()
     path = tmp_path / f"x{suffix}"
     cv2.imwrite(str(path), image)
     with pytest.raises(UserError, match=r"16-bit values of at most 40\d\d; of 0..65535"):
+        read_image(path, channels)
+    cv2.imwrite(str(path), image >> 4)
+    with pytest.raises(UserError, match="16-bit values of at most 2[0-9][0-9]; .* keep 1 levels"):
         read_image(path, channels)
     cv2.imwrite(str(path), image << 4)
     assert read_image(path, channels).max() > 250
@@ -136,6 +157,38 @@ def test_orientation_is_obeyed_in_every_format(tmp_path, orientation, suffix):
         expected = expected.transpose(turn[orientation])
     found = read_image(tmp_path / f"x{suffix}").astype(int)
     np.testing.assert_allclose(found, np.asarray(expected).astype(int), atol=12)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".tif"])
+def test_orientation_is_obeyed_by_all_bands(tmp_path, orientation, suffix):
+    image = pixels("u1", 4)
+    if suffix == ".tif":
+        options = {"photometric": "rgb", "extratags": [(274, 3, 1, orientation, True)]}
+        tifffile.imwrite(tmp_path / "x.tif", image, metadata=None, **options)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        options = {"lossless": True, "exact": True} if suffix == ".webp" else {}
+        Image.fromarray(image).save(tmp_path / f"x{suffix}", exif=exif, **options)
+    for channels in (3, 4):
+        found = read_image(tmp_path / f"x{suffix}", channels)
+        np.testing.assert_array_equal(found, turned(image, orientation)[:, :, :channels])
+
+
+@pytest.mark.parametrize("form", image_forms(), ids=lambda form: form.name)
+def test_every_form_is_read_as_it_was_written(form):
+    """What the encoder was given, or for unusual forms an image, or a refusal in one line."""
+    try:
+        found = decode_image(Path(form.name), form.content)
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert form.rgb is None, str(error)
+        return
+    assert found.dtype in (np.uint8, np.float32)
+    if form.rgb is not None:
+        assert found.dtype == np.uint8
+        np.testing.assert_allclose(found.astype(int), form.rgb, rtol=0, atol=form.tolerance)
 
 
 @pytest.mark.parametrize("bits", [2, 4])

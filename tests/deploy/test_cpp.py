@@ -267,6 +267,16 @@ def test_files_equal_those_of_infer(exported, images, segment, tmp_path) -> None
     assert not list((tmp_path / "out").rglob(".*"))
 
 
+def test_results_among_the_images_are_not_predicted(exported, images, segment, tmp_path) -> None:
+    folder = tmp_path / "out"  # of the results too
+    folder.mkdir()
+    shutil.copy(images / "c.bmp", folder)
+    for _ in range(2):
+        done = segment("paddle", exported("SegFormer"), folder)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "1 images written" in done.stdout
+
+
 def test_failed_images_are_reported_and_the_rest_goes_on(
     exported, images, segment, tmp_path
 ) -> None:

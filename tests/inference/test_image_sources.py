@@ -117,6 +117,17 @@ def test_lists_as_editors_save_them(folder, encoding, end) -> None:
     assert [image.path for image in images] == [folder / name for name in expected]
 
 
+def test_lines_that_name_no_file_fail_by_themselves(folder) -> None:
+    (folder / "list.txt").write_text('""\n.\nb.png\n""  x\n')
+    images = find_images(str(folder / "list.txt"))
+    assert [image.path for image in images] == [folder, folder / "b.png", folder / "x"]
+    results = [pixels for _, pixels in read_ahead(images, 3)]
+    assert [isinstance(result, UserError) for result in results] == [True, False, True]
+    (folder / "list.txt").write_text(f'"{"x" * 200_000}"\n')
+    with pytest.raises(UserError, match="not a list's line"):
+        find_images(str(folder / "list.txt"))
+
+
 def test_list_in_another_encoding_is_refused(tmp_path) -> None:
     (tmp_path / "list.txt").write_bytes("a.png\nü.png\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"list.txt, line 2: not UTF-8"):
