@@ -168,6 +168,7 @@ class TiffLayout(NamedTuple):
     kind: int  # 1 unsigned, 2 signed, 3 floating point
     is_planar: bool  # band by band
     is_cmyk: bool
+    num_pages: int
 
     @property
     def is_plain(self) -> bool:
@@ -196,6 +197,7 @@ def tiff_layout(content: bytes) -> TiffLayout | None:
                 int(page.sampleformat),
                 page.planarconfig == tifffile.PLANARCONFIG.SEPARATE,
                 page.photometric == tifffile.PHOTOMETRIC.SEPARATED,
+                len(file.pages),
             )
     except Exception:  # of any type: it is not made for damaged files
         return None
