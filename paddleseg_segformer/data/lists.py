@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,10 +43,27 @@ def read_list_text(path: Path) -> bytes:
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def quoted_items(line: str, separator: str) -> list[str]:
-    """Return the items of a line in which some are put in double quotes, `"a b.png" "c d.png"`."""
-    [items] = csv.reader([line], delimiter=separator, skipinitialspace=True)
-    return [item for item in items if item]
+def split_items(line: str, separator: str = " ") -> list[str]:
+    """Return the paths in a line of a list, such as an image and its label; none in a comment.
+
+    Where the separator is a blank, tabs take its place in lines that have any. Paths may stand in
+    double quotes, which hides separators in them. Comments begin with `#`.
+    """
+    line = line.strip()
+    if not line or line.startswith("#"):
+        return []
+    if separator == " " and "\t" in line:
+        separator = "\t"
+    if len(separator) == 1 and (line.startswith('"') or f'{separator}"' in line):
+        [items] = csv.reader([line], delimiter=separator, skipinitialspace=True)
+    else:
+        items = line.split(separator)
+    return [item.strip() for item in items]
+
+
+def visible(line: str) -> str:
+    r"""Return 200 characters of a line for a message: tabs as `\t`, blanks in a row as `␣`."""
+    return re.sub("  +", lambda blanks: "␣" * len(blanks[0]), line[:200].replace("\t", "\\t"))
 
 
 def walk_files(folder: Path, excluded: tuple[Path, ...] = ()) -> Iterator[Path]:
