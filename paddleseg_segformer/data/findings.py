@@ -103,6 +103,7 @@ KINDS: Mapping[str, Kind] = {
             "The transforms leave training images of different sizes, which no batch can hold: end "
             "them in RandomPaddingCrop, or set batch_size to 1.",
         ),
+        ("transform-fails", "error", "The training transforms fail: correct them."),
         ("normalize-missing", "warning", "No transform normalises the images: add Normalize."),
         (
             "normalize-far",
@@ -111,10 +112,16 @@ KINDS: Mapping[str, Kind] = {
             "std, or a factor of four): check both.",
         ),
         (
-            "class-never-trained",
+            "class-not-trained",
             "warning",
             "Classes occur in the validation set but never in the training set: their IoU will "
             "be 0.",
+        ),
+        (
+            "class-not-scored",
+            "warning",
+            "Classes occur in the training set but never in the validation set, which says nothing "
+            "of them.",
         ),
         ("class-absent", "warning", "Classes never occur: check ids and names, or remove them."),
         (
@@ -133,8 +140,13 @@ KINDS: Mapping[str, Kind] = {
         (
             "image-similar",
             "warning",
-            "Images of the validation set nearly equal images of the training set (frames of one "
-            "video, say): the score will flatter. Split by scene or by video.",
+            "Images of the validation set nearly equal images of the training set: the score will "
+            "flatter. Split by scene.",
+        ),
+        (
+            "video-in-two-splits",
+            "warning",
+            "Frames of one video are in both data sets: the score will flatter. Split by video.",
         ),
         ("image-repeated", "warning", "Image files of one data set have the same content."),
         ("sample-repeated", "warning", "Samples are listed more than once."),

@@ -115,6 +115,16 @@ def orientation(content: bytes) -> int:
         return 1
 
 
+def is_transparent(content: bytes) -> bool:
+    """Return whether an image has alpha, and pixels that are not opaque."""
+    try:
+        with open_image(content) as file:
+            has_alpha = file.mode in ("LA", "PA", "RGBA") or "transparency" in file.info
+            return has_alpha and bool((np.asarray(file.convert("RGBA"))[:, :, 3] < 255).any())
+    except Exception:  # see open_image
+        return False
+
+
 def check_array(path: Path, content: bytes) -> tuple[int, ...]:
     """Refuse a `.npy` of another size than its header claims, of objects, or of too many pixels.
 
