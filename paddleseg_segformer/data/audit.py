@@ -166,7 +166,7 @@ def _read(dataset: SegmentationDataset, index: int) -> _Sample:
     """Read one sample, each file once."""
     sample = _Sample(*dataset.samples[index])
     image_path, label_path = sample.image_path, sample.label_path
-    reads_files = type(dataset).read_files is SegmentationDataset.read_files
+    reads_files = _is_inherited(dataset, "read") and _is_inherited(dataset, "read_files")
     image_file, label_file = b"", None
     try:
         if reads_files:
@@ -201,6 +201,11 @@ def _read(dataset: SegmentationDataset, index: int) -> _Sample:
             class_name = dataset.label_set.classes[sample.ids[0]]
             sample.found.append(("label-constant", f"{label_path}: {class_name}"))
     return sample
+
+
+def _is_inherited(dataset: Any, method: str) -> bool:
+    """Return whether a data set, of any class that fulfils `contracts.Data`, has our method."""
+    return getattr(type(dataset), method, None) is getattr(SegmentationDataset, method)
 
 
 def _look_at_image(sample: _Sample, image: np.ndarray, dataset: SegmentationDataset) -> None:
@@ -340,6 +345,8 @@ def audit_transforms(
     dataset: SegmentationDataset, report: AuditReport, batch_size: int, name: str
 ) -> None:
     """Add what the transforms of a training set do with images of its sizes."""
+    if not _is_inherited(dataset, "make_sample"):
+        return
     shapes: dict[tuple[int, ...], str] = {}
     for size in list(report.sizes_hw)[:MAX_SIZES]:
         height, width = map(int, size.split("x"))

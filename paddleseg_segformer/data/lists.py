@@ -70,10 +70,14 @@ def walk_files(folder: Path, excluded: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Yield the files under a folder and its sub-folders, in the order of their paths.
 
     Links to folders are followed, but no folder is entered twice. Hidden files and folders, and
-    the resource forks in `__MACOSX`, are no one's images.
+    the resource forks in `__MACOSX`, are no one's images. Links that lead nowhere are yielded, for
+    they are missed where they are read.
 
     Args:
         excluded: Folders that are not entered.
+
+    Raises:
+        UserError: a folder cannot be read.
     """
     entered = {os.path.realpath(item) for item in excluded}
     waiting = [str(folder)]
@@ -83,13 +87,18 @@ def walk_files(folder: Path, excluded: tuple[Path, ...] = ()) -> Iterator[Path]:
         if real in entered:
             continue
         entered.add(real)
-        with os.scandir(parent) as entries:
-            shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        try:
+            with os.scandir(parent) as entries:
+                shown = sorted(
+                    (entry for entry in entries if not entry.name.startswith(".")),
+                    key=lambda entry: entry.name,
+                )
+        except OSError as error:
+            raise UserError(f"{parent}: cannot be read ({error.strerror}).") from None
+        folders = []
         for entry in shown:
-            if entry.is_file():
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                folders.append(entry)
+            elif entry.is_symlink() or entry.is_file():
                 yield Path(entry.path)
-        waiting += [
-            entry.path
-            for entry in reversed(shown)
-            if entry.is_dir() and entry.name not in _ARCHIVE_FOLDERS
-        ]
+        waiting += [x.path for x in reversed(folders) if x.name not in _ARCHIVE_FOLDERS]

@@ -5,6 +5,7 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from small_datasets import write_cityscapes, write_image
 
 from paddleseg_segformer.cli import check_dataset, main
-from paddleseg_segformer.data.audit import audit
+from paddleseg_segformer.data.audit import audit, audit_transforms
 from paddleseg_segformer.data.datasets import Cityscapes, RawSample
 from paddleseg_segformer.data.findings import KINDS, Findings
 from paddleseg_segformer.data.io import write_label
@@ -384,6 +385,20 @@ def test_data_sets_that_read_their_own_files_are_audited(tmp_path: Path) -> None
     report = audit(Own([], str(write_cityscapes(tmp_path, ["a/s0", "a/s1"], (8, 10)))))
     assert report.num_pixels[0] == 160 and not report.digests
     assert len(report.findings.of("image-constant")) == 2
+
+
+def test_data_sets_of_the_contract_alone_are_audited(tmp_path: Path) -> None:
+    class Data(SimpleNamespace):
+        def __len__(self) -> int:
+            return 2
+
+    own = Cityscapes([], str(write_cityscapes(tmp_path, ["a/s0", "a/s1"], (8, 10))))
+    names = ("samples", "transforms", "normalize", "label_set", "num_classes", "ignore_index")
+    names += ("read", "img_channels")
+    dataset = Data(**{name: getattr(own, name) for name in names})
+    report = audit(dataset)
+    audit_transforms(dataset, report, 2, "train_dataset")
+    assert report.sizes_hw == {"8x10": 2} and not report.bad_files
 
 
 def test_similar_images_are_found_as_by_comparing_all_pairs() -> None:

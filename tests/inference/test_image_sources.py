@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,30 @@ def test_links_are_followed_once_and_hidden_files_skipped(tmp_path) -> None:
     (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "w.jpg").symlink_to(tmp_path / "elsewhere" / "z.jpg")
     assert names(find_images(str(tmp_path / "real"))) == ["linked/z", "w", "x"]
+
+
+def test_links_that_lead_nowhere_are_listed_and_missed(tmp_path) -> None:
+    touch(tmp_path, "x.jpg")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "itself.jpg").symlink_to(tmp_path / "itself.jpg")
+    found = find_images(str(tmp_path))
+    assert names(found) == ["broken", "itself", "x"]
+    errors = [str(result) for _, result in read_ahead(found, 3)]
+    assert "broken.jpg: no such file" in errors[0] and "itself.jpg: " in errors[1]
+
+
+def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch) -> None:
+    touch(tmp_path, "a/x.jpg")
+    scan = os.scandir
+
+    def refuse(path: str):
+        if path.endswith("/a"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"/a: cannot be read \(Permission denied\)"):
+        find_images(str(tmp_path))
 
 
 def test_results_are_not_predicted_again(tmp_path) -> None:
