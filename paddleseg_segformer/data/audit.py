@@ -124,7 +124,7 @@ class _Sample:
     size_hw: tuple[int, int] = (0, 0)
     digest: bytes | None = None  # of the image file; None where the data set reads it itself
     hash: int | None = None
-    moments: np.ndarray | None = None  # (2, C): mean of the values and of their squares
+    moments: np.ndarray = field(default_factory=lambda: np.empty(0))  # (2, C): E(x), E(x^2)
     is_grey: bool = False
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # in the label
     counts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # pixels of each
@@ -179,6 +179,8 @@ def _read(dataset: SegmentationDataset, index: int) -> _Sample:
         sample.error = error
         is_of_label = label_path is not None and str(error).startswith(f"{label_path}:")
         kind = getattr(error, "kind", "") or f"{'label' if is_of_label else 'image'}-unreadable"
+        if is_of_label and label_file and _is_lossy(label_file):
+            kind = "label-lossy"
         sample.found.append((kind, str(error)))
         if kind == "label-color" and label_path and label_file:
             sample.colors = _colors_of(Path(label_path), label_file)
@@ -237,16 +239,15 @@ def _colors_of(path: Path, label_file: bytes) -> dict[int, int]:
         codes, counts = np.unique(color_codes(decode_rgb(path, label_file)), return_counts=True)
     except UserError:
         return {}
-    return (
-        dict(zip(codes.tolist(), counts.tolist(), strict=True)) if len(codes) <= MAX_COLORS else {}
-    )
+    if len(codes) > MAX_COLORS:
+        return {}
+    return dict(zip(codes.tolist(), counts.tolist(), strict=True))
 
 
 def _is_lossy(content: bytes) -> bool:
     """Return whether a label file is a JPEG, or a WebP of that kind."""
-    return content.startswith(JPEG_START) or (
-        content[8:12] == b"WEBP" and b"VP8 " in content[12:99]
-    )
+    is_webp = content[8:12] == b"WEBP" and b"VP8 " in content[12:99]
+    return is_webp or content.startswith(JPEG_START)
 
 
 class _Tally:
@@ -256,8 +257,10 @@ class _Tally:
         self._report = report
         self._ignore_index = ignore_index
         self._totals = np.zeros((3, num_classes), np.int64)  # see AuditReport's counts
-        self._moments: list[tuple[int, np.ndarray]] = []  # pixels and moments of each image
+        self._num_pixels = 0
+        self._sums = np.zeros(1)  # of the images' moments, by their pixels
         self._image_of_label: dict[str, str] = {}
+        self._label_of_image: dict[str, str | None] = {}
         self._image_of_name: dict[PurePath, str] = {}
         self._grey: list[str] = []
 
@@ -281,8 +284,8 @@ class _Tally:
             first = report.digests.setdefault(sample.digest, image_path)
             if first != image_path:
                 report.findings.add("image-repeated", f"{image_path}: the image of {first}")
-        if sample.moments is not None:
-            self._moments.append((height * width, sample.moments))
+        self._num_pixels += height * width
+        self._sums = self._sums + height * width * sample.moments
         if sample.is_grey:
             self._grey.append(image_path)
         is_labelled = sample.ids != self._ignore_index
@@ -303,6 +306,10 @@ class _Tally:
             first = self._image_of_label.setdefault(label_path, image_path)
             if first != image_path:
                 report.findings.add("label-repeated", f"{label_path}: of {first} and {image_path}")
+        other_label = self._label_of_image.setdefault(image_path, label_path)
+        if other_label != label_path:
+            item = f"{image_path}: with the labels {other_label} and {label_path}"
+            report.findings.add("image-repeated", item)
         other = self._image_of_name.setdefault(PurePath(image_path).with_suffix(""), image_path)
         if PurePath(other).suffix != PurePath(image_path).suffix:
             report.findings.add("name-repeated", f"{other} and {image_path}")
@@ -315,19 +322,18 @@ class _Tally:
         )
         if report.num_samples == 1:
             findings.add("list-short", name)
-        if 0 < len(self._grey) < len(self._moments):
+        if 0 < len(self._grey) < sum(report.sizes_hw.values()):
             findings.add("image-grey", *self._grey)
         num_labelled = sum(report.num_pixels)
         share = report.num_ignored_pixels / max(num_labelled + report.num_ignored_pixels, 1)
         if share > 0.5:
             findings.add("ignored-share", f"{name}: {share:.0%} of the pixels")
-        if self._moments and normalize and not findings.of("image-range"):
+        if self._num_pixels and normalize and not findings.of("image-range"):
             self._compare_statistics(name, normalize)
 
     def _compare_statistics(self, name: str, normalize: Any) -> None:
         """Compare mean and spread of the images' channels with the constants."""
-        weights = np.asarray([pixels for pixels, _ in self._moments], np.float64)
-        mean, square = np.average([values for _, values in self._moments], axis=0, weights=weights)
+        mean, square = self._sums / self._num_pixels
         spread = np.sqrt(np.maximum(square - mean**2, 0))
         offset, scale = 255 * np.ravel(normalize.mean), 1 / (255 * np.ravel(normalize.std))
         if {offset.size, scale.size} - {1, mean.size}:

@@ -148,7 +148,7 @@ KINDS: Mapping[str, Kind] = {
             "warning",
             "Frames of one video are in both data sets: the score will flatter. Split by video.",
         ),
-        ("image-repeated", "warning", "Image files of one data set have the same content."),
+        ("image-repeated", "warning", "Images come twice, in other files or with other labels."),
         ("sample-repeated", "warning", "Samples are listed more than once."),
         (
             "name-repeated",

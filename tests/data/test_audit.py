@@ -361,6 +361,38 @@ def test_one_of_each_kind_is_found_once(tmp_path: Path, capsys) -> None:
     assert found.keys() == KINDS.keys() and len(KINDS) >= 25
 
 
+def test_lossy_labels_are_named_as_such_whatever_ids_they_hold(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "lossy")
+    for index in range(2):
+        folder.add(f"{index}.png", label=encoded(folder.noise(), "JPEG"))
+    folder.add("2.png", label=encoded(folder.ids("train") * np.uint8(100), "JPEG"))
+    folder.add("3.png", label=encoded(folder.noise(), "WEBP"))
+    status, found = folder.findings()
+    assert (status, found["label-lossy"]["count"]) == (1, 4)
+    assert not {"label-id", "label-color"} & found.keys()
+
+
+def test_one_image_with_two_labels_is_named(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "twice")
+    folder.add("a.png")
+    folder.add("b.png")
+    folder.lists["train"].append("a.png train_b_png_label.png")
+    found = folder.findings(num_classes=3)[1]
+    assert found["image-repeated"]["count"] == found["label-repeated"]["count"] == 1
+
+
+def test_statistics_are_those_of_all_pixels(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "dark")
+    images = [RNG.integers(0, 9, (32, 48, 3), np.uint8), RNG.integers(0, 30, (16, 24, 3), np.uint8)]
+    for name, image in zip(("a.png", "b.png"), images, strict=True):
+        folder.add(name, image, folder.ids("train", image.shape[:2]))
+    pixels = np.concatenate([image.reshape(-1, 3) for image in images]) / 255
+    train = "{type: RandomPaddingCrop, crop_size: [48, 32]}, {type: Normalize}"
+    [item] = folder.findings(num_classes=3, train=train)[1]["normalize-far"]["examples"]
+    means, stds = (np.round(values, 3).tolist() for values in (pixels.mean(0), pixels.std(0)))
+    assert item == f"train_dataset: the images have mean {means} and std {stds}"
+
+
 def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_cityscapes(tmp_path, ["a/s0", "a/s1", "a/s2"], (8, 10))
     dataset, read = Cityscapes([], str(root)), Counter()
