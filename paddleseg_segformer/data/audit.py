@@ -218,7 +218,8 @@ def _look_at_image(sample: _Sample, image: np.ndarray, dataset: SegmentationData
     planes = cv2.split(image)
     mean, std = np.asarray([cv2.meanStdDev(plane) for plane in planes])[:, :, 0, 0].T
     sample.moments = np.stack([mean, std**2 + mean**2])
-    sample.is_grey = num_channels == 3 and bool((image == image[:, :, :1]).all())
+    if num_channels == 3 and mean.min() == mean.max():  # the latter is cheap to tell
+        sample.is_grey = all(np.array_equal(planes[0], plane) for plane in planes[1:])
     if not std.any():
         sample.found.append(("image-constant", f"{sample.image_path}: {image[0, 0].tolist()}"))
     normalize = normalize_of(dataset)
