@@ -273,7 +273,17 @@ def command_page() -> str:
     ]
     for job, (summary, parser) in jobs().items():
         parts += [f"## {job}", f"`python tools/{job}.py`: {summary}.", flag_table(parser)]
+        if job == "check_dataset":
+            parts.append(findings_table())
     return "\n\n".join(parts) + "\n"
+
+
+def findings_table() -> str:
+    """Return the table of what an audit finds; see docs/own-data.md."""
+    from paddleseg_segformer.data.findings import KINDS
+
+    rows = [(f"`{name}`", kind.severity, kind.sentence) for name, kind in KINDS.items()]
+    return markdown_table(("Finding", "Severity", "Meaning and remedy"), rows)
 
 
 def jobs() -> dict[str, tuple[str, argparse.ArgumentParser]]:

@@ -116,6 +116,16 @@ def orientation(content: bytes) -> int:
         return 1
 
 
+def is_transparent(content: bytes) -> bool:
+    """Return whether an image has alpha, and pixels that are not opaque."""
+    try:
+        with open_image(content) as file:
+            has_alpha = file.mode in ("LA", "PA", "RGBA") or "transparency" in file.info
+            return has_alpha and bool((np.asarray(file.convert("RGBA"))[:, :, 3] < 255).any())
+    except Exception:  # see open_image
+        return False
+
+
 def check_array(path: Path, content: bytes) -> tuple[int, ...]:
     """Refuse a `.npy` of another size than its header claims, of objects, or of too many pixels.
 
@@ -171,6 +181,7 @@ class TiffLayout(NamedTuple):
     is_cmyk: bool
     is_white_zero: bool  # 0 is white
     orientation: int  # 1 to 8 as EXIF counts
+    num_pages: int
 
     @property
     def is_plain(self) -> bool:
@@ -201,6 +212,7 @@ def tiff_layout(content: bytes) -> TiffLayout | None:
                 page.photometric == tifffile.PHOTOMETRIC.SEPARATED,
                 page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
                 int(page.tags.valueof(_ORIENTATION, 1)),
+                len(file.pages),
             )
     except Exception:  # of any type: it is not made for damaged files
         return None

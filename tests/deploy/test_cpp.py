@@ -148,6 +148,12 @@ SIZE_RULES = {
         ]
         for name in ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")
     },
+    "AntialiasResizeByShort": [
+        {"type": "AntialiasResizeByShort", "short_size": 75, "max_size": None, "resample": "BOX"}
+    ],
+    "AntialiasResizeByShort limited": [
+        {"type": "AntialiasResizeByShort", "short_size": 111, "max_size": 113}
+    ],
     "AntialiasResize of floats": [
         {"type": "ResizeByLong", "long_size": 90},
         {"type": "AntialiasResize", "target_size": [64, 70], "resample": "BICUBIC"},

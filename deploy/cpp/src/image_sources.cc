@@ -43,10 +43,11 @@ std::vector<fs::path> in_folder(const fs::path& folder, const std::vector<fs::pa
     std::vector<fs::path> folders;
     for (const auto& entry : fs::directory_iterator(parent)) {
       const fs::path name = entry.path().filename();
-      std::error_code broken;  // such as a link to nowhere
+      std::error_code broken;  // such as a link to nowhere, which reading will report
       if (name.string()[0] == '.') continue;
       if (entry.is_directory(broken) && name != "__MACOSX") folders.push_back(entry.path());
-      if (entry.is_regular_file(broken) && kSuffixes.count(lower(name.extension().string())) > 0)
+      const bool is_file = entry.is_regular_file(broken) || !entry.exists(broken);
+      if (is_file && kSuffixes.count(lower(name.extension().string())) > 0)
         found.push_back(entry.path());
     }
     std::sort(folders.rbegin(), folders.rend());  // the last of those waiting is entered next
