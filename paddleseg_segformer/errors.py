@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec
+
+Arguments = ParamSpec("Arguments")
 
 
 class UserError(ValueError):
@@ -13,15 +15,89 @@ class UserError(ValueError):
     """
 
 
+class UserErrors(UserError):
+    """Several mistakes, of a line each below their number."""
+
+    def __init__(self, mistakes: Iterable[str], title: str = "") -> None:
+        self.mistakes = list(mistakes)
+        lines = (" ".join(mistake.split()) for mistake in self.mistakes)
+        super().__init__("\n  ".join([f"{title}{len(self.mistakes)} mistakes:", *lines]))
+
+
+class Mistakes:
+    """Collects the mistakes that several checks find, to show them all at once."""
+
+    def __init__(self) -> None:
+        self._errors: list[UserError] = []
+
+    def add(self, error: UserError | str) -> None:
+        """Keep a mistake."""
+        self._errors.append(UserError(error) if isinstance(error, str) else error)
+
+    def attempt(
+        self,
+        function: Callable[Arguments, Any],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Any:
+        """Return what `function` returns, or None after a mistake, which is kept."""
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            self.add(error)
+            return None
+
+    def raise_all(self, title: str = "") -> None:
+        """Raise what was kept, if anything; a single mistake as it was.
+
+        Args:
+            title: what the mistakes are in, such as a file.
+        """
+        mistakes: dict[str, UserError] = {}
+        for error in self._errors:
+            lines = error.mistakes if isinstance(error, UserErrors) else [str(error)]
+            mistakes |= dict.fromkeys(lines, error)
+        prefix = f"{title}: " if title else ""
+        if len(mistakes) > 1:
+            raise UserErrors(mistakes, prefix)
+        for mistake, error in mistakes.items():
+            raise (UserError(prefix + mistake) if prefix else error) from None
+
+
 def did_you_mean(name: str, known: Iterable[str], others: Iterable[str] = ()) -> str:
     """Return ` Did you mean 'x'?` for the closest known name, else the list of known names.
+
+    The closest is the one with the fewest typing errors, whatever the case; or what `name` is the
+    beginning of.
 
     Args:
         others: known names that are too many to be listed.
     """
     names = sorted({str(item) for item in known})
-    lower = {item.lower(): item for item in [*map(str, others), *names]}
-    close = difflib.get_close_matches(str(name).lower(), lower, n=1)  # whatever the case
+    close = []
+    for item in (*names, *sorted(map(str, others))):
+        typed, meant = str(name).lower(), item.lower()
+        if len(typed) > 2 and meant.startswith(typed):
+            errors = int(typed != meant)
+        elif 3 * abs(len(typed) - len(meant)) <= len(typed):
+            errors = _typing_errors(typed, meant)
+        else:
+            continue
+        if 3 * errors <= len(typed):
+            close.append((errors, _typing_errors(str(name), item), item))
     if close:
-        return f" Did you mean '{lower[close[0]]}'?"
+        return f" Did you mean '{min(close, key=lambda item: item[:2])[2]}'?"
     return f" Known: {', '.join(names)}." if names else ""
+
+
+def _typing_errors(typed: str, meant: str) -> int:
+    """Return how many letters are wrong, missing, too many, or changed places with the next."""
+    rows = [list(range(len(meant) + 1))]
+    for i, letter in enumerate(typed):
+        rows.append([i + 1])
+        for j, other in enumerate(meant):
+            costs = [rows[i][j] + (letter != other), rows[i][j + 1] + 1, rows[i + 1][j] + 1]
+            if i and j and letter == meant[j - 1] and other == typed[i - 1]:
+                costs.append(rows[i - 1][j - 1] + 1)
+            rows[i + 1].append(min(costs))
+    return rows[-1][-1]

@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from paddleseg_segformer.cli.common import add_config_arguments, load_config_from
+from paddleseg_segformer.cli.common import add_config_arguments, check_outputs, load_config_from
+from paddleseg_segformer.config.building import build_dataset
 from paddleseg_segformer.data.audit import AuditReport, audit
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import Mistakes, UserError
 from paddleseg_segformer.files import write_text
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.config import Config
+    from paddleseg_segformer.data import SegmentationDataset
 
 SPLITS = {"train": ("train",), "val": ("val",), "both": ("train", "val")}
 MAX_LISTED = 20
@@ -33,22 +39,12 @@ def run(args: argparse.Namespace) -> None:
         UserError: a file cannot be used, images are in both data sets, or they are normalised
             differently; or the config has no such data set.
     """
-    from paddleseg_segformer.config.building import build_dataset
-
-    config = load_config_from(args)
+    check_outputs(args.json)
+    config = load_config_from(args, partial(_datasets, args))
     reports = {}
-    for split in SPLITS[args.split]:
-        section = getattr(config, f"{split}_dataset")
-        if section is None and args.split == "both":
-            continue
-        if section is None:
-            raise UserError(f"{args.config}: no {split}_dataset. Choose another --split.")
-        name = f"{split}_dataset"
-        dataset = build_dataset({**section, "transforms": []}, name)
+    for name, dataset in _datasets(args, config).items():
         reports[name] = audit(dataset, max(1, args.num_workers), show_progress=True)
         print(format_report(name, reports[name]))
-    if not reports:
-        raise UserError(f"{args.config}: neither train_dataset nor val_dataset. Add one.")
     if args.json:
         content = {name: report.to_dict() for name, report in reports.items()}
         write_text(args.json, json.dumps(content, indent=2) + "\n")
@@ -70,6 +66,24 @@ def run(args: argparse.Namespace) -> None:
             )
     if problems:
         raise UserError(" ".join(problems))
+
+
+def _datasets(args: argparse.Namespace, config: Config) -> dict[str, SegmentationDataset]:
+    """Return the data sets of `--split` by name, without transforms."""
+    names = [f"{split}_dataset" for split in SPLITS[args.split]]
+    sections = {name: section for name in names if (section := getattr(config, name))}
+    if not sections:
+        raise UserError(
+            f"{args.config}: has no {' and no '.join(names)}. Add one, or choose another --split."
+        )
+    mistakes = Mistakes()
+    datasets = {
+        name: mistakes.attempt(build_dataset, {**section, "transforms": []}, name)
+        for name, section in sections.items()
+        if section["type"]
+    }
+    mistakes.raise_all()
+    return datasets
 
 
 def _normalisation(section: dict[str, Any]) -> str:

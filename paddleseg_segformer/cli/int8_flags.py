@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paddleseg_segformer.components import img_channels_of
 from paddleseg_segformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _images(path: str | None, config: Config) -> Samples:
         except UserError as error:
             named = str(error).replace("--image_path", "--calibration_images")
             raise UserError(named) from None
-        channels = (config.val_dataset or config.train_dataset or {}).get("img_channels", 3)
+        channels = img_channels_of(config.val_dataset or config.train_dataset or {}) or 3
 
         def read(index: int) -> RawSample:
             file = files[index].path

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,7 +31,7 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_with_flags,
 )
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_path
+from paddleseg_segformer.files import atomic_path, check_folder
 from paddleseg_segformer.inference.image_sources import (
     ImageFile,
     find_images,
@@ -103,7 +103,7 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         "--use_trt",
         nargs="?",
         const=True,
-        type=lambda text: {"true": True, "false": False}[text.lower()],
+        type=_true_or_false,
         metavar="True|False",
         help="TensorRT, with --backend paddle --device gpu and a Paddle that was built with it",
     )
@@ -134,6 +134,12 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
     )
 
 
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ArgumentTypeError(f"found {text!r}, expected True or False")
+    return text.lower() == "true"
+
+
 def run(args: Namespace) -> None:
     """Predict all images, or the frames of a video.
 
@@ -145,8 +151,11 @@ def run(args: Namespace) -> None:
         raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
     if args.batch_size < 1:
         raise UserError(f"--batch_size: found {args.batch_size}, expected 1 or more.")
+    check_folder(args.save_dir)
     is_check_alone = bool(args.self_check) and not (args.image_path or args.file_list)
     has_images = not (is_video(args.image_path) or is_check_alone)
+    if is_video(args.image_path) and not os.path.isfile(args.image_path):
+        raise UserError(f"{args.image_path}: no such file (--image_path).")
     results = [Path(args.save_dir) / folder for folder in RESULTS]
     images = find_images(args.image_path, args.file_list, results) if has_images else []
     predictor, runs_on = _exported(args) if args.export_dir else _built(args)
@@ -214,14 +223,16 @@ def _built(args: Namespace) -> tuple[Predictor, str]:
             raise UserError(f"--{flag} has no effect without --export_dir. Add --export_dir.")
     if not args.model_path:
         raise UserError("give --config and --model_path, or --export_dir, or --model_path alone.")
+    from paddleseg_segformer.config.building import build_model
+
+    config = load_config_from(args, build_model)
+    settings = _with_room_for(args, settings_from_config(args, config.test_config, "aug_pred"))
     device = set_device(args.device)
     from paddle.nn import Layer
 
     from paddleseg_segformer.inference.memory_plan import plan_memory
     from paddleseg_segformer.predictor import Predictor
 
-    config = load_config_from(args)
-    settings = _with_room_for(args, settings_from_config(args, config.test_config, "aug_pred"))
     predictor = Predictor.from_config(config, args.model_path, **vars(settings))
     network = predictor.pipeline.network
     assert isinstance(network, Layer)

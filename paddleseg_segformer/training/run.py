@@ -6,7 +6,6 @@ import logging
 import random
 from collections.abc import Generator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import paddle
@@ -33,7 +32,7 @@ from paddleseg_segformer.training.distributed import (
     lost_peers_explained,
     of_first_process,
 )
-from paddleseg_segformer.training.faults import FaultPolicy, Faults
+from paddleseg_segformer.training.faults import Faults
 from paddleseg_segformer.training.hooks import (
     EMA,
     Checkpoints,
@@ -43,52 +42,16 @@ from paddleseg_segformer.training.hooks import (
     Progress,
     RunFolder,
 )
+from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.trainer import Hook, Precision, Trainer
 from paddleseg_segformer.training.writers import (
     JsonLinesWriter,
     VisualDLWriter,
     Writer,
     Writers,
-    check_visualdl,
 )
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How to run, apart from what the config says."""
-
-    save_dir: str = "output"
-    num_workers: int = 0
-    do_eval: bool = False
-    use_vdl: bool = False
-    use_ema: bool = False
-    resume_model: str | None = None
-    save_interval: int = 1000  # steps
-    keep_checkpoint_max: int = 5
-    log_iters: int = 10  # steps
-    seed: int | None = None  # None: the checkpoint's on resume, else a random one
-    precision: str = "fp32"
-    amp_level: str = "O1"
-    early_stop_intervals: int | None = None
-    on_nonfinite: str = "stop"  # or skip: the step
-    on_bad_sample: str = "stop"  # or skip: another sample replaces it
-    max_skipped: int = 100  # steps, and samples
-
-    def __post_init__(self) -> None:
-        for name in ("save_interval", "keep_checkpoint_max", "log_iters"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}: found {getattr(self, name)}, expected 1 or more.")
-        if self.num_workers < 0:
-            raise UserError(f"--num_workers: found {self.num_workers}, expected 0 or more.")
-        self.fault_policy()
-        if self.use_vdl:
-            check_visualdl()
-
-    def fault_policy(self) -> FaultPolicy:
-        """Return how faults are handled."""
-        return FaultPolicy(self.on_nonfinite, self.on_bad_sample, self.max_skipped)
 
 
 def train(config: Config, options: RunOptions) -> BestModel:
