@@ -46,6 +46,7 @@ from paddleseg_segformer.video import overlay_video
 if TYPE_CHECKING:
     from paddleseg_segformer.data.labels import LabelSet
     from paddleseg_segformer.inference.arrays import Array
+    from paddleseg_segformer.inference.pipeline import ImageLogits
     from paddleseg_segformer.inference.settings import InferenceSettings
     from paddleseg_segformer.predictor import ImageLike, Prediction, Predictor
 
@@ -56,6 +57,7 @@ LABELS, OVERLAYS, PROBABILITIES = RESULTS = (
     "added_prediction",
     "probabilities",
 )
+LOG_INTERVAL_S = 30.0  # between lines on the windows of large images
 OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # flags of exported models alone, with their defaults
 EXPORT_FLAGS: dict[str, Any] = {
@@ -265,22 +267,44 @@ def _predict_images(
 ) -> int:
     """Write the results of all images, in batches; return how many there were."""
     source = read_ahead(images, predictor.img_channels)
-    num_done = 0
+    num_done = largest = 0
     with tqdm(total=len(images), unit="img", disable=None) as progress:
+        predictor.pipeline.watch = _Windows(progress)
         while True:
             with timer("read"):
                 batch = list(islice(source, args.batch_size))
             if not batch:
                 return num_done
-            first, pixels = batch[0]
-            if not progress.n and isinstance(pixels, np.ndarray):
-                with suppress(UserError):  # which comes again with the prediction
-                    logger.info("%s: %s", first.path, memory_line(predictor.pipeline, pixels.shape))
+            for image, pixels in batch:
+                if isinstance(pixels, np.ndarray) and pixels.size > 2 * largest:
+                    largest = pixels.size
+                    with suppress(UserError):  # which comes again with the prediction
+                        line = memory_line(predictor.pipeline, pixels.shape)
+                        logger.info("%s: %s", image.path, line)
             for image, prediction in _predict(batch, predictor, timer):
                 with timer("write"):
                     _save(prediction, image, args)
                 num_done += 1
             progress.update(len(batch))
+
+
+class _Windows:
+    """Shows how many windows of an image are done: in a bar, or without a terminal in the log."""
+
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self.bar = bar
+        self.shown_s = time.monotonic()
+
+    def __call__(self, logits: ImageLogits) -> None:
+        """Show it, for images of several windows."""
+        if logits.num_windows == 1:
+            return
+        line = f"window {min(logits.num_computed, logits.num_windows)} of {logits.num_windows}"
+        if not self.bar.disable:
+            self.bar.set_postfix_str(line)
+        elif time.monotonic() - self.shown_s > LOG_INTERVAL_S:
+            self.shown_s = time.monotonic()
+            logger.info(line)
 
 
 def _predict(
