@@ -208,7 +208,8 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
     if not above.is_dir():
         raise UserError(f"{folder}: expected a folder, found a file. Choose another folder.")
     if not os.access(above, os.W_OK):
-        raise UserError(f"{folder}: not writable. Choose a folder that you can write to.")
+        reason = "not writable" if folder == above else f"cannot be created ({above} is read-only)"
+        raise UserError(f"{folder}: {reason}. Choose a folder that you can write to.")
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:

@@ -33,7 +33,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--batch_size", type=int, help="images per process and step; overrides the config")
     add("--learning_rate", type=float, help="base learning rate; overrides the config")
     add("--num_workers", type=int, default=0, help="data worker processes; 0: none")
-    add("--do_eval", action="store_true", help="evaluate every save_interval, keep the best model")
+    add(
+        "--do_eval",
+        action="store_true",
+        help="evaluate every save_interval, keep the best model; without it: once, at the end",
+    )
     add("--use_vdl", action="store_true", help="write a VisualDL log into save_dir")
     add("--use_ema", action="store_true", help="average the weights, and evaluate the average")
     add(

@@ -65,7 +65,7 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
     if do_eval and config.val_dataset is None:
         mistakes.add("--do_eval: the config has no val_dataset. Add one, or leave --do_eval out.")
     dataset = mistakes.attempt(_build_known, build_dataset, config.train_dataset, "train_dataset")
-    val_dataset = mistakes.attempt(_val_dataset, config) if do_eval else None
+    val_dataset = mistakes.attempt(build_val_dataset, config) if do_eval else None
     ignore_index = dataset.ignore_index if dataset else ignored_id(config.train_dataset or {})
     scaled_loss = mistakes.attempt(build_loss, config.loss, ignore_index)
     schedule = mistakes.attempt(_build_known, build_lr_schedule, config.lr_scheduler, config.iters)
@@ -92,7 +92,7 @@ def build_evaluation(config: Config) -> tuple[SegmentationDataset, nn.Layer]:
         UserError: as `build_training`.
     """
     mistakes = Mistakes()
-    dataset = mistakes.attempt(_val_dataset, config)
+    dataset = mistakes.attempt(build_val_dataset, config)
     model = mistakes.attempt(build_model, config) if config.model["type"] else None
     mistakes.raise_all()
     return dataset, model
@@ -103,8 +103,12 @@ def _build_known(build: Callable[..., Any], section: dict[str, Any] | None, *arg
     return build(section, *args) if section and section["type"] else None
 
 
-def _val_dataset(config: Config) -> Any:
-    """Build the data set of the evaluation, and see that the evaluation can be done."""
+def build_val_dataset(config: Config) -> Any:
+    """Build the data set of an evaluation, and see that the evaluation can be done.
+
+    Raises:
+        UserError: wrong sections, transforms that evaluation does not know, wrong settings.
+    """
     mistakes = Mistakes()
     dataset = mistakes.attempt(_build_known, build_dataset, config.val_dataset, "val_dataset")
     if dataset:
