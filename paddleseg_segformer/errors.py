@@ -14,14 +14,17 @@ class UserError(ValueError):
     The command lines print its message and exit with status 1.
     """
 
+    key = ""  # a config's section, where the message alone does not name it
+
 
 class UserErrors(UserError):
     """Several mistakes, of a line each below their number."""
 
-    def __init__(self, mistakes: Iterable[str], title: str = "") -> None:
-        self.mistakes = list(mistakes)
-        lines = (" ".join(mistake.split()) for mistake in self.mistakes)
-        super().__init__("\n  ".join([f"{title}{len(self.mistakes)} mistakes:", *lines]))
+    def __init__(self, errors: Iterable[UserError], title: str = "") -> None:
+        self.errors = list(errors)
+        named = (f"{error.key}: {error}" if error.key else str(error) for error in self.errors)
+        self.mistakes = [" ".join(line.split()) for line in named]
+        super().__init__("\n  ".join([f"{title}{len(self.errors)} mistakes:", *self.mistakes]))
 
 
 class Mistakes:
@@ -31,8 +34,9 @@ class Mistakes:
         self._errors: list[UserError] = []
 
     def add(self, error: UserError | str) -> None:
-        """Keep a mistake."""
-        self._errors.append(UserError(error) if isinstance(error, str) else error)
+        """Keep a mistake, or several."""
+        error = UserError(error) if isinstance(error, str) else error
+        self._errors += error.errors if isinstance(error, UserErrors) else [error]
 
     def attempt(
         self,
@@ -53,15 +57,14 @@ class Mistakes:
         Args:
             title: what the mistakes are in, such as a file.
         """
-        mistakes: dict[str, UserError] = {}
+        errors: dict[str, UserError] = {}
         for error in self._errors:
-            lines = error.mistakes if isinstance(error, UserErrors) else [str(error)]
-            mistakes |= dict.fromkeys(lines, error)
+            errors.setdefault(str(error), error)
         prefix = f"{title}: " if title else ""
-        if len(mistakes) > 1:
-            raise UserErrors(mistakes, prefix)
-        for mistake, error in mistakes.items():
-            raise (UserError(prefix + mistake) if prefix else error) from None
+        if len(errors) > 1:
+            raise UserErrors(errors.values(), prefix)
+        for message, error in errors.items():
+            raise (UserError(prefix + message) if prefix else error) from None
 
 
 def did_you_mean(name: str, known: Iterable[str], others: Iterable[str] = ()) -> str:

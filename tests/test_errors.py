@@ -48,9 +48,14 @@ def test_mistakes_are_shown_at_once_each_in_a_line() -> None:
     assert outer.attempt(refuse, "a") is None
     assert outer.attempt(inner.raise_all) is None
     outer.add("a")  # found twice
+    named = UserError("d")
+    named.key = "model"
+    outer.add(named)
     with pytest.raises(UserErrors) as caught:
         outer.raise_all("x.yml")
-    assert str(caught.value).split("\n") == ["x.yml: 3 mistakes:", "  a", "  b: two lines", "  c"]
+    assert str(caught.value).split("\n") == [
+        "x.yml: 4 mistakes:", "  a", "  b: two lines", "  c", "  model: d",
+    ]  # fmt: skip
 
 
 def test_single_mistake_reads_as_it_is() -> None:

@@ -229,7 +229,10 @@ def _constructor_errors_named(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, ImportError):
+    except UserError as error:
+        error.key = error.key or name
+        raise
+    except ImportError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__

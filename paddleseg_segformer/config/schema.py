@@ -194,9 +194,19 @@ def config_from(
 
 
 def _adapted(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return content without PaddleSeg's keys that have no effect here, its `scales` as a list."""
+    """Return content without PaddleSeg's keys that have no effect here, and with lists.
+
+    `scales` may be text, `classes` a file of names: a model folder goes where the file does not.
+    """
     ignored = [key for key in PADDLESEG_KEYS if key in content]
     content = {key: value for key, value in content.items() if key not in ignored}
+    for key in ("train_dataset", "val_dataset"):
+        section = content.get(key)
+        classes = section.get("classes") if isinstance(section, dict) else None
+        if isinstance(classes, str) and os.path.isfile(classes):
+            from paddleseg_segformer.data.labels import class_names
+
+            content[key] = {**content[key], "classes": class_names(classes)}
     test_config = content.get("test_config")
     if isinstance(test_config, dict):
         names = [key for key in PADDLESEG_TEST_KEYS if key in test_config]
@@ -308,10 +318,11 @@ def _expand(value: Any) -> Any:
 
     Other variables may hold secrets, and a URL would send them to a server.
     """
-    if isinstance(value, dict):
-        return {key: _expand(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item) for item in value]
+    if isinstance(value, (dict, list)):
+        mistakes, items = Mistakes(), value.items() if isinstance(value, dict) else enumerate(value)
+        expanded = {key: mistakes.attempt(_expand, item) for key, item in items}
+        mistakes.raise_all()
+        return expanded if isinstance(value, dict) else list(expanded.values())
     if not isinstance(value, str):
         return value
     if "://" in value and _VARIABLE.search(value):

@@ -39,8 +39,8 @@ WRONG = {
         "train_dataset.transforms.0: unknown transform type 'RandomPadingCrop'. Did you mean",
         "transforms.1: label_padding_value is 0, but the data set's ignore_index is 255.",
         "transforms.1: RandomPaddingCrop has no key 'crop_siz'. Did you mean 'crop_size'?",
-        "Normalize: mean is 'a'; expected a list of numbers",
-        "nowhere: no such folder (dataset_root).",
+        "train_dataset.transforms.2 (Normalize): Normalize: mean is 'a'; expected a list of numb",
+        "train_dataset (Dataset): nowhere: no such folder (dataset_root).",
     ),
     "val_dataset: {type: Dataset, mode: val}": "val_dataset: Dataset needs dataset_root, num_cl",
 }
@@ -90,7 +90,7 @@ def test_mistakes_of_a_config_of_the_right_types_are_shown_at_once_too(path: Pat
     with pytest.raises(UserErrors) as caught:
         build_training(load_config(path))
     assert [mistake.split(":")[0] for mistake in caught.value.mistakes] == [
-        "nowhere", "optimizer", "model",
+        "train_dataset (Cityscapes)", "optimizer", "model",
     ]  # fmt: skip
 
 
