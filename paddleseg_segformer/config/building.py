@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from paddleseg_segformer.components import (
     Component,
     find,
@@ -256,6 +258,9 @@ def build_dataset(section: dict[str, Any], name: str = "dataset") -> Any:
     dataset = mistakes.attempt(build_component, "dataset", section, name)
     if dataset is None:  # mistakes of the transforms hide those of the data set
         mistakes.attempt(build_component, "dataset", {**section, "transforms": []}, name)
+    elif dataset.normalize:  # has it a constant for each channel?
+        with _constructor_errors_named(f"{name}.transforms"):
+            dataset.normalize.apply(np.zeros((1, 1, dataset.img_channels), np.float32))
     mistakes.raise_all()
     return dataset
 

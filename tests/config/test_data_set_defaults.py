@@ -68,6 +68,13 @@ def test_transform_that_ignores_another_id_is_refused(section, key: str) -> None
     assert build_dataset(section).transforms[0].label_padding_value == 254
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_constants_for_other_channels_are_refused_with_the_data_set(section, channels: int) -> None:
+    section |= {"img_channels": channels, "transforms": [{"type": "Normalize", "mean": [0.5, 0.4]}]}
+    with pytest.raises(UserError, match=rf"2 values, the image has {channels} channels"):
+        build_dataset(section)
+
+
 @pytest.mark.usefixtures("own_components")
 def test_ignored_id_of_a_registered_data_set_is_that_of_its_label_set() -> None:
     @register_component("dataset")
