@@ -98,7 +98,7 @@ def run(args: Namespace) -> None:
     quantization = quantization_of(args, config, formats)
     set_device(args.device)
 
-    from paddleseg_segformer.export.folder import export_model
+    from paddleseg_segformer.export import export_model
     from paddleseg_segformer.weights import load_weights
 
     model = build_model(config)
