@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec
 
+MAX_MISTAKES = 50  # shown at once
+
 Arguments = ParamSpec("Arguments")
 
 
@@ -24,11 +26,16 @@ class UserErrors(UserError):
         self.errors = list(errors)
         named = (f"{error.key}: {error}" if error.key else str(error) for error in self.errors)
         self.mistakes = [" ".join(line.split()) for line in named]
-        super().__init__("\n  ".join([f"{title}{len(self.errors)} mistakes:", *self.mistakes]))
+        more = " or more" if len(self.errors) >= MAX_MISTAKES else ""
+        first = f"{title}{len(self.errors)} mistakes{more}:"
+        super().__init__("\n  ".join([first, *self.mistakes]))
 
 
 class Mistakes:
-    """Collects the mistakes that several checks find, to show them all at once."""
+    """Collects the mistakes that several checks find, to show them all at once.
+
+    There is an end to it: of what a stranger sends, the first ones are enough.
+    """
 
     def __init__(self) -> None:
         self._errors: list[UserError] = []
@@ -36,7 +43,13 @@ class Mistakes:
     def add(self, error: UserError | str) -> None:
         """Keep a mistake, or several."""
         error = UserError(error) if isinstance(error, str) else error
-        self._errors += error.errors if isinstance(error, UserErrors) else [error]
+        errors = error.errors if isinstance(error, UserErrors) else [error]
+        self._errors += errors[: MAX_MISTAKES - len(self._errors)]
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether more mistakes would not be kept."""
+        return len(self._errors) >= MAX_MISTAKES
 
     def attempt(
         self,
@@ -44,7 +57,12 @@ class Mistakes:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Any:
-        """Return what `function` returns, or None after a mistake, which is kept."""
+        """Return what `function` returns, or None after a mistake, which is kept.
+
+        After the last that is kept, nothing more is attempted.
+        """
+        if self.is_full:
+            return None
         try:
             return function(*args, **kwargs)
         except UserError as error:

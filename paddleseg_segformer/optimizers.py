@@ -250,7 +250,7 @@ def _paddle_schedule(name: str, arguments: dict[str, Any]) -> LRScheduler:
     parameters = inspect.signature(schedule_class).parameters
     mistakes = Mistakes()
     for key in arguments:
-        if key not in parameters:
+        if key not in parameters and not mistakes.is_full:
             mistakes.add(f"lr_scheduler: {name} has no key '{key}'.{did_you_mean(key, parameters)}")
     mistakes.raise_all()
     try:

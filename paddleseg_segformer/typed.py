@@ -45,6 +45,8 @@ def plain_values(
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in content.items():
+        if mistakes.is_full:
+            break
         if key not in hints:
             mistakes.add(f"unknown key '{prefix}{key}'.{did_you_mean(key, hints)}")
             continue

@@ -202,7 +202,7 @@ def _check_arguments(
     if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values()):
         return
     for key in arguments:
-        if key in parameters:
+        if key in parameters or mistakes.is_full:
             continue
         if key in section:
             suggestion = did_you_mean(key, parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_training
-from paddleseg_segformer.errors import UserErrors
+from paddleseg_segformer.errors import UserError, UserErrors
 
 pytestmark = pytest.mark.check
 
@@ -105,3 +106,24 @@ def test_mistakes_of_the_command_line_come_first_and_all_at_once(path: Path) -> 
         "iters: found 'x', expected int.",
         "unknown key 'ema'. Did you mean 'ema_decay'?",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"ba{i}tch_siz: 1\n" for i in range(4_000)),
+        "train_dataset: {type: Cityscapes, dataset_root: x, transforms: ["
+        + "{type: Normalizee}, " * 4_000
+        + "]}",
+        "optimizer: {type: AdamW, " + "".join(f"be{i}ta: 1, " for i in range(4_000)) + "}",
+        "hooks: [" + "{a: 1}, " * 4_000 + "]",
+    ],
+    ids=["keys", "transforms", "arguments", "hooks"],
+)
+def test_there_is_an_end_to_what_is_shown_and_looked_at(path: Path, text: str) -> None:
+    path.write_text(f"model: {{type: SegFormr}}\n{text}")
+    start = time.process_time()
+    with pytest.raises(UserError) as caught:
+        build_training(load_config(path))
+    assert time.process_time() - start < 3
+    assert len(str(caught.value)) < 30_000
