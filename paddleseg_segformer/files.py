@@ -288,6 +288,21 @@ def write_text(destination: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that `make_folder` could not make, without making it.
+
+    Raises:
+        UserError: the path, or one above it, is a file or cannot be written to.
+    """
+    folder = Path(folder)
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"{folder}: expected a folder, found a file. Choose another folder.")
+    if not os.access(above, os.W_OK):
+        reason = "not writable" if folder == above else f"cannot be created ({above} is read-only)"
+        raise UserError(f"{folder}: {reason}. Choose a folder that you can write to.")
+
+
 def make_folder(folder: str | os.PathLike[str]) -> Path:
     """Create `folder` and its parents.
 

@@ -268,8 +268,8 @@ def command_page() -> str:
         "# Command reference",
         "Each job is a script of `tools/`. Installed, `paddleseg_segformer JOB` and "
         "`python -m paddleseg_segformer JOB` are the same, but for `benchmark`, `chaos` and "
-        "`compare_engines`, which run from a clone. All take `--help`. Exit status: 0, or 1 with "
-        "one line on standard error.",
+        "`compare_engines`, which run from a clone. All take `--help`. Exit status: 0; 1 with one "
+        "line on standard error, or one for each mistake of a config; 2 for wrong flags.",
     ]
     for job, (summary, parser) in jobs().items():
         parts += [f"## {job}", f"`python tools/{job}.py`: {summary}.", flag_table(parser)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from paddleseg_segformer.cli.common import add_config_arguments, load_config_from
+from paddleseg_segformer.cli.common import add_config_arguments, check_outputs, load_config_from
+from paddleseg_segformer.config.building import build_dataset
 from paddleseg_segformer.data.audit import (
     AuditReport,
     audit,
@@ -16,8 +18,12 @@ from paddleseg_segformer.data.audit import (
     rgb_of,
 )
 from paddleseg_segformer.data.findings import EXAMPLES, Fault, Findings
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import Mistakes, UserError
 from paddleseg_segformer.files import write_text
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.config import Config
+    from paddleseg_segformer.data import SegmentationDataset
 
 SPLITS = {"train": ("train",), "val": ("val",), "both": ("train", "val")}
 MAX_COLORS = 40  # that are listed
@@ -38,24 +44,16 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: an error was found; see `data.findings`; or the config has no such data set.
     """
-    config = load_config_from(args)
-    findings = Findings()
-    datasets, reports = {}, {}
-    for split in SPLITS[args.split]:
-        name = f"{split}_dataset"
-        section = getattr(config, name)
-        if section is None and args.split == "both":
-            continue
-        if section is None:
-            raise UserError(f"{args.config}: no {name}. Choose another --split.")
-        datasets[name] = _build(section, name, findings)
-        reports[name] = audit(datasets[name], max(1, args.num_workers), True, name)
-        if split == "train":
+    check_outputs(args.json)
+    config = load_config_from(args, partial(_datasets, args, Findings()))
+    findings, reports = Findings(), {}
+    datasets = _datasets(args, findings, config)
+    for name, dataset in datasets.items():
+        reports[name] = audit(dataset, max(1, args.num_workers), True, name)
+        if name == "train_dataset":
             audit_training(reports[name], name)
-            audit_transforms(datasets[name], reports[name], config.batch_size, name)
+            audit_transforms(dataset, reports[name], config.batch_size, name)
         print(format_report(name, reports[name]))
-    if not reports:
-        raise UserError(f"{args.config}: neither train_dataset nor val_dataset. Add one.")
     for report in reports.values():
         findings.update(report.findings)
     findings.update(audit_split(reports, datasets))
@@ -69,10 +67,32 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{', '.join(errors)}: a run would stop or be meaningless. See above.")
 
 
+def _datasets(
+    args: argparse.Namespace, findings: Findings, config: Config
+) -> dict[str, SegmentationDataset]:
+    """Return the data sets of `--split` by name; masks of 0 and 255 are read as classes 0 and 1.
+
+    Args:
+        findings: Those masks are added to.
+    """
+    names = [f"{split}_dataset" for split in SPLITS[args.split]]
+    sections = {name: section for name in names if (section := getattr(config, name))}
+    if not sections:
+        raise UserError(
+            f"{args.config}: has no {' and no '.join(names)}. Add one, or choose another --split."
+        )
+    mistakes = Mistakes()
+    datasets = {
+        name: mistakes.attempt(_build, section, name, findings)
+        for name, section in sections.items()
+        if section["type"]
+    }
+    mistakes.raise_all()
+    return datasets
+
+
 def _build(section: dict[str, Any], name: str, findings: Findings) -> Any:
     """Build a data set; masks of 0 and 255 are noted, and read as classes 0 and 1."""
-    from paddleseg_segformer.config.building import build_dataset
-
     try:
         return build_dataset(section, name)
     except Fault as fault:

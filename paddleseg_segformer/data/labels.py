@@ -67,6 +67,12 @@ def generic_label_set(num_classes: int, ignore_index: int = IGNORE_INDEX) -> Lab
     return LabelSet("generic", names, distinct_palette(num_classes), ignore_index)
 
 
+def class_names(path: str) -> list[str]:
+    """Return the names in a file with a name a line."""
+    lines = read_list_text(Path(path)).decode().split("\n")
+    return [line.strip() for line in lines if line.strip()]
+
+
 def make_label_set(
     num_classes: int,
     classes: Sequence[str] | str | None = None,
@@ -84,8 +90,7 @@ def make_label_set(
     """
     label_set = generic_label_set(num_classes, ignore_index)
     if isinstance(classes, str):
-        lines = read_list_text(Path(classes)).decode().split("\n")
-        classes = [line.strip() for line in lines if line.strip()]
+        classes = class_names(classes)
     for name, values in (("classes", classes), ("palette", palette)):
         if values is not None and len(values) != num_classes:
             raise UserError(
