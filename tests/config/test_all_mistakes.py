@@ -72,7 +72,7 @@ def test_train_shows_every_mistake_of_a_config(
 
 
 @pytest.mark.parametrize(
-    ("job", "number"), [("val --model_path .", 10), ("export", 9), ("check_dataset", 7)]
+    ("job", "number"), [("val --model_path .", 10), ("export", 9), ("check_dataset", 11)]
 )
 def test_other_jobs_show_the_mistakes_of_what_they_need(
     path: Path, job: str, number: int, capsys: pytest.CaptureFixture[str]
