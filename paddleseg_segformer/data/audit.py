@@ -188,7 +188,8 @@ def _read(dataset: SegmentationDataset, index: int) -> _Sample:
     _look_at_image(sample, raw.image, dataset)
     if reads_files:
         sample.digest = hashlib.blake2b(image_file, digest_size=16).digest()
-        if raw.label is not None and orientation(image_file) != 1:
+        is_turned = getattr(dataset, "exif_orientation", True) and orientation(image_file) != 1
+        if raw.label is not None and is_turned:
             sample.found.append(("image-turned", image_path))
         if dataset.img_channels in (1, 3) and is_transparent(image_file):
             sample.found.append(("image-alpha", image_path))

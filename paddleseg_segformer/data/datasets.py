@@ -16,7 +16,13 @@ import numpy as np
 
 from paddleseg_segformer.contracts import Transform
 from paddleseg_segformer.data.findings import Fault
-from paddleseg_segformer.data.io import decode_image, decode_label, read_file, read_label
+from paddleseg_segformer.data.io import (
+    as_stored,
+    decode_image,
+    decode_label,
+    read_file,
+    read_label,
+)
 from paddleseg_segformer.data.labels import (
     COCO_STUFF_USED_IDS,
     IGNORE_INDEX,
@@ -71,6 +77,7 @@ class SegmentationDataset:
         img_channels: Channels of the images.
         id_map: (256,) uint8, stored id -> training id; see `make_id_map`.
         value_range: What stored values mean; see `ValueRange.of`.
+        exif_orientation: Turn images as their EXIF orientation says.
     """
 
     label_set: LabelSet
@@ -88,6 +95,7 @@ class SegmentationDataset:
         img_channels: int = 3,
         id_map: np.ndarray | None = None,
         value_range: DeclaredRange | None = None,
+        exif_orientation: bool = True,
     ) -> None:
         self.samples = samples
         last = transforms[-1] if transforms else None
@@ -99,6 +107,7 @@ class SegmentationDataset:
         self.mode = mode
         self.img_channels = img_channels
         self.value_range = ValueRange.of(value_range)
+        self.exif_orientation = exif_orientation
         self._id_map = id_map
 
     def __len__(self) -> int:
@@ -128,12 +137,14 @@ class SegmentationDataset:
     ) -> RawSample:
         """Return the sample of two files' contents, as `read_files` does."""
         image = decode_image(Path(image_path), image_file, self.img_channels, self.value_range)
+        if not self.exif_orientation:
+            image = as_stored(image, image_file)
         if label_path is None or label_file is None:
             return RawSample(image, None, image_path, None)
         label = decode_label(Path(label_path), label_file, self.num_classes, self.label_colors)
         if label.shape != image.shape[:2]:
             is_turned = label.shape == image.shape[1::-1]
-            reason = " (turned by its EXIF orientation?)" if is_turned else ""
+            reason = " (turned by its EXIF? Then set exif_orientation: false)" if is_turned else ""
             raise Fault(
                 f"{label_path}: the label is {label.shape[0]}x{label.shape[1]} (height x width), "
                 f"but its image {image_path} is {image.shape[0]}x{image.shape[1]}{reason}. Make "
@@ -344,6 +355,8 @@ class Dataset(SegmentationDataset):
             HIGH]}, mapped to 0..255; by default values stay as they are, 16 bits become 8.
         label_colors: RGB colour that label images hold for each class, in the order of the ids;
             further colours are of pixels without a class.
+        exif_orientation: Turn images as their EXIF orientation says; false where labels were drawn
+            on the stored pixels.
     """
 
     def __init__(
@@ -365,6 +378,7 @@ class Dataset(SegmentationDataset):
         label_values: Sequence[int] | None = None,
         value_range: DeclaredRange | None = None,
         label_colors: Sequence[Sequence[int]] | None = None,
+        exif_orientation: bool = True,
     ) -> None:
         lists = {"train": train_path, "val": val_path, "test": test_path}
         _check_arguments("Dataset", mode, lists, edge)
@@ -407,6 +421,7 @@ class Dataset(SegmentationDataset):
             img_channels=img_channels,
             id_map=id_map,
             value_range=value_range,
+            exif_orientation=exif_orientation,
         )
 
 

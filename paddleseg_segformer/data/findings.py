@@ -165,7 +165,8 @@ KINDS: Mapping[str, Kind] = {
         (
             "image-turned",
             "warning",
-            "Images are turned as their EXIF says, while labels are not: check that they fit.",
+            "Images are turned as their EXIF says, while labels are not: check that they fit, or "
+            "set exif_orientation: false.",
         ),
         (
             "image-small",

@@ -107,6 +107,15 @@ def decode_image(
     return image
 
 
+def as_stored(image: np.ndarray, content: bytes) -> np.ndarray:
+    """Return an image (H, W, C), which `decode_image` turned as its EXIF says, as it is stored."""
+    layout = tiff_layout(content)
+    if layout and layout.num_pages > 1:  # which are not turned
+        return image
+    turn = orientation(content)
+    return _turned(image, {6: 8, 8: 6}.get(turn, turn))
+
+
 def read_label(
     path: str | os.PathLike[str], num_classes: int | None = None, colors: np.ndarray | None = None
 ) -> np.ndarray:

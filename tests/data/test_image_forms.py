@@ -439,3 +439,23 @@ def test_class_names_from_a_file(tmp_path):
     (tmp_path / "classes.txt").write_text("\ufeffground\n\nfield of wheat\n", encoding="utf-8")
     found = masks(tmp_path, (0, 1), classes=str(tmp_path / "classes.txt")).label_set.classes
     assert found == ("ground", "field of wheat")
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_labels_drawn_on_stored_pixels_fit_with_one_switch(tmp_path, suffix, turn) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    image = RNG.integers(0, 256, (24, 36, 3)).astype(np.uint8)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(image).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    if suffix == "jpg":
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]
+    Image.fromarray(LABEL).save(tmp_path / "label.png")
+    (tmp_path / "list.txt").write_text(f"a.{suffix} label.png\n")
+    files = {"mode": "val", "dataset_root": str(tmp_path), "val_path": str(tmp_path / "list.txt")}
+    sample = Dataset(transforms=[], num_classes=4, exif_orientation=False, **files).read(0)
+    assert np.array_equal(sample.image, image) and np.array_equal(sample.label, LABEL)
+    if turn > 4:
+        with pytest.raises(UserError, match="set exif_orientation: false"):
+            Dataset(transforms=[], num_classes=4, **files).read(0)
