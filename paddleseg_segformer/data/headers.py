@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,7 @@ DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 MAX_PAGES = 1000  # of a TIFF file
 _ORIENTATION = 274  # tag of EXIF and TIFF
+_GDAL_NODATA = 42113  # tag of GeoTIFF
 JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"  # the second is not in compressed data
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript: Pillow runs a program to read it
 
@@ -182,6 +183,7 @@ class TiffLayout(NamedTuple):
     is_white_zero: bool  # 0 is white
     orientation: int  # 1 to 8 as EXIF counts
     num_pages: int
+    nodata: float | None  # the value that GDAL says pixels without one have
 
     @property
     def is_plain(self) -> bool:
@@ -191,6 +193,13 @@ class TiffLayout(NamedTuple):
         if self.bits <= 8:
             return self.samples < 4 or (self.samples == 4 and self.is_cmyk)
         return self.bits == 16 and self.samples in (1, 3)
+
+
+def _nodata(stated: Any) -> float | None:
+    try:
+        return float(stated)
+    except (TypeError, ValueError):
+        return None
 
 
 def tiff_layout(content: bytes) -> TiffLayout | None:
@@ -213,6 +222,7 @@ def tiff_layout(content: bytes) -> TiffLayout | None:
                 page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
                 int(page.tags.valueof(_ORIENTATION, 1)),
                 len(file.pages),
+                _nodata(page.tags.valueof(_GDAL_NODATA)),
             )
     except Exception:  # of any type: it is not made for damaged files
         return None

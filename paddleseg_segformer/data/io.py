@@ -26,7 +26,7 @@ from paddleseg_segformer.data.headers import (
     orientation,
     tiff_layout,
 )
-from paddleseg_segformer.data.values import ValueRange, check_finite
+from paddleseg_segformer.data.values import ValueRange, check_finite, is_nodata
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
@@ -98,10 +98,17 @@ def decode_image(
         raise UserError(
             f"{path}: found {image.dtype} values, expected real numbers. Save them as bands."
         )
+    nodata = layout.nodata if layout else None
     if value_range:
-        return value_range.apply(image, path)
+        return value_range.apply(image, path, nodata)
     if image.dtype == np.uint8:
         return image
+    if nodata and (number := np.count_nonzero(is_nodata(image, nodata))):  # 0 is black
+        raise Fault(
+            f"{path}: {number} of {image.size} values are {nodata:g}, which the file calls nodata. "
+            "Declare value_range of the data set, which makes them 0, or fill them.",
+            "image-not-finite",
+        )
     image = image.astype(np.float32)
     check_finite(image, path)
     return image

@@ -61,11 +61,14 @@ class ValueRange:
         """Return whether images of 8 bits stay as they are."""
         return self.form == "dtype" or (self.form == "values" and self.limits == (0, 255))
 
-    def apply(self, image: np.ndarray, name: str | os.PathLike[str]) -> np.ndarray:
+    def apply(
+        self, image: np.ndarray, name: str | os.PathLike[str], nodata: float | None = None
+    ) -> np.ndarray:
         """Map an image (H, W, C) of stored values to 0..255; bands without a range become 0.
 
         Args:
             name: of the image, for messages.
+            nodata: Stored value, or NaN, of pixels without one; they become 0, and do not count.
 
         Returns:
             float32; uint8 images as they are where they stay so.
@@ -73,15 +76,28 @@ class ValueRange:
         Raises:
             UserError: NaN or infinite values, or values whose type has no range.
         """
-        check_finite(image, name)
         if not image.size or (image.dtype == np.uint8 and self.keeps_uint8):
             return image
+        if nodata is not None and (is_missing := is_nodata(image, nodata)).any():
+            return self._without(image, is_missing, name)
+        check_finite(image, name)
         mapped = image.astype(np.result_type(image, np.float32))
         low, high = np.asarray(self._low_and_high(mapped, image.dtype, name), mapped.dtype)
         mapped -= low
         mapped *= 255
         mapped /= np.where(high > low, high - low, np.inf)
         return np.clip(mapped, 0, 255, out=mapped).astype(np.float32, copy=False)
+
+    def _without(
+        self, image: np.ndarray, is_missing: np.ndarray, name: str | os.PathLike[str]
+    ) -> np.ndarray:
+        """Map band by band what is not missing."""
+        mapped = np.zeros(image.shape, np.float32)
+        for band in range(image.shape[2]):
+            is_there = ~is_missing[..., band]
+            values = image[is_there, band][:, None, None]
+            mapped[is_there, band] = self.apply(values, name)[:, 0, 0]
+        return mapped
 
     def _low_and_high(
         self, image: np.ndarray, stored: np.dtype, name: str | os.PathLike[str]
@@ -100,6 +116,13 @@ class ValueRange:
                 "dtype is for 8 and 16 bits and for floats in 0..1. Give it as [LOW, HIGH]."
             )
         return 0, 1
+
+
+def is_nodata(image: np.ndarray, nodata: float) -> np.ndarray:
+    """Return which values of an image are `nodata`, which may be NaN."""
+    if np.isnan(nodata):
+        return np.isnan(image)
+    return image == image.dtype.type(nodata) if image.dtype.kind == "f" else image == nodata
 
 
 def check_finite(image: np.ndarray, name: str | os.PathLike[str]) -> None:

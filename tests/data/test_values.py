@@ -246,3 +246,40 @@ def test_folders_take_it(tmp_path, name):
     Image.fromarray(np.ones((8, 9), np.uint8)).save(labels / f"a{layout.label_suffixes[0]}")
     data = DATASETS[name]([], str(tmp_path), "val", value_range=[0, 200])
     np.testing.assert_allclose(data.read(0).image, mapped(read_image(path), 0, 200), atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("f4", "-9999"), ("f4", "nan"), ("i2", "-32768")])
+def test_pixels_without_a_value_become_0_and_do_not_count(tmp_path, dtype, nodata) -> None:
+    stored = RNG.integers(100, 900, (24, 36, 5)).astype(dtype)
+    is_missing = RNG.random(stored.shape) < 0.2
+    stored[is_missing] = float(nodata)
+    path, tags = tmp_path / "a.tif", [(42113, "s", 0, nodata, True)]
+    tifffile.imwrite(path, stored, planarconfig="contig", photometric="minisblack", extratags=tags)
+    with pytest.raises(UserError, match=f"{is_missing.sum()} of 4320 values are {nodata}, which"):
+        read_image(path, 5)
+    valid = np.where(is_missing, np.nan, stored.astype(np.float64))
+    for declared, (low, high) in {
+        "data": (np.nanmin(valid, (0, 1)), np.nanmax(valid, (0, 1))),
+        "percentile": np.nanpercentile(valid, (2, 98), axis=(0, 1)),
+        "values": (0, 1000),
+    }.items():
+        forms = {"percentile": {"percentile": [2, 98]}, "values": [0, 1000]}
+        image = read_image(path, 5, ValueRange.of(forms.get(declared, declared)))
+        expected = np.nan_to_num((valid - low) / (high - low)).clip(0, 1) * 255
+        np.testing.assert_allclose(image, expected, atol=1e-3)
+
+
+def test_a_whole_band_without_values_becomes_0(tmp_path) -> None:
+    stored = np.full((8, 8, 4), -1, np.int16)
+    stored[..., 0] = 7
+    tags = [(42113, "s", 0, "-1", True)]
+    options = {"planarconfig": "contig", "photometric": "minisblack", "extratags": tags}
+    tifffile.imwrite(tmp_path / "a.tif", stored, **options)
+    assert not read_image(tmp_path / "a.tif", 4, ValueRange.of("data")).any()
+    assert (read_image(tmp_path / "a.tif", 4, ValueRange.of([0, 7]))[0, 0] == [255, 0, 0, 0]).all()
+
+
+def test_black_as_nodata_of_8_bits_is_black(tmp_path) -> None:
+    stored = RNG.integers(0, 3, (24, 36, 3)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stored, extratags=[(42113, "s", 0, "0", True)])
+    assert np.array_equal(read_image(tmp_path / "a.tif"), stored)

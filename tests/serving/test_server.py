@@ -83,7 +83,9 @@ def test_a_running_service_answers_refuses_and_ends_with_what_it_has_accepted(
     too_large = httpx.post(f"{running.url}/predict", files={"image": bytes(8_000_000)})
     assert too_large.status_code == 413
     with socket.create_connection(("127.0.0.1", running.port)) as client:
-        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n")
+        client.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+        )
         client.sendall(b"Content-Type: image/png\r\n\r\nzz\r\n")  # no length of a chunk
         assert client.recv(100).startswith(b"HTTP/1.1 400")
 
