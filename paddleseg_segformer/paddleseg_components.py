@@ -98,7 +98,7 @@ class OneOutput:
         Raises:
             UserError: several outputs in training, or none at the input's size.
         """
-        outputs = type(self).theirs(self, x)
+        outputs = self.theirs(x)
         name = type(self).__name__
         count = len(outputs) if isinstance(outputs, (list, tuple)) else 0
         if count != 1 and (self.training or not count):
