@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,8 +19,11 @@ from paddleseg_segformer.data.labels import IGNORE_INDEX
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.optimizers import build_lr_schedule
 
+logger = logging.getLogger(__name__)
+
 MAX_MODEL_NUMBER = 100_000  # of layers, channels, classes
 MAX_REASON = 300  # characters
+PADDLESEG_KEYS = {"dataset": ("shuffle",), "optimizer": ("lazy_mode",), "loss": ("data_format",)}
 NESTED_KINDS = {"backbone": "backbone", "transforms": "transform", "losses": "loss"}
 
 
@@ -90,6 +94,7 @@ def build_component(kind: str, section: dict[str, Any], name: str, **given: Any)
         component = resolve(kind, type_name)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+    section = _with_effect(kind, component, section, name)
     arguments = {key: value for key, value in section.items() if key != "type"} | given
     _check_arguments(component, section, arguments, name)
     for key, nested_kind in NESTED_KINDS.items():
@@ -108,6 +113,17 @@ def build_components(kind: str, value: Any, name: str) -> Any:
     if isinstance(value, list):
         return [build_component(kind, item, f"{name}.{i}") for i, item in enumerate(value)]
     return build_component(kind, value, name) if isinstance(value, dict) else value
+
+
+def _with_effect(
+    kind: str, component: Component, section: dict[str, Any], name: str
+) -> dict[str, Any]:
+    """Return a section without PaddleSeg's keys that have no effect here."""
+    parameters = inspect.signature(component).parameters
+    ignored = {key for key in PADDLESEG_KEYS.get(kind, ()) if key in section} - set(parameters)
+    for key in sorted(ignored):
+        logger.warning("%s.%s: a key of PaddleSeg without effect here", name, key)
+    return {key: value for key, value in section.items() if key not in ignored}
 
 
 def _check_arguments(

@@ -7,6 +7,7 @@ import yaml
 
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_component, build_loss, build_model
+from paddleseg_segformer.config.schema import CONFIG_FOLDERS
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.losses import LOSSES
 
@@ -235,3 +236,34 @@ def test_number_of_classes_is_the_data_sets(path):
     assert build_model(load_config(path)).num_classes == 19
     other = ["train_dataset={type: Dataset, num_classes: 5}"]
     assert build_model(load_config(path, other)).num_classes == 5
+
+
+def test_values_that_differ_between_bases_are_named(path, caplog):
+    path.with_name("other.yml").write_text("iters: 7\nlr_scheduler: {learning_rate: 0.2}\n")
+    path.with_name("list.yml").write_text("_base_: [child.yml, other.yml]\n")
+    assert load_config(path.with_name("list.yml")).iters == 7
+    assert "differ in iters, lr_scheduler.learning_rate; the last one wins" in caplog.text
+    caplog.clear()
+    own = "_base_: [child.yml, other.yml]\niters: 3\nlr_scheduler: {learning_rate: 0.1}\n"
+    path.with_name("list.yml").write_text(own)
+    assert load_config(path.with_name("list.yml")).iters == 3
+    assert not caplog.text
+
+
+def test_bases_of_packaged_configs_do_not_differ(caplog):
+    for folder in CONFIG_FOLDERS:
+        for file in folder.glob("*.yml"):
+            load_config(file)
+    assert "differ in" not in caplog.text
+
+
+def test_keys_of_paddlesegs_components_without_effect_are_named(caplog):
+    section = {"type": "CrossEntropyLoss", "data_format": "NCHW"}
+    build_loss({"types": [section], "coef": [1]})
+    assert "loss.types.0.data_format: a key of PaddleSeg without effect here" in caplog.text
+    build_component("optimizer", {"type": "Adam", "lazy_mode": True}, "optimizer")
+    assert "optimizer.lazy_mode: a key of PaddleSeg without effect here" in caplog.text
+    section = {"type": "ADE20K", "dataset_root": "nowhere", "transforms": [], "shuffle": True}
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        build_component("dataset", section, "train_dataset")
+    assert "train_dataset.shuffle: a key of PaddleSeg without effect here" in caplog.text
