@@ -68,7 +68,8 @@ class _PaddleSegContract:
 
 def _paddleseg_models() -> Iterator[Component]:
     """Yield our segmentation models as classes with PaddleSeg's contract."""
-    for name, model_class in MODELS.items():
+    models: dict[str, Any] = MODELS
+    for name, model_class in models.items():
         if name != "MixVisionTransformerClassifier":  # PaddleSeg has no classification models
             bases: tuple[Any, ...] = (_PaddleSegContract, model_class)
             body = {"ours": model_class.forward, "__doc__": model_class.__doc__}

@@ -68,6 +68,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="also write a model repository for NVIDIA's Triton Inference Server into this folder",
     )
     add(
+        "--paddleseg_dir",
+        metavar="DIR",
+        help="also write inference.json, inference.pdiparams, deploy.yaml and inference.yml for "
+        "PaddleSeg's infer.py, PaddleX and FastDeploy into this folder; needs --output_op argmax",
+    )
+    add(
         "--verify",
         action=BooleanOptionalAction,
         default=True,
@@ -85,6 +91,12 @@ def run(args: Namespace) -> None:
     from paddleseg_segformer.config.building import build_model
     from paddleseg_segformer.export import check_formats, check_save_dir, export_model
     from paddleseg_segformer.export.onnx_with_preprocess import WITH_PREPROCESS
+    from paddleseg_segformer.export.paddleseg_folder import (
+        check_destination,
+        check_for_paddleseg,
+        paddlex_name,
+        write_paddleseg_folder,
+    )
     from paddleseg_segformer.export.triton import check_triton_formats, write_triton_repository
     from paddleseg_segformer.inference.preprocess import Preprocess
     from paddleseg_segformer.predictor import label_set_of
@@ -98,6 +110,10 @@ def run(args: Namespace) -> None:
         check_triton_formats(formats, "--triton_dir")
     check_save_dir(args.save_dir)
     preprocess = Preprocess.from_config(config)
+    settings = config.test_config.inference_settings()
+    if args.paddleseg_dir:
+        check_for_paddleseg(formats, args.output_op, preprocess, settings)
+        check_destination(args.paddleseg_dir)
     quantization = quantization_of(args, config, formats)
     model = build_model(config)
     if args.model_path:
@@ -108,7 +124,7 @@ def run(args: Namespace) -> None:
         model,
         args.save_dir,
         preprocess=preprocess,
-        settings=config.test_config.inference_settings(),
+        settings=settings,
         label_set=label_set_of(config.val_dataset or config.train_dataset, model.num_classes),
         output_op=args.output_op,
         input_shape=args.input_shape,
@@ -125,6 +141,9 @@ def run(args: Namespace) -> None:
     if args.triton_dir:
         for folder in write_triton_repository(args.save_dir, args.triton_dir):
             logger.info("%s  for Triton", folder)
+    if args.paddleseg_dir:
+        for path in write_paddleseg_folder(args.save_dir, args.paddleseg_dir, paddlex_name(model)):
+            logger.info("%s  for PaddleSeg and PaddleX", path)
 
 
 def _report(verified: Verification, precision: str) -> str:

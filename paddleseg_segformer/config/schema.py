@@ -258,10 +258,10 @@ def _differing_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Return the keys, as `--opts` names them, with different values in two configs."""
     keys = []
     for key in {**one, **other}:
-        values = one.get(key), other.get(key)
-        if all(isinstance(value, dict) for value in values):
-            keys += [f"{key}.{inner}" for inner in _differing_keys(*values)]
-        elif values[0] != values[1]:
+        first, second = one.get(key), other.get(key)
+        if isinstance(first, dict) and isinstance(second, dict):
+            keys += [f"{key}.{inner}" for inner in _differing_keys(first, second)]
+        elif first != second:
             keys.append(str(key))
     return keys
 

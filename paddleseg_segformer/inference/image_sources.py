@@ -38,8 +38,8 @@ def find_images(
     """Return the images of a file, a folder with its sub-folders, a pattern or a list file.
 
     Args:
-        image_path: An image, a folder, a pattern such as `photos/*.jpg`, or a list file: .txt, or what
-            is no image.
+        image_path: An image, a folder, a pattern such as `photos/*.jpg`, or a list file (.txt, or
+            any name where the file is no image).
         file_list: A list file, an image a line; paths are relative to `image_path` if it is given,
             else to the list's folder. A second column (labels) is ignored. Names with spaces may
             stand in quotes; lines that begin with `#` are comments.

@@ -88,7 +88,8 @@ class Preprocess:
             )
             sections = (*sections[:place], *sections[place + 1 :], sections[place])
             built = [*built[:place], *after, built[place]]
-        normalize = built[-1] if places else None
+        last = built[-1] if built else None
+        normalize = last if isinstance(last, Normalize) else None
         size_rules = tuple(item for item in built if isinstance(item, SizeRule))
         return cls(size_rules, normalize, sections)
 
