@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,18 @@ from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 from paddleseg_segformer.models.mix_transformer import VARIANTS
-from paddleseg_segformer.runtimes.deploy_config import DeployConfig, deploy_path
+from paddleseg_segformer.runtimes.deploy_config import (
+    FILE_NAME,
+    FIXTURE_FILES,
+    PADDLESEG_SECTION,
+    DeployConfig,
+    ModelFile,
+    deploy_path,
+)
 from paddleseg_segformer.yaml_files import dump_yaml
 
 MODEL_FILES = ("inference.json", "inference.pdiparams")
-DESCRIPTIONS = ("deploy.yaml", "inference.yml")  # PaddleSeg's and FastDeploy's, PaddleX's
+PADDLEX_FILE = "inference.yml"
 # those that do the same there by the same arguments
 TRANSFORMS = ("Resize", "ResizeByShort", "ResizeByLong", "LimitLong", "Padding", "Normalize")
 PADDLEX_TRANSFORMS = ("Resize", "Normalize")
@@ -30,6 +38,8 @@ def write_paddleseg_folder(
     export: str | os.PathLike[str], destination: str | os.PathLike[str], model_name: str | None
 ) -> list[Path]:
     """Write an export's Paddle files under the names, and with the descriptions, of these programs.
+
+    `deploy.yaml` has PaddleSeg's section beside ours, so that ours read the folder as well.
 
     Args:
         export: The folder of an export, or the path of its `deploy.yaml`.
@@ -49,8 +59,7 @@ def write_paddleseg_folder(
     check_for_paddleseg(list(deploy.artefacts), deploy.output.op, preprocess, settings)
     check_destination(destination)
     transforms = deploy.preprocess["transforms"]
-    content: dict[str, Any] = {"Global": {"model_name": model_name}} if model_name else {}
-    content["Deploy"] = {
+    section = {
         "model": MODEL_FILES[0],
         "params": MODEL_FILES[1],
         "transforms": [_section(transform) for transform in transforms],
@@ -59,11 +68,20 @@ def write_paddleseg_folder(
         "output_dtype": deploy.output.dtype,
     }
     is_paddlex = model_name and all(item["type"] in PADDLEX_TRANSFORMS for item in transforms)
+    fixture = deploy.fixture
+    fixture_files = [fixture.image, fixture.labels] if fixture else []
     with atomic_folder(destination) as folder:
         for name, path in zip(MODEL_FILES, deploy.check_files(source, ["paddle"]), strict=True):
             shutil.copyfile(path, folder / name)
-        for name in DESCRIPTIONS if is_paddlex else DESCRIPTIONS[:1]:
-            write_text(folder / name, dump_yaml(content))
+        for file in fixture_files:
+            shutil.copyfile(deploy.check_file(source, file), folder / file.name)
+        files = [ModelFile.of(folder / name) for name in MODEL_FILES]
+        artefact = replace(deploy.artefacts["paddle"], files=files)
+        path = replace(deploy, artefacts={"paddle": artefact}).save(folder)
+        write_text(path, path.read_text("utf-8") + dump_yaml({PADDLESEG_SECTION: section}))
+        if is_paddlex:
+            content = {"Global": {"model_name": model_name}, PADDLESEG_SECTION: section}
+            write_text(folder / PADDLEX_FILE, dump_yaml(content))
     return sorted(Path(destination).iterdir())
 
 
@@ -104,7 +122,7 @@ def check_destination(destination: str | os.PathLike[str]) -> None:
     names = (
         {item.name for item in Path(destination).iterdir()} if os.path.isdir(destination) else ()
     )
-    if others := sorted(set(names) - {*MODEL_FILES, *DESCRIPTIONS}):
+    if others := sorted(set(names) - {*MODEL_FILES, FILE_NAME, PADDLEX_FILE, *FIXTURE_FILES}):
         raise UserError(
             f"{destination}: holds other files ({others[0]}). Choose another --paddleseg_dir."
         )

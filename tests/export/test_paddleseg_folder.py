@@ -24,7 +24,8 @@ from paddleseg_segformer.export.paddleseg_folder import paddlex_name, write_padd
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
-from paddleseg_segformer.runtimes.deploy_config import DeployConfig
+from paddleseg_segformer.runtimes.deploy_config import FIXTURE_FILES, DeployConfig
+from paddleseg_segformer.runtimes.engine_network import EngineOptions, load_network
 
 NORMALIZE = {"type": "Normalize", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
 RULES = [
@@ -83,14 +84,24 @@ def test_paddlesegs_reader_gives_the_labels_of_ours(rules, export, tmp_path: Pat
 
 def test_paddlex_finds_what_its_predictor_reads(export, tmp_path: Path) -> None:
     files = write_paddleseg_folder(export(RULES[0]), tmp_path / "theirs", "SegFormer-B0")
-    names = ["deploy.yaml", "inference.json", "inference.pdiparams", "inference.yml"]
-    assert [path.name for path in files] == names
+    names = {"deploy.yaml", "inference.json", "inference.pdiparams", "inference.yml"}
+    assert names == {path.name for path in files} - set(FIXTURE_FILES)
     content = yaml.safe_load((tmp_path / "theirs" / "inference.yml").read_text())
     assert content["Global"] == {"model_name": "SegFormer-B0"}
     resize = {**RULES[0], "keep_ratio": False, "interp": "LINEAR"}
     assert content["Deploy"]["transforms"] == [resize, NORMALIZE]
     files = write_paddleseg_folder(export(RULES[2]), tmp_path / "theirs", "SegFormer-B0")
     assert "inference.yml" not in [path.name for path in files]  # PaddleX would skip the rule
+
+
+def test_our_readers_read_the_folder_too(export, tmp_path: Path) -> None:
+    source = export()
+    write_paddleseg_folder(source, tmp_path / "theirs", None)
+    x = np.random.default_rng(0).normal(size=(1, 3, 59, 83)).astype(np.float32)
+    options = EngineOptions(backend="paddle", output_op="argmax")
+    labels = [load_network(folder, options)(x) for folder in (source, tmp_path / "theirs")]
+    np.testing.assert_array_equal(*labels)
+    assert DeployConfig.load(tmp_path / "theirs").fixture == DeployConfig.load(source).fixture
 
 
 @pytest.mark.usefixtures("zero_weights")
