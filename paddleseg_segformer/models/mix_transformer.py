@@ -76,8 +76,7 @@ class MixFFN(nn.Layer):
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
         is_dropping = self.training and self.drop.p
-        layers = (self.fc1, self.dwconv, self.dwconv.dwconv, self.fc2, self.drop)
-        if cpu_gradients.is_on_cpu(x) and not is_dropping and not has_hooks(*layers):
+        if cpu_gradients.is_on_cpu(x) and not is_dropping and not has_hooks(*self.sublayers()):
             return cpu_gradients.mix_ffn(x, hw, *self.parameters())
         x = self.dwconv(tokens_to_map(self.fc1(x), hw))  # (N, 4C, h, w)
         x = map_to_tokens(self.drop(F.gelu(x)))
