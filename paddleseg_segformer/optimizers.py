@@ -246,6 +246,11 @@ def _paddle_schedule(name: str, arguments: dict[str, Any]) -> LRScheduler:
     }
     if name not in known:
         raise UserError(f"lr_scheduler: unknown type '{name}'.{did_you_mean(name, known)}")
+    if name == "ReduceOnPlateau":
+        raise UserError(
+            "lr_scheduler: ReduceOnPlateau follows the losses seen, but rates here depend on the "
+            "iteration alone, so that runs can be resumed. Use PolynomialDecay or StepDecay."
+        )
     schedule_class = getattr(paddle.optimizer.lr, name)
     parameters = inspect.signature(schedule_class).parameters
     mistakes = Mistakes()

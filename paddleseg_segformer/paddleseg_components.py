@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,12 +16,22 @@ import paddle
 from paddle import Tensor, nn
 
 from paddleseg_segformer.data import SegmentationDataset
+from paddleseg_segformer.data.datasets import EDGE_IGNORED
 from paddleseg_segformer.data.labels import generic_label_set
 from paddleseg_segformer.dependencies import REMEDIES, MissingDependency
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, one_line
+
+logger = logging.getLogger(__name__)
 
 Component = Callable[..., Any]
 PACKAGES = ("transforms", "models", "optimizers", "datasets")  # their import fills the manager
+LOSS_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+OWN_SAMPLES = (
+    "this data set of PaddleSeg's makes its samples with code of its own, which does not run here. "
+    "List its files with `type: Dataset`, or derive a data set from "
+    "paddleseg_segformer.data.SegmentationDataset."
+)
+MAX_REASON = 200  # characters
 CHANNELS = ("in_channels", "in_chans", "in_ch")  # as backbones spell the argument
 
 
@@ -98,7 +109,7 @@ class OneOutput:
         Raises:
             UserError: several outputs in training, or none at the input's size.
         """
-        outputs = type(self).theirs(self, x)
+        outputs = self.theirs(x)
         name = type(self).__name__
         count = len(outputs) if isinstance(outputs, (list, tuple)) else 0
         if count != 1 and (self.training or not count):
@@ -126,9 +137,7 @@ def _model(component: Component) -> Component:
     @functools.wraps(component)
     def build(**arguments: Any) -> nn.Layer:
         model = component(**arguments)
-        own = type(model)
-        body = {"theirs": own.forward, "__doc__": own.__doc__, "__module__": own.__module__}
-        object.__setattr__(model, "__class__", type(own.__name__, (OneOutput, own), body))
+        _derive(model, OneOutput)
         if not hasattr(model, "num_classes"):
             model.num_classes = {**_defaults(component), **arguments}.get("num_classes")
         if not hasattr(model, "backbone"):
@@ -138,11 +147,62 @@ def _model(component: Component) -> Component:
     return build
 
 
+class ExplainedLoss:
+    """Mixin: a PaddleSeg loss whose failures are one line."""
+
+    theirs: Callable[..., Any]  # the loss's own forward
+
+    def forward(self, *arguments: Any) -> Tensor:
+        """Return the loss.
+
+        Raises:
+            UserError: it does not take logits and labels alone, or not on this Paddle.
+        """
+        try:
+            loss: Tensor = self.theirs(*arguments)
+        except LOSS_ERRORS as error:
+            raise UserError(
+                f"loss {type(self).__name__}: PaddleSeg's code fails here "
+                f"({one_line(error)[:MAX_REASON]}). It needs an older Paddle, or more than logits "
+                "and labels. Choose another loss."
+            ) from error
+        return loss
+
+
+def _loss(component: Component) -> Component:
+    """Return a factory of a PaddleSeg loss that explains its failures."""
+
+    @functools.wraps(component)
+    def build(**arguments: Any) -> nn.Layer:
+        loss: nn.Layer = component(**arguments)
+        _derive(loss, ExplainedLoss)
+        return loss
+
+    return build
+
+
+def _derive(layer: Any, mixin: type) -> None:
+    """Put a mixin before a layer's class; the class's own forward is `theirs`."""
+    own = type(layer)
+    body = {"theirs": own.forward, "__doc__": own.__doc__, "__module__": own.__module__}
+    object.__setattr__(layer, "__class__", type(own.__name__, (mixin, own), body))
+
+
 def _dataset(component: Component) -> Component:
     """Return a factory of this package's data set with the samples of PaddleSeg's."""
+    from paddleseg.datasets import Dataset
+
+    if getattr(component, "__getitem__", Dataset.__getitem__) is not Dataset.__getitem__:
+
+        def refuse(**arguments: Any) -> SegmentationDataset:
+            raise UserError(f"{component.__name__}: {OWN_SAMPLES}")
+
+        return refuse
 
     @functools.wraps(component)
     def build(transforms: list[Any], **arguments: Any) -> SegmentationDataset:
+        if arguments.pop("edge", False):
+            logger.warning("%s: %s", component.__name__, EDGE_IGNORED)
         theirs = component(transforms=[], **arguments)
         _check_lists_files(theirs)
         return SegmentationDataset(
@@ -166,20 +226,15 @@ def _check_lists_files(dataset: Any) -> None:
     from paddleseg.datasets import Dataset
     from paddleseg.transforms import Compose
 
-    own = type(dataset)
-    reads_itself = getattr(own, "__getitem__", None) is not Dataset.__getitem__
-    makes_edges = getattr(dataset, "edge", False)
+    reads_itself = getattr(type(dataset), "__getitem__", None) is not Dataset.__getitem__
     transforms: Any = getattr(dataset, "transforms", None)
-    if reads_itself or makes_edges or type(transforms) is not Compose or not transforms.to_rgb:
-        raise UserError(
-            f"{own.__name__}: this data set of PaddleSeg's makes its samples with code of its own, "
-            "which does not run here. List its files with `type: Dataset`, or derive a data set "
-            "from paddleseg_segformer.data.SegmentationDataset."
-        )
+    if reads_itself or type(transforms) is not Compose or not transforms.to_rgb:
+        raise UserError(f"{type(dataset).__name__}: {OWN_SAMPLES}")
 
 
 ADAPTERS: dict[str, Callable[[Component], Component]] = {  # by table of the manager
     "MODELS": _model,
     "BACKBONES": _backbone,
     "DATASETS": _dataset,
+    "LOSSES": _loss,
 }

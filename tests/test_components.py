@@ -129,3 +129,10 @@ def test_unknown_type_names_the_import_that_its_config_notes(tmp_path: Path) -> 
     with pytest.raises(UserError) as caught:
         resolve("hook", "Mine")
     assert "--import" not in str(caught.value)
+
+
+def test_known_names_are_listed_once() -> None:
+    with pytest.raises(UserError) as caught:
+        resolve("optimizer", "Zzz")
+    names = str(caught.value).split("Known: ")[1].split(".")[0].split(", ")
+    assert "AdamW" in names and len(names) == len(set(names))

@@ -124,6 +124,7 @@ def test_schedule_continues_from_its_state(warmup):
             "end_lr 0.0001 is above learning_rate 6e-05",
         ),
         ({"type": "PolynomialDecay", "learning_rate": 1.0, "warmup_iters": 5}, "needs one of"),
+        ({"type": "ReduceOnPlateau", "learning_rate": 1.0}, "Use PolynomialDecay or StepDecay"),
     ],
 )
 def test_wrong_schedule_is_named(section, message):

@@ -10,10 +10,11 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import nn
+from PIL import Image
 
 from paddleseg_segformer import UserError
-from paddleseg_segformer.components import find
-from paddleseg_segformer.config.building import build_dataset, build_model
+from paddleseg_segformer.components import find, is_own
+from paddleseg_segformer.config.building import build_dataset, build_loss, build_model
 from paddleseg_segformer.config.schema import config_from
 from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.export import export_model
@@ -116,9 +117,9 @@ def files(tmp_path: Path) -> Path:
 class Listed(TheirDataset):
     NUM_CLASSES = 4
 
-    def __init__(self, transforms, dataset_root, mode="train"):
-        path = f"{dataset_root}/list.txt"
-        super().__init__(mode, dataset_root, transforms, 4, train_path=path, val_path=path)
+    def __init__(self, transforms, dataset_root, mode="train", edge=False):
+        paths = dict.fromkeys(("train_path", "val_path"), f"{dataset_root}/list.txt")
+        super().__init__(mode, dataset_root, transforms, 4, edge=edge, **paths)
 
 
 def test_data_set_gives_the_samples_that_paddleseg_makes(added, files: Path) -> None:
@@ -130,6 +131,75 @@ def test_data_set_gives_the_samples_that_paddleseg_makes(added, files: Path) -> 
     np.testing.assert_array_equal(sample.image, image.transpose(1, 2, 0))
     np.testing.assert_array_equal(sample.label, label)
     assert find("dataset", "Listed").label_set.num_classes == 4
+
+
+LISTS = {  # list file and separator
+    **dict.fromkeys(("DRIVE", "STARE", "HRF", "CHASEDB1", "OpticDiscSeg"), ("train_list.txt", " ")),
+    "PPHumanSeg14K": ("train.txt", " "),
+    "MiniDeepGlobeRoadExtraction": ("train.txt", "|"),
+}
+FOLDERS = {  # folder, list of names and folder of labels
+    "PascalVOC": ("VOC2012", "train.txt", "SegmentationClass"),
+    "PascalContext": ("", "train_context.txt", "Context"),
+}
+OWN_SAMPLES = ("EG1800", "SUPERVISELY", "PSSLDataset")
+
+
+@pytest.mark.parametrize("name", [*LISTS, *FOLDERS])
+def test_paddlesegs_data_sets_give_its_samples(name: str, tmp_path: Path) -> None:
+    image, label = Path("a.jpg"), Path("a.png")
+    if name in LISTS:
+        list_name, separator = LISTS[name]
+        (tmp_path / list_name).write_text(f"{image}{separator}{label}\n")
+    else:
+        folder, list_name, labels = FOLDERS[name]
+        image, label = Path(folder, "JPEGImages/a.jpg"), Path(folder, labels, "a.png")
+        names = Path(folder, "ImageSets/Segmentation", list_name)
+        for path in (image, label, names):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / names).write_text("a\n")
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(tmp_path / image), rng.integers(0, 255, (16, 12, 3), np.uint8))
+    stored = Image.fromarray(rng.integers(0, 2, (16, 12), np.uint8))
+    stored.putpalette([0, 0, 0, 128, 0, 0])  # as VOC's are
+    stored.save(tmp_path / label)
+    theirs = manager.DATASETS[name](transforms=[], dataset_root=str(tmp_path))[0]
+    dataset = build_dataset({"type": name, "dataset_root": str(tmp_path)})
+    sample = dataset.read(0)
+    np.testing.assert_array_equal(sample.image, theirs["img"].transpose(1, 2, 0))
+    np.testing.assert_array_equal(sample.label, theirs["label"])
+    assert dataset.num_classes == manager.DATASETS[name].NUM_CLASSES
+
+
+@pytest.mark.parametrize("name", OWN_SAMPLES)
+def test_paddlesegs_data_sets_of_other_samples_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}: this data set of PaddleSeg's makes its samples"):
+        build_dataset({"type": name, "dataset_root": "nowhere", "transforms": []})
+
+
+def test_every_data_set_of_paddlesegs_is_among_them() -> None:
+    ours = {name for name in manager.DATASETS.components_dict if is_own("dataset", name)}
+    assert {*LISTS, *FOLDERS, *OWN_SAMPLES} == set(manager.DATASETS.components_dict) - ours
+
+
+def test_edge_is_named_once_and_ignored(added, files: Path, caplog) -> None:
+    added("DATASETS", Listed)
+    build_dataset({"type": "Listed", "dataset_root": str(files), "edge": True})
+    assert caplog.text.count("edge is without effect") == 1
+
+
+def test_loss_that_fails_on_this_paddle_says_so_in_one_line() -> None:
+    loss, _ = build_loss({"types": [{"type": "RMILoss", "num_classes": 4}], "coef": [1]})
+    logits, label = paddle.rand([1, 4, 16, 16]), paddle.zeros([1, 16, 16], "int64")
+    with pytest.raises(UserError, match=r"loss RMILoss: PaddleSeg's code fails here \(.*promotion"):
+        loss(logits, label)
+
+
+def test_loss_of_theirs_gives_its_value() -> None:
+    loss, _ = build_loss({"types": [{"type": "LovaszSoftmaxLoss"}], "coef": [1]})
+    logits, label = paddle.rand([1, 4, 16, 16]), paddle.randint(0, 4, [1, 16, 16])
+    expected = manager.LOSSES["LovaszSoftmaxLoss"](ignore_index=255)(logits, label)
+    assert float(loss(logits, label)) == float(expected)
 
 
 def test_data_set_that_makes_samples_itself_is_refused(added, files: Path) -> None:

@@ -74,6 +74,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="also write a model repository for NVIDIA's Triton Inference Server into this folder",
     )
     add(
+        "--paddleseg_dir",
+        metavar="DIR",
+        help="also write inference.json, inference.pdiparams, deploy.yaml and inference.yml for "
+        "PaddleSeg's infer.py, PaddleX and FastDeploy into this folder; needs --output_op argmax",
+    )
+    add(
         "--verify",
         action=BooleanOptionalAction,
         default=True,
@@ -95,6 +101,17 @@ def run(args: Namespace) -> None:
     check_folder(args.save_dir)
     config = load_config_from(args, build_model)
     preprocess = Preprocess.from_config(config)
+    settings = config.test_config.inference_settings()
+    if args.paddleseg_dir:
+        from paddleseg_segformer.export.paddleseg_folder import (
+            check_destination,
+            check_for_paddleseg,
+            paddlex_name,
+            write_paddleseg_folder,
+        )
+
+        check_for_paddleseg(formats, args.output_op, preprocess, settings)
+        check_destination(args.paddleseg_dir)
     quantization = quantization_of(args, config, formats)
     set_device(args.device)
 
@@ -110,7 +127,7 @@ def run(args: Namespace) -> None:
         model,
         args.save_dir,
         preprocess=preprocess,
-        settings=config.test_config.inference_settings(),
+        settings=settings,
         label_set=label_set_of(config.val_dataset or config.train_dataset, model.num_classes),
         output_op=args.output_op,
         input_shape=args.input_shape,
@@ -127,6 +144,9 @@ def run(args: Namespace) -> None:
     if args.triton_dir:
         for folder in write_triton_repository(args.save_dir, args.triton_dir):
             logger.info("%s  for Triton", folder)
+    if args.paddleseg_dir:
+        for path in write_paddleseg_folder(args.save_dir, args.paddleseg_dir, paddlex_name(model)):
+            logger.info("%s  for PaddleSeg and PaddleX", path)
 
 
 def _report(verified: Verification, precision: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,9 +30,12 @@ if TYPE_CHECKING:
     from paddleseg_segformer.config.schema import Config
     from paddleseg_segformer.data import SegmentationDataset
 
+logger = logging.getLogger(__name__)
+
 MAX_MODEL_NUMBER = 100_000  # of layers, channels, classes
 MAX_REASON = 300  # characters
 IGNORED_KEYS = ("ignore_index", "label_padding_value")  # of transforms: pixels without a class
+PADDLESEG_KEYS = {"dataset": ("shuffle",), "optimizer": ("lazy_mode",), "loss": ("data_format",)}
 NESTED_KINDS = {"backbone": "backbone", "transforms": "transform", "losses": "loss"}
 
 
@@ -135,6 +139,7 @@ def build_component(kind: str, section: dict[str, Any], name: str, **given: Any)
             nested sections, all of them at once; or a component that lacks a part of its contract.
     """
     component = _component(kind, section, name)
+    section = _with_effect(kind, component, section, name)
     arguments = {key: value for key, value in section.items() if key != "type"} | given
     mistakes = Mistakes()
     _check_arguments(component, section, arguments, name, mistakes)
@@ -189,6 +194,17 @@ def build_components(kind: str, value: Any, name: str) -> Any:
     ]
     mistakes.raise_all()
     return built
+
+
+def _with_effect(
+    kind: str, component: Component, section: dict[str, Any], name: str
+) -> dict[str, Any]:
+    """Return a section without PaddleSeg's keys that have no effect here."""
+    parameters = inspect.signature(component).parameters
+    ignored = {key for key in PADDLESEG_KEYS.get(kind, ()) if key in section} - set(parameters)
+    for key in sorted(ignored):
+        logger.warning("%s.%s: a key of PaddleSeg without effect here", name, key)
+    return {key: value for key, value in section.items() if key not in ignored}
 
 
 def _check_arguments(

@@ -280,12 +280,36 @@ def _load_with_bases(
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise UserError(f"{path}: `_base_` is {bases!r}, expected the path of a file, or a list.")
-    merged: dict[str, Any] = {}
-    for base in bases:
-        found = _find_base(path, base)
-        merged = _merge(_load_with_bases(found, (*seen, place), loaded), merged)
-    loaded[place] = _merge(content, merged)
+    contents = [_load_with_bases(_find_base(path, base), (*seen, place), loaded) for base in bases]
+    loaded[place] = _merge(content, _merge_all(contents))
+    first_wins = _merge(content, _merge_all(contents[::-1]))  # as in PaddleSeg
+    if differing := _differing_keys(loaded[place], first_wins):
+        logger.warning(
+            "%s: the files of `_base_` differ in %s; the last one wins, in PaddleSeg the first",
+            path,
+            ", ".join(differing),
+        )
     return loaded[place]
+
+
+def _merge_all(contents: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return contents merged in order, each on top of those before."""
+    merged: dict[str, Any] = {}
+    for content in contents:
+        merged = _merge(content, merged)
+    return merged
+
+
+def _differing_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return the keys, as `--opts` names them, with different values in two configs."""
+    keys = []
+    for key in {**one, **other}:
+        first, second = one.get(key), other.get(key)
+        if isinstance(first, dict) and isinstance(second, dict):
+            keys += [f"{key}.{inner}" for inner in _differing_keys(first, second)]
+        elif first != second:
+            keys.append(str(key))
+    return keys
 
 
 def _find_base(path: Path, base: str) -> Path:

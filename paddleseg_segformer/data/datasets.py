@@ -5,6 +5,7 @@ Constructor arguments and class attributes are PaddleSeg's.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,6 +40,9 @@ from paddleseg_segformer.data.sample_lists import FolderLayout, pair_folders, re
 from paddleseg_segformer.data.values import DeclaredRange, ValueRange
 from paddleseg_segformer.errors import UserError, did_you_mean
 
+logger = logging.getLogger(__name__)
+
+EDGE_IGNORED = "edge is without effect: no model here uses edge labels"
 MASKS_READ = 12  # labels read to see whether they are masks of 0 and 255
 REDUCED_IDS = "0 for unlabelled, 1..{} for the classes, or 255"
 
@@ -220,7 +224,7 @@ class FolderDataset(SegmentationDataset):
         transforms: Applied in order. A `Normalize` at the end is done on the device.
         dataset_root: Folder of the data set.
         mode: Split: 'train', 'val' or 'test'.
-        edge: Not supported.
+        edge: Without effect: no model here uses edge labels.
         value_range: What stored values mean: `dtype`, `data`, [LOW, HIGH] or {percentile: [LOW,
             HIGH]}, mapped to 0..255; by default values stay as they are, 16 bits become 8.
     """
@@ -343,7 +347,7 @@ class Dataset(SegmentationDataset):
         test_path: List file for the mode 'test', where labels may be missing.
         separator: Text between image and label.
         ignore_index: Id of pixels without a class.
-        edge: Not supported.
+        edge: Without effect: no model here uses edge labels.
         classes: Names of the classes, or a file with a name a line; by default they are numbered.
         palette: RGB colour of each class, 0..255; by default distinct colours.
         reduce_zero_label: Label files hold 0 for pixels without a class and 1..K for the classes,
@@ -432,7 +436,7 @@ class CamVid(SegmentationDataset):
         transforms: Applied in order. A `Normalize` at the end is done on the device.
         dataset_root: Folder of the data set, which the paths in the lists are relative to.
         mode: Split: 'train', 'val' or 'test'.
-        edge: Not supported.
+        edge: Without effect: no model here uses edge labels.
         value_range: What stored values mean: `dtype`, `data`, [LOW, HIGH] or {percentile: [LOW,
             HIGH]}, mapped to 0..255; by default values stay as they are, 16 bits become 8.
     """
@@ -465,11 +469,11 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
 
 
 def _check_arguments(name: str, mode: str, modes: Any, edge: bool) -> None:
-    """Refuse an unknown mode, and edge labels."""
+    """Refuse an unknown mode; say that edge labels are not made."""
     if mode not in modes:
         raise UserError(f"{name}: unknown mode '{mode}'.{did_you_mean(mode, modes)}")
     if edge:
-        raise UserError(f"{name}: edge is True, but no model here uses edge labels. Remove edge.")
+        logger.warning("%s: %s", name, EDGE_IGNORED)
 
 
 def _refuse_masks_of_0_and_255(samples: SamplePaths) -> None:

@@ -10,6 +10,7 @@ from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from paddleseg_segformer.data.io import IMAGE_SUFFIXES
@@ -37,7 +38,8 @@ def find_images(
     """Return the images of a file, a folder with its sub-folders, a pattern or a list file.
 
     Args:
-        image_path: An image, a folder, a pattern such as `photos/*.jpg`, or a list file (.txt).
+        image_path: An image, a folder, a pattern such as `photos/*.jpg`, or a list file (.txt, or
+            any name where the file is no image).
         file_list: A list file, an image a line; paths are relative to `image_path` if it is given,
             else to the list's folder. A second column (labels) is ignored; see
             `lists.split_items`.
@@ -62,7 +64,8 @@ def find_images(
         if found := [item for item in matches if item.suffix.lower() in IMAGE_SUFFIXES]:
             return _named(found, None)
         raise UserError(f"{path}: no such file or folder (--image_path).")
-    if path.suffix.lower() == ".txt":
+    suffix = path.suffix.lower()
+    if suffix == ".txt" or (suffix not in IMAGE_SUFFIXES and not cv2.haveImageReader(str(path))):
         return _named(*_listed(path, None))
     return _named([path], path.parent)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,8 @@ from paddleseg_segformer.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
+
+logger = logging.getLogger(__name__)
 
 
 class SizeStep(NamedTuple):
@@ -63,15 +66,28 @@ class Preprocess:
 
         Raises:
             UserError: a transform that is neither a size rule nor `Normalize`, a wrong argument,
-                or `Normalize` anywhere but last.
+                or `Normalize` twice or before padding.
         """
         sections = tuple(sections or ())
         built = [_build(section) for section in sections]
+        places = [index for index, item in enumerate(built) if isinstance(item, Normalize)]
+        if places and places != [len(built) - 1]:
+            place = places[0]
+            after = built[place + 1 :]
+            if len(places) > 1 or any(isinstance(rule, SizeRule) and rule.pads for rule in after):
+                raise UserError(
+                    "transforms: Normalize comes before another one, or before padding, which "
+                    "would be in normalised values; put one Normalize last."
+                )
+            logger.warning(
+                "transforms: Normalize is moved behind the size rules, which changes no more than "
+                "rounding: images are resized as they were read"
+            )
+            sections = (*sections[:place], *sections[place + 1 :], sections[place])
+            built = [*built[:place], *after, built[place]]
         last = built[-1] if built else None
         normalize = last if isinstance(last, Normalize) else None
         size_rules = tuple(item for item in built if isinstance(item, SizeRule))
-        if len(size_rules) + (normalize is not None) < len(built):
-            raise UserError("transforms: Normalize comes before a size rule; put it last.")
         return cls(size_rules, normalize, sections)
 
     @classmethod

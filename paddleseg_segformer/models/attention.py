@@ -15,6 +15,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models.cpu_gradients import is_eager
 from paddleseg_segformer.models.layers import Conv2D, map_to_tokens, tokens_to_map
 
 BLOCK_SCORES = 1 << 22  # scores held at once without gradients: 16 MiB in float32
@@ -37,7 +38,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
     if _has_fused_kernel(q):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training)
     v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
-    if paddle.in_dynamic_mode() and not paddle.is_grad_enabled():
+    if is_eager() and not paddle.is_grad_enabled():
         rows = max(BLOCK_SCORES // (k.shape[0] * k.shape[1] * k.shape[2]), 1)
         starts = range(0, q.shape[1], rows)
         blocks = [paddle.matmul(attention_weights(q[:, i : i + rows], k), v) for i in starts]
@@ -65,7 +66,7 @@ def head_width(dim: int, num_heads: int) -> int:
 
 def _has_fused_kernel(q: Tensor) -> bool:
     """Return whether Paddle fuses attention here: on GPU, in half precision, not in a graph."""
-    return paddle.in_dynamic_mode() and q.place.is_gpu_place() and q.dtype != paddle.float32
+    return is_eager() and q.place.is_gpu_place() and q.dtype != paddle.float32
 
 
 class SelfAttention(nn.Layer):

@@ -20,6 +20,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
+from paddle.jit.sot import psdb
 
 LOG_DENSITY_AT_0 = -0.5 * math.log(2 * math.pi)  # of the normal distribution
 
@@ -28,9 +29,14 @@ LOG_DENSITY_AT_0 = -0.5 * math.log(2 * math.pi)  # of the normal distribution
 MATRIX_SIDE, MATRIX_SIDE_NO_GRAD = 128, 32
 
 
+def is_eager() -> bool:
+    """Tell whether operations run one by one, in dygraph; not in a graph, nor traced for one."""
+    return paddle.in_dynamic_mode() and not psdb.in_sot()
+
+
 def is_on_cpu(x: Tensor) -> bool:
     """Tell whether operations on `x` run on the CPU, in dygraph."""
-    return paddle.in_dynamic_mode() and x.place.is_cpu_place()
+    return is_eager() and x.place.is_cpu_place()
 
 
 def scale_samples(x: Tensor, factors: Tensor) -> Tensor:

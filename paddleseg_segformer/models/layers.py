@@ -60,6 +60,11 @@ class Linear(nn.Linear):
         return out + in_type_of(out, self.bias)
 
 
+def has_hooks(*layers: nn.Layer) -> bool:
+    """Tell whether something watches or changes layers as they run, so that they have to run."""
+    return any(layer._forward_pre_hooks or layer._forward_post_hooks for layer in layers)
+
+
 def add_channel_bias(x: Tensor, bias: Tensor) -> Tensor:
     """Add (C,) to (N, C, h, w)."""
     return x + in_type_of(x, bias).reshape([-1, 1, 1])

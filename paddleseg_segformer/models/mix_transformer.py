@@ -23,6 +23,7 @@ from paddleseg_segformer.models.layers import (
     Conv2D,
     DropPath,
     Linear,
+    has_hooks,
     map_to_tokens,
     tokens_to_map,
 )
@@ -74,7 +75,8 @@ class MixFFN(nn.Layer):
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
-        if cpu_gradients.is_on_cpu(x) and not (self.training and self.drop.p):
+        is_dropping = self.training and self.drop.p
+        if cpu_gradients.is_on_cpu(x) and not is_dropping and not has_hooks(*self.sublayers()):
             return cpu_gradients.mix_ffn(x, hw, *self.parameters())
         x = self.dwconv(tokens_to_map(self.fc1(x), hw))  # (N, 4C, h, w)
         x = map_to_tokens(self.drop(F.gelu(x)))

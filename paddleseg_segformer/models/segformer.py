@@ -4,7 +4,8 @@ Both heads are computed by an exact rewrite. Bilinear upsampling U is linear, ac
 alone, and its weights sum to 1 at every pixel, so it commutes with 1x1 convolutions:
 F U(W x + b) = U(F W x) + F b. The fuse convolution F = [F4 | F3 | F2 | F1] is therefore applied to
 each stage at the stage's own resolution, merged with that stage's linear W, instead of to a
-4D-channel concatenation at a quarter of the input's resolution.
+4D-channel concatenation at a quarter of the input's resolution. Where one of these layers has
+hooks, such as those of `paddle.flops` and `paddle.summary`, the head is computed as published.
 
 Shapes: N batch, C_i channels of stage i, D head width, K classes, h w the sides of stage 1's map.
 Source: Xie et al., "SegFormer", 2021, section 3.2.
@@ -26,7 +27,12 @@ from paddleseg_segformer.models.layers import (
     Conv2D,
     add_channel_bias,
     conv_bn,
+    has_hooks,
+    in_type_of,
+    map_to_tokens,
     project,
+    tokens_to_map,
+    upsample,
     upsampled_sum,
 )
 
@@ -43,10 +49,16 @@ class _Head(nn.Layer):
         self.dropout = nn.Dropout2D(dropout_rate)
         self.linear_pred = Conv2D(embedding_dim, num_classes, kernel_size=1)
 
+    def _concatenated(self, maps: Sequence[Tensor], first: Tensor) -> Tensor:
+        """Four (N, D, h_i, w_i) maps -> (N, 4D, h, w), h and w the sides of `first`."""
+        resized = [upsample(x, first.shape[2:], self.align_corners) for x in maps]
+        return paddle.concat([in_type_of(resized[0], x) for x in resized], axis=1)
+
     def classify(self, fused: Tensor) -> Tensor:
         """(N, D, h, w) -> (N, K, h, w)."""
         fused = F.relu(fused)
-        if self.training and self.dropout.p and cpu_gradients.is_on_cpu(fused):
+        is_dropping = self.training and self.dropout.p and cpu_gradients.is_on_cpu(fused)
+        if is_dropping and not has_hooks(self.dropout, self.linear_pred):
             return cpu_gradients.drop_and_classify(fused, self.dropout, self.linear_pred)
         return self.linear_pred(self.dropout(fused))
 
@@ -81,11 +93,17 @@ class AllMLPHead(_Head):
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
+        linears = [getattr(self, f"linear_c{stage}").proj for stage in range(1, 5)]
+        if has_hooks(*linears, self.linear_fuse[0]):
+            maps = [
+                tokens_to_map(linears[stage](map_to_tokens(x)), x.shape[2:])
+                for stage, x in enumerate(features)
+            ]
+            return self.classify(self.linear_fuse(self._concatenated(maps[::-1], features[0])))
         # (D, D) slices of the fuse weight, stage 1 first
         fuse_slices = self.linear_fuse[0].weight.flatten(1).chunk(4, axis=1)[::-1]
         maps, biases = [], []
-        for stage in range(4):
-            linear = getattr(self, f"linear_c{stage + 1}").proj
+        for stage, linear in enumerate(linears):
             merged = paddle.matmul(linear.weight, fuse_slices[stage], transpose_y=True)  # (C_i, D)
             biases.append(paddle.mv(fuse_slices[stage], linear.bias))
             maps.append(project(features[stage], merged))
@@ -118,14 +136,12 @@ class MMHead(_Head):
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
+        maps = [F.relu(self.convs[stage](x)) for stage, x in enumerate(features)]
+        if has_hooks(self.fusion_conv[0]):
+            return self.classify(self.fusion_conv(self._concatenated(maps, features[0])))
         # (D, D) slices of the fuse weight, stage 1 first
         fuse_slices = self.fusion_conv[0].weight.flatten(1).chunk(4, axis=1)
-        maps = [
-            project(
-                F.relu(self.convs[stage](features[stage])), fuse_slices[stage].transpose([1, 0])
-            )
-            for stage in range(4)
-        ]
+        maps = [project(x, fuse_slices[stage].transpose([1, 0])) for stage, x in enumerate(maps)]
         return self.classify(self.fusion_conv[1](upsampled_sum(maps, self.align_corners)))
 
 

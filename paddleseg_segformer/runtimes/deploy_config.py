@@ -22,6 +22,7 @@ from paddleseg_segformer.yaml_files import Dumper, read_yaml
 FILE_NAME = "deploy.yaml"
 FORMAT = 3  # of deploy.yaml; raised when a reader of the old one would go wrong
 VALUE_RANGE_FORMAT = 4  # the same with `preprocess.value_range`
+PADDLESEG_SECTION = "Deploy"  # for PaddleSeg's programs, in `export.paddleseg_folder`
 INPUT_NAME = "x"
 OUTPUT_OPS = ("none", "argmax", "softmax")
 # what an export can hold, and its files in the order in which engines take them
@@ -201,6 +202,7 @@ class DeployConfig:
         content = read_yaml(path)
         if "format" not in content:
             raise UserError(f"{path}: not a deploy.yaml of this package. Export the model again.")
+        content.pop(PADDLESEG_SECTION, None)
         if content["format"] == 1:
             content = _from_format_1(content)
         if content["format"] == 2:  # the same without a fixture

@@ -200,13 +200,16 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
             f"--resume_model {folder}: expected a folder such as output/iter_1000 that holds "
             f"{WEIGHTS} and {STATE}, or auto."
         )
+    from_weights = f"Start from its weights: --opts model.pretrained={folder / WEIGHTS}"
+    if not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"--resume_model {folder}: holds no {MANIFEST}. It is a checkpoint of PaddleSeg's, "
+            f"which cannot be resumed here, or an incomplete copy. {from_weights}"
+        )
     verify_manifest(folder)
     state = read_pickle(folder / STATE)
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{folder / STATE}: not a training state of this program (PaddleSeg's cannot be "
-            "resumed; start from its weights with `model.pretrained`)."
-        )
+        raise UserError(f"{folder / STATE}: not a training state of this program. {from_weights}")
     return state
 
 

@@ -41,6 +41,15 @@ def test_list_with_labels_and_spaces(folder) -> None:
     assert images[2].path == folder / "a" / "x.jpg"
 
 
+def test_list_needs_no_suffix(folder) -> None:
+    image = (folder / "a" / "x.png").read_bytes()
+    (folder / "unnamed").write_bytes(image)
+    assert names(find_images(str(folder / "unnamed"))) == ["unnamed"]
+    for name in ("list", "val.lst"):
+        (folder / name).write_text("b.png labels/b.png\n")
+        assert [image.path for image in find_images(str(folder / name))] == [folder / "b.png"]
+
+
 def test_list_relative_to_another_folder(folder, tmp_path_factory) -> None:
     list_path = tmp_path_factory.mktemp("lists") / "val.txt"
     list_path.write_text("a/x.png\n")

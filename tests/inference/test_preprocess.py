@@ -20,6 +20,14 @@ SECTIONS = [
 ]
 
 
+def test_normalize_before_a_resize_gives_what_the_usual_order_gives(caplog) -> None:
+    resize, _, normalize = SECTIONS
+    preprocess = Preprocess.from_transforms([normalize, resize])
+    assert preprocess.sections == (resize, normalize)
+    assert preprocess.normalize is not None and len(preprocess.size_rules) == 1
+    assert "Normalize is moved behind the size rules" in caplog.text
+
+
 def test_size_rules_and_their_trace() -> None:
     preprocess = Preprocess.from_transforms(SECTIONS)
     image, steps = preprocess.resize(np.zeros((40, 60, 3), np.uint8))
@@ -62,7 +70,8 @@ def test_value_range_of_a_config() -> None:
         ([{"type": "RandomHorizontalFlip"}], "'RandomHorizontalFlip' cannot be undone"),
         ([{"type": "Resize", "target_sise": [1, 2]}], "no key 'target_sise'. Did you mean"),
         ([{"type": "Padding"}], "Padding: .*target_size"),
-        ([{"type": "Normalize"}, {"type": "Resize"}], "Normalize comes before a size rule"),
+        ([{"type": "Normalize"}, {"type": "Padding", "target_size": [9, 9]}], "before padding"),
+        ([{"type": "Normalize"}, {"type": "Normalize"}], "Normalize comes before another one"),
         ([{"short_size": 5}], "expected keys with a `type`"),
     ],
 )

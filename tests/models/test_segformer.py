@@ -175,3 +175,20 @@ def test_statistics_of_batch_norm_are_updated_as_in_the_published_form():
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         SegFormer(**arguments)
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+def test_hooks_fire_on_every_layer_and_change_nothing(model_class):
+    model = build("B0", 5, model_class)
+    randomise(model)
+    model.eval()
+    x = paddle.rand([1, 3, 61, 93])
+    with paddle.no_grad():
+        expected = model(x).numpy()
+        leaves = [name for name, layer in model.named_sublayers() if not layer.sublayers()]
+        ran = set()
+        for name in leaves:
+            hook = lambda layer, inputs, output, name=name: ran.add(name)  # noqa: E731
+            dict(model.named_sublayers())[name].register_forward_post_hook(hook)
+        np.testing.assert_allclose(model(x).numpy(), expected, atol=1e-4)
+    assert ran >= {name for name in leaves if "drop" not in name}
