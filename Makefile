@@ -50,7 +50,7 @@ check: lint
 # the C++ programs and the page in a browser, where compiler, libraries and Chromium are installed
 test-programs: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow -rs tests/deploy/test_cpp.py tests/deploy/test_web_page.py \
-	    $(PYTEST_FLAGS)
+	    tests/deploy/test_image_matrix.py $(PYTEST_FLAGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)

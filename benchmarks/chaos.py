@@ -27,9 +27,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import write_text
+from paddleseg_segformer.files import check_folder, write_text
 from paddleseg_segformer.street_scenes.dataset import generate
-from paddleseg_segformer.training.checkpoints import read_manifest, verify_manifest
 from paddleseg_segformer.yaml_files import dump_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,6 +203,8 @@ class Chaos:
 
     def _check_what_is_left(self) -> None:
         """Verify every checkpoint that is there, and what the killed run said when it started."""
+        from paddleseg_segformer.training.checkpoints import read_manifest, verify_manifest
+
         self._check_start()
         self.expected = -1
         newest = -1
@@ -344,6 +345,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ("kills", "iters"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}: found {getattr(args, name)}, expected 1 or more.")
+    check_folder(args.save_dir)
     chaos = Chaos(Path(args.save_dir), args.iters, args.num_workers, args.alive_s, args.seed)
     report = chaos.run(args.kills)
     print(report)

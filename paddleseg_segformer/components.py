@@ -9,6 +9,7 @@ A user's module registers its components when it is imported, which `--import` d
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -120,6 +121,17 @@ def stated_of_dataset(section: Mapping[str, Any], attribute: str) -> Any:
     """
     name = section.get("type")
     return getattr(find("dataset", name), attribute, None) if name else None
+
+
+def img_channels_of(section: Mapping[str, Any]) -> int | None:
+    """Return how many channels a data set's images have, as its section or its type says."""
+    component = find("dataset", section["type"]) if section.get("type") else None
+    default = getattr(component, "IMG_CHANNELS", None)
+    if component is not None and default is None:
+        parameter = inspect.signature(component).parameters.get("img_channels")
+        default = parameter and parameter.default
+    channels = section.get("img_channels", default)
+    return channels if type(channels) is int else None
 
 
 def is_own(kind: str, name: str) -> bool:

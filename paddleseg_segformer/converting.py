@@ -219,6 +219,10 @@ def _processor_for(checkpoint: Checkpoint) -> HubProcessor:
             width, height = item.get("target_size", (512, 512))
             processor.size = {"height": height, "width": width}
             processor.resample = int(Image.Resampling[item.get("resample", "BILINEAR")])
+        elif item["type"] == "AntialiasResizeByShort":
+            sides = {"shortest_edge": item["short_size"], "longest_edge": item.get("max_size")}
+            processor.size = {key: side for key, side in sides.items() if side}
+            processor.resample = int(Image.Resampling[item.get("resample", "BILINEAR")])
         elif item["type"] == "Normalize":
             processor.image_mean, processor.image_std = (
                 list(item.get(key, [0.5])) * (3 if len(item.get(key, [0.5])) == 1 else 1)
@@ -328,7 +332,7 @@ def _notes(checkpoint: Checkpoint, format: Format) -> list[str]:
         notes += [
             f"Hugging Face's image processor has no {item['type']}; it resizes to a fixed size"
             for item in checkpoint.transforms or []
-            if item["type"] not in ("Normalize", *_HUB_RESIZING)
+            if item["type"] not in ("Normalize", "AntialiasResizeByShort", *_HUB_RESIZING)
         ]
     if format is HUGGINGFACE and checkpoint.value_range is not None:
         notes.append(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec
+
+MAX_MISTAKES = 50  # shown at once
+
+Arguments = ParamSpec("Arguments")
 
 
 class UserError(ValueError):
@@ -12,18 +16,98 @@ class UserError(ValueError):
     The command lines print its message and exit with status 1.
     """
 
+    key = ""  # a config's section, where the message alone does not name it
+
+
+class UserErrors(UserError):
+    """Several mistakes, of a line each below their number."""
+
+    def __init__(self, errors: Iterable[UserError], title: str = "") -> None:
+        self.errors = list(errors)
+        named = (f"{error.key}: {error}" if error.key else str(error) for error in self.errors)
+        self.mistakes = [" ".join(line.split()) for line in named]
+        more = " or more" if len(self.errors) >= MAX_MISTAKES else ""
+        first = f"{title}{len(self.errors)} mistakes{more}:"
+        super().__init__("\n  ".join([first, *self.mistakes]))
+
+
+class Mistakes:
+    """Collects the mistakes that several checks find, to show them all at once.
+
+    There is an end to it: of what a stranger sends, the first ones are enough.
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[UserError] = []
+
+    def add(self, error: UserError | str) -> None:
+        """Keep a mistake, or several."""
+        error = UserError(error) if isinstance(error, str) else error
+        errors = error.errors if isinstance(error, UserErrors) else [error]
+        self._errors += errors[: MAX_MISTAKES - len(self._errors)]
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether more mistakes would not be kept."""
+        return len(self._errors) >= MAX_MISTAKES
+
+    def attempt(
+        self,
+        function: Callable[Arguments, Any],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Any:
+        """Return what `function` returns, or None after a mistake, which is kept.
+
+        After the last that is kept, nothing more is attempted.
+        """
+        if self.is_full:
+            return None
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            self.add(error)
+            return None
+
+    def raise_all(self, title: str = "") -> None:
+        """Raise what was kept, if anything; a single mistake as it was.
+
+        Args:
+            title: what the mistakes are in, such as a file.
+        """
+        errors: dict[str, UserError] = {}
+        for error in self._errors:
+            errors.setdefault(str(error), error)
+        prefix = f"{title}: " if title else ""
+        if len(errors) > 1:
+            raise UserErrors(errors.values(), prefix)
+        for message, error in errors.items():
+            raise (UserError(prefix + message) if prefix else error) from None
+
 
 def did_you_mean(name: str, known: Iterable[str], others: Iterable[str] = ()) -> str:
     """Return ` Did you mean 'x'?` for the closest known name, else the list of known names.
+
+    The closest is the one with the fewest typing errors, whatever the case; or what `name` is the
+    beginning of.
 
     Args:
         others: known names that are too many to be listed.
     """
     names = sorted({str(item) for item in known})
-    lower = {item.lower(): item for item in [*map(str, others), *names]}
-    close = difflib.get_close_matches(str(name).lower(), lower, n=1)  # whatever the case
+    close = []
+    for item in (*names, *sorted(map(str, others))):
+        typed, meant = str(name).lower(), item.lower()
+        if len(typed) > 2 and meant.startswith(typed):
+            errors = int(typed != meant)
+        elif 3 * abs(len(typed) - len(meant)) <= len(typed):
+            errors = _typing_errors(typed, meant)
+        else:
+            continue
+        if 3 * errors <= len(typed):
+            close.append((errors, _typing_errors(str(name), item), item))
     if close:
-        return f" Did you mean '{lower[close[0]]}'?"
+        return f" Did you mean '{min(close, key=lambda item: item[:2])[2]}'?"
     return f" Known: {', '.join(names)}." if names else ""
 
 
@@ -38,3 +122,16 @@ def printable(text: object) -> str:
 def one_line(text: object) -> str:
     """Return a message as one printable line."""
     return printable(" ".join(str(text).split()))
+
+
+def _typing_errors(typed: str, meant: str) -> int:
+    """Return how many letters are wrong, missing, too many, or changed places with the next."""
+    rows = [list(range(len(meant) + 1))]
+    for i, letter in enumerate(typed):
+        rows.append([i + 1])
+        for j, other in enumerate(meant):
+            costs = [rows[i][j] + (letter != other), rows[i][j + 1] + 1, rows[i + 1][j] + 1]
+            if i and j and letter == meant[j - 1] and other == typed[i - 1]:
+                costs.append(rows[i - 1][j - 1] + 1)
+            rows[i + 1].append(min(costs))
+    return rows[-1][-1]

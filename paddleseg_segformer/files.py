@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from paddleseg_segformer.errors import UserError
 
+IS_WINDOWS = sys.platform == "win32"
 PART, OLD = ".part", ".old"  # suffixes of a folder being written, and of one being replaced
 NO_SPACE_BYTES = 1 << 16  # less is left on a full disk
 # age of a temporary path that nobody writes to: one that is just made may not be locked yet; and
@@ -232,9 +234,9 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 def _sync(path: Path) -> None:
     """Write a file's content, or a folder's entries, to the disk."""
-    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
+    if path.is_dir() and IS_WINDOWS:  # which cannot open a folder
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if IS_WINDOWS else os.O_RDONLY)  # it syncs writers only
     try:
         os.fsync(handle)
     finally:
@@ -243,6 +245,8 @@ def _sync(path: Path) -> None:
 
 def _exchange(left: Path, right: Path) -> bool:
     """Exchange two paths in one step; return whether the system could."""
+    if IS_WINDOWS:
+        return False
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):
         return False
@@ -282,6 +286,21 @@ def write_text(destination: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8 to `destination`, atomically."""
     with atomic_path(destination) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that `make_folder` could not make, without making it.
+
+    Raises:
+        UserError: the path, or one above it, is a file or cannot be written to.
+    """
+    folder = Path(folder)
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"{folder}: expected a folder, found a file. Choose another folder.")
+    if not os.access(above, os.W_OK):
+        reason = "not writable" if folder == above else f"cannot be created ({above} is read-only)"
+        raise UserError(f"{folder}: {reason}. Choose a folder that you can write to.")
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:

@@ -15,7 +15,7 @@ import paddle
 from paddle import nn
 from paddle.optimizer.lr import LinearWarmup, LRScheduler
 
-from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean
 
 
 def parameter_groups(
@@ -210,10 +210,12 @@ def build_lr_schedule(section: dict[str, Any], iters: int) -> LRScheduler:
     _check_warmup(warmup_iters, start_lr, ratio)
     if warmup_iters and (start_lr is None) == (ratio is None):
         raise UserError("lr_scheduler: warmup_iters needs one of warmup_start_lr and warmup_ratio.")
+    rate = arguments.get("learning_rate")
+    if isinstance(rate, (int, float)) and not 0 <= rate < math.inf:
+        raise UserError(f"lr_scheduler: learning_rate is {rate}, expected a number of 0 or more.")
     if name == "PolynomialDecay":
         arguments.setdefault("decay_steps", max(iters - (warmup_iters if ratio is None else 0), 1))
         end_lr = arguments.setdefault("end_lr", 0.0)  # as PaddleSeg; Paddle's default is 1e-4
-        rate = arguments.get("learning_rate")
         if isinstance(rate, (int, float)) and isinstance(end_lr, (int, float)) and end_lr > rate:
             raise UserError(
                 f"lr_scheduler: end_lr {end_lr:g} is above learning_rate {rate:g}, so the rate "
@@ -246,11 +248,11 @@ def _paddle_schedule(name: str, arguments: dict[str, Any]) -> LRScheduler:
         raise UserError(f"lr_scheduler: unknown type '{name}'.{did_you_mean(name, known)}")
     schedule_class = getattr(paddle.optimizer.lr, name)
     parameters = inspect.signature(schedule_class).parameters
+    mistakes = Mistakes()
     for key in arguments:
-        if key not in parameters:
-            raise UserError(
-                f"lr_scheduler: {name} has no key '{key}'.{did_you_mean(key, parameters)}"
-            )
+        if key not in parameters and not mistakes.is_full:
+            mistakes.add(f"lr_scheduler: {name} has no key '{key}'.{did_you_mean(key, parameters)}")
+    mistakes.raise_all()
     try:
         return schedule_class(**arguments)
     except Exception as error:  # Paddle's schedules check little, and raise errors of any type

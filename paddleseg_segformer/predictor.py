@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 import numpy as np
 
-from paddleseg_segformer.components import stated_of_dataset
+from paddleseg_segformer.components import img_channels_of, stated_of_dataset
 from paddleseg_segformer.data.io import read_image, write_label
 from paddleseg_segformer.data.labels import (
     IGNORE_INDEX,
@@ -178,7 +178,7 @@ class Predictor:
             Preprocess.from_config(config),
             settings,
             label_set_of(section, model.num_classes),
-            img_channels=section.get("img_channels", 3),
+            img_channels=img_channels_of(section) or 3,
             config=config,
         )
 

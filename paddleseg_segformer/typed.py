@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean
 
 Made = TypeVar("Made")
 
@@ -20,19 +20,41 @@ def from_plain(cls: type[Made], content: Mapping[str, Any], prefix: str = "") ->
         prefix: of the keys in messages, such as "test_config.".
 
     Raises:
-        UserError: an unknown key (with a suggestion), a missing one, or a value of a wrong type.
+        UserError: unknown keys (with a suggestion), missing ones, or values of a wrong type, all of
+            them at once.
+    """
+    mistakes = Mistakes()
+    values = plain_values(cls, content, mistakes, prefix)
+    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+        has_default = item.default is not item.default_factory  # else both are MISSING
+        if not has_default and item.name not in content:
+            mistakes.add(f"no key '{prefix}{item.name}', which is needed.")
+    mistakes.raise_all()
+    return cls(**values)
+
+
+def plain_values(
+    cls: type, content: Mapping[str, Any], mistakes: Mistakes, prefix: str = ""
+) -> dict[str, Any]:
+    """Return the entries of `content` that are right, as `cls` takes them.
+
+    Args:
+        mistakes: gets what is wrong with the others.
+        prefix: as of `from_plain`.
     """
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in content.items():
+        if mistakes.is_full:
+            break
         if key not in hints:
-            raise UserError(f"unknown key '{prefix}{key}'.{did_you_mean(key, hints)}")
-        values[key] = _value(hints[key], value, f"{prefix}{key}")
-    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
-        has_default = item.default is not item.default_factory  # else both are MISSING
-        if not has_default and item.name not in values:
-            raise UserError(f"no key '{prefix}{item.name}', which is needed.")
-    return cls(**values)
+            mistakes.add(f"unknown key '{prefix}{key}'.{did_you_mean(key, hints)}")
+            continue
+        try:
+            values[key] = _value(hints[key], value, f"{prefix}{key}")
+        except UserError as error:
+            mistakes.add(error)
+    return values
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:

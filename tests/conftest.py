@@ -10,17 +10,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before paddle: threads of xdist
 os.environ.update(variables(os.environ.get("TEST_ISA", "")))  # before NumPy too
 
 import copy
+import errno
 import logging
 import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from paddleseg_segformer import components
+from paddleseg_segformer import components, files
 from paddleseg_segformer.cpu import CPU_INFO, use_wide_vectors
 
 hold_onednn(os.environ.get("TEST_ISA", ""))
@@ -100,3 +102,46 @@ def zero_weights() -> Iterator[None]:
     """Build models of zeros: for tests of shapes, names and counts."""
     with _drawn_as_zeros():
         yield
+
+
+class _WindowsOs:
+    """`os` with what Windows refuses: to open folders, and to sync what was opened for reading."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def open(self, path: Any, flags: int) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return os.open(path, flags)
+
+    def fsync(self, handle: int) -> None:
+        flags = Path(f"/proc/self/fdinfo/{handle}").read_text().split("flags:")[1].split()[0]
+        if int(flags, 8) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        os.fsync(handle)
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the files' modules meet what Windows refuses; open files keep their names there."""
+    if sys.platform != "linux":
+        pytest.skip("finds open files in /proc")
+
+    def unless_open(function: Callable[..., None]) -> Callable[..., None]:
+        def called(path: Any, *rest: Any, **options: Any) -> None:
+            handles = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+            if any(os.path.exists(item) and os.path.samefile(item, path) for item in handles):
+                raise PermissionError(errno.EACCES, "used by another process", path)
+            function(path, *rest, **options)
+
+        return called
+
+    from paddleseg_segformer.weights.files import download
+
+    for module in (files, download):
+        monkeypatch.setattr(module, "IS_WINDOWS", True)
+        monkeypatch.setattr(module, "os", _WindowsOs())
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, unless_open(getattr(os, name)))

@@ -141,3 +141,17 @@ def test_files_are_moved_into_a_folder_together_or_not_at_all(tmp_path):
         (temporary / "a").write_text("1")
     assert read(tmp_path / "model") == ["1", "0"]
     assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.usefixtures("windows")
+def test_folders_and_files_are_replaced_on_windows(tmp_path):
+    for text in ("1", "2"):
+        make(tmp_path / "new", text)
+        files.write_text(tmp_path / "a.txt", text)
+        with files.atomic_files(tmp_path / "model") as temporary:
+            (temporary / "a").write_text(text)
+        assert read(tmp_path / "new") == [text, text] and read(tmp_path / "model") == [text]
+        assert (tmp_path / "a.txt").read_text() == text
+    with files.only_writer(tmp_path):
+        files.remove_folder(tmp_path / "new")
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "model"]

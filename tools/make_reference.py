@@ -268,12 +268,22 @@ def command_page() -> str:
         "# Command reference",
         "Each job is a script of `tools/`. Installed, `paddleseg_segformer JOB` and "
         "`python -m paddleseg_segformer JOB` are the same, but for `benchmark`, `chaos` and "
-        "`compare_engines`, which run from a clone. All take `--help`. Exit status: 0, or 1 with "
-        "one line on standard error.",
+        "`compare_engines`, which run from a clone. All take `--help`. Exit status: 0; 1 with one "
+        "line on standard error, or one for each mistake of a config; 2 for wrong flags.",
     ]
     for job, (summary, parser) in jobs().items():
         parts += [f"## {job}", f"`python tools/{job}.py`: {summary}.", flag_table(parser)]
+        if job == "check_dataset":
+            parts.append(findings_table())
     return "\n\n".join(parts) + "\n"
+
+
+def findings_table() -> str:
+    """Return the table of what an audit finds; see docs/own-data.md."""
+    from paddleseg_segformer.data.findings import KINDS
+
+    rows = [(f"`{name}`", kind.severity, kind.sentence) for name, kind in KINDS.items()]
+    return markdown_table(("Finding", "Severity", "Meaning and remedy"), rows)
 
 
 def jobs() -> dict[str, tuple[str, argparse.ArgumentParser]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.deployment.deployments import DEPLOYMENTS, MIN_AGREEMENT, chosen_deployments
-from paddleseg_segformer.cli.common import set_up_logging
+from paddleseg_segformer.cli.common import check_outputs, check_weights, set_up_logging
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import write_text
+from paddleseg_segformer.files import check_folder, write_text
 
 if TYPE_CHECKING:
     from benchmarks.deployment.material import Exports, Images
@@ -81,6 +81,9 @@ def run(args: Namespace) -> None:
     """
     set_up_logging()
     names, required = chosen_deployments(args.ways, args.require)
+    check_weights(args.model_path)
+    check_outputs(args.json, args.markdown)
+    check_folder(args.work_dir)
 
     from benchmarks.deployment import report
     from benchmarks.deployment.matrix import Plan, compare

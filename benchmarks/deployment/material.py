@@ -157,7 +157,7 @@ class Exports:
         return str(folder)
 
     def _make(self, kind: str, folder: Path) -> None:
-        from paddleseg_segformer.export.onnx_graph import CONVERTERS
+        from paddleseg_segformer.export.checks import CONVERTERS
 
         if kind == "with_preprocess":
             _check_expressible(str(self.model_path))

@@ -16,8 +16,9 @@ from benchmarks.speed.cases import (
     VARIANTS,
     all_cases,
 )
-from paddleseg_segformer.cli.common import set_up_logging, size_hw
+from paddleseg_segformer.cli.common import check_outputs, set_up_logging, size_hw
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import check_folder
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ def run(args: Namespace) -> None:
     set_up_logging()
     if args.base not in ENGINES:
         raise UserError(f"--base: found {args.base!r}, expected one of {', '.join(ENGINES)}.")
+    check_folder(args.work_dir)
+    check_outputs(args.json, args.plot)
     if args.plot:
         import matplotlib  # noqa: F401  missing: said before the run, not after it
     cases = all_cases(

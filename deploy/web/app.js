@@ -102,7 +102,7 @@ async function predict(file) {
     redraw();
   });
   showTimings(result);
-  element("hover").textContent = result.note || "\u00a0";
+  element("hover").textContent = "\u00a0";
   await changeView();
 }
 

@@ -17,6 +17,7 @@ const page = [
   "deploy_config.js",
   "errors.js",
   "geometry.js",
+  "image_header.js",
   "linear_map.js",
   "pipeline.js",
   "png.js",

@@ -1,17 +1,19 @@
 /** Files to pixels, without colour management. */
 
 import { UserError } from "./errors.js";
+import { readHeader } from "./image_header.js";
 
 /**
- * Decode an image file as it is stored, turned as its EXIF orientation says.
+ * Decode an image file as it is stored, turned as its EXIF orientation says: as Python does, or not.
  *
- * @returns {Promise<{height, width, planes: Uint8Array, rgba: Uint8ClampedArray, note: string}>}
- *   `planes` holds red, green and blue one after the other; `rgba` is for display; `note` says what
- *   could not be done as in Python.
+ * @returns {Promise<{height, width, planes: Uint8Array, rgba: Uint8ClampedArray}>}
+ *   `planes` holds red, green and blue one after the other; `rgba` is for display.
  */
 export async function decode(file) {
   const name = file.name ?? "image";
   if (!file.size) throw new UserError(`${name}: the file is empty.`);
+  const content = new Uint8Array(await file.arrayBuffer());
+  const { type, orientation, bits } = readHeader(name, content);
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, {
@@ -20,16 +22,26 @@ export async function decode(file) {
       imageOrientation: "from-image",
     });
   } catch {
-    throw new UserError(`${name}: cannot be read as an image. Take a PNG, JPEG, WebP or BMP file.`);
+    throw new UserError(`${name}: cannot be decoded as an image. Replace it.`);
   }
   const { height, width } = bitmap;
-  const drawn = pixelsOf(bitmap, name);
+  let rgba = pixelsOf(bitmap, name);
   bitmap.close();
-  if (!isTransparent(drawn)) return { height, width, planes: planesOf(drawn), rgba: drawn, note: "" };
-  const stored = await storedPixels(file, height, width);
-  const note = stored ? "" : "Partly transparent: this browser hides the colours below, Python sees them.";
-  const rgba = stored ?? drawn;
-  return { height, width, planes: planesOf(rgba), rgba, note };
+  if (isTransparent(rgba)) {
+    rgba = orientation === 1 ? await storedPixels(content, type, height, width) : null;
+  }
+  if (!rgba) {
+    throw new UserError(
+      `${name}: partly transparent, and the browser hides the colours below. Save it without transparency.`,
+    );
+  }
+  const planes = planesOf(rgba);
+  if (bits === 16 && planes.every((value) => value < 16)) {
+    throw new UserError(
+      `${name}: 16-bit values below 4096, of which 16 levels or fewer would be kept. Scale them to 0..65535 or to 8 bits.`,
+    );
+  }
+  return { height, width, planes, rgba };
 }
 
 function isTransparent(rgba) {
@@ -38,10 +50,9 @@ function isTransparent(rgba) {
 }
 
 /** Return the RGBA of a transparent image as it is stored: a canvas loses colours; null if it cannot. */
-async function storedPixels(file, height, width) {
-  if (!globalThis.ImageDecoder || !(await ImageDecoder.isTypeSupported(file.type))) return null;
-  const data = await file.arrayBuffer();
-  const decoder = new ImageDecoder({ data, type: file.type, colorSpaceConversion: "none" });
+async function storedPixels(data, type, height, width) {
+  if (!globalThis.ImageDecoder || !(await ImageDecoder.isTypeSupported(type))) return null;
+  const decoder = new ImageDecoder({ data, type, colorSpaceConversion: "none" });
   const { image } = await decoder.decode();
   const { format, codedHeight, codedWidth } = image;
   const isReadable = ["RGBA", "BGRA"].includes(format) && codedHeight === height && codedWidth === width;

@@ -40,9 +40,9 @@ const jobs = {
     const total = performance.now() - times.start;
     const read = times.read - times.start;
     const timings = { read, network: times.network, labels: total - read - times.network, total };
-    const { height, width, rgba, note } = image;
+    const { height, width, rgba } = image;
     const windows = state.logits.pieces.length;
-    return { height, width, rgba, note, labels, timings, windows, counts: countsOf(labels) };
+    return { height, width, rgba, labels, timings, windows, counts: countsOf(labels) };
   },
 
   /** Return the probability of the predicted classes of the last image. */

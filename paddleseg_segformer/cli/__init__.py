@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any, NoReturn
 
 from paddleseg_segformer.components import import_components
 from paddleseg_segformer.dependencies import explained
-from paddleseg_segformer.errors import UserError, one_line
+from paddleseg_segformer.errors import UserError, UserErrors, did_you_mean, one_line, printable
 
 JOBS = {
     "train": "train a model from a YAML config",
@@ -40,10 +41,16 @@ OLD_NAMES = {"demo": "quickstart"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one job; return its exit status (1 with a one-line message for a user's mistake)."""
+    """Run one job; return its exit status (1 with a one-line message for a user's mistake).
+
+    Mistakes in the flags themselves end the process with status 2.
+    """
     try:
         with explained():
             _run(list(sys.argv[1:] if argv is None else argv))
+    except UserErrors as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 1
     except (UserError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
@@ -53,8 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and end the process."""
+        line = " ".join(message.split()).rstrip(".")
+        self.exit(2, f"error: {line} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the arguments; refuse what is none, with the flag that was meant."""
+        namespace, unknown = super().parse_known_args(*args, **kwargs)
+        for item in unknown:
+            flag = item.partition("=")[0]
+            hint = did_you_mean(flag, (), self._option_string_actions)
+            self.error(f"unknown argument {flag}.{hint}")
+        return namespace, unknown
+
+
 def _run(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m paddleseg_segformer",
         description="Train, evaluate, predict with and export SegFormer and Segmenter.",
     )

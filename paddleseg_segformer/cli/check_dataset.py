@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from paddleseg_segformer.cli.common import add_config_arguments, load_config_from
-from paddleseg_segformer.data.audit import AuditReport, audit
-from paddleseg_segformer.data.values import ValueRange
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.cli.common import add_config_arguments, check_outputs, load_config_from
+from paddleseg_segformer.config.building import build_dataset
+from paddleseg_segformer.data.audit import (
+    AuditReport,
+    audit,
+    audit_split,
+    audit_training,
+    audit_transforms,
+    rgb_of,
+)
+from paddleseg_segformer.data.findings import EXAMPLES, Fault, Findings
+from paddleseg_segformer.errors import Mistakes, UserError
 from paddleseg_segformer.files import write_text
 
+if TYPE_CHECKING:
+    from paddleseg_segformer.config import Config
+    from paddleseg_segformer.data import SegmentationDataset
+
 SPLITS = {"train": ("train",), "val": ("val",), "both": ("train", "val")}
-MAX_LISTED = 20
-EXAMPLES = 3  # of each kind of unusable sample
+MAX_COLORS = 40  # that are listed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,66 +39,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a report for each data set.
+    """Print a report for each data set, and what was found.
 
     Raises:
-        UserError: a file cannot be used, images are in both data sets, or they differ in
-            normalisation or `value_range`; or the config has no such data set.
+        UserError: an error was found; see `data.findings`; or the config has no such data set.
     """
-    from paddleseg_segformer.config.building import build_dataset
-
-    config = load_config_from(args)
-    reports = {}
-    for split in SPLITS[args.split]:
-        section = getattr(config, f"{split}_dataset")
-        if section is None and args.split == "both":
-            continue
-        if section is None:
-            raise UserError(f"{args.config}: no {split}_dataset. Choose another --split.")
-        name = f"{split}_dataset"
-        dataset = build_dataset({**section, "transforms": []}, name)
-        reports[name] = audit(dataset, max(1, args.num_workers), show_progress=True)
+    check_outputs(args.json)
+    config = load_config_from(args, partial(_datasets, args, Findings()))
+    findings, reports = Findings(), {}
+    datasets = _datasets(args, findings, config)
+    for name, dataset in datasets.items():
+        reports[name] = audit(dataset, max(1, args.num_workers), True, name)
+        if name == "train_dataset":
+            audit_training(reports[name], name)
+            audit_transforms(dataset, reports[name], config.batch_size, name)
         print(format_report(name, reports[name]))
-    if not reports:
-        raise UserError(f"{args.config}: neither train_dataset nor val_dataset. Add one.")
+    for report in reports.values():
+        findings.update(report.findings)
+    findings.update(audit_split(reports, datasets))
+    found = findings.to_list()
+    print(format_findings(found))
     if args.json:
         content = {name: report.to_dict() for name, report in reports.items()}
-        write_text(args.json, json.dumps(content, indent=2) + "\n")
-    problems = []
-    num_bad = sum(len(report.bad_files) for report in reports.values())
-    if num_bad:
-        problems.append(f"{num_bad} samples cannot be used; they are listed above.")
-    if len(reports) == 2:
-        train, val = reports["train_dataset"].digests, reports["val_dataset"].digests
-        shared = [f"{path}: the image of {train[key]}" for key, path in val.items() if key in train]
-        print("\n".join(_listing("images of val_dataset that are in train_dataset", shared)))
-        if shared:
-            problems.append(f"{len(shared)} images are in both data sets.")
-        assert config.train_dataset and config.val_dataset
-        for describe in (_normalisation, _value_range):
-            found = [describe(config.train_dataset), describe(config.val_dataset)]
-            if found[0] != found[1]:
-                problems.append(
-                    f"train_dataset has {found[0]}, val_dataset {found[1]}: make them equal."
-                )
-    if problems:
-        raise UserError(" ".join(problems))
+        write_text(args.json, json.dumps({**content, "findings": found}, indent=2) + "\n")
+    errors = [f"{item['kind']} ({item['count']})" for item in found if item["severity"] == "error"]
+    if errors:
+        raise UserError(f"{', '.join(errors)}: a run would stop or be meaningless. See above.")
 
 
-def _normalisation(section: dict[str, Any]) -> str:
-    """Describe what a data set's images are normalised with."""
-    for transform in section.get("transforms") or ():
-        if isinstance(transform, dict) and transform.get("type") == "Normalize":
-            mean, std = (transform.get(key, [0.5]) for key in ("mean", "std"))
-            same = [values[:1] if len({*values}) == 1 else values for values in (mean, std)]
-            return f"Normalize with mean {list(same[0])} and std {list(same[1])}"
-    return "no Normalize"
+def _datasets(
+    args: argparse.Namespace, findings: Findings, config: Config
+) -> dict[str, SegmentationDataset]:
+    """Return the data sets of `--split` by name; masks of 0 and 255 are read as classes 0 and 1.
+
+    Args:
+        findings: Those masks are added to.
+    """
+    names = [f"{split}_dataset" for split in SPLITS[args.split]]
+    sections = {name: section for name in names if (section := getattr(config, name))}
+    if not sections:
+        raise UserError(
+            f"{args.config}: has no {' and no '.join(names)}. Add one, or choose another --split."
+        )
+    mistakes = Mistakes()
+    datasets = {
+        name: mistakes.attempt(_build, section, name, findings)
+        for name, section in sections.items()
+        if section["type"]
+    }
+    mistakes.raise_all()
+    return datasets
 
 
-def _value_range(section: dict[str, Any]) -> str:
-    """Describe what the values that a data set stores mean."""
-    value_range = ValueRange.of(section.get("value_range"))
-    return f"value_range {value_range.declared}" if value_range else "no value_range"
+def _build(section: dict[str, Any], name: str, findings: Findings) -> Any:
+    """Build a data set; masks of 0 and 255 are noted, and read as classes 0 and 1."""
+    try:
+        return build_dataset(section, name)
+    except Fault as fault:
+        if fault.kind != "label-binary":
+            raise
+        findings.add(fault.kind, str(fault))
+        return build_dataset({**section, "label_values": [0, 255]}, name)
+
+
+def format_findings(found: list[dict[str, Any]]) -> str:
+    """Return the findings as text, each once."""
+    lines = [f"findings: {len(found)}" if found else "nothing was found"]
+    for item in found:
+        lines.append(f"{item['severity']} {item['kind']} ({item['count']}): {item['sentence']}")
+        lines += [f"  {example}" for example in item["examples"]]
+        if item["count"] > EXAMPLES:
+            lines.append(f"  ... and {item['count'] - EXAMPLES} more")
+    return "\n".join(lines)
 
 
 def format_report(name: str, report: AuditReport) -> str:
@@ -98,11 +121,7 @@ def format_report(name: str, report: AuditReport) -> str:
         + ", ".join(f"{size} ({count})" for size, count in sizes[:5])
         + (f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""),
         *_class_table(report),
-        *_listing("classes that never occur", report.empty_classes),
-        *_listing("labels without a labelled pixel", report.unlabelled),
-        *_listing("images that an earlier sample has", report.repeated),
-        *_listing("images turned by their EXIF, beside labels that are not", report.turned),
-        *_listing("samples that cannot be used", _by_kind(report.bad_files), len(report.bad_files)),
+        *_color_table(report),
     ]
     return "\n".join(lines) + "\n"
 
@@ -127,22 +146,16 @@ def _class_table(report: AuditReport) -> list[str]:
     return lines
 
 
-def _by_kind(messages: list[str]) -> list[str]:
-    """Return three messages of each kind, the last with the number of others."""
-    kinds: dict[str, list[str]] = {}
-    for message in messages:
-        kinds.setdefault(re.sub(r"\d+", "#", message.partition(": ")[2]), []).append(message)
-    lines = []
-    for same in kinds.values():
-        lines += same[:EXAMPLES]
-        if len(same) > EXAMPLES:
-            lines[-1] += f" (and {len(same) - EXAMPLES} more of this kind)"
-    return lines
-
-
-def _listing(title: str, items: list[str], count: int | None = None) -> list[str]:
-    """Return the lines of a list with its length, or `count`; none for an empty list."""
-    if not items:
+def _color_table(report: AuditReport) -> list[str]:
+    """Return the lines on the colours of labels that are colour images."""
+    if not report.label_colors:
         return []
-    more = [f"  ... and {len(items) - MAX_LISTED} more"] if len(items) > MAX_LISTED else []
-    return [f"{title}: {count or len(items)}", *(f"  {item}" for item in items[:MAX_LISTED]), *more]
+    total = sum(report.label_colors.values())
+    colors = report.label_colors.most_common(MAX_COLORS)
+    lines = [f"colours of the labels: {len(report.label_colors)}, the most frequent first"]
+    for code, count in colors:
+        lines.append(f"  {list(rgb_of(code))!s:16} {100 * count / total:>7.3f} %")
+    listed = ", ".join(str(list(rgb_of(code))) for code, _ in colors)
+    lines.append("to read them, in the order of the classes, then those without a class:")
+    lines.append(f"  label_colors: [{listed}]")
+    return lines

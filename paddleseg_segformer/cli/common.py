@@ -9,9 +9,12 @@ import re
 import sys
 import warnings
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddleseg_segformer.errors import UserError, printable
+from paddleseg_segformer.files import check_folder
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
@@ -69,16 +72,44 @@ def add_model_path_argument(parser: ArgumentParser, more: str = "") -> None:
     )
 
 
-def load_config_from(args: Namespace) -> Config:
-    """Load the config of `--config`, or the one of `--model_path`, with `--opts`.
+def check_weights(source: str | None) -> None:
+    """Refuse weights that are not there, before Paddle is imported; URLs are left for later.
 
     Raises:
-        UserError: neither flag, or no such config.
+        UserError: no such file or folder.
+    """
+    if source and "://" not in source and not os.path.exists(source):
+        raise UserError(
+            f"{source}: no such weight file. Name a file, a folder, or a URL, which is downloaded "
+            "into $PADDLESEG_SEGFORMER_HOME or ~/.cache/paddleseg_segformer."
+        )
+
+
+def check_outputs(*files: str | None) -> None:
+    """Refuse files that could not be written when all has been computed."""
+    for file in files:
+        if file and os.path.isdir(file):
+            raise UserError(f"{file}: expected a file, found a folder. Choose another name.")
+        if file:
+            check_folder(Path(file).absolute().parent)
+
+
+def load_config_from(
+    args: Namespace, check_parts: Callable[[Config], object] | None = None
+) -> Config:
+    """Load the config of `--config`, or the one of `--model_path`, with `--opts`.
+
+    Args:
+        check_parts: as of `load_config`.
+
+    Raises:
+        UserError: neither flag, no such config or weights, or the config's mistakes.
     """
     from paddleseg_segformer.config import load_config
 
+    check_weights(getattr(args, "model_path", None))
     if args.config:
-        config = load_config(args.config, args.opts)
+        config = load_config(args.config, args.opts, check_parts)
     elif args.model_path:
         from paddleseg_segformer.model_folder import config_of
 
@@ -135,7 +166,7 @@ def set_up_logging() -> None:
 
 def size_hw(text: str) -> tuple[int, int]:
     """Return (height, width) of `512` or `512x1024`."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if not match:
         raise ArgumentTypeError(f"found {text!r}, expected a side or HEIGHTxWIDTH in px")
     return int(match[1]), int(match[2] or match[1])

@@ -6,7 +6,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_segformer.cli.common import size_hw
+from paddleseg_segformer.cli.common import check_outputs, size_hw
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.files import write_text
 
@@ -47,6 +47,9 @@ def run(args: Namespace) -> None:
     for name in args.models:
         if name not in VARIANTS:
             raise UserError(f"--models: found {name!r}.{did_you_mean(name, VARIANTS)}")
+    if min(args.num_classes) < 1:
+        raise UserError(f"--num_classes: found {min(args.num_classes)}, expected 1 or more.")
+    check_outputs(args.json)
     from paddleseg_segformer.analysis.complexity import build_published
 
     records = []

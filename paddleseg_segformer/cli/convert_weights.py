@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from paddleseg_segformer.cli.common import add_import_argument, set_up_logging
+from paddleseg_segformer.cli.common import add_import_argument, check_weights, set_up_logging
+from paddleseg_segformer.files import check_folder
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Convert."""
     set_up_logging()
+    check_weights(args.source)
+    check_folder(Path(args.dest).absolute().parent)
     from paddleseg_segformer.converting import check_written, prepare, write
 
     conversion = prepare(args.source, args.to, args.backbone_only)

@@ -15,6 +15,12 @@ from paddleseg_segformer.cli.common import (
     set_up_logging,
 )
 from paddleseg_segformer.cli.int8_flags import add_int8_arguments, quantization_of
+from paddleseg_segformer.config.building import build_model
+from paddleseg_segformer.export.checks import WITH_PREPROCESS, check_formats, check_save_dir
+from paddleseg_segformer.export.triton import check_triton_formats, write_triton_repository
+from paddleseg_segformer.files import check_folder
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.predictor import label_set_of
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, OUTPUT_OPS
 
 if TYPE_CHECKING:
@@ -79,17 +85,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Export."""
     set_up_logging()
-    config = load_config_from(args)
-    set_device(args.device)
-
-    from paddleseg_segformer.config.building import build_model
-    from paddleseg_segformer.export import check_formats, check_save_dir, export_model
-    from paddleseg_segformer.export.onnx_with_preprocess import WITH_PREPROCESS
-    from paddleseg_segformer.export.triton import check_triton_formats, write_triton_repository
-    from paddleseg_segformer.inference.preprocess import Preprocess
-    from paddleseg_segformer.predictor import label_set_of
-    from paddleseg_segformer.weights import load_weights
-
     formats = [name for item in args.format for name in item.split(",")]
     if args.with_preprocess and WITH_PREPROCESS not in formats:
         formats.append(WITH_PREPROCESS)
@@ -97,8 +92,15 @@ def run(args: Namespace) -> None:
     if args.triton_dir:
         check_triton_formats(formats, "--triton_dir")
     check_save_dir(args.save_dir)
+    check_folder(args.save_dir)
+    config = load_config_from(args, build_model)
     preprocess = Preprocess.from_config(config)
     quantization = quantization_of(args, config, formats)
+    set_device(args.device)
+
+    from paddleseg_segformer.export import export_model
+    from paddleseg_segformer.weights import load_weights
+
     model = build_model(config)
     if args.model_path:
         load_weights(model, args.model_path)

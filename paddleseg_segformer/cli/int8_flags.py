@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paddleseg_segformer.components import img_channels_of
 from paddleseg_segformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _images(path: str | None, config: Config) -> Samples:
             named = str(error).replace("--image_path", "--calibration_images")
             raise UserError(named) from None
         section = config.val_dataset or config.train_dataset or {}
-        form = section.get("img_channels", 3), ValueRange.of(section.get("value_range"))
+        form = img_channels_of(section) or 3, ValueRange.of(section.get("value_range"))
 
         def read(index: int) -> RawSample:
             file = files[index].path

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,7 +31,7 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_with_flags,
 )
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_path
+from paddleseg_segformer.files import atomic_path, check_folder
 from paddleseg_segformer.inference.image_sources import (
     ImageFile,
     find_images,
@@ -46,6 +46,7 @@ from paddleseg_segformer.video import overlay_video
 if TYPE_CHECKING:
     from paddleseg_segformer.data.labels import LabelSet
     from paddleseg_segformer.inference.arrays import Array
+    from paddleseg_segformer.inference.pipeline import ImageLogits
     from paddleseg_segformer.inference.settings import InferenceSettings
     from paddleseg_segformer.predictor import Prediction, Predictor
 
@@ -56,6 +57,7 @@ LABELS, OVERLAYS, PROBABILITIES = RESULTS = (
     "added_prediction",
     "probabilities",
 )
+LOG_INTERVAL_S = 30.0  # between lines on the windows of large images
 OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # flags of exported models alone, with their defaults
 EXPORT_FLAGS: dict[str, Any] = {
@@ -103,7 +105,7 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         "--use_trt",
         nargs="?",
         const=True,
-        type=lambda text: {"true": True, "false": False}[text.lower()],
+        type=_true_or_false,
         metavar="True|False",
         help="TensorRT, with --backend paddle --device gpu and a Paddle that was built with it",
     )
@@ -134,6 +136,12 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
     )
 
 
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ArgumentTypeError(f"found {text!r}, expected True or False")
+    return text.lower() == "true"
+
+
 def run(args: Namespace) -> None:
     """Predict all images, or the frames of a video.
 
@@ -145,8 +153,11 @@ def run(args: Namespace) -> None:
         raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
     if args.batch_size < 1:
         raise UserError(f"--batch_size: found {args.batch_size}, expected 1 or more.")
+    check_folder(args.save_dir)
     is_check_alone = bool(args.self_check) and not (args.image_path or args.file_list)
     has_images = not (is_video(args.image_path) or is_check_alone)
+    if is_video(args.image_path) and not os.path.isfile(args.image_path):
+        raise UserError(f"{args.image_path}: no such file (--image_path).")
     results = [Path(args.save_dir) / folder for folder in RESULTS]
     images = find_images(args.image_path, args.file_list, results) if has_images else []
     predictor, runs_on = _exported(args) if args.export_dir else _built(args)
@@ -214,14 +225,16 @@ def _built(args: Namespace) -> tuple[Predictor, str]:
             raise UserError(f"--{flag} has no effect without --export_dir. Add --export_dir.")
     if not args.model_path:
         raise UserError("give --config and --model_path, or --export_dir, or --model_path alone.")
+    from paddleseg_segformer.config.building import build_model
+
+    config = load_config_from(args, build_model)
+    settings = _with_room_for(args, settings_from_config(args, config.test_config, "aug_pred"))
     device = set_device(args.device)
     from paddle.nn import Layer
 
     from paddleseg_segformer.inference.memory_plan import plan_memory
     from paddleseg_segformer.predictor import Predictor
 
-    config = load_config_from(args)
-    settings = _with_room_for(args, settings_from_config(args, config.test_config, "aug_pred"))
     predictor = Predictor.from_config(config, args.model_path, **vars(settings))
     network = predictor.pipeline.network
     assert isinstance(network, Layer)
@@ -254,22 +267,44 @@ def _predict_images(
 ) -> int:
     """Write the results of all images, in batches; return how many there were."""
     source = read_ahead(images, predictor.read)
-    num_done = 0
+    num_done = largest = 0
     with tqdm(total=len(images), unit="img", disable=None) as progress:
+        predictor.pipeline.watch = _Windows(progress)
         while True:
             with timer("read"):
                 batch = list(islice(source, args.batch_size))
             if not batch:
                 return num_done
-            first, pixels = batch[0]
-            if not progress.n and isinstance(pixels, np.ndarray):
-                with suppress(UserError):  # which comes again with the prediction
-                    logger.info("%s: %s", first.path, memory_line(predictor.pipeline, pixels.shape))
+            for image, pixels in batch:
+                if isinstance(pixels, np.ndarray) and pixels.size > 2 * largest:
+                    largest = pixels.size
+                    with suppress(UserError):  # which comes again with the prediction
+                        line = memory_line(predictor.pipeline, pixels.shape)
+                        logger.info("%s: %s", image.path, line)
             for image, prediction in _predict(batch, predictor, timer):
                 with timer("write"):
                     _save(prediction, image, args)
                 num_done += 1
             progress.update(len(batch))
+
+
+class _Windows:
+    """Shows how many windows of an image are done: in a bar, or without a terminal in the log."""
+
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self.bar = bar
+        self.shown_s = time.monotonic()
+
+    def __call__(self, logits: ImageLogits) -> None:
+        """Show it, for images of several windows."""
+        if logits.num_windows == 1:
+            return
+        line = f"window {min(logits.num_computed, logits.num_windows)} of {logits.num_windows}"
+        if not self.bar.disable:
+            self.bar.set_postfix_str(line)
+        elif time.monotonic() - self.shown_s > LOG_INTERVAL_S:
+            self.shown_s = time.monotonic()
+            logger.info(line)
 
 
 def _predict(

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import check_folder
 
 FOLDER = Path("output/demo")
 SCENES = FOLDER / "street_scenes"
@@ -52,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make `output/demo` anew: data, training, evaluation, prediction, export, a report."""
+    for name in ("iters", "num_train", "num_val"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name}: found {getattr(args, name)}, expected 1 or more.")
+    check_folder(FOLDER)
     shutil.rmtree(FOLDER, ignore_errors=True)
     seconds: dict[str, float] = {}
     for name, part in _parts(args).items():

@@ -13,6 +13,7 @@ from paddleseg_segformer.cli.common import (
     add_device_argument,
     set_up_logging,
 )
+from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.runtimes.engines import BACKENDS, PRECISIONS
 from paddleseg_segformer.serving.settings import ServingSettings
 
@@ -67,15 +68,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Load the model, then answer requests until a signal stops it."""
-    from paddleseg_segformer.serving.server import serve
-    from paddleseg_segformer.serving.service import Service
-
     set_up_logging()
     settings = ServingSettings(
         **{name: getattr(args, name) for name in LIMITS},
         is_logged=args.log_requests,
         allowed_hosts=tuple(args.allowed_hosts),
     )
+    DeployConfig.load(args.config, check_files=False)  # before the server's imports
+
+    from paddleseg_segformer.serving.server import serve
+    from paddleseg_segformer.serving.service import Service
+
     service = Service(partial(_load, args), partial(_check, args), settings)
     predictor = service.start()
     logger.info("%s: %s", service.engine, predictor.settings.describe())
@@ -100,7 +103,6 @@ def _load(args: Namespace) -> Predictor:
 
 def _check(args: Namespace, predictor: Predictor) -> None:
     """Compare the backend's labels with the export's own for its fixture."""
-    from paddleseg_segformer.runtimes.deploy_config import DeployConfig
     from paddleseg_segformer.runtimes.self_check import self_check
 
     if DeployConfig.load(args.config, check_files=False).fixture is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from argparse import ArgumentParser, Namespace
+from functools import partial
 
 from paddleseg_segformer.cli.common import (
     add_config_arguments,
@@ -12,7 +14,11 @@ from paddleseg_segformer.cli.common import (
     set_up_logging,
     with_imports,
 )
+from paddleseg_segformer.config.building import build_training
 from paddleseg_segformer.config.schema import load_config
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import check_folder
+from paddleseg_segformer.training.options import RunOptions
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +33,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--batch_size", type=int, help="images per process and step; overrides the config")
     add("--learning_rate", type=float, help="base learning rate; overrides the config")
     add("--num_workers", type=int, default=0, help="data worker processes; 0: none")
-    add("--do_eval", action="store_true", help="evaluate every save_interval, keep the best model")
+    add(
+        "--do_eval",
+        action="store_true",
+        help="evaluate every save_interval, keep the best model; without it: once, at the end",
+    )
     add("--use_vdl", action="store_true", help="write a VisualDL log into save_dir")
     add("--use_ema", action="store_true", help="average the weights, and evaluate the average")
     add(
@@ -77,22 +87,25 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Train."""
     set_up_logging()
-    config = load_config(args.config, args.opts)
+    fields = [field.name for field in dataclasses.fields(RunOptions)]  # each is a flag of this job
+    options = RunOptions(**{name: getattr(args, name) for name in fields})
+    check_folder(options.save_dir)
+    config = load_config(args.config, args.opts, partial(build_training, do_eval=args.do_eval))
     overrides = {
         name: getattr(args, name)
         for name in ("iters", "batch_size", "accumulation_steps")
         if getattr(args, name) is not None
     }
     if args.learning_rate is not None:
+        if not 0 <= args.learning_rate < math.inf:
+            raise UserError(f"--learning_rate: found {args.learning_rate}, expected 0 or more.")
         overrides["lr_scheduler"] = {**config.lr_scheduler, "learning_rate": args.learning_rate}
     if args.to_static_training:
         overrides["to_static_training"] = True
     config = with_imports(dataclasses.replace(config, **overrides), args.imports)
     device = set_device(args.device)
 
-    from paddleseg_segformer.training.run import RunOptions, train
+    from paddleseg_segformer.training.run import train
 
-    fields = [field.name for field in dataclasses.fields(RunOptions)]  # each is a flag of this job
-    options = RunOptions(**{name: getattr(args, name) for name in fields})
     logger.info("device %s", device)
     train(config, options)

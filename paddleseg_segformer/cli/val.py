@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from paddleseg_segformer.cli.common import (
     add_config_arguments,
     add_model_path_argument,
+    check_outputs,
     load_config_from,
     set_device,
     set_up_logging,
 )
 from paddleseg_segformer.cli.inference_flags import add_inference_arguments, settings_from_config
+from paddleseg_segformer.config.building import build_dataset, build_evaluation
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import write_text
@@ -51,7 +53,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Evaluate, print the table, write the requested files."""
     set_up_logging()
-    config = load_config_from(args)
+    check_outputs(args.json, args.per_image_csv)
+    config = load_config_from(args, build_evaluation)
     if config.val_dataset is None:
         raise UserError(
             f"{args.config or args.model_path}: has no val_dataset, which evaluation needs."
@@ -64,13 +67,11 @@ def run(args: Namespace) -> None:
     device = set_device(args.device)
     prepare_cpu()
 
-    from paddleseg_segformer.config.building import build_dataset
-
-    dataset = build_dataset(config.val_dataset, "val_dataset")
     if args.print_plan:
+        dataset = build_dataset(config.val_dataset, "val_dataset")
         print(_plan(config, dataset, settings))
         return
-    metrics, is_first = _evaluate(args, config, dataset, settings, device)
+    metrics, is_first = _evaluate(args, config, settings, device)
     if not is_first:
         return
     print(metrics.table())
@@ -100,12 +101,10 @@ def _plan(config: Config, dataset: SegmentationDataset, settings: InferenceSetti
 def _evaluate(
     args: Namespace,
     config: Config,
-    dataset: SegmentationDataset,
     settings: InferenceSettings,
     device: str,
 ) -> tuple[Metrics, bool]:
     """Return the metrics over all processes, and whether this process is the first."""
-    from paddleseg_segformer.config.building import build_model
     from paddleseg_segformer.evaluation import evaluate
     from paddleseg_segformer.inference.memory_plan import plan_memory
     from paddleseg_segformer.inference.preprocess import Preprocess
@@ -117,7 +116,7 @@ def _evaluate(
     from paddleseg_segformer.weights import load_weights
 
     rank, world_size = init_distributed()
-    model = build_model(config)
+    dataset, model = build_evaluation(config)
     load_weights(model, args.model_path)
     logger.info("%s on %s (%d processes)", args.model_path, device, world_size)
     with lost_peers_explained():

@@ -17,7 +17,9 @@ from paddleseg_segformer.cli.common import (
     set_device,
     set_up_logging,
 )
+from paddleseg_segformer.config.building import build_model
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import check_folder
 from paddleseg_segformer.inference.image_sources import find_images, read_ahead
 from paddleseg_segformer.inference.overlay import write_image
 
@@ -63,8 +65,9 @@ def run(args: Namespace) -> None:
 
     if not args.model_path:
         raise UserError("--model_path is missing: name the weights to visualize (.pdparams).")
+    check_folder(args.save_dir)
     images = find_images(args.image_path)
-    config = load_config_from(args)
+    config = load_config_from(args, build_model)
     device = set_device(args.device)
     predictor = Predictor.from_config(config, args.model_path)
     logger.info("%s: %d images", device, len(images))

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paddle import Tensor, nn
-from paddle.optimizer.lr import LRScheduler
+import numpy as np
 
-from paddleseg_segformer.components import Component, is_own, resolve
-from paddleseg_segformer.config.schema import Config
+from paddleseg_segformer.components import (
+    Component,
+    find,
+    img_channels_of,
+    is_own,
+    resolve,
+    stated_of_dataset,
+)
 from paddleseg_segformer.contracts import CONTRACTS, check
-from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.data.labels import IGNORE_INDEX
-from paddleseg_segformer.errors import UserError, did_you_mean
-from paddleseg_segformer.optimizers import build_lr_schedule
+from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean
+from paddleseg_segformer.inference.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from paddle import Tensor, nn
+    from paddle.optimizer.lr import LRScheduler
+
+    from paddleseg_segformer.config.schema import Config
+    from paddleseg_segformer.data import SegmentationDataset
 
 MAX_MODEL_NUMBER = 100_000  # of layers, channels, classes
 MAX_REASON = 300  # characters
+IGNORED_KEYS = ("ignore_index", "label_padding_value")  # of transforms: pixels without a class
 NESTED_KINDS = {"backbone": "backbone", "transforms": "transform", "losses": "loss"}
 
 
@@ -44,30 +56,69 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
     """Build all parts of a training run, the model with initial weights.
 
     Raises:
-        UserError: a data set is missing, or a section is wrong; see `build_component`.
+        UserError: a data set is missing, or sections are wrong, all of them at once; see
+            `build_component`.
     """
+    from paddleseg_segformer.optimizers import build_lr_schedule
+
+    mistakes = Mistakes()
     if config.train_dataset is None:
-        raise UserError("the config has no train_dataset, which training needs. Add one.")
+        mistakes.add("the config has no train_dataset, which training needs. Add one.")
     if do_eval and config.val_dataset is None:
-        raise UserError(
-            "--do_eval: the config has no val_dataset. Add one, or leave --do_eval out."
-        )
-    dataset = build_dataset(config.train_dataset, "train_dataset")
-    val_dataset = None
-    if do_eval and config.val_dataset:
-        val_dataset = build_dataset(config.val_dataset, "val_dataset")
-    model = build_model(config)
-    loss, coefficient = build_loss(config.loss, dataset.ignore_index)
-    schedule = build_lr_schedule(config.lr_scheduler, config.iters)
+        mistakes.add("--do_eval: the config has no val_dataset. Add one, or leave --do_eval out.")
+    dataset = mistakes.attempt(_build_known, build_dataset, config.train_dataset, "train_dataset")
+    val_dataset = mistakes.attempt(build_val_dataset, config) if do_eval else None
+    ignore_index = dataset.ignore_index if dataset else ignored_id(config.train_dataset or {})
+    scaled_loss = mistakes.attempt(build_loss, config.loss, ignore_index)
+    schedule = mistakes.attempt(_build_known, build_lr_schedule, config.lr_scheduler, config.iters)
+    hooks = mistakes.attempt(build_components, "hook", config.hooks or [], "hooks")
+    optimizer_of = mistakes.attempt(_build_known, _optimizer_maker, config.optimizer)
+    model = mistakes.attempt(build_model, config) if config.model["type"] else None
+    mistakes.raise_all()
+    loss, coefficient = scaled_loss
     return TrainingParts(
         dataset,
         val_dataset,
         model,
         lambda logits, label: coefficient * loss(logits, label),
         schedule,
-        build_optimizer(config.optimizer, model, schedule),
-        build_components("hook", config.hooks or [], "hooks"),
+        optimizer_of(model, schedule),
+        hooks,
     )
+
+
+def build_evaluation(config: Config) -> tuple[SegmentationDataset, nn.Layer]:
+    """Build the data set of an evaluation, and the model with initial weights.
+
+    Raises:
+        UserError: as `build_training`.
+    """
+    mistakes = Mistakes()
+    dataset = mistakes.attempt(build_val_dataset, config)
+    model = mistakes.attempt(build_model, config) if config.model["type"] else None
+    mistakes.raise_all()
+    return dataset, model
+
+
+def _build_known(build: Callable[..., Any], section: dict[str, Any] | None, *args: Any) -> Any:
+    """Build a section, but one that is missing, or that `load_config` has found wrong."""
+    return build(section, *args) if section and section["type"] else None
+
+
+def build_val_dataset(config: Config) -> Any:
+    """Build the data set of an evaluation, and see that the evaluation can be done.
+
+    Raises:
+        UserError: wrong sections, transforms that evaluation does not know, wrong settings.
+    """
+    mistakes = Mistakes()
+    dataset = mistakes.attempt(_build_known, build_dataset, config.val_dataset, "val_dataset")
+    if dataset:
+        transforms = (config.val_dataset or {}).get("transforms")
+        mistakes.attempt(Preprocess.from_transforms, transforms)
+    mistakes.attempt(config.test_config.inference_settings)
+    mistakes.raise_all()
+    return dataset
 
 
 def build_component(kind: str, section: dict[str, Any], name: str, **given: Any) -> Any:
@@ -80,52 +131,87 @@ def build_component(kind: str, section: dict[str, Any], name: str, **given: Any)
         given: arguments that the program supplies.
 
     Raises:
-        UserError: an unknown type or key (with a suggestion), a missing one, or a component that
-            lacks a part of its contract.
+        UserError: an unknown type or unknown keys (with suggestions), missing ones, mistakes of
+            nested sections, all of them at once; or a component that lacks a part of its contract.
     """
-    if not isinstance(section, dict) or not isinstance(section.get("type"), str):
-        raise UserError(f"{name}: found {section!r}, expected keys with a `type`.")
-    type_name = section["type"]
-    try:
-        component = resolve(kind, type_name)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+    component = _component(kind, section, name)
     arguments = {key: value for key, value in section.items() if key != "type"} | given
-    _check_arguments(component, section, arguments, name)
+    mistakes = Mistakes()
+    _check_arguments(component, section, arguments, name, mistakes)
     for key, nested_kind in NESTED_KINDS.items():
         if key in arguments and key not in given:
-            arguments[key] = build_components(nested_kind, arguments[key], f"{name}.{key}")
-    title = f"{name} ({type_name})"
+            arguments[key] = mistakes.attempt(
+                build_components, nested_kind, arguments[key], f"{name}.{key}"
+            )
+    mistakes.raise_all()
+    title = f"{name} ({section['type']})"
     with _constructor_errors_named(title):
         built = component(**arguments)
-    if not is_own(kind, type_name):
+    if not is_own(kind, section["type"]):
         check(built, CONTRACTS[kind], title)
     return built
 
 
+def check_component(kind: str, section: dict[str, Any], name: str) -> None:
+    """Refuse the types and keys that `build_component` would refuse, without building anything."""
+    component, mistakes = _component(kind, section, name), Mistakes()
+    arguments = {key: value for key, value in section.items() if key != "type"}
+    _check_arguments(component, section, arguments, name, mistakes)
+    for key, nested_kind in NESTED_KINDS.items():
+        if isinstance(section.get(key), dict):
+            mistakes.attempt(check_component, nested_kind, section[key], f"{name}.{key}")
+    mistakes.raise_all()
+
+
+def _component(kind: str, section: dict[str, Any], name: str) -> Component:
+    """Return the component of a section; an error names the section."""
+    if not isinstance(section, dict) or not isinstance(section.get("type"), str):
+        raise UserError(f"{name}: found {section!r}, expected keys with a `type`.")
+    try:
+        return resolve(kind, section["type"])
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def _parameters(kind: str, section: dict[str, Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a section's component, none where it is unknown."""
+    component = find(kind, str(section.get("type")))
+    return inspect.signature(component).parameters if component else {}
+
+
 def build_components(kind: str, value: Any, name: str) -> Any:
     """Build one section, or a list of them; what is built already is returned as it is."""
-    if isinstance(value, list):
-        return [build_component(kind, item, f"{name}.{i}") for i, item in enumerate(value)]
-    return build_component(kind, value, name) if isinstance(value, dict) else value
+    if not isinstance(value, list):
+        return build_component(kind, value, name) if isinstance(value, dict) else value
+    mistakes = Mistakes()
+    built = [
+        mistakes.attempt(build_component, kind, item, f"{name}.{i}") for i, item in enumerate(value)
+    ]
+    mistakes.raise_all()
+    return built
 
 
 def _check_arguments(
-    component: Component, section: dict[str, Any], arguments: dict[str, Any], name: str
+    component: Component,
+    section: dict[str, Any],
+    arguments: dict[str, Any],
+    name: str,
+    mistakes: Mistakes,
 ) -> None:
     type_name, parameters = section["type"], inspect.signature(component).parameters
     if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values()):
         return
     for key in arguments:
-        if key in parameters:
+        if key in parameters or mistakes.is_full:
             continue
         if key in section:
             suggestion = did_you_mean(key, parameters)
-            raise UserError(f"{name}: {type_name} has no key '{key}'.{suggestion}")
-        raise UserError(
-            f"{name}: {type_name} takes no `{key}`, which training passes. Add it to its "
-            "constructor."
-        )
+            mistakes.add(f"{name}: {type_name} has no key '{key}'.{suggestion}")
+        else:
+            mistakes.add(
+                f"{name}: {type_name} takes no `{key}`, which training passes. Add it to its "
+                "constructor."
+            )
     missing = [
         key
         for key, item in parameters.items()
@@ -134,7 +220,7 @@ def _check_arguments(
         and key not in arguments
     ]
     if missing:
-        raise UserError(f"{name}: {type_name} needs {', '.join(missing)}.")
+        mistakes.add(f"{name}: {type_name} needs {', '.join(missing)}.")
 
 
 @contextmanager
@@ -145,7 +231,10 @@ def _constructor_errors_named(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, ImportError):
+    except UserError as error:
+        error.key = error.key or name
+        raise
+    except ImportError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
@@ -153,61 +242,123 @@ def _constructor_errors_named(name: str) -> Iterator[None]:
 
 
 def build_dataset(section: dict[str, Any], name: str = "dataset") -> Any:
-    """Build a data set with its transforms, which take over its `ignore_index`."""
-    transforms = section.get("transforms", [])
-    ignore_index = section.get("ignore_index", IGNORE_INDEX)
-    if ignore_index != IGNORE_INDEX and isinstance(transforms, list):
-        transforms = [_ignoring(item, ignore_index) for item in transforms]
-    return build_component("dataset", {**section, "transforms": transforms}, name)
+    """Build a data set with its transforms, which take over its `ignore_index`.
+
+    Raises:
+        UserError: as `build_component`, or a transform has another `ignore_index`.
+    """
+    mistakes, transforms = Mistakes(), section.get("transforms", [])
+    if isinstance(transforms, list):
+        ignore_index = ignored_id(section)
+        transforms = [
+            mistakes.attempt(_ignoring, item, ignore_index, f"{name}.transforms.{index}") or item
+            for index, item in enumerate(transforms)
+        ]
+    section = {**section, "transforms": transforms}
+    dataset = mistakes.attempt(build_component, "dataset", section, name)
+    if dataset is None:  # mistakes of the transforms hide those of the data set
+        mistakes.attempt(build_component, "dataset", {**section, "transforms": []}, name)
+    elif dataset.normalize:  # has it a constant for each channel?
+        with _constructor_errors_named(f"{name}.transforms"):
+            dataset.normalize.apply(np.zeros((1, 1, dataset.img_channels), np.float32))
+    mistakes.raise_all()
+    return dataset
 
 
-def _ignoring(transform: Any, ignore_index: int) -> Any:
-    """Return a transform's section with the ignored id, where it takes one and names none."""
-    if not isinstance(transform, dict) or "type" not in transform:
+def ignored_id(section: dict[str, Any]) -> int:
+    """Return the id that the labels of a data set's section have for pixels without a class."""
+    label_set = stated_of_dataset(section, "label_set")
+    found: int = section.get("ignore_index", getattr(label_set, "ignore_index", IGNORE_INDEX))
+    return found
+
+
+def _ignoring(transform: Any, ignore_index: int, name: str) -> Any:
+    """Return a transform's section with the ignored id, where it takes one."""
+    if not isinstance(transform, dict):
         return transform
-    parameters = inspect.signature(resolve("transform", transform["type"])).parameters
-    keys = [key for key in ("ignore_index", "label_padding_value") if key in parameters]
-    return {**dict.fromkeys(keys, ignore_index), **transform}
+    parameters = _parameters("transform", transform)
+    for key in IGNORED_KEYS:
+        found = transform.get(key, ignore_index)
+        if found != ignore_index:
+            raise UserError(
+                f"{name}: {key} is {found}, but the data set's ignore_index is {ignore_index}. "
+                f"Leave {key} out."
+            )
+    return {**{key: ignore_index for key in IGNORED_KEYS if key in parameters}, **transform}
 
 
 def build_model(config: Config) -> nn.Layer:
     """Build the model with initial weights; `pretrained` keys are left to `model_folder`.
 
-    Without `num_classes` it has as many as the data set, as in PaddleSeg.
+    What it does not say of classes and channels is as in the data sets.
 
     Raises:
-        UserError: as `build_component`, a number that no machine could build, or another number of
-            classes than the data sets have.
+        UserError: as `build_component`, a number that no machine could build, or other numbers of
+            classes or channels than the data sets have.
     """
-    section = {key: value for key, value in config.model.items() if key != "pretrained"}
-    counts = {}  # of the data sets' classes
-    for name in ("train_dataset", "val_dataset"):
-        if data := getattr(config, name):
-            label_set = getattr(resolve("dataset", data["type"]), "label_set", None)
-            counts[name] = data.get("num_classes", label_set and label_set.num_classes)
-    if found := next(filter(None, counts.values()), None):
-        section.setdefault("num_classes", found)
-    _check_numbers(section, "model")
+    mistakes, section = Mistakes(), _without_pretrained(config.model)
+    owner, kind, name = section, "model", "model"
     if isinstance(section.get("backbone"), dict):
-        backbone = section["backbone"]
-        section["backbone"] = {key: backbone[key] for key in backbone if key != "pretrained"}
+        owner = section["backbone"] = _without_pretrained(section["backbone"])
+        kind, name = "backbone", "model.backbone"
+    classes, channels = _classes_and_channels(config, mistakes)
+    _take_over(section, "num_classes", classes, "model", mistakes)
+    if "in_channels" in _parameters(kind, owner):
+        _take_over(owner, "in_channels", channels, name, mistakes)
+    _check_numbers(section, "model", mistakes)
+    mistakes.attempt(check_component, "model", section, "model")
+    mistakes.raise_all()
     model = build_component("model", section, "model")
-    for name, count in counts.items():
-        if count not in (None, model.num_classes):
-            raise UserError(
-                f"model.num_classes is {model.num_classes}, but {name} "
-                f"({getattr(config, name)['type']}) has {count} classes. Make them equal."
-            )
+    _take_over({"num_classes": model.num_classes}, "num_classes", classes, "model", mistakes)
+    mistakes.raise_all()
     return model
 
 
-def _check_numbers(value: Any, name: str) -> None:
+def _without_pretrained(section: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key != "pretrained"}
+
+
+def _classes_and_channels(
+    config: Config, mistakes: Mistakes
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return how many classes and image channels the data sets state, by their names."""
+    classes, channels = {}, {}
+    for name in ("train_dataset", "val_dataset"):
+        section = getattr(config, name)
+        component = section and mistakes.attempt(_component, "dataset", section, name)
+        if not component:
+            continue
+        title = f"{name} ({section['type']})"
+        label_set = getattr(component, "label_set", None)
+        classes[title] = section.get("num_classes", label_set and label_set.num_classes)
+        channels[title] = img_channels_of(section)
+    return classes, channels
+
+
+def _take_over(
+    section: dict[str, Any], key: str, stated: dict[str, Any], name: str, mistakes: Mistakes
+) -> None:
+    """Give a section the number that the data sets state, where it has none; refuse another one."""
+    for title, number in stated.items():
+        if type(number) is not int:
+            continue
+        if section.get(key) is None:
+            section[key] = number
+        elif section[key] != number:
+            mistakes.add(
+                f"{name}.{key} is {section[key]}, but {title} has {number} "
+                f"{key.partition('_')[2]}. Make them equal."
+            )
+            break
+
+
+def _check_numbers(value: Any, name: str, mistakes: Mistakes) -> None:
     """Refuse counts and sizes that no machine could build."""
     if isinstance(value, (dict, list)):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_numbers(item, f"{name}.{key}")
+            _check_numbers(item, f"{name}.{key}", mistakes)
     elif isinstance(value, (int, float)) and not abs(value) <= MAX_MODEL_NUMBER:
-        raise UserError(f"{name}: found {value}, expected at most {MAX_MODEL_NUMBER}.")
+        mistakes.add(f"{name}: found {value}, expected at most {MAX_MODEL_NUMBER}.")
 
 
 def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Component, float]:
@@ -224,42 +375,62 @@ def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Compon
     unknown = set(section) - {"types", "coef"}
     if unknown or not isinstance(types, list) or not isinstance(coefficients, list):
         raise UserError(f"loss: found keys {sorted(section)}, expected lists `types` and `coef`.")
+    mistakes = Mistakes()
     if len(types) != 1 or len(coefficients) != 1:
-        raise UserError(
+        mistakes.add(
             f"loss: found {len(types)} types and {len(coefficients)} coef, expected one each: "
             "these models have one output. Combine losses with `type: MixedLoss`."
         )
-    if type(coefficients[0]) not in (int, float):
-        raise UserError(f"loss.coef: found {coefficients[0]!r}, expected a number.")
-    return _build_loss(types[0], ignore_index, "loss.types.0"), float(coefficients[0])
+    for coefficient in coefficients:
+        if type(coefficient) not in (int, float):
+            mistakes.add(f"loss.coef: found {coefficient!r}, expected a number.")
+    losses = [
+        mistakes.attempt(_build_loss, item, ignore_index, f"loss.types.{index}")
+        for index, item in enumerate(types)
+    ]
+    mistakes.raise_all()
+    return losses[0], float(coefficients[0])
 
 
 def _build_loss(section: Any, ignore_index: int, name: str) -> Component:
     if not isinstance(section, dict):
         raise UserError(f"loss: found {section!r}, expected keys with a `type`.")
+    mistakes = Mistakes()
     if isinstance(section.get("losses"), list):
         parts = [
-            _build_loss(item, ignore_index, f"{name}.losses.{index}")
+            mistakes.attempt(_build_loss, item, ignore_index, f"{name}.losses.{index}")
             for index, item in enumerate(section["losses"])
         ]
+        mistakes.raise_all()
         return build_component("loss", section, name, losses=parts)
     found = section.get("ignore_index", ignore_index)
     if found != ignore_index:
-        raise UserError(
+        mistakes.add(
             f"loss: ignore_index is {found}, but the data set's is {ignore_index}. Make them equal."
         )
-    return build_component("loss", section, name, ignore_index=ignore_index)
+    loss = mistakes.attempt(build_component, "loss", section, name, ignore_index=ignore_index)
+    mistakes.raise_all()
+    return loss
 
 
 def build_optimizer(
     section: dict[str, Any], model: nn.Layer, learning_rate: float | LRScheduler
 ) -> Any:
     """Build the optimizer of the model's trainable parameters."""
+    return _optimizer_maker(section)(model, learning_rate)
+
+
+def _optimizer_maker(section: dict[str, Any]) -> Callable[[nn.Layer, float | LRScheduler], Any]:
+    """Return what makes the optimizer once there is a model."""
     section = dict(section)
     if section.get("type") in ("sgd", "SGD"):  # PaddleSeg's spellings
         section["type"] = "Momentum" if "momentum" in section else "SGD"
     elif section.get("type") == "adam":
         section["type"] = "Adam"
     build = build_component("optimizer", section, "optimizer")
-    with _constructor_errors_named(f"optimizer ({section['type']})"):
-        return build(model, learning_rate)
+
+    def make(model: nn.Layer, learning_rate: float | LRScheduler) -> Any:
+        with _constructor_errors_named(f"optimizer ({section['type']})"):
+            return build(model, learning_rate)
+
+    return make

@@ -10,14 +10,14 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paddleseg_segformer.components import note_needed
-from paddleseg_segformer.errors import UserError, did_you_mean
-from paddleseg_segformer.typed import from_plain
+from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean
+from paddleseg_segformer.typed import from_plain, plain_values
 from paddleseg_segformer.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # installed, checkout
 MAX_BASES = 50  # in a row
+SECTIONS = ("model", "train_dataset", "val_dataset", "optimizer", "lr_scheduler")
 # keys of PaddleSeg's configs that have no effect here, or are flags of a job
 PADDLESEG_KEYS = (
     *("export", "distill_loss", "print_mem_info", "log_ranks", "uniform_output_enabled"),
@@ -104,17 +105,10 @@ class Config:
     needs_import: list[str] | None = None  # modules the run imported; a note, nothing imports them
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "iters", "accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected 1 or more.")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"ema_decay: found {self.ema_decay}, expected a number in [0, 1).")
-        names = ("model", "train_dataset", "val_dataset", "optimizer", "lr_scheduler")
-        sections = {name: getattr(self, name) for name in names}
-        sections |= {f"hooks.{index}": hook for index, hook in enumerate(self.hooks or ())}
-        for name, section in sections.items():
-            if section is not None and not isinstance(section.get("type"), str):
-                raise UserError(f"{name}: no `type`, expected the name of a component.")
+        mistakes = Mistakes()
+        for _, mistake in _refused(vars(self)):
+            mistakes.add(mistake)
+        mistakes.raise_all()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain data, readable by `load_config` again."""
@@ -128,41 +122,93 @@ class Config:
         return dump_yaml(content)
 
 
-def load_config(path_or_name: str | os.PathLike[str], opts: Iterable[str] | None = None) -> Config:
+def _refused(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield key and mistake of each value of a config that has the right type and is wrong."""
+    for name in ("batch_size", "iters", "accumulation_steps"):
+        if values.get(name, 1) < 1:
+            yield name, f"{name}: found {values[name]}, expected 1 or more."
+    if not 0 <= values.get("ema_decay", 0) < 1:
+        yield "ema_decay", f"ema_decay: found {values['ema_decay']}, expected a number in [0, 1)."
+    sections = [(name, name, values.get(name)) for name in SECTIONS]
+    sections += [("hooks", f"hooks.{i}", hook) for i, hook in enumerate(values.get("hooks") or ())]
+    for key, name, section in sections:
+        if section is not None and not isinstance(section.get("type"), str):
+            yield key, f"{name}: no `type`, expected the name of a component."
+
+
+def load_config(
+    path_or_name: str | os.PathLike[str],
+    opts: Iterable[str] | None = None,
+    check_parts: Callable[[Config], object] | None = None,
+) -> Config:
     """Read a YAML file, or the packaged config of that name, with `a.b=value` overrides.
 
+    Args:
+        check_parts: called where something is wrong, with what is right, so that the mistakes of
+            the parts are shown too; mistakes in `opts` alone are shown without it.
+
     Raises:
-        UserError: no such config, an unknown key (with a suggestion), or a value of the wrong type.
+        UserError: no such config, or all its mistakes at once: unknown keys (with a suggestion),
+            values of a wrong type.
     """
     path = find_config(path_or_name)
     content = load_yaml(path)
-    return config_from(content, path.name, opts)
+    return config_from(content, path.name, opts, check_parts)
 
 
-def config_from(content: dict[str, Any], name: str, opts: Iterable[str] | None = None) -> Config:
+def config_from(
+    content: dict[str, Any],
+    name: str,
+    opts: Iterable[str] | None = None,
+    check_parts: Callable[[Config], object] | None = None,
+) -> Config:
     """Return the config of plain data, with `a.b=value` overrides.
 
     Args:
         name: of the source, for messages.
+        check_parts: as of `load_config`.
 
     Raises:
         UserError: as `load_config`.
     """
-    for override in opts or ():
-        _override(content, override)
+    mistakes, overrides = Mistakes(), list(opts or ())
+    for override in overrides:
+        mistakes.attempt(_override, content, override)
+    mistakes.raise_all()
     content = _adapted(content, name)
+    given = {re.split("[.=]", override)[0] for override in overrides}
+    plain_values(Config, {key: content[key] for key in given & set(content)}, mistakes)
+    mistakes.raise_all(name)
     try:
         config = from_plain(Config, content)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+        mistakes.add(error)
+        right = plain_values(Config, content, Mistakes())
+        for key, mistake in [*_refused(right)]:
+            mistakes.add(mistake)
+            right.pop(key, None)
+        if check_parts:
+            unknown = {key: {"type": ""} for key in SECTIONS if key in content or key == "model"}
+            mistakes.attempt(check_parts, Config(**(unknown | right)))
+        mistakes.raise_all(name)
     note_needed(config.needs_import or ())
     return config
 
 
 def _adapted(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return content without PaddleSeg's keys that have no effect here, its `scales` as a list."""
+    """Return content without PaddleSeg's keys that have no effect here, and with lists.
+
+    `scales` may be text, `classes` a file of names: a model folder goes where the file does not.
+    """
     ignored = [key for key in PADDLESEG_KEYS if key in content]
     content = {key: value for key, value in content.items() if key not in ignored}
+    for key in ("train_dataset", "val_dataset"):
+        section = content.get(key)
+        classes = section.get("classes") if isinstance(section, dict) else None
+        if isinstance(classes, str) and os.path.isfile(classes):
+            from paddleseg_segformer.data.labels import class_names
+
+            content[key] = {**content[key], "classes": class_names(classes)}
     test_config = content.get("test_config")
     if isinstance(test_config, dict):
         names = [key for key in PADDLESEG_TEST_KEYS if key in test_config]
@@ -274,10 +320,11 @@ def _expand(value: Any) -> Any:
 
     Other variables may hold secrets, and a URL would send them to a server.
     """
-    if isinstance(value, dict):
-        return {key: _expand(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item) for item in value]
+    if isinstance(value, (dict, list)):
+        mistakes, items = Mistakes(), value.items() if isinstance(value, dict) else enumerate(value)
+        expanded = {key: mistakes.attempt(_expand, item) for key, item in items}
+        mistakes.raise_all()
+        return expanded if isinstance(value, dict) else list(expanded.values())
     if not isinstance(value, str):
         return value
     if "://" in value and _VARIABLE.search(value):
@@ -319,7 +366,11 @@ def _override(content: dict[str, Any], override: str) -> None:
         section = section[_key_in(section, key, override)]
     place = _key_in(section, last, override, may_be_new=True)
     value = parse_yaml(text, f"--opts {override}")
-    section[place] = None if value == "None" else _expand(value)  # PaddleSeg's are Python's
+    value = None if value == "None" else _expand(value)  # PaddleSeg's are Python's
+    is_path = last == "pretrained" and isinstance(value, str) and "://" not in value
+    if is_path and not os.path.exists(str(value)):
+        raise UserError(f"--opts {override}: no such weight file, expected a path, URL or null.")
+    section[place] = value
 
 
 def _key_in(section: Any, key: str, override: str, may_be_new: bool = False) -> str | int:

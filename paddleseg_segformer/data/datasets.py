@@ -15,12 +15,14 @@ import cv2
 import numpy as np
 
 from paddleseg_segformer.contracts import Transform
-from paddleseg_segformer.data.io import read_image, read_label
+from paddleseg_segformer.data.findings import Fault
+from paddleseg_segformer.data.io import decode_image, decode_label, read_file, read_label
 from paddleseg_segformer.data.labels import (
     COCO_STUFF_USED_IDS,
     IGNORE_INDEX,
     LABEL_SETS,
     LabelSet,
+    color_map,
     make_id_map,
     make_label_set,
     reduced_id_map,
@@ -74,6 +76,7 @@ class SegmentationDataset:
     label_set: LabelSet
     reduce_zero_label = False  # whether label files hold 0 for no class and id + 1 for the others
     stored_ids = ""  # the ids that label files may hold, where an id map is used
+    label_colors: np.ndarray | None = None  # (K, 3), where label files are colour images
 
     def __init__(
         self,
@@ -116,17 +119,26 @@ class SegmentationDataset:
         Data sets of other file formats override it, and apply their `value_range` themselves; the
         paths may be any two names.
         """
-        image = read_image(image_path, self.img_channels, self.value_range)
-        if label_path is None:
+        image_file = read_file(Path(image_path))
+        label_file = None if label_path is None else read_file(Path(label_path))
+        return self.decode_files(image_path, image_file, label_path, label_file)
+
+    def decode_files(
+        self, image_path: str, image_file: bytes, label_path: str | None, label_file: bytes | None
+    ) -> RawSample:
+        """Return the sample of two files' contents, as `read_files` does."""
+        image = decode_image(Path(image_path), image_file, self.img_channels, self.value_range)
+        if label_path is None or label_file is None:
             return RawSample(image, None, image_path, None)
-        label = read_label(label_path, self.num_classes)
+        label = decode_label(Path(label_path), label_file, self.num_classes, self.label_colors)
         if label.shape != image.shape[:2]:
             is_turned = label.shape == image.shape[1::-1]
             reason = " (turned by its EXIF orientation?)" if is_turned else ""
-            raise UserError(
+            raise Fault(
                 f"{label_path}: the label is {label.shape[0]}x{label.shape[1]} (height x width), "
                 f"but its image {image_path} is {image.shape[0]}x{image.shape[1]}{reason}. Make "
-                "them equal."
+                "them equal.",
+                "label-size",
             )
         return RawSample(image, self._train_ids(label, label_path), image_path, label_path)
 
@@ -146,7 +158,10 @@ class SegmentationDataset:
             The image (C, h, w), uint8, or float32 where it was stored so or is normalised by a
             transform; the label (h, w).
         """
-        sample = self.read_files(image_path, label_path)
+        return self.transformed(self.read_files(image_path, label_path), seed)
+
+    def transformed(self, sample: RawSample, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a sample as it was read after the transforms; see `make_sample`."""
         if sample.label is None:
             raise UserError(f"{sample.image_path}: has no label; a sample for training needs one.")
         data: dict[str, Any] = {
@@ -176,9 +191,14 @@ class SegmentationDataset:
         if not wrong.any():
             return label
         ids = self.stored_ids or f"0..{self.num_classes - 1}, or {self.ignore_index} for no class"
-        raise UserError(
-            f"{label_path}: found the class id {stored[wrong][0]}, expected {ids} "
-            f"({self.num_classes} classes). Correct the label file, or the number of classes."
+        found = stored[wrong][0]
+        remedy = "Correct the label file, or the number of classes."
+        if found < 0 and self._id_map is None:
+            remedy = f"If {found} is for pixels without a class, set ignore_index: {found}."
+        raise Fault(
+            f"{label_path}: found the class id {found}, expected {ids} ({self.num_classes} "
+            f"classes). {remedy}",
+            "label-id",
         )
 
 
@@ -322,6 +342,8 @@ class Dataset(SegmentationDataset):
             `ignore_index` where it is not among them.
         value_range: What stored values mean: `dtype`, `data`, [LOW, HIGH] or {percentile: [LOW,
             HIGH]}, mapped to 0..255; by default values stay as they are, 16 bits become 8.
+        label_colors: RGB colour that label images hold for each class, in the order of the ids;
+            further colours are of pixels without a class.
     """
 
     def __init__(
@@ -342,6 +364,7 @@ class Dataset(SegmentationDataset):
         reduce_zero_label: bool = False,
         label_values: Sequence[int] | None = None,
         value_range: DeclaredRange | None = None,
+        label_colors: Sequence[Sequence[int]] | None = None,
     ) -> None:
         lists = {"train": train_path, "val": val_path, "test": test_path}
         _check_arguments("Dataset", mode, lists, edge)
@@ -357,12 +380,23 @@ class Dataset(SegmentationDataset):
         samples = read_list_file(list_path, root, separator, needs_label=mode != "test")
         label_set = make_label_set(num_classes, classes, palette, ignore_index)
         id_map = None
+        forms = {
+            "reduce_zero_label": reduce_zero_label or None,
+            "label_values": label_values,
+            "label_colors": label_colors,
+        }
+        given = [name for name, value in forms.items() if value is not None]
+        if len(given) > 1:
+            raise UserError(f"Dataset: {' and '.join(given)} exclude each other. Keep one.")
         if reduce_zero_label:
             id_map = reduced_id_map(num_classes, ignore_index)
             self.reduce_zero_label, self.stored_ids = True, REDUCED_IDS.format(num_classes)
         if label_values is not None:
             id_map = value_map(label_values, num_classes, ignore_index)
             self.stored_ids = f"one of the label_values {list(label_values)}, or {IGNORE_INDEX}"
+        elif label_colors is not None:
+            id_map = color_map(label_colors, num_classes, ignore_index)
+            self.label_colors = np.asarray(label_colors, np.uint8)
         elif num_classes == 2 and ignore_index == IGNORE_INDEX and not reduce_zero_label:
             _refuse_masks_of_0_and_255(samples)
         super().__init__(
@@ -434,9 +468,10 @@ def _refuse_masks_of_0_and_255(samples: SamplePaths) -> None:
                 example = label_path
             ids |= found
     if ids == {0, IGNORE_INDEX}:
-        raise UserError(
+        raise Fault(
             f"{example}: the labels of two classes hold 0 and 255 alone. If 255 is class 1, set "
-            " label_values: [0, 255]; if it is for pixels without a class, label_values: [0, 1]."
+            "label_values: [0, 255]; if it is for pixels without a class, label_values: [0, 1].",
+            "label-binary",
         )
 
 

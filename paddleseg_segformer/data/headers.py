@@ -110,9 +110,20 @@ def orientation(content: bytes) -> int:
     """Return how an image is to be turned, 1 to 8 as EXIF counts; 1 where nothing says it."""
     try:
         with open_image(content) as file:
+            file.info.pop("xmp", None)  # Pillow would look there too; OpenCV does in no format
             return int(file.getexif().get(_ORIENTATION, 1))
     except Exception:  # see open_image
         return 1
+
+
+def is_transparent(content: bytes) -> bool:
+    """Return whether an image has alpha, and pixels that are not opaque."""
+    try:
+        with open_image(content) as file:
+            has_alpha = file.mode in ("LA", "PA", "RGBA") or "transparency" in file.info
+            return has_alpha and bool((np.asarray(file.convert("RGBA"))[:, :, 3] < 255).any())
+    except Exception:  # see open_image
+        return False
 
 
 def check_array(path: Path, content: bytes) -> tuple[int, ...]:
@@ -168,7 +179,9 @@ class TiffLayout(NamedTuple):
     kind: int  # 1 unsigned, 2 signed, 3 floating point
     is_planar: bool  # band by band
     is_cmyk: bool
-    is_zero_white: bool  # which decoders turn round in 8 bits alone
+    is_white_zero: bool  # 0 is white
+    orientation: int  # 1 to 8 as EXIF counts
+    num_pages: int
 
     @property
     def is_plain(self) -> bool:
@@ -198,6 +211,8 @@ def tiff_layout(content: bytes) -> TiffLayout | None:
                 page.planarconfig == tifffile.PLANARCONFIG.SEPARATE,
                 page.photometric == tifffile.PHOTOMETRIC.SEPARATED,
                 page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
+                int(page.tags.valueof(_ORIENTATION, 1)),
+                len(file.pages),
             )
     except Exception:  # of any type: it is not made for damaged files
         return None

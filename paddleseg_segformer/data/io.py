@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from paddleseg_segformer.data.findings import Fault
 from paddleseg_segformer.data.headers import (
     JPEG_SCAN,
     JPEG_START,
@@ -34,6 +35,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".n
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _JPEG_END = b"\xff\xd9"
+_PNG_START = b"\x89PNG"
 
 
 def read_image(
@@ -56,7 +58,7 @@ def read_image(
         UserError: the file is missing, cannot be decoded, is cut off, or has other channels.
     """
     path = Path(path)
-    return decode_image(path, _read_bytes(path), img_channels, value_range)
+    return decode_image(path, read_file(path), img_channels, value_range)
 
 
 def decode_image(
@@ -84,12 +86,13 @@ def decode_image(
             _refuse_changed_values(path, content, layout, value_range)
         elif img_channels in (1, 3):
             _refuse_few_bits(path, content, layout)
-        image = _decode_channels(path, content, img_channels, has_all_bits=bool(value_range))
+        image = _decode_channels(path, content, layout, img_channels, value_range)
     image = image[:, :, None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] != img_channels:
-        raise UserError(
+        raise Fault(
             f"{path}: found an image of shape {image.shape}, expected (height, width, "
-            f"{img_channels}). Check the file, or set img_channels of the data set."
+            f"{img_channels}). Check the file, or set img_channels of the data set.",
+            "image-bands",
         )
     if image.dtype.kind not in "buif":
         raise UserError(
@@ -104,16 +107,20 @@ def decode_image(
     return image
 
 
-def read_label(path: str | os.PathLike[str], num_classes: int | None = None) -> np.ndarray:
+def read_label(
+    path: str | os.PathLike[str], num_classes: int | None = None, colors: np.ndarray | None = None
+) -> np.ndarray:
     """Read a label map of class ids (H, W) from an image file or from `.npy`.
 
     The ids are the stored values: of grey files of any depth; of palette files the indices, but
     where the whole palette is grey and its greys differ from their indices, as optimisers of PNG
     files leave it, the greys. Colour files have to be grey, and alpha opaque. Arrays may hold whole
-    numbers of any type, or one plane of 0 and 1 per class, (H, W, K) or (K, H, W).
+    numbers of any type. Arrays, bands and the pages of a TIFF file may be one plane of 0 and 1 per
+    class, (H, W, K) or (K, H, W).
 
     Args:
         num_classes: where it is above 2, files of 1 bit per pixel are refused.
+        colors: RGB colours (K, 3) whose positions are the ids; image files are read by them.
 
     Returns:
         uint8, or int32 if an id is above 255 or below 0.
@@ -122,12 +129,29 @@ def read_label(path: str | os.PathLike[str], num_classes: int | None = None) -> 
         UserError: the file is missing, cannot be decoded, or does not hold one id per pixel.
     """
     path = Path(path)
-    content = _read_bytes(path)
-    if path.suffix.lower() == ".npy":
+    return decode_label(path, read_file(path), num_classes, colors)
+
+
+def decode_label(
+    path: Path, content: bytes, num_classes: int | None = None, colors: np.ndarray | None = None
+) -> np.ndarray:
+    """Decode a file's content, not empty, as `read_label` does."""
+    is_array = path.suffix.lower() == ".npy"
+    if is_array:
         label = _decode_array(path, content)
-        label = _from_planes(label) if label.ndim == 3 else label
-    else:
+    elif colors is None:
         label = _decode_ids(path, content, num_classes)
+    else:
+        label = _ids_of_colors(path, decode_rgb(path, content), colors)
+    if label.ndim == 3:
+        label = _from_planes(label)
+    if label.ndim == 3 and label.shape[2] <= 4 and not is_array:
+        raise Fault(
+            f"{path}: the label is a colour image ({label.shape[2]} bands), expected one class id "
+            "per pixel. Convert it to a grey or palette PNG whose pixel values are class ids, or "
+            "list its colours in label_colors.",
+            "label-color",
+        )
     if label.dtype.kind == "f" and label.size and np.isfinite(label).all():
         whole = np.rint(label)
         if (whole == label).all() and abs(whole).max() < 2**31:
@@ -139,8 +163,38 @@ def read_label(path: str | os.PathLike[str], num_classes: int | None = None) -> 
         )
     if label.dtype == np.uint8:
         return label
-    fits = label.size == 0 or (label.min() >= 0 and label.max() <= 255)
-    return label.astype(np.uint8 if fits else np.int32)
+    low, high = (int(label.min()), int(label.max())) if label.size else (0, 0)
+    if not -(2**31) <= low <= high < 2**31:
+        raise UserError(
+            f"{path}: found ids in {low}..{high}, expected signed numbers of 32 bits. Pixels "
+            "without a class may hold 255 or -1, say: set ignore_index."
+        )
+    return label.astype(np.uint8 if low >= 0 and high <= 255 else np.int32)
+
+
+def decode_rgb(path: Path, content: bytes) -> np.ndarray:
+    """Decode a label image as it is seen, RGB uint8 (H, W, 3).
+
+    Raises:
+        UserError: it cannot be decoded, or has transparent pixels.
+    """
+    check_image(path, content)
+    try:
+        with open_image(content) as file:
+            rgba = np.asarray(file.convert("RGBA"))
+    except Exception:  # see open_image
+        raise UserError(
+            f"{path}: cannot be decoded as a label image. Replace it or remove it."
+        ) from None
+    if (rgba[:, :, 3] != 255).any():
+        raise UserError(f"{path}: has transparent pixels, expected an opaque colour for each id.")
+    return rgba[:, :, :3]
+
+
+def color_codes(rgb: np.ndarray) -> np.ndarray:
+    """Return the number 0xRRGGBB, int32, of each colour (..., 3)."""
+    red, green, blue = np.moveaxis(rgb.astype(np.int32), -1, 0)
+    return (red << 16) | (green << 8) | blue
 
 
 def encode_label(label: np.ndarray, colors: np.ndarray | None = None) -> bytes:
@@ -170,27 +224,36 @@ def write_label(
         temporary.write_bytes(content)
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """Return the file's content; pipes and devices, which might never end, are refused."""
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: not a file. Check the path or the list of samples.")
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file. Check the path or the list of samples.") from None
+        raise Fault(
+            f"{path}: no such file. Check the path or the list of samples.", "file-missing"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise UserError(f"{str(path)!r}: not a path ({error}).") from None
     if not content:
-        raise UserError(f"{path}: the file is empty. Replace it or remove it from the data set.")
+        raise Fault(
+            f"{path}: the file is empty. Replace it or remove it from the data set.", "file-empty"
+        )
     return content
 
 
 def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     """Return an image decoded by OpenCV with `flag`, colours in the order red, green, blue."""
     if _is_cut_jpeg(content):
-        raise UserError(f"{path}: the JPEG file is cut off. Replace it or remove it.")
+        raise Fault(f"{path}: the JPEG file is cut off. Replace it or remove it.", "image-cut")
+    if _hides_a_still_image(content):
+        raise UserError(
+            f"{path}: an animated PNG with a still image that is none of its frames, of which "
+            "decoders show one or the other. Save one image."
+        )
     check_image(path, content)
     # versions of OpenCV differ in whether they turn a WebP as its EXIF says; all turn other formats
     is_webp = content[8:12] == b"WEBP"
@@ -203,7 +266,7 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")
     if is_webp:
-        image = _turned(image, content)
+        image = _turned(image, orientation(content))
     if image.ndim == 3 and image.shape[2] in (3, 4):
         code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         return cv2.cvtColor(image, code)
@@ -211,18 +274,26 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
 
 
 def _decode_channels(
-    path: Path, content: bytes, img_channels: int, has_all_bits: bool
+    path: Path,
+    content: bytes,
+    layout: TiffLayout | None,
+    img_channels: int,
+    value_range: ValueRange | None,
 ) -> np.ndarray:
-    """Return an image of 1 or 3 channels, whatever the file has; with another number, all of it."""
+    """Return an image of 1 or 3 channels, whatever the file has; with another number, all of it.
+
+    With a value range, those of 16 bits keep them.
+    """
     if img_channels not in (1, 3):
-        return _decode_bands(path, content)
+        return _decode_bands(path, content, layout)
+    if layout and layout.bits == 16 and not value_range:
+        return _decode_wide_tiff(path, content, layout, img_channels)
     flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
-    return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if has_all_bits else flag)
+    return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if value_range else flag)
 
 
-def _turned(image: np.ndarray, content: bytes) -> np.ndarray:
-    """Return an image (H, W) or (H, W, C) turned as its EXIF says."""
-    turn = orientation(content)
+def _turned(image: np.ndarray, turn: int) -> np.ndarray:
+    """Return an image (H, W) or (H, W, C) turned as EXIF counts, 1 to 8."""
     if turn in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(
@@ -242,6 +313,14 @@ def _is_cut_jpeg(content: bytes) -> bool:
     return end < 0 or content.find(JPEG_SCAN, end) >= 0
 
 
+def _hides_a_still_image(content: bytes) -> bool:
+    """Tell whether the first frame of an animated PNG is another image than its still one."""
+    if not content.startswith(_PNG_START):
+        return False
+    head = content[: content.find(b"IDAT")]
+    return b"acTL" in head and b"fcTL" not in head
+
+
 def _decode_array(path: Path, content: bytes) -> np.ndarray:
     """Return the array in a `.npy` file."""
     check_array(path, content)
@@ -249,16 +328,18 @@ def _decode_array(path: Path, content: bytes) -> np.ndarray:
 
 
 def _refuse_few_bits(path: Path, content: bytes, layout: TiffLayout | None) -> None:
-    """Refuse values of 10 to 12 bits in 16, of which 8-bit images would keep a few levels."""
-    is_png = content.startswith(b"\x89PNG") and content[24:25] == b"\x10"
+    """Refuse values of 8 to 12 bits in 16, of which 8-bit images would keep a few levels."""
+    is_png = content.startswith(_PNG_START) and content[24:25] == b"\x10"
     if not (is_png or (layout and layout.bits == 16)):
         return
-    highest = int(_decode(path, content, cv2.IMREAD_UNCHANGED).max())
-    if 255 < highest < 4096:
-        raise UserError(
+    image = _decode(path, content, cv2.IMREAD_UNCHANGED)
+    highest = int(image[..., :3].max() if image.ndim == 3 else image.max())  # alpha is opaque
+    if 0 < highest < 4096:
+        raise Fault(
             f"{path}: found 16-bit values of at most {highest}; of 0..65535, as is assumed, they "
             f"would keep {highest // 256 + 1} levels. Say what they mean in the data set, such as "
-            "value_range: [0, 4095] for 12 bits."
+            "value_range: [0, 4095] for 12 bits.",
+            "image-few-bits",
         )
 
 
@@ -266,11 +347,11 @@ def _refuse_changed_values(
     path: Path, content: bytes, layout: TiffLayout | None, value_range: ValueRange
 ) -> None:
     """Refuse files whose decoded values are not the stored ones, which `value_range` is about."""
-    is_grey_png = content.startswith(b"\x89PNG") and content[25:26] == b"\0"
+    is_grey_png = content.startswith(_PNG_START) and content[25:26] == b"\0"
     bits = content[24] if is_grey_png else layout.bits if layout else 8
     if bits <= 8 and value_range.keeps_uint8:
         return
-    if bits < 8 or (layout and layout.is_zero_white):
+    if bits < 8 or (layout and layout.is_white_zero):
         found = f"grey of {bits} bits" if bits < 8 else "grey whose 0 is white (MinIsWhite)"
         raise UserError(
             f"{path}: holds {found}, which decoders change; value_range needs values as they are "
@@ -278,8 +359,22 @@ def _refuse_changed_values(
         )
 
 
+def _decode_wide_tiff(
+    path: Path, content: bytes, layout: TiffLayout, img_channels: int
+) -> np.ndarray:
+    """Return a TIFF of 16 bits and 1 or 3 bands in 8 bits, their upper ones as of other formats.
+
+    OpenCV scrambles the tiles at the edges where it makes 8 bits of 16 itself.
+    """
+    image = (_decode(path, content, cv2.IMREAD_UNCHANGED) >> 8).astype(np.uint8)
+    image = ~image if layout.is_white_zero else image
+    if image.ndim == 2:
+        return image if img_channels == 1 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return image if img_channels == 3 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
 def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
-    """Return the samples of a TIFF as they are stored, (H, W) or (H, W, C)."""
+    """Return the samples of a TIFF, (H, W) or (H, W, C), turned as it says."""
     height, width = check_image(path, content)
     check_pixels(path, height, width, -(-layout.samples * layout.bits // 128))
     try:
@@ -302,15 +397,19 @@ def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
         order = (axes.index("Y"), axes.index("X"))
         [other] = {0, 1, 2} - set(order)
         image = image.transpose(*order, other)
-    return image
+    return _turned(image, layout.orientation)
 
 
-def _decode_bands(path: Path, content: bytes) -> np.ndarray:
+def _decode_bands(path: Path, content: bytes, layout: TiffLayout | None) -> np.ndarray:
     """Return an image with all its bands (H, W, C): the pages of a TIFF file, or its channels."""
     is_tiff = path.suffix.lower() in (".tif", ".tiff")
     pages = _decode_pages(path, content) if is_tiff else []
+    if len(pages) < 2 and layout:
+        return _decode_tiff(path, content, layout)
     if len(pages) < 2:
-        return _decode(path, content, cv2.IMREAD_UNCHANGED)
+        image = _decode(path, content, cv2.IMREAD_UNCHANGED)
+        is_turned = content.startswith(_PNG_START)  # OpenCV does not turn what it reads unchanged
+        return _turned(image, orientation(content)) if is_turned else image
     if len({page.shape for page in pages}) > 1:
         raise UserError(f"{path}: the pages differ in size; expected one page per band.")
     return np.dstack(pages)
@@ -344,14 +443,42 @@ def _from_planes(planes: np.ndarray) -> np.ndarray:
         for axis in (2, 0):
             if planes.shape[axis] > 1 and (planes.sum(axis=axis) == 1).all():
                 return planes.argmax(axis=axis)
+    for axis in (2, 0):
+        if planes.shape[axis] == 1:
+            return planes.squeeze(axis)
     return planes
 
 
+def _ids_of_colors(path: Path, rgb: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Return the position in `colors` (K, 3) of the colour of each pixel (H, W, 3)."""
+    codes, known = color_codes(rgb), color_codes(colors)
+    order = np.argsort(known)
+    places = order[np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)]
+    is_unknown = known[places] != codes
+    if is_unknown.any():
+        raise Fault(
+            f"{path}: found the colour {rgb[is_unknown][0].tolist()} in {is_unknown.sum()} pixels, "
+            "expected one of label_colors. Add it; colours without a class come last, and colours "
+            "between others are of lossy files or smoothed edges.",
+            "label-color",
+        )
+    return places
+
+
 def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarray:
-    """Return the ids of an image file; see `read_label`."""
+    """Return what an image file stores, ids (H, W) or bands (H, W, C); see `read_label`."""
     check_image(path, content)
+    layout = tiff_layout(content)
+    if layout and (
+        not layout.is_plain or layout.bits * layout.samples > 24 or layout.num_pages > 1
+    ):
+        ids = _decode_tiff(path, content, layout)
+        return _grey_of(ids) if layout.num_pages == 1 else ids
+    if content.startswith(b"\x89PNG") and content[24] == 16 and content[25]:  # colour or alpha
+        return _grey_of(_decode(path, content, cv2.IMREAD_UNCHANGED))  # Pillow keeps 8 bits
     try:
         with open_image(content) as file:
+            num_frames = getattr(file, "n_frames", 1)
             mode, ids = file.mode, np.asarray(file)
             depth = _grey_depth(file, content)
             palette = file.palette.palette if mode == "P" and file.palette else b""
@@ -359,6 +486,8 @@ def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarr
         raise UserError(
             f"{path}: cannot be decoded as a label image. Replace it or remove it."
         ) from None
+    if num_frames > 1:
+        raise UserError(f"{path}: an animation of {num_frames} images, expected one label.")
     if mode == "1" and num_classes and num_classes > 2:
         raise UserError(
             f"{path}: holds 1 bit per pixel, which may stand for the ids 0 and 1, or 0 and 255. "
@@ -368,16 +497,17 @@ def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarr
         ids = ids // np.uint8(255 // (2**depth - 1))
     if palette:
         ids = _with_grey_palette(ids, np.frombuffer(palette, np.uint8))
-    if mode in ("LA", "RGBA") and (ids[:, :, -1] == 255).all():
-        ids = ids[:, :, :-1]
-    if ids.ndim == 3 and (ids == ids[:, :, :1]).all() and mode in ("LA", "RGB", "RGBA"):
-        ids = ids[:, :, 0]
-    if ids.ndim != 2:
-        raise UserError(
-            f"{path}: the label is a colour image (mode {mode}), expected one class id per pixel. "
-            "Convert it to a grey or palette PNG whose pixel values are class ids."
-        )
-    return ids
+    return _grey_of(ids) if mode in ("LA", "RGB", "RGBA") else ids
+
+
+def _grey_of(bands: np.ndarray) -> np.ndarray:
+    """Return the plane (H, W) of grey bands (H, W, C), alpha being opaque; others as they are."""
+    if bands.ndim != 3 or bands.dtype.kind != "u":
+        return bands
+    is_opaque = bands.shape[2] in (2, 4) and (bands[:, :, -1] == np.iinfo(bands.dtype).max).all()
+    grey = bands[:, :, :-1] if is_opaque else bands
+    is_grey = grey.shape[2] in (1, 3) and (grey == grey[:, :, :1]).all()
+    return grey[:, :, 0] if is_grey else bands
 
 
 def _grey_depth(file: Image.Image, content: bytes) -> int:

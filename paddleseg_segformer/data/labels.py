@@ -67,6 +67,12 @@ def generic_label_set(num_classes: int, ignore_index: int = IGNORE_INDEX) -> Lab
     return LabelSet("generic", names, distinct_palette(num_classes), ignore_index)
 
 
+def class_names(path: str) -> list[str]:
+    """Return the names in a file with a name a line."""
+    lines = read_list_text(Path(path)).decode().split("\n")
+    return [line.strip() for line in lines if line.strip()]
+
+
 def make_label_set(
     num_classes: int,
     classes: Sequence[str] | str | None = None,
@@ -84,8 +90,7 @@ def make_label_set(
     """
     label_set = generic_label_set(num_classes, ignore_index)
     if isinstance(classes, str):
-        lines = read_list_text(Path(classes)).decode().split("\n")
-        classes = [line.strip() for line in lines if line.strip()]
+        classes = class_names(classes)
     for name, values in (("classes", classes), ("palette", palette)):
         if values is not None and len(values) != num_classes:
             raise UserError(
@@ -98,11 +103,11 @@ def make_label_set(
     return label_set
 
 
-def _color(values: Sequence[int]) -> tuple[int, int, int]:
-    """Return one colour of a palette."""
+def _color(values: Sequence[int], name: str = "palette") -> tuple[int, int, int]:
+    """Return one colour of the list `name`."""
     is_rgb = isinstance(values, Sequence) and len(values) == 3
     if not is_rgb or not all(type(value) is int and 0 <= value <= 255 for value in values):
-        raise UserError(f"palette: found {values!r}, expected red, green and blue in 0..255.")
+        raise UserError(f"{name}: found {values!r}, expected red, green and blue in 0..255.")
     red, green, blue = values
     return red, green, blue
 
@@ -152,6 +157,28 @@ def value_map(
             f"at most {NO_CLASS} classes and ignore_index {IGNORE_INDEX}."
         )
     return make_id_map({value: index for index, value in enumerate(values)})
+
+
+def color_map(
+    colors: Sequence[Sequence[int]], num_classes: int, ignore_index: int = IGNORE_INDEX
+) -> np.ndarray:
+    """Return the id map of labels whose ids are positions in `colors`; those from K on are ignored.
+
+    Raises:
+        UserError: fewer colours than classes, no colours, or one twice, or another ignore_index.
+    """
+    found = [_color(color, "label_colors") for color in colors]
+    if not num_classes <= len(found) <= NO_CLASS or len({*found}) != len(found):
+        raise UserError(
+            f"label_colors: found {len(found)} colours for {num_classes} classes, expected one for "
+            f"each, then those without a class, at most {NO_CLASS}, and none twice."
+        )
+    if ignore_index != IGNORE_INDEX:
+        raise UserError(
+            f"label_colors: found ignore_index {ignore_index}, expected {IGNORE_INDEX}."
+        )
+    ids = range(len(found))
+    return make_id_map({index: index if index < num_classes else IGNORE_INDEX for index in ids})
 
 
 def _names(text: str) -> tuple[str, ...]:

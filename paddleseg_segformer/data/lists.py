@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,20 +43,47 @@ def read_list_text(path: Path) -> bytes:
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def quoted_items(line: str, separator: str) -> list[str]:
-    """Return the items of a line in which some are put in double quotes, `"a b.png" "c d.png"`."""
-    [items] = csv.reader([line], delimiter=separator, skipinitialspace=True)
-    return [item for item in items if item]
+def split_items(line: str, separator: str = " ") -> list[str]:
+    """Return the paths in a line of a list, such as an image and its label; none in a comment.
+
+    Where the separator is a blank, tabs take its place in lines that have any. Paths may stand in
+    double quotes, which hides separators in them. Comments begin with `#`.
+
+    Raises:
+        UserError: a path in quotes is longer than any path.
+    """
+    line = line.strip()
+    if not line or line.startswith("#"):
+        return []
+    if separator == " " and "\t" in line:
+        separator = "\t"
+    if len(separator) == 1 and (line.startswith('"') or f'{separator}"' in line):
+        try:
+            [items] = csv.reader([line], delimiter=separator, skipinitialspace=True)
+        except csv.Error as error:  # an item longer than any path
+            raise UserError(f"{visible(line)[:40]}...: not a list's line ({error}).") from None
+    else:
+        items = line.split(separator)
+    return [item.strip() for item in items]
+
+
+def visible(line: str) -> str:
+    r"""Return 200 characters of a line for a message: tabs as `\t`, blanks in a row as `␣`."""
+    return re.sub("  +", lambda blanks: "␣" * len(blanks[0]), line[:200].replace("\t", "\\t"))
 
 
 def walk_files(folder: Path, excluded: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Yield the files under a folder and its sub-folders, in the order of their paths.
 
     Links to folders are followed, but no folder is entered twice. Hidden files and folders, and
-    the resource forks in `__MACOSX`, are no one's images.
+    the resource forks in `__MACOSX`, are no one's images. Links that lead nowhere are yielded, for
+    they are missed where they are read.
 
     Args:
         excluded: Folders that are not entered.
+
+    Raises:
+        UserError: a folder cannot be read.
     """
     entered = {os.path.realpath(item) for item in excluded}
     waiting = [str(folder)]
@@ -65,13 +93,18 @@ def walk_files(folder: Path, excluded: tuple[Path, ...] = ()) -> Iterator[Path]:
         if real in entered:
             continue
         entered.add(real)
-        with os.scandir(parent) as entries:
-            shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        try:
+            with os.scandir(parent) as entries:
+                shown = sorted(
+                    (entry for entry in entries if not entry.name.startswith(".")),
+                    key=lambda entry: entry.name,
+                )
+        except OSError as error:
+            raise UserError(f"{parent}: cannot be read ({error.strerror}).") from None
+        folders = []
         for entry in shown:
-            if entry.is_file():
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                folders.append(entry)
+            elif entry.is_symlink() or entry.is_file():
                 yield Path(entry.path)
-        waiting += [
-            entry.path
-            for entry in reversed(shown)
-            if entry.is_dir() and entry.name not in _ARCHIVE_FOLDERS
-        ]
+        waiting += [x.path for x in reversed(folders) if x.name not in _ARCHIVE_FOLDERS]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MIN_OFFSET = 16.0  # a normalisation that subtracts less may be meant for values of 0..1
+MAX_DEVIATIONS = 8.0  # from the mean; an image of 0..255 has at most 3 with ImageNet's constants
 
 
 class Normalize:
@@ -52,6 +54,24 @@ class Normalize:
     def offset_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the constants in (value - offset) * scale, float32, one or one per channel."""
         return self._offset, self._scale
+
+    def misfit(self, image: np.ndarray) -> str:
+        """Say why an image (H, W, C) is not of 0..255, which the constants are for; or "".
+
+        Values of 0..1 are told by their fractions.
+        """
+        offset, scale = self._offset, self._scale
+        if image.dtype == np.uint8 or not image.size or not MIN_OFFSET < offset.mean() <= 255:
+            return ""  # or made for other values
+        low, high = float(image.min()), float(image.max())
+        is_unit = low >= 0 and 0 < high <= 1 and bool((image % 1).any())
+        if not is_unit and (high <= 2 * 255 or ((high - offset) * scale).min() <= MAX_DEVIATIONS):
+            return ""
+        return (
+            f"found values in {low:g}..{high:g}, expected 0..255 (Normalize subtracts "
+            f"{offset.mean():.0f}). {'Multiply by 255' if is_unit else 'Scale them'}, or set "
+            "value_range of the data set."
+        )
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Normalise `data['img']` (H, W, C)."""

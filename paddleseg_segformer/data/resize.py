@@ -252,10 +252,11 @@ class AntialiasResize(SizeRule):
     interpolates_float = False
 
     def __init__(self, target_size: Sequence[int] = (512, 512), resample: str = "BILINEAR") -> None:
+        name = type(self).__name__
         if resample not in RESAMPLES:
             hint = did_you_mean(resample, RESAMPLES)
-            raise UserError(f"AntialiasResize: unknown resample '{resample}'.{hint}")
-        self.target_hw = size_hw_of(target_size, "AntialiasResize: target_size")
+            raise UserError(f"{name}: unknown resample '{resample}'.{hint}")
+        self.target_hw = size_hw_of(target_size, f"{name}: target_size")
         self.resample = resample
 
     def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
@@ -270,6 +271,40 @@ class AntialiasResize(SizeRule):
 
     def _apply_label(self, label: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
         return resize_map(label, size_hw, "NEAREST")
+
+
+class AntialiasResizeByShort(AntialiasResize):
+    """`AntialiasResize` of the short side to `short_size`, keeping the aspect ratio.
+
+    Args:
+        short_size: Pixels.
+        max_size: Upper limit of the long side in pixels, or null; the short side is then smaller.
+        resample: As of `AntialiasResize`.
+
+    Source: `shortest_edge` and `longest_edge` of Hugging Face's image processors, whose long side
+    is rounded down.
+    """
+
+    def __init__(
+        self, short_size: int = 512, max_size: int | None = None, resample: str = "BILINEAR"
+    ) -> None:
+        super().__init__([short_size] * 2, resample)
+        if max_size is not None and not (isinstance(max_size, int) and max_size > 0):
+            raise UserError(f"{type(self).__name__}: max_size is {max_size!r}, expected pixels.")
+        self.max_size = max_size
+
+    def new_size_hw(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
+        short_side, long_side = sorted((height, width))
+        new_short, _ = _scaled(self.target_hw, ratio)
+        exact = float(new_short)
+        limit = float("inf") if self.max_size is None else max(1, round(self.max_size * ratio))
+        if long_side / short_side * new_short > limit:
+            exact = limit * short_side / long_side
+            new_short = max(1, round(exact))
+        if new_short == short_side:
+            return height, width
+        new_long = max(1, int(exact * long_side / short_side))
+        return (new_short, new_long) if height <= width else (new_long, new_short)
 
 
 class Padding(SizeRule):
@@ -329,6 +364,7 @@ SIZE_RULES: dict[str, type[SizeRule]] = {
         AlignedResize,
         ResizeToMultiple,
         AntialiasResize,
+        AntialiasResizeByShort,
         Padding,
     )
 }

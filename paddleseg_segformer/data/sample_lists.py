@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddleseg_segformer.data.lists import read_list_text
+from paddleseg_segformer.data.lists import read_list_text, split_items, visible, walk_files
 from paddleseg_segformer.errors import UserError
 
 
@@ -22,8 +22,9 @@ class SampleList:
     millions of samples fit into memory.
 
     Args:
-        text: Lines `image<separator>label`, or `image` alone; blank lines are skipped.
-        separator: Text between the two paths.
+        text: Lines `image<separator>label`, or `image` alone, as `lists.split_items` reads them;
+            blank lines and comments are skipped.
+        separator: Text between the two paths; NUL for lines that hold paths as they are.
         root: Folder that the paths are relative to.
         source: Name of the list in messages.
         needs_label: Refuse lines without a label.
@@ -41,10 +42,10 @@ class SampleList:
         self._source = source
         self._needs_label = needs_label
         self._starts = _line_starts(self._text)
+        unusual = self._unusual_lines()
+        self._starts = np.delete(self._starts, [i for i in unusual if not self._items(int(i))])
         if not len(self._starts):
             raise UserError(f"{source}: lists no samples; expected one sample per line.")
-        for index in self._suspicious_lines():
-            self._items(int(index))
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -58,25 +59,42 @@ class SampleList:
         return f"{len(self)} samples, {hashlib.blake2b(self._text, digest_size=4).hexdigest()}"
 
     def _items(self, index: int) -> list[str]:
-        """Return the paths in a line."""
+        """Return the paths in a line; none in a comment."""
         start = int(self._starts[index])
-        line = self._text[start : self._text.index(b"\n", start)].decode().strip()
-        items = line.split(self._separator)
-        if len(items) == 2 or (len(items) == 1 and not self._needs_label):
+        line = os.fsdecode(self._text[start : self._text.index(b"\n", start)])
+        is_plain = self._separator == "\0"
+        items = line.split("\0") if is_plain else split_items(line, self._separator)
+        if len(items) in (0, 2) or (len(items) == 1 and not self._needs_label):
             return items
         number = self._text.count(b"\n", 0, start) + 1
-        expected = f"one image, '{self._separator}' and one label"
         raise UserError(
-            f"{self._source}, line {number}: found '{line[:200]}', expected {expected}. "
-            "Correct the line, or set `separator` of the data set."
+            f"{self._source}, line {number}: found '{visible(line.strip())}', expected one image, "
+            f"'{visible(self._separator)}' and one label. Correct the line, put paths with blanks "
+            "in double quotes, or set `separator` of the data set."
         )
 
-    def _suspicious_lines(self) -> np.ndarray:
-        """Return the indices of the lines that do not hold the separator exactly once."""
-        pattern = re.compile(re.escape(self._separator.encode()))
-        places = np.fromiter((match.start() for match in pattern.finditer(self._text)), np.int64)
+    def _unusual_lines(self) -> np.ndarray:
+        """Return the indices of the lines that may hold anything but two paths and a separator."""
+        separators = self._count(self._separator)
+        if self._separator == "\0":
+            return np.flatnonzero(separators != 1)
+        if self._separator == " ":
+            tabs = self._count("\t")
+            separators = np.where(tabs, tabs, separators)
+        return np.flatnonzero((separators != 1) | self._count('"') | self._count("#"))
+
+    def _count(self, mark: str) -> np.ndarray:
+        """Return how often `mark` occurs in each line, (num_lines,)."""
+        code = mark.encode()
+        if code not in self._text:
+            return np.zeros(len(self._starts), np.int64)
+        if len(code) == 1:
+            places = np.flatnonzero(np.frombuffer(self._text, np.uint8) == code[0])
+        else:
+            found = re.finditer(re.escape(code), self._text)
+            places = np.fromiter((match.start() for match in found), np.int64)
         lines = np.searchsorted(self._starts, places, side="right") - 1
-        return np.flatnonzero(np.bincount(lines, minlength=len(self._starts)) != 1)
+        return np.bincount(lines, minlength=len(self._starts))
 
 
 def read_list_file(
@@ -132,7 +150,7 @@ def pair_folders(root: Path, layout: FolderLayout, mode: str, how_to_get: str) -
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder. {how_to_get}")
     images = _find_files(image_folder, layout.image_suffixes)
-    labels = _find_files(label_folder, layout.label_suffixes)
+    labels = _find_files(label_folder, layout.label_suffixes) if label_folder.is_dir() else {}
     if not images:
         names = " or ".join(f"*{suffix}" for suffix in layout.image_suffixes)
         raise UserError(f"{image_folder}: no images {names} found. {how_to_get}")
@@ -148,7 +166,7 @@ def pair_folders(root: Path, layout: FolderLayout, mode: str, how_to_get: str) -
         for name in sorted(images)
     )
     return SampleList(
-        "\n".join(lines).encode(),
+        os.fsencode("\n".join(lines)),
         separator="\0",
         root=root,
         source=str(image_folder),
@@ -177,16 +195,15 @@ def _check_partners(
 def _find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     """Return the files under a folder: path below it without the suffix -> path."""
     found: dict[str, str] = {}
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
-            if suffix is None or name.startswith("."):
-                continue
-            path = os.path.join(parent, name)
-            key = os.path.relpath(path, folder).removesuffix(suffix)
-            if key in found:
-                raise UserError(f"{path}: {found[key]} has the same name. Keep one of the two.")
-            found[key] = path
+    for file in walk_files(folder):
+        path = str(file)
+        suffix = next((suffix for suffix in suffixes if path.endswith(suffix)), None)
+        if suffix is None:
+            continue
+        key = os.path.relpath(path, folder).removesuffix(suffix)
+        if key in found:
+            raise UserError(f"{path}: {found[key]} has the same name. Keep one of the two.")
+        found[key] = path
     return found
 
 

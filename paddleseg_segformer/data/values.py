@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from paddleseg_segformer.data.findings import Fault
 from paddleseg_segformer.errors import UserError
 
 DeclaredRange = str | Sequence[float] | Mapping[str, Sequence[float]]  # as it stands in a config
@@ -110,9 +111,10 @@ def check_finite(image: np.ndarray, name: str | os.PathLike[str]) -> None:
     if image.dtype.kind != "f" or np.isfinite(image).all():
         return
     wrong = image.size - int(np.isfinite(image).sum())
-    raise UserError(
+    raise Fault(
         f"{name}: {wrong} of {image.size} values are NaN or infinite. Replace them, such as by the "
-        "mean of the band."
+        "mean of the band.",
+        "image-not-finite",
     )
 
 

@@ -17,16 +17,16 @@ import paddleseg_segformer
 from paddleseg_segformer.contracts import input_of, pad_multiple_of
 from paddleseg_segformer.data.labels import LabelSet, generic_label_set
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export.checks import (
+    CONVERTERS,
+    WITH_PREPROCESS,
+    check_formats,
+    check_save_dir,
+)
 from paddleseg_segformer.export.fixture import write_fixture
 from paddleseg_segformer.export.folding import check_exportable
-from paddleseg_segformer.export.onnx_graph import (
-    CONVERTERS,
-    check_formats,
-    save_onnx,
-    save_openvino,
-)
+from paddleseg_segformer.export.onnx_graph import save_onnx, save_openvino
 from paddleseg_segformer.export.onnx_with_preprocess import (
-    WITH_PREPROCESS,
     check_expressible,
     save_with_preprocess,
 )
@@ -43,8 +43,6 @@ from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
-    FILE_NAME,
-    FIXTURE_FILES,
     Artefact,
     DeployConfig,
     InputSpec,
@@ -156,31 +154,6 @@ def _min_side_px(model: nn.Layer, formats: Sequence[str]) -> int:
     if set(formats) == {"paddle"}:
         return backbone.min_input_px
     return backbone.min_portable_px or backbone.min_input_px
-
-
-def check_save_dir(save_dir: str | os.PathLike[str]) -> None:
-    """Refuse a destination that is a file, or a folder that holds anything but an export.
-
-    Raises:
-        UserError: it is one of these.
-    """
-    save_dir = Path(save_dir)
-    if save_dir.exists() and not save_dir.is_dir():
-        raise UserError(f"{save_dir}: expected a folder, found a file. Choose another save_dir.")
-    if not save_dir.is_dir():
-        return
-    ours = {
-        FILE_NAME,
-        *FIXTURE_FILES,
-        *(name for files in ARTEFACT_FILES.values() for name in files),
-    }
-    others = sorted({item.name for item in save_dir.iterdir()} - ours)
-    if others:
-        more = ", ..." if len(others) > 3 else ""
-        raise UserError(
-            f"{save_dir}: holds other files ({', '.join(others[:3])}{more}), and an export takes a "
-            "folder of its own. Choose another save_dir."
-        )
 
 
 def _save_artefacts(

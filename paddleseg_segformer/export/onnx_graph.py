@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from paddleseg_segformer.dependencies import explained
-from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.paddle_to_onnx import convert
-from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES
 
 OUTPUT_NAMES = {"none": "logits", "argmax": "labels", "softmax": "probabilities"}  # by output_op
-CONVERTERS: dict[str, tuple[str, ...]] = {  # packages that make an artefact
-    "paddle": (),
-    "onnx": ("onnx",),
-    "openvino": ("onnx", "openvino"),
-    "int8": ("onnx", "openvino", "nncf"),
-    "onnx_with_preprocess": ("onnx",),
-}
-# packages that verify an artefact beside those that make it
-VERIFIERS = {"onnx": ("onnxruntime",), "onnx_with_preprocess": ("onnxruntime",)}
-
-
-def check_formats(formats: Sequence[str]) -> None:
-    """Refuse formats that are unknown, or whose packages are not installed.
-
-    Raises:
-        UserError: one of these.
-    """
-    if not formats:
-        raise UserError(f"format: found none, expected some of {', '.join(ARTEFACT_FILES)}.")
-    os.environ.setdefault("NNCF_CI", "1")  # without it NNCF sends usage data when imported
-    for name in formats:
-        if name not in ARTEFACT_FILES:
-            raise UserError(f"format: found {name!r}.{did_you_mean(name, ARTEFACT_FILES)}")
-        for package in (*CONVERTERS[name], *VERIFIERS.get(name, ())):
-            with explained():
-                importlib.import_module(package)
 
 
 def save_onnx(

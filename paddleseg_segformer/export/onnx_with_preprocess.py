@@ -12,6 +12,7 @@ from paddle import nn
 
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export.checks import WITH_PREPROCESS
 from paddleseg_segformer.export.epsilons import check_epsilons
 from paddleseg_segformer.export.fixture import allowed_size, scene_image
 from paddleseg_segformer.inference.pipeline import predict_label
@@ -26,7 +27,6 @@ from paddleseg_segformer.runtimes.deploy_config import (
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
-WITH_PREPROCESS = "onnx_with_preprocess"  # key of `ARTEFACT_FILES`
 IMAGE, LABELS = "image", "labels"  # names of input and output
 MIN_AGREEMENT = 0.999  # as of the other artefacts
 SIZES_HW = ((97, 131), (64, 200))  # tried where the size is free

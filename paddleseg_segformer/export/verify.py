@@ -11,9 +11,10 @@ import paddle
 from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export.checks import WITH_PREPROCESS
 from paddleseg_segformer.export.epsilons import check_epsilons
 from paddleseg_segformer.export.fixture import allowed_size, reference_output
-from paddleseg_segformer.export.onnx_with_preprocess import WITH_PREPROCESS, verify_with_preprocess
+from paddleseg_segformer.export.onnx_with_preprocess import verify_with_preprocess
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig, InputSpec, Verification
 from paddleseg_segformer.runtimes.engine_network import EngineNetwork, load_network
 from paddleseg_segformer.runtimes.engines import ENGINES, EngineOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from paddle import Tensor
 from PIL import Image
 
 from paddleseg_segformer.data.labels import IGNORE_INDEX
-from paddleseg_segformer.data.resize import AntialiasResize, resize_map
+from paddleseg_segformer.data.resize import SIZE_RULES, SizeRule, resize_map
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.huggingface.outputs import (
     BatchFeature,
@@ -131,8 +131,7 @@ class SegformerImageProcessor(HubProcessor):
         """Return one image (C, h, w) float32."""
         pixels = self._pixels(image)
         if self.do_resize:
-            rule = AntialiasResize(self._target_wh(), Image.Resampling(self.resample).name)
-            pixels = rule.apply(pixels)
+            pixels = self._rule().apply(pixels)
         x = pixels.astype(np.float32)
         if self.do_rescale:
             x = x * np.float32(self.rescale_factor)
@@ -188,12 +187,13 @@ class SegformerImageProcessor(HubProcessor):
             is_ignored = (label == 0) | (label == IGNORE_INDEX)
             label = np.where(is_ignored, IGNORE_INDEX, label - 1)
         if self.do_resize:
-            label = resize_map(label, self._target_wh()[::-1], "NEAREST")
+            label = resize_map(label, self._rule().new_size_hw(*label.shape), "NEAREST")
         return label.astype(np.int64)
 
-    def _target_wh(self) -> tuple[int, int]:
-        assert isinstance(self.size, Mapping)
-        return self.size["width"], self.size["height"]
+    def _rule(self) -> SizeRule:
+        """Return what resizes an image."""
+        section = self.resizing()
+        return SIZE_RULES[section.pop("type")](**section)
 
 
 def _as_list(given: Any, num_axes: int) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from paddleseg_segformer.data.io import IMAGE_SUFFIXES
-from paddleseg_segformer.data.lists import quoted_items, read_list_text, walk_files
+from paddleseg_segformer.data.lists import read_list_text, split_items, walk_files
 from paddleseg_segformer.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov")
@@ -39,8 +39,8 @@ def find_images(
     Args:
         image_path: An image, a folder, a pattern such as `photos/*.jpg`, or a list file (.txt).
         file_list: A list file, an image a line; paths are relative to `image_path` if it is given,
-            else to the list's folder. A second column (labels) is ignored. Names with spaces may
-            stand in quotes; lines that begin with `#` are comments.
+            else to the list's folder. A second column (labels) is ignored; see
+            `lists.split_items`.
         results: Folders of earlier results, which are no images to predict.
 
     Raises:
@@ -92,24 +92,17 @@ def _listed(list_path: Path, root: Path | None) -> tuple[list[Path], Path]:
     root = root or list_path.parent
     paths = []
     for line in read_list_text(list_path).decode().split("\n"):
-        line = line.strip()
-        if line and not line.startswith("#"):
-            paths.append(root / _first_path(line, root))
+        if items := split_items(line):
+            paths.append(root / _first_path(items, root))
     if not paths:
         raise UserError(f"{list_path}: names no images.")
     return paths, root
 
 
-def _first_path(line: str, root: Path) -> str:
-    """Return the image in a line; a label may follow it, and both may hold spaces."""
-    if line.startswith('"'):
-        return quoted_items(line, "\t" if "\t" in line else " ")[0]
-    words = line.split("\t") if "\t" in line else line.split(" ")
-    for count in range(len(words), 0, -1):
-        name = " ".join(words[:count]).strip()
-        if (root / name).is_file():
-            return name
-    return words[0]
+def _first_path(items: list[str], root: Path) -> str:
+    """Return the image in a line; a label may follow it, and both may hold blanks."""
+    joined = (" ".join(items[:count]) for count in range(len(items), 0, -1))
+    return next((name for name in joined if (root / name).is_file()), items[0])
 
 
 def _named(paths: Sequence[Path], root: Path | None) -> list[ImageFile]:
@@ -130,7 +123,7 @@ def _named(paths: Sequence[Path], root: Path | None) -> list[ImageFile]:
         for path in absolute
     }
     shown = {os.path.abspath(path): path for path in reversed(paths)}
-    short = {path: str(name.with_suffix("")) for path, name in names.items()}
+    short = {path: str(name.with_suffix("") if name.name else name) for path, name in names.items()}
     while True:
         counts = Counter(name.casefold() for name in short.values())
         clashing = [

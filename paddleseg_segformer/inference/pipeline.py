@@ -10,7 +10,7 @@ the windows that cross one row of tiles in every view, whichever is more, plus o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,11 @@ class Pipeline:
         preprocess: Size rules and normalisation.
         settings: Windows, scales, flips and averaging.
         memory: What windows need and may take; without it nothing is checked.
+
+    `watch`, if set, is called with the logits of an image after each of its windows.
     """
+
+    watch: Callable[[ImageLogits], None] | None = None
 
     def __init__(
         self,
@@ -202,6 +206,8 @@ class ImageLogits:
         self._num_classes = 0
         self._arrays: Arrays = NumpyArrays
         self.size_hw = image.shape[0], image.shape[1]
+        self.num_windows = sum(1 for _ in self._keys())
+        self.num_computed = 0  # windows; one that was dropped counts again
         self.held_mib = self._most_held_mib()
 
     @property
@@ -330,6 +336,9 @@ class ImageLogits:
             columns.to_original(column, logits.shape[2]),
         )
         self._cached_bytes += 4 * int(np.prod(logits.shape))
+        self.num_computed += 1
+        if self._pipeline.watch:
+            self._pipeline.watch(self)
 
 
 def _views_of_image(pipeline: Pipeline, image: np.ndarray) -> list[ViewOfImage]:

@@ -20,9 +20,6 @@ from paddleseg_segformer.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
 
-MIN_OFFSET = 16.0  # a normalisation that subtracts less may be meant for values of 0..1
-MAX_DEVIATIONS = 8.0  # from the mean; an image of 0..255 has at most 3 with ImageNet's constants
-
 
 class SizeStep(NamedTuple):
     """One size rule as it was applied to an image."""
@@ -107,19 +104,9 @@ class Preprocess:
         if image.dtype == np.uint8 or not image.size:
             return
         check_finite(image, "image")
-        if self.normalize is None or self.value_range:  # which the values were mapped with
-            return
-        offset, scale = self.normalize.offset_and_scale
-        if not MIN_OFFSET < offset.mean() <= 255:
-            return  # made for other values than 0..255
-        low, high = float(image.min()), float(image.max())
-        is_unit = low >= 0 and 0 < high <= 1 and bool((image % 1).any())
-        if is_unit or (high > 2 * 255 and ((high - offset) * scale).min() > MAX_DEVIATIONS):
-            raise UserError(
-                f"image: found values in {low:g}..{high:g}, expected 0..255 (Normalize subtracts "
-                f"{offset.mean():.0f}). {'Multiply by 255' if is_unit else 'Scale them'}, or set "
-                "value_range of the data set."
-            )
+        is_mapped = self.value_range is not None
+        if self.normalize and not is_mapped and (reason := self.normalize.misfit(image)):
+            raise UserError(f"image: {reason}")
 
     def resize(self, image: np.ndarray, ratio: float = 1.0) -> tuple[np.ndarray, list[SizeStep]]:
         """Apply the size rules.

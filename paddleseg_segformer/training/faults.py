@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import paddle
@@ -13,39 +12,9 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.training.distributed import sum_over_processes
+from paddleseg_segformer.training.options import FaultPolicy
 
 logger = logging.getLogger(__name__)
-
-CHOICES = ("stop", "skip")
-
-
-@dataclass(frozen=True)
-class FaultPolicy:
-    """How a run handles faults.
-
-    Args:
-        on_nonfinite: stop, or skip the step: weights, optimizer and batch-norm statistics stay as
-            they were; the iteration counts.
-        on_bad_sample: stop, or replace a sample that cannot be read by another one.
-        max_skipped: steps, and samples, that may be skipped; one more stops the run.
-    """
-
-    on_nonfinite: str = "stop"
-    on_bad_sample: str = "stop"
-    max_skipped: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("on_nonfinite", "on_bad_sample"):
-            if getattr(self, name) not in CHOICES:
-                expected = " or ".join(CHOICES)
-                raise UserError(f"--{name}: found {getattr(self, name)}, expected {expected}.")
-        if self.max_skipped < 1:
-            raise UserError(f"--max_skipped: found {self.max_skipped}, expected 1 or more.")
-
-    @property
-    def max_replaced(self) -> int:
-        """Return how many bad samples may be replaced."""
-        return self.max_skipped if self.on_bad_sample == "skip" else 0
 
 
 class Faults:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+import shlex
 from collections.abc import Generator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import paddle
 
 from paddleseg_segformer.analysis.complexity import count_parameters
 from paddleseg_segformer.config import Config
-from paddleseg_segformer.config.building import TrainingParts, build_training
+from paddleseg_segformer.config.building import TrainingParts, build_training, build_val_dataset
 from paddleseg_segformer.cpu import prepare_cpu
+from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.data.datasets import SamplePaths
 from paddleseg_segformer.data.loader import Batch, train_loader
 from paddleseg_segformer.data.sample_lists import SampleList
@@ -23,6 +24,7 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder, only_writer, write_text
 from paddleseg_segformer.model_folder import CONFIG, start_from_pretrained
 from paddleseg_segformer.training.checkpoints import (
+    BEST,
     BestModel,
     find_checkpoint,
     read_best,
@@ -36,7 +38,7 @@ from paddleseg_segformer.training.distributed import (
     lost_peers_explained,
     of_first_process,
 )
-from paddleseg_segformer.training.faults import FaultPolicy, Faults
+from paddleseg_segformer.training.faults import Faults
 from paddleseg_segformer.training.hooks import (
     EMA,
     Checkpoints,
@@ -46,52 +48,16 @@ from paddleseg_segformer.training.hooks import (
     Progress,
     RunFolder,
 )
+from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.trainer import Hook, Precision, Trainer
 from paddleseg_segformer.training.writers import (
     JsonLinesWriter,
     VisualDLWriter,
     Writer,
     Writers,
-    check_visualdl,
 )
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How to run, apart from what the config says."""
-
-    save_dir: str = "output"
-    num_workers: int = 0
-    do_eval: bool = False
-    use_vdl: bool = False
-    use_ema: bool = False
-    resume_model: str | None = None
-    save_interval: int = 1000  # steps
-    keep_checkpoint_max: int = 5
-    log_iters: int = 10  # steps
-    seed: int | None = None  # None: the checkpoint's on resume, else a random one
-    precision: str = "fp32"
-    amp_level: str = "O1"
-    early_stop_intervals: int | None = None
-    on_nonfinite: str = "stop"  # or skip: the step
-    on_bad_sample: str = "stop"  # or skip: another sample replaces it
-    max_skipped: int = 100  # steps, and samples
-
-    def __post_init__(self) -> None:
-        for name in ("save_interval", "keep_checkpoint_max", "log_iters"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}: found {getattr(self, name)}, expected 1 or more.")
-        if self.num_workers < 0:
-            raise UserError(f"--num_workers: found {self.num_workers}, expected 0 or more.")
-        self.fault_policy()
-        if self.use_vdl:
-            check_visualdl()
-
-    def fault_policy(self) -> FaultPolicy:
-        """Return how faults are handled."""
-        return FaultPolicy(self.on_nonfinite, self.on_bad_sample, self.max_skipped)
 
 
 def train(config: Config, options: RunOptions) -> BestModel:
@@ -105,7 +71,10 @@ def train(config: Config, options: RunOptions) -> BestModel:
         seed = checkpoint["seed"] if checkpoint else int(drawn)
     paddle.seed(seed)  # of the initial weights; the trainer seeds every step
     parts = build_training(config, options.do_eval)
+    if not options.do_eval:
+        parts = parts._replace(val_dataset=_for_last_score(config))
     check_same_in_all("train_dataset, number of samples", len(parts.dataset))
+    check_same_in_all("val_dataset, number of samples", len(parts.val_dataset or ()))
     samples = fingerprint(parts.dataset.samples)
     save_dir = make_folder(options.save_dir)
     with only_writer(save_dir) if rank == 0 else nullcontext():
@@ -125,7 +94,13 @@ def train(config: Config, options: RunOptions) -> BestModel:
         best = read_best(save_dir)
         best.iteration = best.iteration or trainer.iteration  # from here early stopping counts
         run = RunFolder(save_dir, config.to_yaml(), Writers(writers), best, samples)
-        trainer.hooks = _hooks(config, options, parts, run, ema, rank, world_size)
+        evaluate = None
+        if parts.val_dataset is not None:
+            evaluation = ModelEvaluation(config, parts, options.num_workers, rank, world_size)
+            interval = options.save_interval if options.do_eval else config.iters
+            early_stop = options.early_stop_intervals
+            evaluate = Evaluate(evaluation, run, interval, ema, early_stop, rank == 0)
+        trainer.hooks = _hooks(config, options, parts, run, ema, evaluate, rank, world_size)
         if rank == 0:
             write_text(save_dir / CONFIG, run.config_yaml)
         batch = config.batch_size * config.accumulation_steps * world_size
@@ -145,9 +120,16 @@ def train(config: Config, options: RunOptions) -> BestModel:
         )
         try:
             with lost_peers_explained():
+                start = trainer.iteration
                 trainer.train()
+                is_finished = trainer.iteration == config.iters
+                is_scored = options.do_eval or (start == config.iters and best.miou >= 0)
+                if evaluate and is_finished and not is_scored:
+                    _last_score(evaluate, trainer)
         finally:
             run.writers.close()
+        if is_finished:
+            logger.info(_ending(run, trainer.iteration))
         return run.best
 
 
@@ -213,19 +195,45 @@ def _hooks(
     parts: TrainingParts,
     run: RunFolder,
     ema: EMA | None,
+    evaluate: Evaluate | None,
     rank: int,
     world_size: int,
 ) -> list[Hook]:
-    interval = options.save_interval
     epoch_iters = len(parts.dataset) / (config.batch_size * config.accumulation_steps * world_size)
     # users' first, so that averages, evaluation and checkpoint include what they change
     hooks = [GracefulStop(), *parts.hooks, Progress(run.writers, options.log_iters, epoch_iters)]
     if ema:
         hooks.append(ema)
-    if parts.val_dataset is not None:
-        evaluation = ModelEvaluation(config, parts, options.num_workers, rank, world_size)
-        early_stop = options.early_stop_intervals
-        hooks.append(Evaluate(evaluation, run, interval, ema, early_stop, rank == 0))
+    if evaluate and options.do_eval:
+        hooks.append(evaluate)
     if rank == 0:
-        hooks.append(Checkpoints(run, interval, options.keep_checkpoint_max, ema))
+        hooks.append(Checkpoints(run, options.save_interval, options.keep_checkpoint_max, ema))
     return hooks
+
+
+def _for_last_score(config: Config) -> SegmentationDataset | None:
+    """Return the data set to evaluate on at the end of a run without --do_eval, if there is one."""
+    if config.val_dataset is None:
+        return None
+    try:
+        dataset: SegmentationDataset = build_val_dataset(config)
+        return dataset
+    except UserError as error:
+        logger.warning("this run ends without a score: %s", error)
+        return None
+
+
+def _last_score(evaluate: Evaluate, trainer: Trainer) -> None:
+    """Evaluate once; a failure does not undo the run."""
+    try:
+        evaluate.after_step(trainer)
+    except UserError as error:
+        logger.warning("this run ends without a score: %s", error)
+
+
+def _ending(run: RunFolder, iteration: int) -> str:
+    """Return the path of the run's model, its score and the next command."""
+    folder = run.save_dir / (BEST if (run.save_dir / BEST).is_dir() else f"iter_{iteration}")
+    score = f" (mIoU {run.best.miou:.4f})" if folder.name == BEST else ""
+    command = f"predict --model_path {shlex.quote(str(folder))} --image_path IMAGES"
+    return f"model: {folder}{score}; next: python -m paddleseg_segformer {command}"

@@ -93,7 +93,7 @@ MISTAKES = {
     ),
     "check_dataset with an unknown config": ("check_dataset --config nowhere", "nowhere: neither"),
     "make_dataset of tiny images": ("make_dataset --height 8", "height x width: found 8x512"),
-    "demo without scenes": ("demo --num_val -1", "num_val: found -1, expected 0 or more"),
+    "demo without scenes": ("demo --num_val -1", "--num_val: found -1, expected 1 or more"),
 }
 
 

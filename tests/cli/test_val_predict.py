@@ -6,6 +6,8 @@ import csv
 import json
 import re
 import shutil
+import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,8 +15,9 @@ import numpy as np
 import paddle
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
-from paddleseg_segformer.cli import main
+from paddleseg_segformer.cli import main, predict
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_model
 from paddleseg_segformer.inference.overlay import write_image
@@ -246,7 +249,7 @@ def test_predict_custom_colors(run_dir, tmp_path, capsys) -> None:
     [
         ([], "--image_path is missing"),
         (["--image_path", "none.jpg"], "none.jpg: no such file"),
-        (["--image_path", "none.mp4"], "none.mp4: no such file, or not a video"),
+        (["--image_path", "none.mp4"], "none.mp4: no such file (--image_path)"),
         (["--image_path", ".", "--overlay_alpha", "7"], "--overlay_alpha: found 7.0"),
     ],
 )
@@ -271,3 +274,23 @@ def test_predict_with_an_export_equals_the_model(run_dir, tmp_path) -> None:
         name = f"pseudo_color_prediction/{index}.png"
         labels = [np.asarray(Image.open(tmp_path / run / name)) for run in ("model", "exported")]
         assert (labels[0] != labels[1]).mean() < 1e-3
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_predict_shows_the_plan_of_large_images_and_each_window(
+    run_dir: Path, tmp_path: Path, is_terminal: bool, monkeypatch, capsys
+) -> None:
+    rng = np.random.default_rng(1)
+    for name, height in (("a", 32), ("b", 40), ("c", 96)):
+        write_image(tmp_path / f"{name}.png", rng.integers(0, 256, (height, 48, 3), np.uint8))
+    monkeypatch.setattr(predict, "LOG_INTERVAL_S", -1.0)
+    monkeypatch.setattr(predict, "tqdm", partial(tqdm, ascii=True))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    flags = ("--image_path", str(tmp_path), "--save_dir", str(tmp_path / "out"))
+    assert job("predict", run_dir, *flags) == 0
+    out, err = capsys.readouterr()
+    plans = re.findall(r"(\w)\.png: (\d) windows? ", out)
+    assert plans == [("a", "1"), ("c", "3")]  # 96 rows in windows of 32; b is hardly larger than a
+    shown = re.findall(r"window \d of \d", err if is_terminal else out)
+    windows = [f"window {done} of {total}" for total in (2, 3) for done in range(1, total + 1)]
+    assert list(dict.fromkeys(shown)) == windows

@@ -7,8 +7,9 @@ import yaml
 
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_component, build_loss, build_model
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, UserErrors
 from paddleseg_segformer.losses import LOSSES
+from paddleseg_segformer.predictor import label_set_of
 
 pytestmark = pytest.mark.check
 
@@ -235,3 +236,23 @@ def test_number_of_classes_is_the_data_sets(path):
     assert build_model(load_config(path)).num_classes == 19
     other = ["train_dataset={type: Dataset, num_classes: 5}"]
     assert build_model(load_config(path, other)).num_classes == 5
+
+
+def test_classes_are_a_file_of_names_in_files_and_overrides(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("road\n\n sky \n", encoding="utf-8")
+    path.write_text(path.read_text() + "val_dataset: {type: Dataset, classes: names.txt}\n")
+    for opts in ((), ("val_dataset.classes=names.txt",), ("val_dataset.classes=[road, sky]",)):
+        config = load_config(path, opts)
+        assert config.val_dataset["classes"] == ["road", "sky"]  # also where the file is not
+    config = load_config(path, ["val_dataset.classes=nowhere.txt"])
+    with pytest.raises(UserError, match="nowhere.txt"):
+        label_set_of(config.val_dataset, 2)
+
+
+def test_variables_that_are_not_set_are_named_at_once(path, monkeypatch):
+    monkeypatch.delenv("A_ROOT", raising=False)
+    path.write_text(path.read_text() + "hooks: [{a: '${A_ROOT}'}, ['x${B_ROOT}', '${C}']]")
+    with pytest.raises(UserErrors) as caught:
+        load_config(path)
+    assert [line[:9] for line in caught.value.mistakes] == ["${A_ROOT}", "${B_ROOT}", "${C}: onl"]

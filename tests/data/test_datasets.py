@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from paddleseg_segformer.data.resize import Resize
 from paddleseg_segformer.data.sample_lists import SampleList
 from paddleseg_segformer.data.transforms import PhotoMetricDistortion, RandomPaddingCrop
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.inference.image_sources import find_images
 
 pytestmark = pytest.mark.check
 
@@ -215,7 +217,11 @@ def test_generic_bands(tmp_path: Path) -> None:
         ("", "lists no samples"),
         ("a.jpg a.png\n\nb.jpg\nc.jpg c.png", "line 3: found 'b.jpg'"),
         ("a.jpg a.png\nb.jpg b c.png\n", "line 2: found 'b.jpg b c.png'"),
-        ("a.jpg,a.png\n", "Correct the line, or set `separator`"),
+        ("a.jpg,a.png\n", "in double quotes, or set `separator`"),
+        ("a.jpg  a.png", "found 'a.jpg␣␣a.png'"),
+        ("a.jpg\ta.png\tb.png", r"found 'a.jpg\\ta.png\\tb.png'"),
+        ('"a b.png"', "found '\"a b.png\"'"),
+        ("# a.jpg a.png\n  # b", "lists no samples"),
     ],
 )
 def test_wrong_lists_are_refused(tmp_path: Path, lines: str, message: str) -> None:
@@ -226,6 +232,47 @@ def test_wrong_lists_are_refused(tmp_path: Path, lines: str, message: str) -> No
 def test_spaces_around_a_line_do_not_matter(tmp_path: Path) -> None:
     samples = generic(tmp_path, "\ufeff a.jpg a.png \r\nb.jpg b.png\r\n  c.jpg c.png").samples
     assert [Path(samples[index][1]).name for index in range(3)] == ["a.png", "b.png", "c.png"]
+
+
+def test_lists_have_one_form_for_samples_and_predictions(tmp_path: Path) -> None:
+    lines = [
+        "# image label",
+        "a.jpg a.png",
+        "  ",
+        "b 1.jpg\tb 1.png",
+        '"c 1.jpg" "c 1.png"',
+        'd.jpg "d 1.png"',
+        ' # "e.jpg" e.png',
+        '"#f.jpg"\t"f.png"',
+        'g".jpg g.png',
+    ]
+    names = ["a", "b 1", "c 1", "d", "#f", 'g"']
+    for name in names:
+        (tmp_path / f"{name}.jpg").touch()
+    samples = generic(tmp_path, "\r\n".join(lines)).samples
+    found = [samples[index] for index in range(len(samples))]
+    assert [Path(image).name for image, _ in found] == [f"{name}.jpg" for name in names]
+    labels = ["a.png", "b 1.png", "c 1.png", "d 1.png", "f.png", "g.png"]
+    assert [Path(label or "").name for _, label in found] == labels
+    assert [image.path.name for image in find_images(str(tmp_path / "list.txt"))] == [
+        f"{name}.jpg" for name in names
+    ]
+    commas = generic(tmp_path, '"x,1.jpg",x\t1.png', separator=",").samples
+    assert commas[0] == (str(tmp_path / "x,1.jpg"), str(tmp_path / "x\t1.png"))
+
+
+def test_folders_of_archives_hidden_ones_and_loops_hold_no_samples(cityscapes: Path) -> None:
+    for name in ("__MACOSX", ".ipynb_checkpoints"):
+        write_image(cityscapes / f"leftImg8bit/train/{name}/x_leftImg8bit.png", GREY)
+    (cityscapes / "leftImg8bit/train/loop").symlink_to(cityscapes / "leftImg8bit/train")
+    odd = os.fsdecode(b"aachen/\xe4_")
+    write_image(cityscapes / "x.png", GREY)
+    os.rename(cityscapes / "x.png", cityscapes / f"leftImg8bit/train/{odd}leftImg8bit.png")
+    write_label(cityscapes / "y.png", np.zeros((4, 6), np.uint8))
+    os.rename(cityscapes / "y.png", cityscapes / f"gtFine/train/{odd}gtFine_labelTrainIds.png")
+    dataset = Cityscapes([], str(cityscapes))
+    assert len(dataset) == 8
+    assert [index for index in range(8) if dataset.read(index).image.shape == (4, 6, 3)] == [4]
 
 
 def test_test_list_may_lack_labels(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from image_forms import image_forms, turned
 from PIL import Image
 
 from paddleseg_segformer.config.building import build_dataset
 from paddleseg_segformer.data.datasets import Dataset
-from paddleseg_segformer.data.io import read_image, read_label
+from paddleseg_segformer.data.io import decode_image, read_image, read_label
 from paddleseg_segformer.data.values import ValueRange
 from paddleseg_segformer.errors import UserError
 
@@ -58,6 +59,23 @@ def test_tiff_gives_the_samples_as_they_are_stored(tmp_path, dtype, bands, plana
     np.testing.assert_array_equal(found, image.astype(found.dtype))
 
 
+def test_16_bits_are_scaled_alike_in_tiles_and_strips(tmp_path):
+    image = RNG.integers(0, 2**16, (50, 70)).astype(np.uint16)
+    for options in ({}, {"tile": (16, 16)}, {"tile": (32, 32)}, {"compression": "zlib"}):
+        tifffile.imwrite(tmp_path / "x.tif", image, photometric="minisblack", **options)
+        for channels in (1, 3):
+            found = read_image(tmp_path / "x.tif", channels)
+            np.testing.assert_array_equal(found, np.dstack([image >> 8] * channels))
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_bands_of_cmyk_files_are_the_stored_ones(tmp_path, planar):
+    image = pixels("u1", 4)
+    stored = image if planar == "contig" else image.transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "x.tif", stored, photometric="separated", planarconfig=planar)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif", 4), image)
+
+
 @pytest.mark.parametrize("extra", ["unspecified", "assocalpha", "unassalpha"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_a_fourth_band_of_8_bits_changes_no_other(tmp_path, extra, channels):
@@ -81,11 +99,14 @@ def test_geotiff_of_four_bands(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_12_bits_in_16_are_refused(tmp_path, suffix, channels):
+def test_8_and_12_bits_in_16_are_refused(tmp_path, suffix, channels):
     image = (pixels("u2", 3) >> 4)[:, :, :channels].squeeze()
     path = tmp_path / f"x{suffix}"
     cv2.imwrite(str(path), image)
     with pytest.raises(UserError, match=r"16-bit values of at most 40\d\d; of 0..65535"):
+        read_image(path, channels)
+    cv2.imwrite(str(path), image >> 4)
+    with pytest.raises(UserError, match="16-bit values of at most 2[0-9][0-9]; .* keep 1 levels"):
         read_image(path, channels)
     cv2.imwrite(str(path), image << 4)
     assert read_image(path, channels).max() > 250
@@ -136,6 +157,38 @@ def test_orientation_is_obeyed_in_every_format(tmp_path, orientation, suffix):
         expected = expected.transpose(turn[orientation])
     found = read_image(tmp_path / f"x{suffix}").astype(int)
     np.testing.assert_allclose(found, np.asarray(expected).astype(int), atol=12)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".tif"])
+def test_orientation_is_obeyed_by_all_bands(tmp_path, orientation, suffix):
+    image = pixels("u1", 4)
+    if suffix == ".tif":
+        options = {"photometric": "rgb", "extratags": [(274, 3, 1, orientation, True)]}
+        tifffile.imwrite(tmp_path / "x.tif", image, metadata=None, **options)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        options = {"lossless": True, "exact": True} if suffix == ".webp" else {}
+        Image.fromarray(image).save(tmp_path / f"x{suffix}", exif=exif, **options)
+    for channels in (3, 4):
+        found = read_image(tmp_path / f"x{suffix}", channels)
+        np.testing.assert_array_equal(found, turned(image, orientation)[:, :, :channels])
+
+
+@pytest.mark.parametrize("form", image_forms(), ids=lambda form: form.name)
+def test_every_form_is_read_as_it_was_written(form):
+    """What the encoder was given, or for unusual forms an image, or a refusal in one line."""
+    try:
+        found = decode_image(Path(form.name), form.content)
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert form.rgb is None, str(error)
+        return
+    assert found.dtype in (np.uint8, np.float32)
+    if form.rgb is not None:
+        assert found.dtype == np.uint8
+        np.testing.assert_allclose(found.astype(int), form.rgb, rtol=0, atol=form.tolerance)
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -231,6 +284,109 @@ def test_arrays_of_other_numbers_are_refused(tmp_path, change):
     np.save(tmp_path / "x.npy", change(LABEL.astype(np.float32)))
     with pytest.raises(UserError, match="expected one whole-number class id"):
         read_label(tmp_path / "x.npy")
+
+
+COLORS = [[9, 9, 9], [200, 0, 0], [0, 200, 0], [0, 0, 200], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("has_alpha", [False, True])
+def test_grey_labels_of_16_bits_keep_them(tmp_path, has_alpha):
+    ids = LABEL.astype(np.uint16) * 300
+    alpha = [np.full_like(ids, 65535)] * has_alpha
+    cv2.imwrite(str(tmp_path / "x.png"), np.dstack([ids] * 3 + alpha))
+    np.testing.assert_array_equal(read_label(tmp_path / "x.png"), ids)
+    tifffile.imwrite(tmp_path / "x.tif", np.dstack([ids] * 3), photometric="rgb")
+    np.testing.assert_array_equal(read_label(tmp_path / "x.tif"), ids)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4"])
+def test_signed_labels_keep_their_sign(tmp_path, dtype):
+    ids = LABEL.astype(dtype) - 1
+    tifffile.imwrite(tmp_path / "x.tif", ids)
+    np.save(tmp_path / "x.npy", ids)
+    for name in ("x.tif", "x.npy"):
+        np.testing.assert_array_equal(read_label(tmp_path / name), ids)
+
+
+def test_planes_in_the_pages_of_a_tiff(tmp_path):
+    planes = np.eye(4, dtype=np.uint8)[LABEL].transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "x.tif", planes, photometric="minisblack")
+    np.testing.assert_array_equal(read_label(tmp_path / "x.tif"), LABEL)
+    planes[3] = 1  # of several classes
+    tifffile.imwrite(tmp_path / "x.tif", planes, photometric="minisblack")
+    with pytest.raises(UserError, match="4 bands"):
+        read_label(tmp_path / "x.tif")
+
+
+def test_overviews_of_a_tiff_label_are_no_planes(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        file.write(LABEL, photometric="minisblack")
+        file.write(LABEL[::2, ::2], photometric="minisblack", subfiletype=1)
+    np.testing.assert_array_equal(read_label(tmp_path / "x.tif"), LABEL)
+
+
+def test_animated_labels_are_refused(tmp_path):
+    frames = [Image.fromarray(LABEL), Image.fromarray(LABEL[::-1])]
+    frames[0].save(tmp_path / "x.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match="an animation of 2 images"):
+        read_label(tmp_path / "x.png")
+
+
+def test_ids_beyond_32_bits_are_refused_and_one_plane_is_read(tmp_path):
+    np.save(tmp_path / "x.npy", LABEL.astype(np.int64) + 2**32)
+    with pytest.raises(UserError, match="found ids in 4294967296..4294967299"):
+        read_label(tmp_path / "x.npy")
+    for shape in ((24, 36, 1), (1, 24, 36)):
+        np.save(tmp_path / "x.npy", LABEL.reshape(shape))
+        np.testing.assert_array_equal(read_label(tmp_path / "x.npy"), LABEL)
+
+
+@pytest.mark.parametrize("form", ["rgb", "rgba", "palette"])
+def test_colours_of_a_table_are_ids(tmp_path, form):
+    if form == "palette":
+        with_palette(tmp_path / "x.png", LABEL, COLORS[:4])
+    else:
+        rgb = np.asarray(COLORS, np.uint8)[LABEL]
+        Image.fromarray(rgb).convert(form.upper()).save(tmp_path / "x.png")
+    found = read_label(tmp_path / "x.png", 4, np.asarray(COLORS[::-1], np.uint8))
+    np.testing.assert_array_equal(found, 4 - LABEL)
+    with pytest.raises(UserError, match=r"x.png: found the colour \[9, 9, 9\] in \d+ pixels"):
+        read_label(tmp_path / "x.png", 4, np.asarray(COLORS[1:], np.uint8))
+
+
+def colored(tmp_path: Path, **options) -> Dataset:
+    """Return a data set whose label has the colours of `COLORS`."""
+    Image.fromarray(np.zeros((24, 36, 3), np.uint8)).save(tmp_path / "0.png")
+    Image.fromarray(np.asarray(COLORS, np.uint8)[LABEL]).save(tmp_path / "0_mask.png")
+    (tmp_path / "train.txt").write_text("0.png 0_mask.png")
+    where = {"dataset_root": str(tmp_path), "train_path": str(tmp_path / "train.txt")}
+    return Dataset("train", transforms=[], **where, **options)
+
+
+def test_colours_without_a_class_come_last(tmp_path):
+    label = colored(tmp_path, num_classes=2, label_colors=COLORS).read(0).label
+    np.testing.assert_array_equal(label, np.asarray([0, 1, 255, 255], np.uint8)[LABEL])
+    with pytest.raises(UserError, match="list its colours in label_colors"):
+        colored(tmp_path, num_classes=2, label_values=[0, 1]).read(0)
+    for options, message in (
+        ({"label_colors": COLORS[:1]}, "found 1 colours for 2 classes"),
+        ({"label_colors": [*COLORS, COLORS[0]]}, "and none twice"),
+        ({"label_colors": [[0, 0], [1, 1]]}, "expected red, green and blue"),
+        ({"label_colors": COLORS, "ignore_index": 0}, "found ignore_index 0"),
+        ({"label_colors": COLORS, "label_values": [0, 1]}, "exclude each other"),
+    ):
+        with pytest.raises(UserError, match=message):
+            colored(tmp_path, num_classes=2, **options)
+
+
+def test_a_negative_id_names_both_readings(tmp_path):
+    masks(tmp_path, (0, 1))
+    tifffile.imwrite(tmp_path / "0_mask.png", LABEL[:8, :8].astype(np.int16) - 1)
+    section = {"dataset_root": str(tmp_path), "train_path": str(tmp_path / "train.txt")}
+    with pytest.raises(UserError, match="found the class id -1, .* set ignore_index: -1"):
+        Dataset("train", transforms=[], num_classes=3, **section).read(0)
+    found = Dataset("train", transforms=[], num_classes=3, ignore_index=-1, **section).read(0)
+    np.testing.assert_array_equal(found.label, LABEL[:8, :8].astype(int) - 1)
 
 
 def masks(tmp_path: Path, values: tuple[int, ...], **options) -> Dataset:

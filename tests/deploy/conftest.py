@@ -45,7 +45,7 @@ def programs() -> dict[str, Path]:
         pytest.skip("cmake or a C++ compiler is missing: apt-get install cmake g++")
     has_openvino = find_spec("openvino") is not None
     flags = [f"-DPython3_EXECUTABLE={sys.executable}"]
-    flags.append(f"-DSEGMENT_OPENVINO={'ON' if has_openvino else 'OFF'}")
+    flags += [f"-DSEGMENT_OPENVINO={'ON' if has_openvino else 'OFF'}", "-DSEGMENT_TESTS=ON"]
     done = _run("cmake", "-S", SOURCE, "-B", BUILD, *flags)
     if "Could not find a package configuration" in done.stderr or "Could NOT find" in done.stderr:
         # the same: system libraries, which pip does not install
@@ -56,6 +56,12 @@ def programs() -> dict[str, Path]:
     assert "warning:" not in done.stdout + done.stderr
     names = ("paddle", "openvino") if has_openvino else ("paddle",)
     return {name: BUILD / f"segment_{name}" for name in names}
+
+
+@pytest.fixture(scope="session")
+def read_images(programs: dict[str, Path]) -> Path:
+    """Return the program that tells what the others make of image files."""
+    return BUILD / "read_images"
 
 
 def _run(*command: object) -> subprocess.CompletedProcess[str]:

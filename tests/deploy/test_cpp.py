@@ -148,6 +148,12 @@ SIZE_RULES = {
         ]
         for name in ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")
     },
+    "AntialiasResizeByShort": [
+        {"type": "AntialiasResizeByShort", "short_size": 75, "max_size": None, "resample": "BOX"}
+    ],
+    "AntialiasResizeByShort limited": [
+        {"type": "AntialiasResizeByShort", "short_size": 111, "max_size": 113}
+    ],
     "AntialiasResize of floats": [
         {"type": "ResizeByLong", "long_size": 90},
         {"type": "AntialiasResize", "target_size": [64, 70], "resample": "BICUBIC"},
@@ -266,6 +272,16 @@ def test_files_equal_those_of_infer(exported, images, segment, tmp_path) -> None
         with Image.open(tmp_path / "out" / "added_prediction" / stem) as file:
             assert (np.asarray(file) == prediction.overlay()).mean() > 1 - 1e-3
     assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_results_among_the_images_are_not_predicted(exported, images, segment, tmp_path) -> None:
+    folder = tmp_path / "out"  # of the results too
+    folder.mkdir()
+    shutil.copy(images / "c.bmp", folder)
+    for _ in range(2):
+        done = segment("paddle", exported("SegFormer"), folder)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "1 images written" in done.stdout
 
 
 def test_failed_images_are_reported_and_the_rest_goes_on(

@@ -315,7 +315,7 @@ def test_model_files_and_image_are_chosen_by_hand(exported, images, page, tmp_pa
         ("#model-files", files[:1], "expected model.onnx and deploy.yaml of one export"),
         ("#model-files", [damaged, files[1]], "model.onnx: damaged, or not the model"),
         ("#model-files", files, None),
-        ("#image-file", [broken], "broken.png: cannot be read as an image"),
+        ("#image-file", [broken], "broken.png: cannot be decoded as an image"),
         ("#image-file", [no_image], "notes.txt: cannot be read as an image"),
         ("#image-file", [images[0]], None),
     ]

@@ -100,7 +100,7 @@ def test_lists_of_images_and_maps() -> None:
         ),
         ({"images": random_image(8, 8, 3), "data_format": "nchw"}, "data_format: found 'nchw'"),
         ({"images": [random_image(8, 8, 3), random_image(8, 9, 3)], "do_resize": False}, "2 diff"),
-        ({"images": random_image(8, 8, 3), "size": {"shortest_edge": 8}}, "shortest_edge"),
+        ({"images": random_image(8, 8, 3), "size": {"longest_edge": 8}}, "or shortest_edge"),
         ({"images": random_image(8, 8, 3), "resample": 9}, "resample: found 9"),
     ],
 )
@@ -249,7 +249,7 @@ def test_sizes_of_another_number_of_images_are_refused() -> None:
     [
         ("size", {"height": "512", "width": 512}),
         ("size", [512, 512, 3]),
-        ("size", {"shortest_edge": 512}),
+        ("size", {"longest_edge": 512}),
         ("size", {"height": 10**40, "width": 512}),
         ("resample", {}),
         ("rescale_factor", "1/255"),

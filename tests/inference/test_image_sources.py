@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,17 @@ def test_lists_as_editors_save_them(folder, encoding, end) -> None:
     assert [image.path for image in images] == [folder / name for name in expected]
 
 
+def test_lines_that_name_no_file_fail_by_themselves(folder) -> None:
+    (folder / "list.txt").write_text('""\n.\nb.png\n""  x\n')
+    images = find_images(str(folder / "list.txt"))
+    assert [image.path for image in images] == [folder, folder / "b.png"]
+    results = [pixels for _, pixels in read_ahead(images, read_image)]
+    assert [isinstance(result, UserError) for result in results] == [True, False]
+    (folder / "list.txt").write_text(f'"{"x" * 200_000}"\n')
+    with pytest.raises(UserError, match="not a list's line"):
+        find_images(str(folder / "list.txt"))
+
+
 def test_list_in_another_encoding_is_refused(tmp_path) -> None:
     (tmp_path / "list.txt").write_bytes("a.png\nü.png\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"list.txt, line 2: not UTF-8"):
@@ -131,6 +143,30 @@ def test_links_are_followed_once_and_hidden_files_skipped(tmp_path) -> None:
     (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "w.jpg").symlink_to(tmp_path / "elsewhere" / "z.jpg")
     assert names(find_images(str(tmp_path / "real"))) == ["linked/z", "w", "x"]
+
+
+def test_links_that_lead_nowhere_are_listed_and_missed(tmp_path) -> None:
+    touch(tmp_path, "x.jpg")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "itself.jpg").symlink_to(tmp_path / "itself.jpg")
+    found = find_images(str(tmp_path))
+    assert names(found) == ["broken", "itself", "x"]
+    errors = [str(result) for _, result in read_ahead(found, read_image)]
+    assert "broken.jpg: no such file" in errors[0] and "itself.jpg: " in errors[1]
+
+
+def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch) -> None:
+    touch(tmp_path, "a/x.jpg")
+    scan = os.scandir
+
+    def refuse(path: str):
+        if path.endswith("/a"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"/a: cannot be read \(Permission denied\)"):
+        find_images(str(tmp_path))
 
 
 def test_results_are_not_predicted_again(tmp_path) -> None:

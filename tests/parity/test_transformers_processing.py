@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
 
+from paddleseg_segformer.data.resize import AntialiasResizeByShort
 from paddleseg_segformer.huggingface import SegformerImageProcessor
 from paddleseg_segformer.huggingface.outputs import LogitsOutput
+from paddleseg_segformer.inference.preprocess import Preprocess
 
 pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -32,6 +35,9 @@ def theirs() -> type:
         {"size": {"height": 300, "width": 512}, "resample": 0, "image_mean": [0.5, 0.4, 0.3]},
         {"do_resize": False, "do_reduce_labels": True},
         {"do_rescale": False, "do_normalize": False, "size": {"height": 64, "width": 64}},
+        {"size": {"shortest_edge": 97}, "do_reduce_labels": True},
+        {"size": {"shortest_edge": 41}, "resample": 3},
+        {"size": {"shortest_edge": 512, "longest_edge": 600}},
         {"rescale_factor": 1 / 127.5, "image_std": [0.5, 0.6, 0.7], "do_reduce_labels": True},
     ],
 )
@@ -42,6 +48,39 @@ def test_pixels_and_maps_are_theirs(theirs: type, settings: dict) -> None:
     found = SegformerImageProcessor(**settings)(image, label, return_tensors="np")
     np.testing.assert_allclose(found["pixel_values"], expected["pixel_values"], atol=2e-6)
     np.testing.assert_array_equal(found["labels"], expected["labels"])
+
+
+def test_sizes_that_keep_the_ratio_are_theirs() -> None:
+    from transformers.image_transforms import (
+        get_resize_output_image_size,
+        get_size_with_aspect_ratio,
+    )
+
+    rng = np.random.default_rng(0)
+    for height, width, short_size, limit in rng.integers(1, 3000, (2000, 4)).tolist():
+        limit = max(limit, short_size)
+        found = AntialiasResizeByShort(short_size, limit).new_size_hw(height, width)
+        expected = get_size_with_aspect_ratio((height, width), short_size, limit)
+        assert found == tuple(max(1, side) for side in expected)
+        image = np.broadcast_to(np.uint8(0), (3, height, width))
+        expected = get_resize_output_image_size(image, short_size, default_to_square=False)
+        assert AntialiasResizeByShort(short_size).new_size_hw(height, width) == expected
+
+
+@pytest.mark.parametrize(
+    "size", [512, [48, 80], {"shortest_edge": 50}, {"shortest_edge": 50, "longest_edge": 60}]
+)
+def test_sizes_in_a_folder_are_read_as_theirs(theirs: type, tmp_path, size) -> None:
+    content = {"image_processor_type": "SegformerImageProcessor", "size": size}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    image = np.random.randint(0, 256, (97, 131, 3), dtype=np.uint8)
+    expected = theirs.from_pretrained(tmp_path)(image, return_tensors="np")["pixel_values"]
+    processor = SegformerImageProcessor.from_pretrained(tmp_path)
+    np.testing.assert_allclose(
+        processor(image, return_tensors="np")["pixel_values"], expected, 0, 2e-6
+    )
+    prepared = Preprocess.from_transforms(processor.transforms()).resize(image)[0]
+    assert prepared.shape[:2] == expected.shape[2:]
 
 
 def test_settings_are_exchanged_by_file(theirs: type, tmp_path) -> None:

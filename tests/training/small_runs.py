@@ -20,6 +20,11 @@ def log(folder: Path, out: str) -> list[dict]:
     return [json.loads(line) for line in (folder / out / "log.jsonl").read_text().splitlines()]
 
 
+def train_log(folder: Path, out: str) -> list[dict]:
+    """Return the log's lines on training."""
+    return [line for line in log(folder, out) if "Train/loss" in line]
+
+
 def weights(folder: Path, out: str, checkpoint: str) -> dict[str, np.ndarray]:
     return read_pickle(folder / out / checkpoint / "model.pdparams")
 

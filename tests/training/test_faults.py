@@ -20,7 +20,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from small_runs import assert_equal_weights, log, poison, train, weights
+from small_runs import assert_equal_weights, poison, train, train_log, weights
 
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
@@ -66,7 +66,7 @@ def test_skipped_steps_are_counted_logged_and_leave_no_trace(poisoned, capsys):
     skipped = re.findall(r"skipped the step \((\d) of at most 100\): iteration \d: (.*)", printed)
     assert [number for number, _ in skipped] == [str(i + 1) for i in range(len(skipped))]
     assert skipped and all(f"{POISON}.npy" in text for _, text in skipped)
-    lines = [line for line in log(poisoned, "out") if "Train/num_skipped_steps" in line]
+    lines = [line for line in train_log(poisoned, "out") if "Train/num_skipped_steps" in line]
     assert lines[-1]["Train/num_skipped_steps"] == len(skipped) < len(lines)
     assert lines[0]["Train/num_skipped_steps"] == 0
     final = weights(poisoned, "out", "iter_6")
@@ -83,7 +83,7 @@ def test_resume_with_skips_is_exact_and_goes_on_counting(poisoned, num_workers):
         shutil.rmtree(poisoned / "parts" / late)
     assert train(poisoned, "parts", *flags, "--resume_model", "auto") == 0
     assert_equal_weights(poisoned, "whole", "parts", "iter_9")
-    counts = [log(poisoned, out)[-1]["Train/num_skipped_steps"] for out in ("whole", "parts")]
+    counts = [train_log(poisoned, out)[-1]["Train/num_skipped_steps"] for out in ("whole", "parts")]
     assert counts[0] == counts[1] >= 2
 
 
@@ -151,7 +151,7 @@ def test_bad_samples_are_replaced_alike_with_any_number_of_workers(folder, capsy
     printed = capsys.readouterr().out
     assert (
         len(re.findall(r"bad sample, replaced by another: .*train4.png", printed))
-        == (log(folder, "out")[-1]["Train/num_replaced_samples"])
+        == (train_log(folder, "out")[-1]["Train/num_replaced_samples"])
     )
     assert "train4.png" in printed
     assert train(folder, "alone", *flags) == 0
@@ -160,8 +160,8 @@ def test_bad_samples_are_replaced_alike_with_any_number_of_workers(folder, capsy
     assert train(folder, "again", *flags, *resume) == 0
     assert_equal_weights(folder, "again", "alone", "iter_6")
     assert (
-        log(folder, "again")[-1]["Train/num_replaced_samples"]
-        == (log(folder, "alone")[-1]["Train/num_replaced_samples"])
+        train_log(folder, "again")[-1]["Train/num_replaced_samples"]
+        == (train_log(folder, "alone")[-1]["Train/num_replaced_samples"])
     )
 
 
@@ -187,7 +187,7 @@ def test_truncated_image_among_a_thousand(folder, capsys, num_workers):
     assert train(folder, "stop", *flags) == 1
     assert "many617.png" in capsys.readouterr().err
     assert train(folder, "skip", *flags, "--on_bad_sample", "skip") == 0
-    assert log(folder, "skip")[-1]["Train/num_replaced_samples"] == 1
+    assert train_log(folder, "skip")[-1]["Train/num_replaced_samples"] == 1
     assert "many617.png" in capsys.readouterr().out
 
 
@@ -216,8 +216,8 @@ def test_clock_that_jumps_changes_nothing(folder, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: float(next(moments)))  # an hour back at each look
     assert train(folder, "parts", "--iters", "3") == 0
     assert train(folder, "parts", "--iters", "6", "--resume_model", "auto") == 0
-    assert log(folder, "parts")[1]["time_s"] < log(folder, "parts")[0]["time_s"]
-    assert len(log(folder, "parts")) == 6
+    assert train_log(folder, "parts")[1]["time_s"] < train_log(folder, "parts")[0]["time_s"]
+    assert len(train_log(folder, "parts")) == 6
 
 
 class Disk:

@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from small_runs import assert_equal_weights, log, train, weights
+from small_runs import assert_equal_weights, log, train, train_log, weights
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.training.checkpoints import (
@@ -163,7 +163,7 @@ def test_resume_with_more_iterations_takes_the_new_schedule_from_the_first_step(
     assert train(folder, "long", "--iters", "8") == 0
     assert train(folder, "short", "--iters", "4") == 0
     assert train(folder, "short", *AUTO, "--iters", "8") == 0
-    rates = [[line["Train/lr"] for line in log(folder, out)][4:] for out in ("long", "short")]
+    rates = [[line["Train/lr"] for line in train_log(folder, out)][4:] for out in ("long", "short")]
     np.testing.assert_allclose(rates[0], rates[1], rtol=1e-12)
 
 

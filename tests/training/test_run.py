@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from small_runs import assert_equal_weights, log, train, weights
+from small_runs import assert_equal_weights, log, train, train_log, weights
 
 from paddleseg_segformer import cpu as memory
 from paddleseg_segformer.cli import main
@@ -30,7 +31,7 @@ def test_training_learns_evaluates_and_writes_what_users_look_for(folder, capsys
     assert re.search(r"iter 60/60 .* loss .* lr .* images/s .* ETA 0:00:00", printed)
     names = sorted(path.name for path in (folder / "out").iterdir())
     assert names == ["best_model", "config.yml", "iter_40", "iter_60", "log.jsonl"]
-    losses = [line["Train/loss"] for line in log(folder, "out") if "Train/loss" in line]
+    losses = [line["Train/loss"] for line in train_log(folder, "out")]
     assert len(losses) == 60
     assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
     scores = [line["Evaluate/mIoU"] for line in log(folder, "out") if "Evaluate/mIoU" in line]
@@ -69,7 +70,7 @@ def test_visualdl_reads_the_log_back(folder):
     assert any(tag.startswith("Evaluate/IoU/") for tag in tags["scalar"])
     assert {"Evaluate/confusion", "Evaluate/sample_0"} <= set(tags["image"])
     points = reader.get_data("scalar", "Train/loss")
-    expected = [line["Train/loss"] for line in log(folder, "out") if "Train/loss" in line]
+    expected = [line["Train/loss"] for line in train_log(folder, "out")]
     assert [point.id for point in points] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose([point.value for point in points], expected, rtol=1e-6)
 
@@ -124,7 +125,9 @@ def test_static_training_equals_dygraph_also_when_resumed(folder):
     assert train(folder, "static", *resumed, *static) == 0
     config = (folder / "static" / "config.yml").read_text()
     assert "to_static_training: true" in config
-    losses = [[line["Train/loss"] for line in log(folder, out)] for out in ("dynamic", "static")]
+    losses = [
+        [line["Train/loss"] for line in train_log(folder, out)] for out in ("dynamic", "static")
+    ]
     assert len(losses[0]) == 2
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
@@ -243,3 +246,43 @@ def test_precision_names_are_checked():
     with pytest.raises(UserError, match="found fp8"):
         Precision("fp8")
     assert paddle.get_device() == "cpu" and not Precision("fp32").enabled
+
+
+def test_run_without_do_eval_ends_with_a_score_and_the_next_command(folder, capsys):
+    assert train(folder, "out") == 0
+    *_, before, last = capsys.readouterr().out.splitlines()
+    assert before.startswith("best mIoU ")
+    best = folder / "out" / "best_model"
+    score, command = re.fullmatch(
+        rf".*  model: {best} \(mIoU ([\d.]+)\); next: python -m paddleseg_segformer (.*) IMAGES",
+        last,
+    ).groups()
+    a, b = (weights(folder, "out", name) for name in ("iter_6", "best_model"))
+    assert all((a[name] == b[name]).all() for name in a)
+    assert [line["iteration"] for line in log(folder, "out") if "Evaluate/mIoU" in line] == [6]
+
+    report = folder / "report.json"
+    val = ["val", "--model_path", str(best), "--json", str(report)]
+    assert main(val) == 0
+    assert json.loads(report.read_text())["mIoU"] == pytest.approx(float(score), abs=6e-5)
+    images = [str(folder / "val0.png"), "--save_dir", str(folder / "pictures")]
+    assert main([*command.split(), *images]) == 0
+
+    assert train(folder, "out", "--resume_model", "auto") == 0  # has its score: not again
+    assert len([line for line in log(folder, "out") if "Evaluate/mIoU" in line]) == 1
+
+
+@pytest.mark.parametrize("fault", ["no data", "bad image", "no val_dataset"])
+def test_score_that_cannot_be_had_does_not_undo_a_run(folder, capsys, fault):
+    opts = []
+    if fault == "bad image":
+        (folder / "val1.png").write_bytes(b"no image")
+    else:
+        value = "val_dataset=null" if fault == "no val_dataset" else "val_dataset.val_path=nowhere"
+        opts = ["--opts", value]
+    assert train(folder, "out", "--iters", "2", *opts) == 0
+    printed = capsys.readouterr().out
+    assert ("this run ends without a score: " in printed) == (fault != "no val_dataset")
+    model = folder / "out" / "iter_2"
+    assert f"  model: {model}; next: python -m" in printed.splitlines()[-1]
+    assert (model / "model.pdparams").is_file()

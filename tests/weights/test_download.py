@@ -94,6 +94,13 @@ def test_file_is_fetched_once(server, tmp_path):
     assert left_in(tmp_path) == ["mit_b0.pth"]
 
 
+@pytest.mark.usefixtures("windows")
+def test_open_file_is_not_renamed_on_windows(server):
+    assert fetch(f"{url_of(server)}#sha256={SHA256}").read_bytes() == CONTENT
+    with pytest.raises(UserError, match="expected 00000000"):
+        fetch(f"{url_of(server, 'other.pth')}#sha256=00000000")
+
+
 def test_broken_connection_is_resumed_within_a_call(server, tmp_path):
     server.breaks_after = 120_000
     assert fetch(url_of(server)).read_bytes() == CONTENT

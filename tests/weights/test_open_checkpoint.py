@@ -10,6 +10,8 @@ import pytest
 from small_models import NARROW_MIT
 
 from paddleseg_segformer.config.building import build_component
+from paddleseg_segformer.converting import prepare
+from paddleseg_segformer.converting import write as save_as
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import MODELS, MixVisionTransformer
 from paddleseg_segformer.weights import load_pretrained, load_weights, open_checkpoint
@@ -328,3 +330,46 @@ def test_class_names_as_transformers_counts_them(tmp_path, id2label, expected):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.SegformerConfig.from_pretrained(tmp_path / "hub")
     assert theirs.num_labels == 3
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"num_labels": 5}, 5),
+        ({"id2label": None, "num_labels": 5}, 5),
+        ({"label2id": {"a": 0}}, 5),
+        ({"id2label": {str(index): "same" for index in range(5)}}, 5),
+    ],
+)
+def test_number_of_classes_as_transformers_counts_them(tmp_path, stated, expected):
+    write_hugging_face(tmp_path / "hub", make("SegFormer"), **stated)
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.SegformerConfig.from_pretrained(tmp_path / "hub")
+    assert open_checkpoint(tmp_path / "hub").model["num_classes"] == theirs.num_labels == expected
+
+
+def test_folder_that_resizes_the_short_side_goes_there_and_back(tmp_path):
+    write_hugging_face(tmp_path / "hub", make("SegFormer", num_heads=(1, 2, 5, 4)))
+    size = {"shortest_edge": 96, "longest_edge": 160}
+    for sides in (size, {"shortest_edge": 96}):
+        processor = tmp_path / "hub" / "preprocessor_config.json"
+        processor.write_text(json.dumps({"size": sides, "resample": 3}))
+        rule = open_checkpoint(tmp_path / "hub").transforms[0]
+        assert rule == {
+            "type": "AntialiasResizeByShort",
+            "short_size": 96,
+            "max_size": sides.get("longest_edge"),
+            "resample": "BICUBIC",
+        }
+        save_as(prepare(tmp_path / "hub", "hf"), tmp_path / "back")
+        back = json.loads((tmp_path / "back" / "preprocessor_config.json").read_text())
+        assert (back["size"], back["resample"]) == (sides, 3)
+
+
+def test_unknown_names_say_what_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLESEG_SEGFORMER_HOME", "cache")
+    hub = "hf download nvidia/segformer-b0 --local-dir FOLDER"
+    with pytest.raises(UserError, match=rf"no such weight file. Expected .* under cache.*{hub}"):
+        open_checkpoint("nvidia/segformer-b0")
+    with pytest.raises(UserError, match=r"a URL, whose file is kept under cache/weights\.$"):
+        open_checkpoint(str(tmp_path / "nowhere.pth"))

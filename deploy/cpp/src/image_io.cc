@@ -4,16 +4,14 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cstdlib>
-#include <fstream>
 #include <map>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
-#include <set>
 
 #include "error.h"
 #include "files.h"
+#include "image_header.h"
 
 namespace segment {
 
@@ -24,62 +22,6 @@ namespace {
 constexpr char kMaxPixelsName[] = "PADDLESEG_SEGFORMER_MAX_PIXELS";  // environment variable
 constexpr std::size_t kMaxPixels = 1 << 28;
 constexpr double kOverlayAlpha = 0.4;  // the image counts 0.6, the colours 0.4
-// .npy is among them so that such a file is reported by name
-const std::set<std::string> kSuffixes = {".jpg",  ".jpeg", ".png",  ".bmp",
-                                         ".webp", ".tif",  ".tiff", ".npy"};
-
-std::string suffix_of(const fs::path& path) {
-  std::string suffix = path.extension().string();
-  std::transform(suffix.begin(), suffix.end(), suffix.begin(),
-                 [](unsigned char letter) { return std::tolower(letter); });
-  return suffix;
-}
-
-struct Found {
-  fs::path path;
-  fs::path relative;  // to the folder or list
-};
-
-std::vector<Found> in_folder(const fs::path& folder) {
-  std::vector<Found> found;
-  for (const auto& entry : fs::recursive_directory_iterator(folder))
-    if (kSuffixes.count(suffix_of(entry.path())) > 0)
-      found.push_back({entry.path(), entry.path().lexically_relative(folder)});
-  std::sort(found.begin(), found.end(),
-            [](const Found& a, const Found& b) { return a.relative < b.relative; });
-  if (found.empty()) fail(folder.string(), ": no images in this folder.");
-  return found;
-}
-
-/// Reads a list: an image a line, relative to the list's folder; a second column is passed over.
-std::vector<Found> in_list(const fs::path& list) {
-  std::vector<Found> found;
-  std::ifstream file(list);
-  for (std::string line; std::getline(file, line);) {
-    line.erase(0, line.find_first_not_of(" \t\r"));
-    line.erase(line.find_last_not_of(" \t\r") + 1);
-    if (line.empty()) continue;
-    const fs::path root = list.parent_path();
-    if (!fs::is_regular_file(root / line)) line = line.substr(0, line.find_first_of(" \t"));
-    fs::path below;
-    for (const fs::path& part : fs::path(line).relative_path())
-      if (part != "..") below /= part;
-    found.push_back({root / line, below});
-  }
-  if (found.empty()) fail(list.string(), ": names no images.");
-  return found;
-}
-
-/// Tells whether a JPEG lacks its end, where the decoder would fill the rest with grey.
-bool is_cut_jpeg(const Bytes& content) {
-  constexpr std::array<std::uint8_t, 2> kStart = {0xff, 0xd8}, kScan = {0xff, 0xda},
-                                        kEnd = {0xff, 0xd9};
-  if (content.size() < 2 || !std::equal(kStart.begin(), kStart.end(), content.begin()))
-    return false;
-  const auto end = std::find_end(content.begin(), content.end(), kEnd.begin(), kEnd.end());
-  return std::search(end, content.end(), kScan.begin(), kScan.end()) != content.end() ||
-         end == content.end();
-}
 
 /// Returns the bound on height x width of an image; the one of Python.
 std::size_t max_pixels() {
@@ -94,35 +36,68 @@ std::size_t max_pixels() {
   return value;
 }
 
-cv::Mat decode(const fs::path& path, int flag) {
-  const Bytes content = read_bytes(path);
-  if (is_cut_jpeg(content))
-    fail(path.string(), ": the JPEG file is cut off. Replace it or remove it.");
+/// Returns an image turned as EXIF counts, 1 to 8.
+cv::Mat turned(cv::Mat image, int orientation) {
+  constexpr int kRows = 0, kColumns = 1, kBoth = -1;
+  static const std::map<int, int> kFlips = {{2, kColumns}, {3, kBoth}, {4, kRows},
+                                            {6, kColumns}, {7, kBoth}, {8, kRows}};
+  if (orientation >= 5 && orientation <= 8) cv::transpose(image, image);
+  const auto flip = kFlips.find(orientation);
+  if (flip != kFlips.end()) cv::flip(image, image, flip->second);
+  return image;
+}
+
+/// Decodes a file, colours in the order red, green, blue. It is turned here, since versions of
+/// OpenCV turn PNG and WebP or not, and miss EXIF that follows other metadata in a JPEG.
+cv::Mat decode(const std::string& path, const Bytes& content, int flag) {
+  const int orientation = exif_orientation(path, content);
+  if (orientation != 1 && flag != cv::IMREAD_UNCHANGED) flag |= cv::IMREAD_IGNORE_ORIENTATION;
   cv::Mat image;
   try {
     image = cv::imdecode(content, flag);
   } catch (const cv::Exception&) {  // such as more pixels than OpenCV decodes; told below
   }
-  if (image.empty())
-    fail(path.string(), ": cannot be decoded as an image. Replace it or remove it.");
+  if (image.empty()) fail(path, ": cannot be decoded as an image. Replace it or remove it.");
   if (image.total() > max_pixels())
-    fail(path.string(), ": found ", image.rows, "x", image.cols, " px (height x width), expected ",
-         "at most ", max_pixels(), " px. Cut the image into tiles, or raise ", kMaxPixelsName, ".");
+    fail(path, ": found ", image.rows, "x", image.cols, " px (height x width), expected at most ",
+         max_pixels(), " px. Cut the image into tiles, or raise ", kMaxPixelsName, ".");
   if (image.channels() == 3) cv::cvtColor(image, image, cv::COLOR_BGR2RGB);
   if (image.channels() == 4) cv::cvtColor(image, image, cv::COLOR_BGRA2RGBA);
+  return turned(image, orientation);
+}
+
+/// Reads an image of 16 bits in 8, their upper ones; refuses values of 8 to 12 bits, of which a
+/// few levels would stay.
+cv::Mat decode_16_bits(const std::string& path, const Bytes& content, int flag) {
+  const cv::Mat stored = decode(path, content, cv::IMREAD_UNCHANGED);
+  cv::Mat colors = stored;
+  if (stored.channels() == 4) cv::cvtColor(stored, colors, cv::COLOR_RGBA2RGB);  // alpha is opaque
+  double highest = 0;
+  cv::minMaxLoc(colors.reshape(1), nullptr, &highest);
+  if (highest > 0 && highest < 4096)
+    fail(path, ": found 16-bit values of at most ", highest, "; of 0..65535, as is assumed, they ",
+         "would keep ", static_cast<int>(highest) / 256 + 1,
+         " levels. Scale them to 0..65535 or to 8 bits.");
+  if (image_format(path, content) == ImageFormat::kPng) return decode(path, content, flag);
+  // OpenCV scrambles the tiles at the edges of a TIFF where it makes 8 bits of 16 itself
+  cv::Mat image(stored.size(), CV_8UC(stored.channels()));
+  const auto* values = stored.ptr<std::uint16_t>();
+  const int inverted = is_white_zero(content) ? 255 : 0;
+  std::transform(values, values + stored.total() * stored.channels(), image.ptr(),
+                 [&](std::uint16_t value) { return (value >> 8) ^ inverted; });
+  const bool is_grey = image.channels() == 1, needs_grey = flag == cv::IMREAD_GRAYSCALE;
+  if (is_grey != needs_grey)
+    cv::cvtColor(image, image, needs_grey ? cv::COLOR_RGB2GRAY : cv::COLOR_GRAY2RGB);
   return image;
 }
 
 /// Reads an image with all its bands: the pages of a TIFF file, or its channels.
-cv::Mat read_bands(const fs::path& path) {
+cv::Mat decode_bands(const std::string& path, const Bytes& content) {
+  if (image_format(path, content) != ImageFormat::kTiff)
+    return decode(path, content, cv::IMREAD_UNCHANGED);
   std::vector<cv::Mat> pages;
-  const std::string suffix = suffix_of(path);
-  if (suffix == ".tif" || suffix == ".tiff")
-    cv::imreadmulti(path.string(), pages, cv::IMREAD_UNCHANGED);
-  if (pages.size() < 2) return decode(path, cv::IMREAD_UNCHANGED);
-  for (const cv::Mat& page : pages)
-    if (page.size() != pages[0].size() || page.type() != pages[0].type())
-      fail(path.string(), ": the pages differ in size; expected one page per band.");
+  cv::imreadmulti(path, pages, cv::IMREAD_UNCHANGED);
+  if (pages.empty()) fail(path, ": cannot be decoded as an image. Replace it or remove it.");
   cv::Mat image;
   cv::merge(pages, image);
   return image;
@@ -179,40 +154,28 @@ Bytes encode_png(const cv::Mat& image) {
 
 }  // namespace
 
-std::vector<ImageFile> find_images(const fs::path& path) {
-  if (!fs::exists(path)) fail(path.string(), ": no such file or folder (--image_path).");
-  std::vector<Found> found = {{path, path.filename()}};
-  if (fs::is_directory(path))
-    found = in_folder(path);
-  else if (suffix_of(path) == ".txt")
-    found = in_list(path);
-
-  const auto without_suffix = [](fs::path name) { return name.replace_extension().string(); };
-  std::map<std::string, int> counts;  // a.jpg and a.png keep their suffixes
-  for (const Found& item : found) ++counts[without_suffix(item.relative)];
-  std::vector<ImageFile> images;
-  for (const Found& item : found) {
-    const std::string stem = without_suffix(item.relative);
-    images.push_back({item.path, counts[stem] > 1 ? item.relative.string() : stem});
-  }
-  return images;
-}
-
-cv::Mat read_image(const fs::path& path, int num_channels) {
-  if (suffix_of(path) == ".npy")
-    fail(path.string(), ": NumPy arrays are not read by this program; use deploy/python/infer.py.");
-  cv::Mat image = num_channels == 3   ? decode(path, cv::IMREAD_COLOR)
-                  : num_channels == 1 ? decode(path, cv::IMREAD_GRAYSCALE)
-                                      : read_bands(path);
+cv::Mat read_image(const fs::path& file, int num_channels) {
+  const std::string path = file.string();
+  if (file.extension() == ".npy")
+    fail(path, ": NumPy arrays are not read by this program; use deploy/python/infer.py.");
+  const Bytes content = read_bytes(file);
+  check_image(path, content, num_channels);
+  const int flag = num_channels == 3 ? cv::IMREAD_COLOR : cv::IMREAD_GRAYSCALE;
+  const bool has_bands = num_channels != 1 && num_channels != 3;
+  cv::Mat image = has_bands              ? decode_bands(path, content)
+                  : has_16_bits(content) ? decode_16_bits(path, content, flag)
+                                         : decode(path, content, flag);
   if (image.channels() != num_channels)
-    fail(path.string(), ": found an image of ", image.channels(), " channels, expected ",
-         num_channels, ".");
+    fail(path, ": found an image of ", image.channels(), " channels, expected ", num_channels, ".");
   if (image.depth() != CV_8U) image.convertTo(image, CV_32F);
   return image;
 }
 
 cv::Mat read_label(const fs::path& path) {
-  cv::Mat label = decode(path, cv::IMREAD_UNCHANGED);
+  const Bytes content = read_bytes(path);
+  if (!is_grey_png(content) || exif_orientation(path.string(), content) != 1)
+    fail(path.string(), ": not an upright PNG of one class id per pixel in 8 or 16 bits.");
+  cv::Mat label = decode(path.string(), content, cv::IMREAD_UNCHANGED);
   if (label.channels() != 1)
     fail(path.string(), ": found ", label.channels(),
          " channels, expected one class id per pixel.");

@@ -8,19 +8,12 @@
 
 namespace segment {
 
-struct ImageFile {
-  std::filesystem::path path;
-  std::string name;  // of its results: relative to their folder, without a suffix
-};
-
-/// Returns the images of a file, a folder with its sub-folders, or a list file (.txt).
-std::vector<ImageFile> find_images(const std::filesystem::path& path);
-
 /// Reads an image of so many channels, colours in the order red, green, blue; 8 bits, or float32
-/// where more are stored and the file is not converted to 1 or 3 channels.
+/// where more are stored and the file is not converted to 1 or 3 channels. The array is Python's;
+/// throws Error for files of other kinds.
 cv::Mat read_image(const std::filesystem::path& path, int num_channels);
 
-/// Reads class ids from a grey image of 8 or 16 bits, as 16 bits.
+/// Reads class ids from a grey PNG of 8 or 16 bits, as 16 bits.
 cv::Mat read_label(const std::filesystem::path& path);
 
 /// Writes class ids as a PNG: 8 bits with the classes' colours, or 16 bits for ids above 255.

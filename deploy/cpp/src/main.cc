@@ -12,6 +12,7 @@
 #include "engine.h"
 #include "error.h"
 #include "image_io.h"
+#include "image_sources.h"
 #include "options.h"
 #include "pipeline.h"
 #include "self_check.h"
@@ -37,6 +38,10 @@ std::optional<std::string> failure_of(const ImageFile& image, const Action& acti
   }
 }
 
+// infer.py writes probabilities too
+constexpr char kLabels[] = "pseudo_color_prediction", kOverlays[] = "added_prediction",
+               kProbabilities[] = "probabilities";
+
 void predict(const ImageFile& file, const DeployConfig& deploy, Pipeline& pipeline,
              const std::filesystem::path& save_dir, Timings& timings) {
   timings.begin_image();
@@ -48,8 +53,8 @@ void predict(const ImageFile& file, const DeployConfig& deploy, Pipeline& pipeli
   {
     const Timings::Scope scope(timings, Step::kWrite);
     const std::string name = file.name + ".png";
-    write_label(save_dir / "pseudo_color_prediction" / name, label, deploy.palette);
-    write_overlay(save_dir / "added_prediction" / name, image, label, deploy.palette);
+    write_label(save_dir / kLabels / name, label, deploy.palette);
+    write_overlay(save_dir / kOverlays / name, image, label, deploy.palette);
   }
   timings.end_image();
 }
@@ -67,7 +72,10 @@ void run(const Options& options) {
   DeployConfig deploy = exported;
   deploy.settings = with_flags(deploy.settings, options);
   std::vector<ImageFile> images;
-  if (!options.image_path.empty()) images = find_images(options.image_path);
+  const std::filesystem::path save_dir = options.save_dir;
+  if (!options.image_path.empty())
+    images = find_images(options.image_path,
+                         {save_dir / kLabels, save_dir / kOverlays, save_dir / kProbabilities});
   const auto engine =
       make_engine(deploy.checked_files(kEngineArtefacts), {options.device, options.threads});
   cv::setNumThreads(options.threads);
@@ -81,7 +89,7 @@ void run(const Options& options) {
   std::size_t num_failed = 0;
   for (const ImageFile& image : images) {
     const auto failure =
-        failure_of(image, [&] { predict(image, deploy, pipeline, options.save_dir, timings); });
+        failure_of(image, [&] { predict(image, deploy, pipeline, save_dir, timings); });
     if (!failure) continue;
     std::cerr << "failed: " << one_line(*failure) << std::endl;
     ++num_failed;

@@ -164,6 +164,26 @@ SizeRule make_antialias_resize(const Section& section) {
   return {false, [=](const cv::Mat& image) { return pillow_resize(image, target, filter); }};
 }
 
+SizeRule make_antialias_resize_by_short(const Section& section) {
+  section.expect_only({"type", "short_size", "max_size", "resample"});
+  const int short_size = positive(section, "short_size");
+  const double limit = section.find<int>("max_size") ? positive(section, "max_size") : HUGE_VAL;
+  const PillowFilter filter = pillow_filter(section.get<std::string>("resample", "BILINEAR"));
+  return {false, [=](const cv::Mat& image) {
+            const auto [short_side, long_side] = std::minmax(image.rows, image.cols);
+            double exact = short_size;
+            if (static_cast<double>(long_side) / short_side * short_size > limit)
+              exact = limit * short_side / long_side;
+            const int new_short = std::max(1, half_to_even(exact));
+            if (new_short == short_side) return image;
+            const int new_long = std::max(1, static_cast<int>(exact * long_side / short_side));
+            const bool is_tall = image.rows > image.cols;
+            return pillow_resize(
+                image, is_tall ? cv::Size(new_short, new_long) : cv::Size(new_long, new_short),
+                filter);
+          }};
+}
+
 SizeRule make_padding(const Section& section) {
   section.expect_only({"type", "target_size", "im_padding_value", "label_padding_value"});
   const cv::Size target = size_of(section, "target_size");
@@ -202,6 +222,7 @@ const std::map<std::string, SizeRule (*)(const Section&)> kRules = {
     {"AlignedResize", make_aligned_resize},
     {"ResizeToMultiple", make_resize_to_multiple},
     {"AntialiasResize", make_antialias_resize},
+    {"AntialiasResizeByShort", make_antialias_resize_by_short},
     {"Padding", make_padding},
 };
 

@@ -20,6 +20,7 @@ import numpy as np
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
+from paddleseg_segformer.weights.files.download import known_names
 from paddleseg_segformer.weights.files.pickles import read_pickle, write_pickle
 from paddleseg_segformer.weights.files.stored import StoredTensor, read_safetensors, read_torch
 
@@ -81,7 +82,7 @@ def read_container(path: str | os.PathLike[str]) -> Container:
             raise UserError(f"{file}: no weight file, expected one of {', '.join(FOLDER_FILES)}.")
         file = candidates[0]
     if not file.is_file():
-        raise UserError(f"{file}: no such weight file.")
+        raise UserError(f"{file}: no such weight file. {known_names(file)}")
     found = _read_shards(file) if file.name.endswith(".index.json") else _read_file(file)
     tensors, set_aside = _without_companions(dict(found.tensors))
     return dataclasses.replace(found, tensors=tensors, set_aside=set_aside)

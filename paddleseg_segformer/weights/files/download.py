@@ -20,11 +20,12 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_path, make_folder, sha256
+from paddleseg_segformer.files import IS_WINDOWS, atomic_path, make_folder, sha256
 
 TIMEOUT_S = 20
 ATTEMPTS = 3  # per call; each resumes the one before
 CHUNK_BYTES = 1 << 20
+NO_HUB = "Models on the hub are downloaded first: hf download {0} --local-dir FOLDER"
 MAX_BYTES = 16 << 30  # of a file; the largest model here has 1.3 GB
 
 
@@ -42,6 +43,13 @@ def cache_folder() -> Path:
     """Return the folder of downloads, under `$PADDLESEG_SEGFORMER_HOME` or `~/.cache`."""
     default = Path.home() / ".cache" / "paddleseg_segformer"
     return Path(os.environ.get("PADDLESEG_SEGFORMER_HOME", default)) / "weights"
+
+
+def known_names(missing: Path) -> str:
+    """Say what names weights that exist, for one that does not."""
+    known = f"Expected a file, a folder, or a URL, whose file is kept under {cache_folder()}."
+    is_hub_name = len(missing.parts) == 2 and not (missing.suffix or missing.parent.is_dir())
+    return f"{known} {NO_HUB.format(missing.as_posix())}" if is_hub_name else known
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,8 @@ def _fetch_once(remote: Remote) -> None:
         _download(remote, file)
         file.flush()
         os.fsync(file.fileno())
+        if IS_WINDOWS:  # nothing is locked there, and an open file cannot be renamed
+            file.close()
         try:
             _verify(remote.part, remote)
         except UserError:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.files import write_text
 from paddleseg_segformer.models.mix_transformer import PATCH_KERNELS, PATCH_STRIDES
+from paddleseg_segformer.weights.files.download import NO_HUB
 from paddleseg_segformer.weights.formats import HUGGINGFACE
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,6 @@ BACKBONE_KEYS = {  # theirs -> ours
 HEAD_KEYS = {"decoder_hidden_size": "embedding_dim", "classifier_dropout_prob": "dropout_rate"}
 LABEL_KEYS = ("num_labels", "id2label", "label2id")
 CONFIG_FILE = "config.json"
-NO_HUB = "Models on the hub are downloaded first: hf download {0} --local-dir FOLDER"
 FIXED = {
     "num_encoder_blocks": 4,
     "patch_sizes": PATCH_KERNELS,

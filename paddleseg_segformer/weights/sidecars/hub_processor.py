@@ -29,9 +29,12 @@ IMAGE_PROCESSOR_TYPE = "SegformerImageProcessor"  # in transformers
 LAYOUTS = ("channels_first", "channels_last")
 
 
+_SIZES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
+
+
 def _is_size(value: Any) -> bool:
-    """Return whether a value from a file is a height and a width."""
-    if not isinstance(value, Mapping) or set(value) != {"height", "width"}:
+    """Return whether a value from a file names the sides of an image that it has to."""
+    if not isinstance(value, Mapping) or set(value) not in _SIZES:
         return False
     return all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in value.values())
 
@@ -55,8 +58,10 @@ class HubProcessor(JsonFile):
     """What to do with images: resize, rescale and normalise, in this order.
 
     Args:
-        do_resize: Resize to `size`, whatever the aspect ratio.
-        size: {"height": ..., "width": ...} in pixels; or both as a pair, or one number for both.
+        do_resize: Resize to `size`.
+        size: {"height": ..., "width": ...} in pixels, whatever the aspect ratio; or both as a pair,
+            or one number for both. {"shortest_edge": ...} keeps the ratio, with "longest_edge" as
+            an upper limit beside it, if need be.
         resample: Pillow's number of the filter (2: bilinear, antialiased where an image shrinks).
             Maps take the nearest pixel.
         do_rescale: Multiply images by `rescale_factor`.
@@ -99,7 +104,7 @@ class HubProcessor(JsonFile):
             (
                 "size",
                 _is_size(self.size),
-                "height and width in pixels (sides that keep the ratio are not supported)",
+                "height and width, or shortest_edge, in pixels",
             ),
             ("resample", _is_filter(self.resample), "one of Pillow's numbers"),
             ("rescale_factor", _are_numbers(self.rescale_factor, (0,)), "a number"),
@@ -121,10 +126,7 @@ class HubProcessor(JsonFile):
         """Return the settings as the `transforms` of a config."""
         transforms: list[dict[str, Any]] = []
         if self.do_resize:
-            assert isinstance(self.size, Mapping)
-            size = [self.size["width"], self.size["height"]]
-            name = Image.Resampling(self.resample).name
-            transforms.append({"type": "AntialiasResize", "target_size": size, "resample": name})
+            transforms.append(self.resizing())
         # (x * factor - mean) / std of theirs is (x / 255 - mean / unit) / (std / unit) of ours
         factor = self.rescale_factor if self.do_rescale else 1.0
         unit = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
@@ -134,6 +136,19 @@ class HubProcessor(JsonFile):
             for name, values in (("mean", mean), ("std", std))
         }
         return [*transforms, {"type": "Normalize", **constants}]
+
+    def resizing(self) -> dict[str, Any]:
+        """Return `size` and `resample` as the section of a transform."""
+        assert isinstance(self.size, Mapping)
+        rule = {"resample": Image.Resampling(self.resample).name}
+        if "height" in self.size:
+            size = [self.size["width"], self.size["height"]]
+            return {"type": "AntialiasResize", "target_size": size, **rule}
+        sides = {
+            "short_size": self.size["shortest_edge"],
+            "max_size": self.size.get("longest_edge"),
+        }
+        return {"type": "AntialiasResizeByShort", **sides, **rule}
 
     @classmethod
     def from_dict(cls: type[Processor], content: Mapping[str, Any], **overrides: Any) -> Processor:
