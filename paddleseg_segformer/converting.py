@@ -21,7 +21,7 @@ from paddleseg_segformer.model_folder import CONFIG, WEIGHTS, config_of
 from paddleseg_segformer.weights import save_weights
 from paddleseg_segformer.weights.architectures.sizes import full_backbone, is_vit
 from paddleseg_segformer.weights.files.containers import FOLDER_FILES, SUFFIXES, write_tensors
-from paddleseg_segformer.weights.formats import FORMATS, HUGGINGFACE, PADDLESEG
+from paddleseg_segformer.weights.formats import FORMATS, HUGGINGFACE, PADDLESEG, SMP
 from paddleseg_segformer.weights.formats.naming import Format, Rule, export_state, with_biases
 from paddleseg_segformer.weights.sidecars.hub_config import CONFIG_FILE, HubConfig, write_json
 from paddleseg_segformer.weights.sidecars.hub_processor import PROCESSOR_FILE, HubProcessor
@@ -319,6 +319,11 @@ def _notes(checkpoint: Checkpoint, format: Format) -> list[str]:
             )
     if format is not PADDLESEG and checkpoint.model.get("align_corners"):
         notes.append(f"{format.title}'s head does not align corners, this model's does")
+    if format not in (PADDLESEG, SMP) and checkpoint.test_config.get("align_corners"):
+        notes.append(
+            f"{format.title} resizes logits with half-pixel centres, this model with aligned "
+            "corners: its labels differ at the borders of classes"
+        )
     if format is HUGGINGFACE and checkpoint.transforms is None:
         notes.append(
             "no preprocessing is known for these weights; ImageNet's constants are written"

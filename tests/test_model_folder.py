@@ -17,6 +17,7 @@ from paddleseg_segformer.converting import prepare, save_model, write
 from paddleseg_segformer.data.io import write_label
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export import export_model
 from paddleseg_segformer.huggingface import (
     SegformerConfig,
     SegformerForImageClassification,
@@ -170,6 +171,34 @@ def test_weight_files_of_other_code_bases(
     assert normalize is not None
     np.testing.assert_allclose(np.ravel(normalize.mean), [0.485, 0.456, 0.406], rtol=1e-6)
     assert predictor(STREETS).label.shape == STREETS.shape[:2]
+
+
+def test_weights_of_smp_align_corners_wherever_they_go(tmp_path: Path) -> None:
+    own = randomized(SegFormer(7, BACKBONES["MixVisionTransformer_B0"](depths=(1, 1, 1, 1)), 16))
+    save_weights(own, tmp_path / "own.pdparams")
+    write(prepare(tmp_path / "own.pdparams", "smp"), tmp_path / "theirs.safetensors")
+    predictor = Predictor.from_pretrained(tmp_path / "theirs.safetensors")
+    x = (STREETS / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    logits = own(paddle.to_tensor(x.transpose(2, 0, 1)[None], "float32"))
+    resize = paddle.nn.functional.interpolate
+    aligned, half = (
+        resize(logits, [70, 90], mode="bilinear", align_corners=flag).argmax(axis=1)[0].numpy()
+        for flag in (True, False)
+    )
+    assert (aligned != half).mean() > 0.01
+    predictor.save_pretrained(tmp_path / "folder")
+    pipeline = predictor.pipeline
+    settings = {"preprocess": pipeline.preprocess, "settings": pipeline.settings}
+    export_model(own, tmp_path / "export", formats=["paddle"], **settings)
+    for other in (
+        predictor,
+        Predictor.from_pretrained(tmp_path / "folder"),
+        Predictor.from_export(tmp_path / "export", device="cpu", backend="paddle"),
+    ):
+        assert (other(STREETS).label == aligned).mean() > 0.999
+    with pytest.raises(UserError, match="output_op argmax: .* Take --output_op none"):
+        export_model(own, tmp_path / "labels", output_op="argmax", **settings)
+    assert any("aligned corners" in note for note in prepare(tmp_path / "folder", "hf").notes)
 
 
 def test_classifier_is_loaded_but_predicts_no_labels(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import { load } from "./vendor/js-yaml.mjs";
 import { UserError } from "./errors.js";
 import { checkTransforms } from "./size_rules.js";
 
-const FORMATS = [2, 3, 4];
+const FORMATS = [2, 3, 4, 5];
 
 /**
  * Read the text of a deploy.yaml.

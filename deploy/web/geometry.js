@@ -29,11 +29,12 @@ export function backSteps(steps) {
 }
 
 /** Return the map from a window's logits to its share of the logits of an axis of the image. */
-export function toOriginal({ length, windows, back, isOneStep, padMultiple }, index, numLogits) {
-  if (isOneStep) return bilinear(numLogits, back.length ? back.at(-1).before : length);
+export function toOriginal(axis, index, numLogits) {
+  const { length, windows, back, isOneStep, padMultiple, alignCorners } = axis;
+  if (isOneStep) return bilinear(numLogits, back.length ? back.at(-1).before : length, alignCorners);
   const [start, stop] = windows[index];
   const padded = Math.ceil((stop - start) / padMultiple) * padMultiple;
-  let path = bilinear(numLogits, padded);
+  let path = bilinear(numLogits, padded, alignCorners);
   if (padded !== stop - start) path = path.then(crop(padded, stop - start));
   if (windows.length > 1) path = path.then(place(stop - start, start, shares(length, windows)));
   for (const step of back) {

@@ -67,14 +67,19 @@ function fromRows(numInputs, rows) {
   return new LinearMap(numInputs, start, numTaps, weights);
 }
 
-/** Return bilinear resizing with half-pixel centres and clamped edges. */
-export function bilinear(numInputs, numOutputs) {
+/**
+ * Return bilinear resizing with half-pixel centres and clamped edges, or with the first and the last
+ * samples on each other.
+ */
+export function bilinear(numInputs, numOutputs, alignCorners = false) {
   if (numInputs === numOutputs) return crop(numInputs, numInputs);
   const numTaps = Math.min(2, numInputs);
   const start = new Int32Array(numOutputs);
   const weights = new Float64Array(numOutputs * numTaps);
   for (let output = 0; output < numOutputs; output++) {
-    const centre = (output + 0.5) * (numInputs / numOutputs) - 0.5;
+    const centre = alignCorners
+      ? output * ((numInputs - 1) / Math.max(numOutputs - 1, 1))
+      : (output + 0.5) * (numInputs / numOutputs) - 0.5;
     const position = Math.min(Math.max(centre, 0), numInputs - 1);
     start[output] = Math.min(Math.floor(position), numInputs - numTaps);
     const fraction = position - start[output];

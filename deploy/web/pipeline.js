@@ -35,7 +35,7 @@ export async function predict(image, deploy, network) {
 }
 
 function makeAxis(side, axis, sized, steps, { inference = {}, output }) {
-  const { is_slide, crop_size_hw, stride_hw, is_one_step } = inference;
+  const { is_slide, crop_size_hw, stride_hw, is_one_step, align_corners } = inference;
   const window = is_slide
     ? { crop: crop_size_hw[axis], stride: (stride_hw ?? crop_size_hw)[axis] }
     : null;
@@ -49,6 +49,7 @@ function makeAxis(side, axis, sized, steps, { inference = {}, output }) {
     back: backSteps(steps.map((step) => ({ pads: step.pads, before: step[side] }))),
     isOneStep: is_one_step,
     padMultiple,
+    alignCorners: align_corners,
   };
 }
 

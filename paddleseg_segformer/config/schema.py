@@ -54,6 +54,7 @@ class TestConfig:
     average: str = "logits"  # over scales, flips: "logits" (PaddleSeg), "softmax" (NVlabs, mmseg)
     scale_mode: str = "transformed"  # scale "transformed" (PaddleSeg) or "source" images (NVlabs)
     is_one_step: bool = False  # resize logits directly to the image's size (Hugging Face)
+    align_corners: bool = False  # lay corner pixels on each other where logits are resized (smp)
     absent_class: str | int = "nan"  # IoU of a class that does not occur: "nan" (left out), 0 or 1
 
     def inference_settings(self) -> InferenceSettings:
@@ -71,6 +72,7 @@ class TestConfig:
             average=self.average,
             scale_mode=self.scale_mode,
             is_one_step=self.is_one_step,
+            align_corners=self.align_corners,
         )
 
 

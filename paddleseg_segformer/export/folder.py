@@ -98,6 +98,11 @@ def export_model(
     if INT8 in formats:
         check_quantization(quantization, output_op)
     preprocess, settings = preprocess or Preprocess(), settings or InferenceSettings()
+    if settings.align_corners and output_op != "none":
+        raise UserError(
+            f"output_op {output_op}: the graph resizes logits with half-pixel centres, these "
+            "weights with aligned corners (test_config.align_corners). Take --output_op none."
+        )
     if WITH_PREPROCESS in formats:
         check_expressible(preprocess, settings, output_op, full_input_shape(model, input_shape))
     with atomic_folder(save_dir) as folder:

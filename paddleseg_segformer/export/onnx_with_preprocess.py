@@ -60,6 +60,11 @@ def check_expressible(
             "with_preprocess: windows, scales and flips cannot be put into the graph; "
             f"{remedy}switch them off (test_config.is_slide and test_config.aug_eval)."
         )
+    if settings.align_corners:
+        raise UserError(
+            "with_preprocess: the graph resizes logits with half-pixel centres, these weights with "
+            "aligned corners (test_config.align_corners); leave --with_preprocess out."
+        )
     if output_op != "none":
         raise UserError(
             f"with_preprocess: found --output_op {output_op}, expected none: labels are made from "

@@ -4,16 +4,21 @@
 Paddle's.
 """
 
+from paddleseg_segformer.huggingface.config import SegformerConfig
 from paddleseg_segformer.huggingface.image_processing import SegformerImageProcessor
 from paddleseg_segformer.huggingface.models import (
-    SegformerConfig,
+    SegformerDecodeHead,
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
     SegformerModel,
 )
 
+SegformerFeatureExtractor = SegformerImageProcessor  # its name before version 5
+
 __all__ = [
     "SegformerConfig",
+    "SegformerDecodeHead",
+    "SegformerFeatureExtractor",
     "SegformerForImageClassification",
     "SegformerForSemanticSegmentation",
     "SegformerImageProcessor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +11,26 @@ from paddle import Tensor
 
 
 @dataclass
-class ModelOutput:
-    """Fields of one forward pass; those not asked for are None and have no position."""
+class ModelOutput(Mapping[str, Any]):
+    """Fields of one forward pass; those not asked for are None, and have no key or position."""
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that are not None, in order."""
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return tuple(value for value in values if value is not None)
+        return tuple(self.values())
 
-    def __getitem__(self, key: str | int) -> Any:
+    def __getitem__(self, key: str | int | slice) -> Any:
         if not isinstance(key, str):
             return self.to_tuple()[key]
-        if key not in {field.name for field in dataclasses.fields(self)}:
+        if key not in list(self):
             raise KeyError(key)
         return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        names = (field.name for field in dataclasses.fields(self))
+        return (name for name in names if getattr(self, name) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass
@@ -56,6 +63,19 @@ class LogitsOutput(ModelOutput):
     logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class SegmentationOutput(ModelOutput):
+    """Map and scores of one image.
+
+    Args:
+        segmentation: Class ids (h, w), int64.
+        segmentation_scores: Logits (K, h, w).
+    """
+
+    segmentation: Tensor
+    segmentation_scores: Tensor
 
 
 class BatchFeature(dict[str, Any]):

@@ -32,6 +32,7 @@ class Axis:
         is_one_step: Resize from the logits straight to the original length.
         pad_multiple: The network pads a window at its end to a multiple of so many samples, and its
             logits stand for the padded window.
+        align_corners: Of the first resize, that of the logits.
     """
 
     length: int
@@ -40,6 +41,7 @@ class Axis:
     back: tuple[BackStep, ...]
     is_one_step: bool = False
     pad_multiple: int = 1
+    align_corners: bool = False
 
     @property
     def original_length(self) -> int:
@@ -61,11 +63,11 @@ def _to_original(axis: Axis, window: int, num_logits: int) -> LinearMap:
     start, stop = axis.windows[window]
     if axis.is_one_step:
         logits = flip(num_logits) if axis.is_flipped else crop(num_logits, num_logits)
-        return logits.then(bilinear(num_logits, axis.original_length))
+        return logits.then(bilinear(num_logits, axis.original_length, axis.align_corners))
     share = 1.0 / window_counts(axis.length, axis.windows)
     length = stop - start
     padded = -(-length // axis.pad_multiple) * axis.pad_multiple
-    path = bilinear(num_logits, padded)
+    path = bilinear(num_logits, padded, axis.align_corners)
     if padded != length:
         path = path.then(crop(padded, length))
     path = path.then(place(length, start, share))
@@ -108,6 +110,7 @@ def window_axis(
     back: tuple[BackStep, ...],
     is_one_step: bool,
     pad_multiple: int = 1,
+    align_corners: bool = False,
 ) -> Axis:
     """Return an axis cut into windows of (length, stride), or whole where `window` is None.
 
@@ -125,4 +128,4 @@ def window_axis(
             "network's input size. Switch off is_one_step, or pad_input of the backbone."
         )
     windows = windows_along(length, *window) if window else [(0, length)]
-    return Axis(length, tuple(windows), is_flipped, back, is_one_step, pad_multiple)
+    return Axis(length, tuple(windows), is_flipped, back, is_one_step, pad_multiple, align_corners)

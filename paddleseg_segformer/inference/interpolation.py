@@ -129,11 +129,18 @@ class LinearMap:
 
 
 @lru_cache(maxsize=1024)
-def bilinear(num_inputs: int, num_outputs: int) -> LinearMap:
-    """Return bilinear resizing with half-pixel centres and clamped edges (align_corners=False)."""
+def bilinear(num_inputs: int, num_outputs: int, align_corners: bool = False) -> LinearMap:
+    """Return bilinear resizing with half-pixel centres and clamped edges.
+
+    Args:
+        num_inputs, num_outputs: Lengths of the axis.
+        align_corners: The first and the last samples lie on each other instead.
+    """
     if num_inputs == num_outputs:
         return crop(num_inputs, num_inputs)
     position = (np.arange(num_outputs) + 0.5) * (num_inputs / num_outputs) - 0.5
+    if align_corners:
+        position = np.arange(num_outputs) * ((num_inputs - 1) / max(num_outputs - 1, 1))
     position = np.clip(position, 0, num_inputs - 1)
     num_taps = min(2, num_inputs)
     start = np.minimum(position.astype(np.int64), num_inputs - num_taps)

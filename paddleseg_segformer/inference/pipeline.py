@@ -166,6 +166,7 @@ class ViewOfImage:
                     back,
                     settings.is_one_step,
                     pad_multiple_of(pipeline.network),
+                    settings.align_corners,
                 )
             )
 

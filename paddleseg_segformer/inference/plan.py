@@ -76,11 +76,12 @@ def _window_sizes(of_image: ViewOfImage) -> list[tuple[int, int]]:
 
 def _combination(pipeline: Pipeline, num_views: int, size_hw: tuple[int, int]) -> str:
     settings, multiple = pipeline.settings, pad_multiple_of(pipeline.network)
-    steps = f"logits bilinear to {_by(size_hw)}"
+    resize = "bilinear with aligned corners" if settings.align_corners else "bilinear"
+    steps = f"logits {resize} to {_by(size_hw)}"
     if not settings.is_one_step:
         padded = f" padded to a multiple of {multiple}, cropped" if multiple > 1 else ""
         steps = (
-            f"logits bilinear to the window{padded}, windows averaged, padding cropped off, "
+            f"logits {resize} to the window{padded}, windows averaged, padding cropped off, "
             f"bilinear to {_by(size_hw)}"
         )
     mean = f", average of {settings.average} over {num_views} views" if num_views > 1 else ""

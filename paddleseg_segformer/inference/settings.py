@@ -30,6 +30,8 @@ class InferenceSettings:
             rules are applied to the original image with their target scaled (NVlabs).
         is_one_step: Resize logits from the network's output size to the original size at once
             (Hugging Face), not by way of the network's input size. Not with a sliding window.
+        align_corners: The corner pixels lie on each other where the network's output is resized
+            (segmentation_models.pytorch), not half a pixel inside.
         window_batch: The most windows that go through the network together; by default 4 on a GPU,
             and 1 on the CPU, where more take longer.
 
@@ -47,6 +49,7 @@ class InferenceSettings:
     scale_mode: str = "transformed"
     is_one_step: bool = False
     window_batch: int | None = None
+    align_corners: bool = False
 
     def __post_init__(self) -> None:
         self._check_windows()
@@ -113,13 +116,16 @@ class InferenceSettings:
             parts.append(f"average of {self.average} over {self.num_views} views")
         if self.is_one_step:
             parts.append("logits resized in one step")
+        if self.align_corners:
+            parts.append("corners of the logits aligned")
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data; `from_dict` reads them back."""
         values = dataclasses.asdict(self)
-        if self.window_batch is None:
-            del values["window_batch"]
+        for key, default in (("window_batch", None), ("align_corners", False)):
+            if values[key] == default:  # keys that older programs do not know
+                del values[key]
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
         }

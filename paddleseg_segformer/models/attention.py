@@ -43,7 +43,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
         starts = range(0, q.shape[1], rows)
         blocks = [paddle.matmul(attention_weights(q[:, i : i + rows], k), v) for i in starts]
         return paddle.concat(blocks, axis=2).transpose([0, 2, 1, 3])
-    weights = F.dropout(attention_weights(q, k), dropout, training=training)
+    return _weighted(attention_weights(q, k), v, dropout, training)
+
+
+def _weighted(weights: Tensor, v: Tensor, dropout: float, training: bool) -> Tensor:
+    """(N, M, L, S) weights, (N, M, S, D) values -> (N, L, M, D)."""
+    weights = F.dropout(weights, dropout, training=training)
     return paddle.matmul(weights, v).transpose([0, 2, 1, 3])
 
 
@@ -137,6 +142,9 @@ class EfficientSelfAttention(nn.Layer):
         attn_drop, proj_drop: dropout on the attention weights, and after the last linear.
         norm_eps: epsilon of the LayerNorm behind the reduction.
 
+    While `kept` is a list, each call appends the weights (N, M, L, S) that it applies, without
+    dropout; the output depends on them, so that they get gradients.
+
     Raises:
         UserError: the channels are no multiple of the heads.
     """
@@ -152,6 +160,7 @@ class EfficientSelfAttention(nn.Layer):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
+        self.kept: list[Tensor] | None = None
         self.num_heads = num_heads
         self.head_dim = head_width(dim, num_heads)
         self.sr_ratio = sr_ratio
@@ -167,7 +176,12 @@ class EfficientSelfAttention(nn.Layer):
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
         q, k, v = self._project(x, hw)
-        out = attend(q, k, v, self.attn_drop, self.training)
+        if self.kept is None:
+            out = attend(q, k, v, self.attn_drop, self.training)
+        else:
+            self.kept.append(attention_weights(q, k))
+            v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
+            out = _weighted(self.kept[-1], v, self.attn_drop, self.training)
         return self.proj_drop(self.proj(out.flatten(2)))
 
     def weights(self, x: Tensor, hw: Sequence[int | Tensor], rows: slice = slice(None)) -> Tensor:

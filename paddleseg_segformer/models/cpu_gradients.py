@@ -136,7 +136,8 @@ class MixFFNGradient(PyLayer):
         d_mixed = paddle.matmul(fc2_weight, dy, transpose_y=True).reshape(hidden.shape)
         d_mixed.multiply_(slope)
         del slope
-        (d_kernel,) = paddle.grad(mixed, kernel, d_mixed)
+        mixed.backward(d_mixed)  # `paddle.grad` inside another one is a crash
+        d_kernel = kernel.grad
         del mixed
         d_kernel_bias = _sum_pixels(d_mixed.flatten(2))
         d_hidden = _depthwise(d_mixed, paddle.flip(kernel.detach(), [2, 3])).flatten(2)

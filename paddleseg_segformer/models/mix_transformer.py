@@ -235,21 +235,20 @@ class MixVisionTransformer(nn.Layer):
     def forward_with_attentions(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the maps of `forward`, and the attention weights (N, M, L, S) of each block.
 
-        They take 16 MiB per image and block of stage 1 at 512x512.
+        They take 16 MiB per image and block of stage 1 at 512x512. The maps depend on them, so that
+        `backward` gives them gradients after `retain_grads`; blocks are not recomputed.
         """
         attentions: list[Tensor] = []
-
-        def observe(block: Block, inputs: tuple[Tensor, Sequence[int | Tensor]]) -> None:
-            tokens, hw = inputs
-            attentions.append(block.attn.weights(block.norm1(tokens), hw))
-
-        blocks = [layer for layer in self.sublayers() if isinstance(layer, Block)]
-        hooks = [block.register_forward_pre_hook(observe) for block in blocks]
+        layers = [x for x in self.sublayers() if isinstance(x, EfficientSelfAttention)]
+        use_recompute, self.use_recompute = self.use_recompute, False
         try:
+            for layer in layers:
+                layer.kept = attentions
             return self(x), attentions
         finally:
-            for hook in hooks:
-                hook.remove()
+            self.use_recompute = use_recompute
+            for layer in layers:
+                layer.kept = None
 
     def reshape_pretrained(self, name: str, array: np.ndarray) -> np.ndarray | None:
         """Return weights for other input channels, or None where that is not the difference.
@@ -285,9 +284,14 @@ class MixVisionTransformerClassifier(nn.Layer):
     Args:
         backbone: a `MixVisionTransformer`.
         num_classes: K, number of classes.
+
+    Raises:
+        UserError: no classes.
     """
 
     def __init__(self, backbone: MixVisionTransformer, num_classes: int = 1000) -> None:
+        if num_classes < 1:
+            raise UserError(f"num_classes: found {num_classes}, expected 1 or more.")
         super().__init__()
         self.num_classes = num_classes
         self.backbone = backbone

@@ -22,6 +22,7 @@ from paddleseg_segformer.yaml_files import Dumper, read_yaml
 FILE_NAME = "deploy.yaml"
 FORMAT = 3  # of deploy.yaml; raised when a reader of the old one would go wrong
 VALUE_RANGE_FORMAT = 4  # the same with `preprocess.value_range`
+ALIGN_CORNERS_FORMAT = 5  # the same with `inference.align_corners`
 PADDLESEG_SECTION = "Deploy"  # for PaddleSeg's programs, in `export.paddleseg_folder`
 INPUT_NAME = "x"
 OUTPUT_OPS = ("none", "argmax", "softmax")
@@ -207,10 +208,10 @@ class DeployConfig:
             content = _from_format_1(content)
         if content["format"] == 2:  # the same without a fixture
             content = dict(content, format=FORMAT)
-        if content["format"] not in (FORMAT, VALUE_RANGE_FORMAT):
+        if content["format"] not in range(FORMAT, ALIGN_CORNERS_FORMAT + 1):
             raise UserError(
                 f"{path}: format {content['format']}, but this version reads formats 1 to "
-                f"{VALUE_RANGE_FORMAT}. Export the model again, or use the version it was made "
+                f"{ALIGN_CORNERS_FORMAT}. Export the model again, or use the version it was made "
                 "with."
             )
         try:
@@ -263,8 +264,11 @@ class DeployConfig:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `deploy.yaml` into `folder`; return its path."""
         path = Path(folder) / FILE_NAME
-        has_range = self.preprocess.get("value_range") is not None
-        config = dataclasses.replace(self, format=VALUE_RANGE_FORMAT) if has_range else self
+        config = self
+        if self.preprocess.get("value_range") is not None:
+            config = dataclasses.replace(self, format=VALUE_RANGE_FORMAT)
+        if self.inference.get("align_corners"):
+            config = dataclasses.replace(self, format=ALIGN_CORNERS_FORMAT)
         content = {"format": config.format, **dataclasses.asdict(config)}
         text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
         write_text(path, text)

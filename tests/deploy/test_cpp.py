@@ -175,8 +175,9 @@ def test_size_rules(rules, exported, images, segment, tmp_path) -> None:
         transforms(SIZE_RULES["ResizeByShort"][0], **SLIDE, window_batch=3),
         transforms(*SIZE_RULES["fractional Padding"], **SLIDE),
         transforms(SIZE_RULES["AntialiasResize BILINEAR"][0], is_one_step=True),
+        transforms(SIZE_RULES["ResizeByShort"][0], align_corners=True),
     ],
-    ids=["slide after resize", "slide over padding", "one step"],
+    ids=["slide after resize", "slide over padding", "one step", "aligned corners"],
 )
 def test_settings_of_deploy_yaml(edit, exported, images, segment, tmp_path) -> None:
     folder = exported("SegFormer", edit)

@@ -136,8 +136,9 @@ def test_labels_equal_pythons(built_page, exported, images) -> None:
         SLIDE,
         {"rules": SIZE_RULES["Resize"], "is_one_step": True},
         {"rules": SIZE_RULES["resizes, fractional Padding"], **SLIDE},
+        {"rules": SIZE_RULES["Resize"], "align_corners": True},
     ],
-    ids=["whole", "slide", "one step", "slide over padding"],
+    ids=["whole", "slide", "one step", "slide over padding", "aligned corners"],
 )
 def test_settings_of_deploy_yaml(settings, exported, images, page) -> None:
     export = exported("SegFormer", edit(**settings))

@@ -106,6 +106,7 @@ def test_many_classes_and_no_normalisation(small_model, tmp_path) -> None:
         ),
         ({"settings": InferenceSettings(flip_horizontal=True)}, "windows, scales and flips"),
         ({"settings": InferenceSettings(scales=(0.5,))}, "windows, scales and flips"),
+        ({"settings": InferenceSettings(align_corners=True)}, "aligned corners"),
         ({"output_op": "argmax"}, "found --output_op argmax, expected none"),
         ({"input_shape": [2, 3, 64, 64]}, "found a batch of 2"),
     ],

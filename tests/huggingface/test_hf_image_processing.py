@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import paddle
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.huggingface import SegformerImageProcessor
+from paddleseg_segformer.huggingface import SegformerFeatureExtractor, SegformerImageProcessor
 from paddleseg_segformer.huggingface.outputs import LogitsOutput
 from paddleseg_segformer.weights.sidecars.hub_processor import HubProcessor
 
@@ -87,7 +88,17 @@ def test_lists_of_images_and_maps() -> None:
             "class ids",
         ),
         ({"images": random_image(8, 8, 3), "segmentation_maps": np.zeros((8, 8))}, "float64"),
-        ({"images": ["a"]}, "images: found <U1"),
+        ({"images": ["a"]}, "images: found 'a', expected PIL images"),
+        ({"images": "street.jpg"}, "images: found 'street.jpg'.* PIL.Image.open"),
+        ({"images": None}, "images: found None"),
+        ({"images": random_image(4, 8, 8)}, r"uint8 of shape \(4, 8, 8\).* input_data_format"),
+        ({"images": random_image(8, 8, 3), "image_mean": [0.5, 0.5]}, "image_mean: found 2 numb"),
+        ({"images": random_image(8, 8, 3), "image_std": [0.5] * 4}, "image_std: found 4 .* 3 ch"),
+        (
+            {"images": random_image(6, 8, 3), "segmentation_maps": random_image(6, 8, 3)},
+            r"found shape \(6, 8, 3\) for 1 images, expected class ids",
+        ),
+        ({"images": random_image(8, 8, 3), "data_format": "nchw"}, "data_format: found 'nchw'"),
         ({"images": [random_image(8, 8, 3), random_image(8, 9, 3)], "do_resize": False}, "2 diff"),
         ({"images": random_image(8, 8, 3), "size": {"longest_edge": 8}}, "or shortest_edge"),
         ({"images": random_image(8, 8, 3), "resample": 9}, "resample: found 9"),
@@ -96,6 +107,81 @@ def test_lists_of_images_and_maps() -> None:
 def test_mistakes_are_one_line(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         SMALL(**arguments)
+
+
+def test_layouts_of_arrays_are_as_told() -> None:
+    image = random_image(3, 40, 3)  # rows or channels first
+    told = SMALL(image, input_data_format="channels_last", return_tensors="np").pixel_values
+    expected = SMALL(Image.fromarray(image), return_tensors="np").pixel_values
+    np.testing.assert_array_equal(told, expected)
+    last = SMALL(Image.fromarray(image), data_format="channels_last", return_tensors="np")
+    np.testing.assert_array_equal(last.pixel_values, told.transpose(0, 2, 3, 1))
+    bands = random_image(4, 24, 32)
+    means = {"image_mean": [0.1, 0.2, 0.3, 0.4], "image_std": [1.0] * 4, "do_resize": False}
+    found = SMALL(bands, **means).pixel_values[0].numpy()
+    expected = bands / 255 - np.array(means["image_mean"])[:, None, None]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_images_of_pillow_stay_as_they_are_on_request() -> None:
+    image = Image.fromarray(random_image(8, 8, 4), "RGBA")
+    rgb = SMALL(image.convert("RGB")).pixel_values.numpy()
+    np.testing.assert_array_equal(SMALL(image).pixel_values.numpy(), rgb)
+    np.testing.assert_array_equal(SMALL(image, do_convert_rgb=None).pixel_values.numpy(), rgb)
+    with pytest.raises(UserError, match="image_mean: found 3 numbers, .* 4 channels"):
+        SMALL(image, do_convert_rgb=False)
+
+
+def test_lists_in_lists_are_one_batch() -> None:
+    images = [random_image(8, 9, 3) for _ in range(3)]
+    found = SMALL([images[:1], images[1:]], [[images[0][..., 0]], [x[..., 0] for x in images[1:]]])
+    flat = SMALL(images, [x[..., 0] for x in images])
+    for name in ("pixel_values", "labels"):
+        np.testing.assert_array_equal(found[name].numpy(), flat[name].numpy())
+
+
+def test_unknown_settings_are_ignored_with_a_warning(caplog) -> None:
+    image = random_image(8, 8, 3)
+    with caplog.at_level(logging.WARNING, "paddleseg_segformer"):
+        processor = SegformerFeatureExtractor(size=16, do_pad=True)
+        found = processor(image, crop=3)
+    assert "unknown settings are ignored: do_pad" in caplog.text and "crop" in caplog.text
+    expected = SegformerImageProcessor(size=[16, 16])(image)
+    np.testing.assert_array_equal(found.pixel_values.numpy(), expected.pixel_values.numpy())
+
+
+def test_settings_as_plain_data(tmp_path) -> None:
+    processor = SegformerImageProcessor.from_dict({"size": [8, 9], "other": 1}, do_resize=False)
+    assert processor.size == {"height": 8, "width": 9} and not processor.do_resize
+    processor.to_json_file(tmp_path / "a.json")
+    assert json.loads(processor.to_json_string()) == json.loads((tmp_path / "a.json").read_text())
+    assert (
+        SegformerImageProcessor.from_json_file(tmp_path / "a.json").to_dict() == processor.to_dict()
+    )
+    processor.save_pretrained(tmp_path / "sub")
+    loaded = SegformerImageProcessor.from_pretrained(
+        tmp_path, subfolder="sub", local_files_only=True, do_resize=True
+    )
+    assert loaded.do_resize
+
+
+def test_scores_come_with_the_maps_on_request() -> None:
+    logits = np.random.randn(2, 5, 8, 10).astype(np.float32)
+    outputs = LogitsOutput(logits=paddle.to_tensor(logits))
+    for item, expected in zip(
+        SMALL.post_process_semantic_segmentation(outputs, return_segmentation_scores=True),
+        logits,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(item["segmentation_scores"].numpy(), expected)
+        np.testing.assert_array_equal(item.segmentation.numpy(), expected.argmax(0))
+    (first, _) = SMALL.post_process_semantic_segmentation(outputs, [(16, 20), (3, 4)], True)
+    rows = np.clip((np.arange(16) + 0.5) / 2 - 0.5, 0, 7)
+    columns = np.clip((np.arange(20) + 0.5) / 2 - 0.5, 0, 9)
+    tall = [[np.interp(rows, range(8), x) for x in plane.T] for plane in logits[0]]  # (K, w, H)
+    full = [[np.interp(columns, range(10), x) for x in np.transpose(plane)] for plane in tall]
+    np.testing.assert_allclose(first.segmentation_scores.numpy(), full, atol=1e-5)
+    assert first.segmentation.shape == [16, 20]
 
 
 def test_saved_settings_load_back(tmp_path) -> None:

@@ -97,6 +97,63 @@ def test_weight_files_of_this_package_keep_their_epsilons(tmp_path: Path) -> Non
     assert model.config.hidden_sizes == [8, 16, 20, 32] and model.config.num_labels == 3
 
 
+def test_encoder_of_any_size_is_loaded(tmp_path: Path) -> None:
+    encoder = SegformerModel(SegformerConfig(**TINY))
+    encoder.save_pretrained(tmp_path)
+    assert equal(SegformerModel.from_pretrained(tmp_path), encoder)
+
+
+def test_arguments_of_transformers(folder: Path, tmp_path: Path) -> None:
+    load = SegformerForSemanticSegmentation.from_pretrained
+    model = load(folder, local_files_only=True, use_safetensors=True)
+    assert equal(model, load(tmp_path, subfolder="seg"))
+    assert SegformerConfig.from_pretrained(tmp_path, subfolder="seg") == model.config
+    other = load(folder, config=folder / "config.json", output_attentions=True)
+    assert other.config.output_attentions and equal(other, model)
+    config = SegformerConfig(**TINY, num_labels=3)
+    assert load(folder, config=config).config is config
+    for dtype in ("float16", "torch.bfloat16", paddle.float64):
+        half = load(folder, dtype=dtype)
+        assert {str(item.dtype) for item in half.parameters()} == {
+            f"paddle.{str(dtype).rpartition('.')[2]}"
+        }
+    half.save_pretrained(tmp_path / "half")
+    assert equal(load(tmp_path / "half"), model)
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float32"
+    for arguments, message in (
+        ({"output_loading_info": True}, "^unknown argument 'output_loading_info'"),
+        ({"num_label": 3}, "^unknown argument 'num_label'. Did you mean 'num_labels'"),
+        ({"dtype": "int8"}, "^dtype: found 'int8', expected one of float32"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(folder, **arguments)
+
+
+def test_weights_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    load = SegformerForSemanticSegmentation.from_pretrained
+    model = load(folder)
+    state = {key: item * 2 for key, item in model.state_dict().items()}
+    doubled = load(folder, state_dict=state)
+    assert all(
+        np.array_equal(doubled.state_dict()[key].numpy(), state[key].numpy()) for key in state
+    )
+    model.save_pretrained(tmp_path / "doubled", state_dict=state)
+    assert equal(load(tmp_path / "doubled"), doubled) and not equal(model, doubled)
+    del state["model.linear_pred.bias"]
+    for call in (lambda: load(folder, state_dict=state), lambda: model.save_pretrained("a", state)):
+        with pytest.raises(
+            UserError, match="state_dict: 1 names .* such as model.linear_pred.bias"
+        ):
+            call()
+
+
+def test_three_stages_are_named(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "num_encoder_blocks": 3}))
+    with pytest.raises(UserError, match="config.json: num_encoder_blocks: found 3, expected 4"):
+        SegformerForSemanticSegmentation.from_pretrained(folder)
+
+
 def test_mmsegmentations_head_is_refused(tmp_path: Path) -> None:
     own = SegFormerMM(3, BACKBONES["MixVisionTransformer_B0"](**BACKBONE), 16)
     save_weights(own, tmp_path / "model.pdparams")

@@ -13,6 +13,14 @@ pytestmark = pytest.mark.check
 PAIRS = [(8, 32), (7, 29), (33, 13), (16, 16), (1, 5), (100, 97), (2, 3), (64, 7)]
 
 
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [*PAIRS, (8, 1)])
+def test_bilinear_with_aligned_corners(num_inputs, num_outputs) -> None:
+    x = np.random.rand(num_inputs)
+    matrix = bilinear(num_inputs, num_outputs, align_corners=True).dense()
+    at = np.linspace(0, num_inputs - 1, num_outputs)
+    np.testing.assert_allclose(matrix @ x, np.interp(at, np.arange(num_inputs), x), atol=1e-12)
+
+
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), PAIRS)
 def test_bilinear_equals_paddle(num_inputs, num_outputs) -> None:
     x = np.random.rand(1, 1, num_inputs, 3).astype(np.float32)

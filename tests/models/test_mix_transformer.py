@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.models import MixVisionTransformer
+from paddleseg_segformer.models import MixVisionTransformer, MixVisionTransformerClassifier
 from paddleseg_segformer.models.attention import EfficientSelfAttention, attend
 from paddleseg_segformer.models.layers import DropPath
 from paddleseg_segformer.models.mix_transformer import BACKBONES
@@ -101,6 +101,30 @@ def test_attention_weights_on_request_are_those_that_the_blocks_apply():
                                .transpose([0, 2, 1])))[:, :, 32:]  # fmt: skip
     expected = attn.proj(paddle.matmul(attentions[0][:, 0], values))
     np.testing.assert_allclose(attn(normed, hw).numpy(), expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("use_recompute", [False, True])
+def test_attention_weights_on_request_get_gradients(use_recompute):
+    encoder = MixVisionTransformer(use_recompute=use_recompute, drop_path_rate=0.0)
+    features, attentions = encoder.forward_with_attentions(paddle.randn([1, 3, 64, 64]))
+    assert encoder.use_recompute == use_recompute
+    for weights in attentions:
+        weights.retain_grads()
+    features[-1].square().sum().backward()
+    assert all(float(weights.grad.abs().max()) > 0 for weights in attentions)
+    layer = EfficientSelfAttention(dim=8, num_heads=2, sr_ratio=1)
+    layer.kept = []
+    x = paddle.randn([1, 6, 8])
+    (found,) = paddle.grad(layer(x, (2, 3)).sum(), layer.kept)
+    values = layer.kv(x).numpy()[0, :, 8:]  # (S, C)
+    per_value = (values * layer.proj.weight.numpy().sum(1)).reshape(6, 2, 4).sum(2)  # (S, M)
+    expected = np.broadcast_to(per_value.T[:, None], (2, 6, 6))
+    np.testing.assert_allclose(found.numpy()[0], expected, atol=1e-5)
+
+
+def test_classifier_without_classes_is_refused():
+    with pytest.raises(UserError, match="num_classes: found 0, expected 1 or more"):
+        MixVisionTransformerClassifier(MixVisionTransformer(), num_classes=0)
 
 
 def test_attend_without_gradient_equals_attend_with():

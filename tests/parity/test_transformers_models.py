@@ -134,6 +134,27 @@ def test_hidden_states_and_attentions_are_theirs(pair: tuple[Any, Any]) -> None:
             assert relative_difference(one.numpy(), another.numpy()) < bound
 
 
+def test_gradients_of_attentions_are_theirs(pair: tuple[Any, Any]) -> None:
+    x = np.random.randn(1, 3, 97, 131).astype(np.float32)
+    found = pair[0](paddle.to_tensor(x), output_attentions=True)
+    expected = pair[1](torch.from_numpy(x), output_attentions=True)
+    for weights, others in zip(found.attentions, expected.attentions, strict=True):
+        weights.retain_grads()
+        others.retain_grad()
+    found.logits.square().mean().backward()
+    expected.logits.square().mean().backward()
+    for weights, others in zip(found.attentions, expected.attentions, strict=True):
+        assert relative_difference(weights.grad.numpy(), others.grad.numpy()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", [SEGMENTATION, CLASSIFIER, "SegformerModel"])
+def test_numbers_of_weights_are_theirs(kind: str) -> None:
+    config = {"num_labels": 5, "hidden_sizes": [8, 16, 20, 32], "decoder_hidden_size": 16}
+    other = getattr(theirs, kind)(theirs.SegformerConfig(**config))
+    model = getattr(ours, kind)(ours.SegformerConfig(**config))
+    assert model.num_parameters() == other.num_parameters()
+
+
 def test_segmentation_loss_is_theirs(pair: tuple[Any, Any]) -> None:
     labels = np.random.choice([*range(7), 255], (1, 64, 96))
     x = np.random.randn(1, 3, 64, 96).astype(np.float32)

@@ -113,6 +113,16 @@ def test_value_range_raises_the_format(folder) -> None:
     assert DeployConfig.load(folder).preprocess == preprocess
 
 
+def test_aligned_corners_raise_the_format(folder) -> None:
+    path = folder / "deploy.yaml"
+    assert "align_corners" not in path.read_text()
+    plain = DeployConfig.load(folder)
+    inference = InferenceSettings(align_corners=True).to_dict()
+    dataclasses.replace(plain, inference=inference).save(folder)
+    assert "format: 5\n" in path.read_text() and "  align_corners: true\n" in path.read_text()
+    assert DeployConfig.load(folder).inference == inference
+
+
 def test_precision_and_quality_of_an_artefact(folder) -> None:
     quality = {"mean_iou": 0.7, "drop": [0.001, 2], "images": {"calibration": 3}}
     edit(folder, "artefacts.paddle.precision", "int8")
@@ -124,7 +134,7 @@ def test_precision_and_quality_of_an_artefact(folder) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 5, "format 5, but this version reads formats 1 to 4"),
+        ("format", 6, "format 6, but this version reads formats 1 to 5"),
         ("artefacts", None, "no key 'artefacts'"),
         ("artefacts", {}, "artefacts: found none"),
         ("artefacts", {"onx": {"files": []}}, "unknown key 'onx'. Did you mean 'onnx'"),

@@ -20,11 +20,12 @@ std::vector<double> window_shares(int length, const std::vector<Span>& windows) 
 
 LinearMap Axis::to_original(int window, int num_logits) const {
   if (is_one_step)
-    return LinearMap::bilinear(num_logits, back.empty() ? length : back.back().length);
+    return LinearMap::bilinear(num_logits, back.empty() ? length : back.back().length,
+                               align_corners);
   const auto [start, stop] = windows[window];
   const int size = stop - start;
   const int padded = (size + pad_multiple - 1) / pad_multiple * pad_multiple;
-  LinearMap path = LinearMap::bilinear(num_logits, padded);
+  LinearMap path = LinearMap::bilinear(num_logits, padded, align_corners);
   if (padded != size) path = path.then(LinearMap::crop(padded, size));
   path = path.then(LinearMap::place(size, start, window_shares(length, windows)));
   for (const BackStep& step : back)

@@ -20,8 +20,9 @@ struct Axis {
   int length;  // after the size rules
   std::vector<Span> windows;
   std::vector<BackStep> back;
-  bool is_one_step;  // resize from the logits straight to the original length
-  int pad_multiple;  // the network pads its input at the end to a multiple of so many samples
+  bool is_one_step;    // resize from the logits straight to the original length
+  int pad_multiple;    // the network pads its input at the end to a multiple of so many samples
+  bool align_corners;  // of the first resize, that of the logits
 
   /// Returns the map from a window's logits to its share of the original image's logits.
   LinearMap to_original(int window, int num_logits) const;

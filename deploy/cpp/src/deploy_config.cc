@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::set<int> kFormats = {1, 2, 3, 4};
+const std::set<int> kFormats = {1, 2, 3, 4, 5};
 const std::map<std::string, std::size_t> kNumFiles = {{"paddle", 2}, {"onnx", 1}, {"openvino", 2}};
 
 ModelFile read_file(const Section& section) {
@@ -115,7 +115,8 @@ std::optional<cv::Size> read_size_hw(const Section& section, const std::string& 
 
 Settings read_settings(const Section& section) {
   section.expect_only({"is_slide", "crop_size_hw", "stride_hw", "scales", "flip_horizontal",
-                       "flip_vertical", "average", "scale_mode", "is_one_step", "window_batch"});
+                       "flip_vertical", "average", "scale_mode", "is_one_step", "window_batch",
+                       "align_corners"});
   const std::vector<double> whole = {1.0};
   if (section.get("scales", whole) != whole || section.get("flip_horizontal", false) ||
       section.get("flip_vertical", false))
@@ -127,6 +128,7 @@ Settings read_settings(const Section& section) {
   settings.crop_size = read_size_hw(section, "crop_size_hw");
   settings.stride = read_size_hw(section, "stride_hw");
   settings.is_one_step = section.get("is_one_step", false);
+  settings.align_corners = section.get("align_corners", false);
   settings.window_batch = section.get("window_batch", settings.window_batch);
   return settings;
 }
@@ -182,7 +184,7 @@ DeployConfig DeployConfig::load(const fs::path& given) {
   const auto format = root.get<int>("format");
   if (kFormats.count(format) == 0)
     fail(config.path.string(), ": format ", format,
-         ", but this program reads formats 1 to 4. Export the model again.");
+         ", but this program reads formats 1 to 5. Export the model again.");
   config.artefacts = read_artefacts(root, format);
   config.input = read_input(root.section("input"));
   config.output = read_output(root.section("output"));

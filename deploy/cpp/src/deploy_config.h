@@ -40,8 +40,9 @@ struct Settings {
   bool is_slide = false;
   std::optional<cv::Size> crop_size;
   std::optional<cv::Size> stride;
-  bool is_one_step = false;  // resize logits straight to the original size
-  int window_batch = 1;      // most windows that go through the network together
+  bool is_one_step = false;    // resize logits straight to the original size
+  int window_batch = 1;        // most windows that go through the network together
+  bool align_corners = false;  // of the resize of logits
 
   /// Throws Error where values do not go together.
   void check();

@@ -10,12 +10,14 @@ LinearMap::LinearMap(int num_inputs, int num_outputs, int num_taps)
       starts_(num_outputs),
       weights_(static_cast<std::size_t>(num_outputs) * num_taps) {}
 
-LinearMap LinearMap::bilinear(int num_inputs, int num_outputs) {
+LinearMap LinearMap::bilinear(int num_inputs, int num_outputs, bool align_corners) {
   if (num_inputs == num_outputs) return crop(num_inputs, num_inputs);
   LinearMap map(num_inputs, num_outputs, std::min(2, num_inputs));
   const double step = static_cast<double>(num_inputs) / num_outputs;
+  const double aligned_step = (num_inputs - 1.0) / std::max(num_outputs - 1, 1);
   for (int i = 0; i < num_outputs; ++i) {
-    const double position = std::clamp((i + 0.5) * step - 0.5, 0.0, num_inputs - 1.0);
+    const double position = std::clamp(align_corners ? i * aligned_step : (i + 0.5) * step - 0.5,
+                                       0.0, num_inputs - 1.0);
     map.starts_[i] = std::min(static_cast<int>(position), num_inputs - map.num_taps_);
     const double fraction = position - map.starts_[i];
     map.weight(i, 0) = 1 - fraction;

@@ -16,8 +16,9 @@ class LinearMap {
   /// Output i is the sum over t of weight(i, t) * input[start(i) + t].
   LinearMap(int num_inputs, int num_outputs, int num_taps);
 
-  /// Bilinear resizing with half-pixel centres and clamped edges.
-  static LinearMap bilinear(int num_inputs, int num_outputs);
+  /// Bilinear resizing with half-pixel centres and clamped edges, or with the first and the last
+  /// samples on each other.
+  static LinearMap bilinear(int num_inputs, int num_outputs, bool align_corners = false);
   /// The first `num_outputs` inputs.
   static LinearMap crop(int num_inputs, int num_outputs);
   /// A window put at `offset` on an axis of zeros, each sample times the factor of its place.

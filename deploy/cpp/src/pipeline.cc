@@ -89,8 +89,12 @@ Pipeline::Prepared Pipeline::prepare(const cv::Mat& original) const {
     std::vector<Span> windows = {{0, length}};
     if (settings.is_slide)
       windows = windows_along(length, (*settings.crop_size).*side, (*settings.stride).*side);
-    return Axis{length, windows, back_steps(steps, side), settings.is_one_step,
-                deploy_.output.pad_multiple};
+    return Axis{length,
+                windows,
+                back_steps(steps, side),
+                settings.is_one_step,
+                deploy_.output.pad_multiple,
+                settings.align_corners};
   };
   Prepared prepared{
       image, axis(image.rows, &cv::Size::height), axis(image.cols, &cv::Size::width), {}};

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import difflib
 import json
+import logging
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.files import write_text
 from paddleseg_segformer.models.mix_transformer import PATCH_KERNELS, PATCH_STRIDES
 from paddleseg_segformer.weights.files.download import NO_HUB
 from paddleseg_segformer.weights.formats import HUGGINGFACE
 
+logger = logging.getLogger(__name__)
+
 Config = TypeVar("Config", bound="HubConfig")
+Stored = TypeVar("Stored", bound="JsonFile")
 
 EPSILONS = dict(HUGGINGFACE.epsilons or {})  # of LayerNorms; `layer_norm_eps` has no effect there
 BACKBONE_KEYS = {  # theirs -> ours
@@ -40,6 +47,11 @@ FIXED = {
     "hidden_act": "gelu",
 }
 
+DOWNLOAD_ARGUMENTS = (  # of `from_pretrained` there; without effect on a folder that is here
+    *("cache_dir", "force_download", "local_files_only", "token", "use_auth_token", "revision"),
+    *("proxies", "resume_download", "trust_remote_code", "use_safetensors", "low_cpu_mem_usage"),
+)
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
@@ -60,24 +72,68 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object with sorted keys, as transformers does."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_text(path, _json_text(content))
 
 
-@dataclass
-class HubConfig:
+def _json_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+def without_download(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a `from_pretrained` that are not about a download."""
+    return {key: value for key, value in arguments.items() if key not in DOWNLOAD_ARGUMENTS}
+
+
+class JsonFile:
+    """Plain data that is kept in JSON files."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain data."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls: type[Stored], content: Mapping[str, Any], **overrides: Any) -> Stored:
+        """Return what such plain data stands for, with fields replaced by `overrides`."""
+        raise NotImplementedError
+
+    def to_json_string(self) -> str:
+        """Return the text of a JSON file."""
+        return _json_text(self.to_dict())
+
+    def to_json_file(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON file."""
+        write_json(Path(path), self.to_dict())
+
+    @classmethod
+    def from_json_file(cls: type[Stored], path: str | os.PathLike[str]) -> Stored:
+        """Read a JSON file.
+
+        Raises:
+            UserError: no such file, or not such data.
+        """
+        return cls.from_dict(read_json(Path(path)))
+
+
+@dataclass(init=False)
+class HubConfig(JsonFile):
     """Sizes, rates and class names; see transformers' class of this name for the fields.
 
     Args:
         num_labels: Number of classes K, 2 by default; without `id2label` they are LABEL_0, ...
         id2label: Name of each class id; it states K too.
         label2id: The reverse of `id2label`, which it follows from.
+        initializer_range: Standard deviation of new weights.
         layer_norm_eps: Has no effect, as in transformers: every LayerNorm has 1e-5.
         problem_type: Of a classifier's loss; see `classification_loss`.
         reshape_last_stage: Whether stage 4's state is given as a map, not as tokens.
+        output_hidden_states, output_attentions, return_dict: Of calls that do not say.
+        others: Kept as attributes and in files, without effect.
 
     Raises:
         UserError: values that contradict each other, or that no network here has.
     """
+
+    model_type: ClassVar[str] = "segformer"
 
     num_channels: int = 3
     num_encoder_blocks: int = 4
@@ -99,25 +155,65 @@ class HubConfig:
     semantic_loss_ignore_index: int = 255
     reshape_last_stage: bool = True
     problem_type: str | None = None
-    num_labels: int | None = None
-    id2label: Mapping[int, str] | None = None
-    label2id: Mapping[str, int] | None = None
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    return_dict: bool = True
+    id2label: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for key, expected in FIXED.items():
-            found = getattr(self, key)
-            if (tuple(found) if isinstance(expected, tuple) else found) != expected:
-                raise UserError(f"{key}: found {found}, expected {expected}, as published.")
-        if self.id2label is None:
-            count = 2 if self.num_labels is None else self.num_labels
-            self.id2label = {index: f"LABEL_{index}" for index in range(count)}
-        self.id2label = {int(index): str(name) for index, name in self.id2label.items()}
-        if self.num_labels not in (None, len(self.id2label)):
+    def __init__(self, **values: Any) -> None:
+        num_labels, id2label = (values.pop(key, None) for key in ("num_labels", "id2label"))
+        values.pop("label2id", None)
+        self.id2label = {} if id2label is None else id2label
+        if id2label is None:
+            self.num_labels = 2 if num_labels is None else num_labels
+        elif num_labels not in (None, self.num_labels):
             raise UserError(
-                f"num_labels is {self.num_labels}, but id2label names {len(self.id2label)} classes."
+                f"num_labels is {num_labels}, but id2label names {self.num_labels} classes."
             )
-        self.num_labels = len(self.id2label)
-        self.label2id = {name: index for index, name in sorted(self.id2label.items())}
+        fields = [item for item in dataclasses.fields(self) if item.name != "id2label"]
+        known = {item.name: item.default for item in fields}
+        for name in values.keys() - known.keys():
+            if difflib.get_close_matches(name, known, 1, 0.8):
+                logger.warning("config: %s has no effect.%s", name, did_you_mean(name, known))
+        self.update({**known, **values})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        expected = FIXED.get(name, value)
+        if (tuple(value) if isinstance(expected, tuple) else value) != expected:
+            raise UserError(f"{name}: found {value}, expected {expected}, as published.")
+        if name == "id2label":
+            if not isinstance(value, Mapping):
+                raise UserError(f"id2label: found {value!r}, expected a name for each class id.")
+            value = {int(index): str(label) for index, label in value.items()}
+        super().__setattr__(name, value)
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set several fields."""
+        for name, value in values.items():
+            if name != "model_type":
+                setattr(self, name, value)
+
+    @property
+    def num_labels(self) -> int:
+        """Return the number of classes; another one that is set makes them LABEL_0, ..."""
+        return len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, count: Any) -> None:
+        if not isinstance(count, numbers.Integral):
+            raise UserError(f"num_labels: found {count!r}, expected a whole number.")
+        if count != self.num_labels:
+            self.id2label = {index: f"LABEL_{index}" for index in range(count)}
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Return the class id of each name, the last one where several have it."""
+        return {name: index for index, name in sorted(self.id2label.items())}
+
+    @label2id.setter
+    def label2id(self, ids: Mapping[str, int]) -> None:
+        if ids != self.label2id:
+            raise UserError("label2id: differs from id2label, which it follows from. Set id2label.")
 
     @property
     def classes(self) -> list[str]:
@@ -126,7 +222,6 @@ class HubConfig:
         There are as many outputs as `id2label` has entries, whatever its ids are; an output whose
         id has no name is LABEL_0, LABEL_1, ...
         """
-        assert self.id2label is not None
         return [self.id2label.get(i, f"LABEL_{i}") for i in range(len(self.id2label))]
 
     def section(
@@ -162,28 +257,36 @@ class HubConfig:
 
     @classmethod
     def from_dict(cls: type[Config], content: Mapping[str, Any], **overrides: Any) -> Config:
-        """Return the config of plain data such as `config.json` holds; unknown keys are ignored.
+        """Return the config of plain data such as `config.json` holds.
 
         Args:
             overrides: Fields that replace those of the data.
+
+        Raises:
+            UserError: unknown fields that are to be replaced, and as the constructor.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        values = {key: value for key, value in content.items() if key in known}
+        cls._check_overrides(overrides, content)
+        values = dict(content)
         if "num_labels" in overrides or "id2label" in overrides:
             values = {key: values[key] for key in values if key not in LABEL_KEYS}
         return cls(**{**values, **overrides})
 
     @classmethod
     def from_pretrained(
-        cls: type[Config], folder: str | os.PathLike[str], **overrides: Any
+        cls: type[Config],
+        folder: str | os.PathLike[str],
+        subfolder: str = "",
+        **overrides: Any,
     ) -> Config:
-        """Read `config.json` of a folder.
+        """Read `config.json` of a folder, or a file.
 
         Raises:
             UserError: no such file, or not the config of a SegFormer.
         """
-        path = Path(folder) / CONFIG_FILE
-        content = read_json(path)
+        path = Path(folder, subfolder)
+        path = path if path.is_file() else path / CONFIG_FILE
+        content, overrides = read_json(path), without_download(overrides)
+        cls._check_overrides(overrides, content)
         model_type = content.get("model_type", "segformer")
         if model_type != "segformer":
             raise UserError(f"{path}: model_type is {model_type!r}, expected 'segformer'.")
@@ -198,7 +301,14 @@ class HubConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain data, as `config.json` holds them."""
-        values = dataclasses.asdict(self)
-        del values["num_labels"]  # the number of id2label's entries
+        values = copy.deepcopy(vars(self))
         values = {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
-        return {"model_type": "segformer", **values}
+        return {**values, "label2id": self.label2id, "model_type": self.model_type}
+
+    @classmethod
+    def _check_overrides(cls, overrides: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+        """Raise a `UserError` where a field is to be replaced that there is not."""
+        fields = [*(field.name for field in dataclasses.fields(cls)), *LABEL_KEYS]
+        for name in overrides:
+            if name not in fields and name not in content:
+                raise UserError(f"unknown argument '{name}'.{did_you_mean(name, fields)}")

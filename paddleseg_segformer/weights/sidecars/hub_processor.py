@@ -14,13 +14,19 @@ from PIL import Image
 
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.weights.sidecars.hub_config import read_json, write_json
+from paddleseg_segformer.weights.sidecars.hub_config import (
+    JsonFile,
+    read_json,
+    without_download,
+    write_json,
+)
 
 Processor = TypeVar("Processor", bound="HubProcessor")
 
 PROCESSOR_FILE = "preprocessor_config.json"
 MAX_SIDE = 1 << 16
 IMAGE_PROCESSOR_TYPE = "SegformerImageProcessor"  # in transformers
+LAYOUTS = ("channels_first", "channels_last")
 
 
 _SIZES = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
@@ -48,7 +54,7 @@ def _are_numbers(value: Any, dimensions: tuple[int, ...]) -> bool:
 
 
 @dataclass
-class HubProcessor:
+class HubProcessor(JsonFile):
     """What to do with images: resize, rescale and normalise, in this order.
 
     Args:
@@ -66,6 +72,9 @@ class HubProcessor:
         do_reduce_labels: In maps, before they are resized: 0 becomes 255, other ids go down by
             one, 255 stays.
         reduce_labels: Old name of `do_reduce_labels`.
+        do_convert_rgb: Turn Pillow's images of other modes into RGB, which False leaves out.
+        input_data_format: Layout of arrays, of `LAYOUTS`; by default told by their shape.
+        data_format: Layout of what is returned.
     """
 
     do_resize: bool = True
@@ -80,6 +89,9 @@ class HubProcessor:
     image_std: Sequence[float] | float = IMAGENET_STD
     do_reduce_labels: bool = False
     reduce_labels: InitVar[bool | None] = None
+    do_convert_rgb: bool | None = None
+    input_data_format: str | None = None
+    data_format: str = "channels_first"
 
     def __post_init__(self, reduce_labels: bool | None) -> None:
         if isinstance(self.size, int):
@@ -101,6 +113,11 @@ class HubProcessor:
         ):
             if not is_right:
                 raise UserError(f"{name}: found {getattr(self, name)!r}, expected {expected}.")
+        for name in ("input_data_format", "data_format"):
+            if getattr(self, name) not in (*LAYOUTS, None):
+                raise UserError(
+                    f"{name}: found {getattr(self, name)!r}, expected {' or '.join(LAYOUTS)}."
+                )
         for name in ("do_resize", "do_rescale", "do_normalize", "do_reduce_labels"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name}: found {getattr(self, name)!r}, expected true or false.")
@@ -134,20 +151,28 @@ class HubProcessor:
         return {"type": "AntialiasResizeByShort", **sides, **rule}
 
     @classmethod
+    def from_dict(cls: type[Processor], content: Mapping[str, Any], **overrides: Any) -> Processor:
+        """Return the processor of plain data such as files hold; unknown keys are ignored."""
+        known = {item.name for item in dataclasses.fields(cls)} | {"reduce_labels"}
+        own = {key: content[key] for key in content if key in known and content[key] is not None}
+        return cls(**{**own, **overrides})
+
+    @classmethod
     def from_pretrained(
-        cls: type[Processor], folder: str | os.PathLike[str], **overrides: Any
+        cls: type[Processor],
+        folder: str | os.PathLike[str],
+        subfolder: str = "",
+        **overrides: Any,
     ) -> Processor:
         """Read `preprocessor_config.json` of a folder.
 
         Raises:
             UserError: no such file, or not the settings of an image processor.
         """
-        path = Path(folder) / PROCESSOR_FILE
+        path = Path(folder, subfolder) / PROCESSOR_FILE
         content = read_json(path)
-        known = {item.name for item in dataclasses.fields(cls)} | {"reduce_labels"}
-        own = {key: content[key] for key in content if key in known and content[key] is not None}
         try:
-            return cls(**{**own, **overrides})
+            return cls.from_dict(content, **without_download(overrides))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -158,6 +183,10 @@ class HubProcessor:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data."""
         values = dataclasses.asdict(self)
-        values = {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
+        values = {
+            key: list(x) if isinstance(x, tuple) else x
+            for key, x in values.items()
+            if x is not None
+        }
         resample = int(self.resample)
         return {**values, "resample": resample, "image_processor_type": IMAGE_PROCESSOR_TYPE}

@@ -46,7 +46,7 @@ DEFAULTS: dict[str, dict[int | None, tuple[list[Values] | None, Values]]] = {
             {"is_one_step": True},
         )
     },
-    "smp": {None: ([_IMAGENET], {})},
+    "smp": {None: ([_IMAGENET], {"align_corners": True})},
     "rstrudel": {
         150: ([{"type": "ResizeKeepRatio", "scale": [2048, 512]}, _HALF], _slide(512, 512)),
         19: ([{"type": "ResizeKeepRatio", "scale": [2048, 1024]}, _HALF], _slide(768, 512)),
