@@ -57,6 +57,7 @@ LABELS, OVERLAYS, PROBABILITIES = RESULTS = (
     "added_prediction",
     "probabilities",
 )
+WINDOW_SIDES_PX = (1024, 768, 512, 256)  # tried for images that do not fit into memory
 LOG_INTERVAL_S = 30.0  # between lines on the windows of large images
 OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # flags of exported models alone, with their defaults
@@ -268,6 +269,7 @@ def _predict_images(
     """Write the results of all images, in batches; return how many there were."""
     source = read_ahead(images, predictor.read)
     num_done = largest = 0
+    room = _Room(predictor)
     with tqdm(total=len(images), unit="img", disable=None) as progress:
         predictor.pipeline.watch = _Windows(progress)
         while True:
@@ -281,11 +283,71 @@ def _predict_images(
                     with suppress(UserError):  # which comes again with the prediction
                         line = memory_line(predictor.pipeline, pixels.shape)
                         logger.info("%s: %s", image.path, line)
-            for image, prediction in _predict(batch, predictor, timer):
-                with timer("write"):
-                    _save(prediction, image, args)
-                num_done += 1
+            for settings, items in room.groups(batch):
+                predictor.settings = settings
+                for image, prediction in _predict(items, predictor, timer):
+                    with timer("write"):
+                        _save(prediction, image, args)
+                    num_done += 1
+            predictor.settings = room.settings
             progress.update(len(batch))
+
+
+_Read = tuple[ImageFile, np.ndarray | UserError]
+
+
+class _Room:
+    """Chooses windows for images that do not fit into memory as a whole."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.settings = predictor.settings
+        self.fitting = 0  # values of the largest image that fits
+
+    def groups(self, batch: list[_Read]) -> list[tuple[InferenceSettings, list[_Read]]]:
+        """Return the images that are predicted as asked, and each other one with its windows."""
+        found: list[tuple[InferenceSettings, list[_Read]]] = [(self.settings, [])]
+        for item in batch:
+            image, pixels = item
+            settings = self.settings if isinstance(pixels, UserError) else self._for(image, pixels)
+            if settings is self.settings:
+                found[0][1].append(item)
+            else:
+                found.append((settings, [item]))
+        return found if found[0][1] else found[1:]
+
+    def _for(self, image: ImageFile, pixels: np.ndarray) -> InferenceSettings:
+        if pixels.size <= self.fitting:
+            return self.settings
+        if not (reason := self._excess(self.settings, pixels)):
+            self.fitting = pixels.size
+            return self.settings
+        for side in () if self.settings.is_slide else WINDOW_SIDES_PX:
+            crop, stride = (side, side), (3 * side // 4, 3 * side // 4)
+            windows = {"is_slide": True, "is_one_step": False, "crop_size_hw": crop}
+            settings = self.settings.replace({**windows, "stride_hw": stride})
+            if not self._excess(settings, pixels):
+                logger.warning(
+                    "%s: %s. It is predicted in windows of %dx%d px instead, which may give other "
+                    "labels; --is_slide chooses them.",
+                    image.path, reason, side, side,
+                )  # fmt: skip
+                return settings
+        return self.settings
+
+    def _excess(self, settings: InferenceSettings, pixels: np.ndarray) -> str:
+        """Say why an image does not fit into memory; "" where it does, or nothing is known."""
+        if not self.predictor.pipeline.memory:
+            return ""
+        self.predictor.settings = settings
+        try:
+            memory_line(self.predictor.pipeline, pixels.shape)
+        except UserError as error:  # another one comes again with the prediction
+            message = str(error).partition(". ")[0]
+            return message if message.startswith("memory:") else ""
+        finally:
+            self.predictor.settings = self.settings
+        return ""
 
 
 class _Windows:

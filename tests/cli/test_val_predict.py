@@ -20,6 +20,7 @@ from tqdm import tqdm
 from paddleseg_segformer.cli import main, predict
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_model
+from paddleseg_segformer.inference.memory_plan import plan_memory
 from paddleseg_segformer.inference.overlay import write_image
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.weights import save_weights
@@ -294,3 +295,30 @@ def test_predict_shows_the_plan_of_large_images_and_each_window(
     shown = re.findall(r"window \d of \d", err if is_terminal else out)
     windows = [f"window {done} of {total}" for total in (2, 3) for done in range(1, total + 1)]
     assert list(dict.fromkeys(shown)) == windows
+
+
+def test_an_image_that_does_not_fit_is_predicted_in_windows(run_dir, tmp_path, capsys) -> None:
+    folder = tmp_path / "images"
+    image = np.random.default_rng(0).integers(0, 256, (640, 900, 3)).astype(np.uint8)
+    for name, pixels in (("a.png", image[:64, :64]), ("large.png", image)):
+        write_image(folder / name, pixels)
+    plan = plan_memory(build_model(load_config(run_dir / "config.yml")))
+    windows, whole = plan.peak_mib(1, (512, 512)), plan.peak_mib(1, (640, 900))
+    logits = plan.logits_mib((640, 900))
+    assert windows + logits < (budget := (windows + whole + logits) / 2) < whole
+    flags = ["--image_path", str(folder), "--opts", "test_config.is_slide=False"]
+    flags += ["--memory_budget_mib", f"{budget:.3f}", "--batch_size", "2"]
+    assert job("predict", run_dir, *flags, "--save_dir", str(tmp_path / "auto")) == 0
+    assert re.search(
+        r"large.png: memory: .*640x900 px.* It is predicted in windows of 512x512 px instead",
+        capsys.readouterr().out,
+    )
+    asked = ["--is_slide", "--crop_size", "512", "512", "--stride", "384", "384"]
+    for name, extra in (("whole", flags[:4]), ("windows", [*flags[:4], *asked])):
+        assert job("predict", run_dir, *extra, "--save_dir", str(tmp_path / name)) == 0
+    for name, same in (("a.png", "whole"), ("large.png", "windows")):
+        labels = [
+            np.asarray(Image.open(tmp_path / run / "pseudo_color_prediction" / name))
+            for run in ("auto", same)
+        ]
+        assert np.array_equal(*labels)
