@@ -66,7 +66,7 @@ def test_finished_run_is_not_written_again(folder):
         ("model.pdopt", lambda content: content[: len(content) // 2], "bytes, expected"),
         ("model.pdparams", lambda content: content[:-1] + b"?", "checksum is not the one"),
         ("config.yml", None, "no such file, but manifest.json lists it"),
-        ("manifest.json", None, "no such file, expected the list"),
+        ("manifest.json", None, "or an incomplete copy"),
         ("manifest.json", lambda content: content[:10], "cannot be read"),
         ("manifest.json", lambda content: b"", "cannot be read"),
     ],
