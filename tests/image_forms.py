@@ -380,12 +380,17 @@ def _tiff() -> Iterator[Form]:
         photometric = "minisblack" if samples == 1 else "rgb"
         packs = {"bitspersample": bits} if bits > 1 else {}
         stored = values.squeeze() if bits > 1 else values.squeeze().astype(bool)
-        if samples == 1 or bits > 1:
-            yield Form(
-                f"tiff-{bits} bits-{samples}.tif",
-                _tiff_of(stored, photometric=photometric, **packs),
-                _as_rgb(_in_8_bits(values, bits)) if (bits, samples) == (1, 1) else None,
-            )
+        if bits == 1 and samples > 1:
+            continue
+        try:
+            content = _tiff_of(stored, photometric=photometric, **packs)
+        except NotImplementedError:  # Python 3.10's imagecodecs cannot pack them
+            continue
+        yield Form(
+            f"tiff-{bits} bits-{samples}.tif",
+            content,
+            _as_rgb(_in_8_bits(values, bits)) if (bits, samples) == (1, 1) else None,
+        )
     for dtype in ("u1", "u2", "?"):
         values = _noise(1, 1) if dtype == "?" else _stored(dtype, 1)
         bits = {"u1": 8, "u2": 16, "?": 1}[dtype]

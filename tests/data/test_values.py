@@ -7,6 +7,7 @@ import pickle
 import cv2
 import numpy as np
 import pytest
+from image_forms import make_png
 from PIL import Image
 
 from paddleseg_segformer.data.datasets import DATASETS, CamVid, Dataset
@@ -183,7 +184,7 @@ def test_declarations_are_plain_data(declared):
 def test_files_whose_values_decoders_change_are_refused(tmp_path, name, message):
     path, grey = tmp_path / name, TWELVE_BITS[:, :, 0]
     if name == "four.png":
-        Image.fromarray((grey >> 8).astype(np.uint8)).save(path, bits=4)
+        path.write_bytes(make_png((grey >> 8).astype(np.uint8)[..., None], 4, color_type=0))
     elif name == "one.tif":
         Image.fromarray(grey > 2000).save(path)
     else:
