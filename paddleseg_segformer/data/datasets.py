@@ -179,6 +179,9 @@ class SegmentationDataset:
         """Return a sample as it was read after the transforms; see `make_sample`."""
         if sample.label is None:
             raise UserError(f"{sample.image_path}: has no label; a sample for training needs one.")
+        judge = None if self.value_range else self.normalize
+        if judge and (reason := judge.misfit(sample.image)):
+            raise Fault(f"{sample.image_path}: {reason}", "image-range")
         data: dict[str, Any] = {
             "img": sample.image,
             "label": sample.label,

@@ -172,9 +172,9 @@ def test_colour_mask_is_refused(cityscapes: Path) -> None:
 def generic(root: Path, lines: str, **arguments: object) -> Dataset:
     """Return the generic data set of a list with these lines."""
     (root / "list.txt").write_text(lines, encoding="utf-8")
-    arguments = {"num_classes": 2, "mode": "train", **arguments}
+    arguments = {"num_classes": 2, "mode": "train", "transforms": [], **arguments}
     path = {f"{arguments['mode']}_path": str(root / "list.txt")}
-    return Dataset(dataset_root=str(root), transforms=[], **path, **arguments)
+    return Dataset(dataset_root=str(root), **path, **arguments)
 
 
 def test_generic_list_with_unicode_names_and_separator(tmp_path: Path) -> None:
@@ -359,3 +359,15 @@ def test_split_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gtFine/val").mkdir()
     with pytest.raises(UserError, match="val: no images .*_leftImg8bit.png"):
         Cityscapes([], str(tmp_path), mode="val")
+
+
+def test_training_refuses_values_that_normalize_is_not_for(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", GREY / 255.0)
+    write_label(tmp_path / "a.png", np.zeros((4, 6), np.uint8))
+    dataset = generic(tmp_path, "a.npy a.png\n", transforms=[Normalize()])
+    with pytest.raises(
+        UserError, match=r"a.npy: found values in 0.39\d*..0.39\d*, expected 0..255"
+    ):
+        dataset[0, 0]
+    declared = generic(tmp_path, "a.npy a.png\n", transforms=[Normalize()], value_range=[0, 1])
+    assert np.allclose(declared[0, 0][0], 100)
