@@ -179,7 +179,7 @@ def test_cpp_finds_the_images_of_a_folder(read_images, tmp_path) -> None:
     (root / "to nowhere.png").symlink_to(root / "nowhere")
     results = [root / "out" / "added_prediction", root / "out" / "not made yet"]
     expected = [tuple(item) for item in find_images(str(root), results=results)]
-    assert len(expected) == 9
+    assert len(expected) == 10
     assert found_in_cpp(read_images, root, *results) == expected
     expected = [tuple(item) for item in find_images(str(root / "b.PNG"))]
     assert found_in_cpp(read_images, root / "b.PNG") == expected
