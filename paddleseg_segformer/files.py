@@ -212,9 +212,9 @@ def _sweep(folder: Path) -> None:
 
 def _clear_parts(folder: Path, min_age_s: float) -> list[str]:
     """Remove temporary files and folders to which no process writes; return their names."""
-    names = [path for end in ("", ".*") for path in folder.glob(f".*{PART}{end}")]
+    parts = [path for end in ("", ".*") for path in folder.glob(f".*{PART}{end}")]
     found = []
-    for path in sorted(names):
+    for path in sorted(parts):
         with suppress(OSError), _locked(path) as is_mine:  # others may remove it at the same time
             age_s = time.time() - path.stat().st_mtime
             if is_mine is not False and age_s >= (min_age_s if is_mine else ABANDONED_S):

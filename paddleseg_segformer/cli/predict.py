@@ -10,7 +10,7 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -268,7 +268,7 @@ def _predict_images(
 ) -> int:
     """Write the results of all images, in batches; return how many there were."""
     source = read_ahead(images, predictor.read)
-    num_done = largest = 0
+    num_done = 0
     room = _Room(predictor)
     with tqdm(total=len(images), unit="img", disable=None) as progress:
         predictor.pipeline.watch = _Windows(progress)
@@ -277,12 +277,6 @@ def _predict_images(
                 batch = list(islice(source, args.batch_size))
             if not batch:
                 return num_done
-            for image, pixels in batch:
-                if isinstance(pixels, np.ndarray) and pixels.size > 2 * largest:
-                    largest = pixels.size
-                    with suppress(UserError):  # which comes again with the prediction
-                        line = memory_line(predictor.pipeline, pixels.shape)
-                        logger.info("%s: %s", image.path, line)
             for settings, items in room.groups(batch):
                 predictor.settings = settings
                 for image, prediction in _predict(items, predictor, timer):
@@ -297,12 +291,13 @@ _Read = tuple[ImageFile, np.ndarray | UserError]
 
 
 class _Room:
-    """Chooses windows for images that do not fit into memory as a whole."""
+    """Tells the plan of larger images; chooses windows where they do not fit as a whole."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
         self.settings = predictor.settings
         self.fitting = 0  # values of the largest image that fits
+        self.told = 0  # of the last one whose plan was told
 
     def groups(self, batch: list[_Read]) -> list[tuple[InferenceSettings, list[_Read]]]:
         """Return the images that are predicted as asked, and each other one with its windows."""
@@ -317,37 +312,44 @@ class _Room:
         return found if found[0][1] else found[1:]
 
     def _for(self, image: ImageFile, pixels: np.ndarray) -> InferenceSettings:
-        if pixels.size <= self.fitting:
+        is_larger = pixels.size > 2 * self.told
+        is_known = pixels.size <= self.fitting or not self.predictor.pipeline.memory
+        if is_known and not is_larger:
             return self.settings
-        if not (reason := self._excess(self.settings, pixels)):
-            self.fitting = pixels.size
+        line, excess = self._plan(self.settings, pixels)
+        if is_larger:
+            self.told = pixels.size
+            if line:
+                logger.info("%s: %s", image.path, line)
+        if not excess:
+            self.fitting = max(self.fitting, pixels.size)
             return self.settings
         for side in () if self.settings.is_slide else WINDOW_SIDES_PX:
             crop, stride = (side, side), (3 * side // 4, 3 * side // 4)
             windows = {"is_slide": True, "is_one_step": False, "crop_size_hw": crop}
             settings = self.settings.replace({**windows, "stride_hw": stride})
-            if not self._excess(settings, pixels):
+            if not self._plan(settings, pixels)[1]:
                 logger.warning(
                     "%s: %s. It is predicted in windows of %dx%d px instead, which may give other "
                     "labels; --is_slide chooses them.",
-                    image.path, reason, side, side,
+                    image.path, excess, side, side,
                 )  # fmt: skip
                 return settings
         return self.settings
 
-    def _excess(self, settings: InferenceSettings, pixels: np.ndarray) -> str:
-        """Say why an image does not fit into memory; "" where it does, or nothing is known."""
-        if not self.predictor.pipeline.memory:
-            return ""
+    def _plan(self, settings: InferenceSettings, pixels: np.ndarray) -> tuple[str, str]:
+        """Return the plan of an image in a line, and why it does not fit into memory; or "" each.
+
+        Both are "" where the image is refused for another reason: that comes with its prediction.
+        """
         self.predictor.settings = settings
         try:
-            memory_line(self.predictor.pipeline, pixels.shape)
-        except UserError as error:  # another one comes again with the prediction
+            return memory_line(self.predictor.pipeline, pixels.shape), ""
+        except UserError as error:
             message = str(error).partition(". ")[0]
-            return message if message.startswith("memory:") else ""
+            return "", message if message.startswith("memory:") else ""
         finally:
             self.predictor.settings = self.settings
-        return ""
 
 
 class _Windows:

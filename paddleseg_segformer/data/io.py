@@ -84,8 +84,6 @@ def decode_image(
     else:
         if value_range:
             _refuse_changed_values(path, content, layout, value_range)
-        elif img_channels in (1, 3):
-            _refuse_few_bits(path, content, layout)
         image = _decode_channels(path, content, layout, img_channels, value_range)
     image = image[:, :, None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] != img_channels:
@@ -304,6 +302,8 @@ def _decode_channels(
         return _decode_bands(path, content, layout)
     if layout and layout.bits == 16 and not value_range:
         return _decode_wide_tiff(path, content, layout, img_channels)
+    if content.startswith(_PNG_START) and content[24:25] == b"\x10" and not value_range:
+        _refuse_few_bits(path, _decode(path, content, cv2.IMREAD_UNCHANGED))
     flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
     return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if value_range else flag)
 
@@ -343,12 +343,8 @@ def _decode_array(path: Path, content: bytes) -> np.ndarray:
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
-def _refuse_few_bits(path: Path, content: bytes, layout: TiffLayout | None) -> None:
+def _refuse_few_bits(path: Path, image: np.ndarray) -> None:
     """Refuse values of 8 to 12 bits in 16, of which 8-bit images would keep a few levels."""
-    is_png = content.startswith(_PNG_START) and content[24:25] == b"\x10"
-    if not (is_png or (layout and layout.bits == 16)):
-        return
-    image = _decode(path, content, cv2.IMREAD_UNCHANGED)
     highest = int(image[..., :3].max() if image.ndim == 3 else image.max())  # alpha is opaque
     if 0 < highest < 4096:
         raise Fault(
@@ -382,7 +378,9 @@ def _decode_wide_tiff(
 
     OpenCV scrambles the tiles at the edges where it makes 8 bits of 16 itself.
     """
-    image = (_decode(path, content, cv2.IMREAD_UNCHANGED) >> 8).astype(np.uint8)
+    stored = _decode(path, content, cv2.IMREAD_UNCHANGED)
+    _refuse_few_bits(path, stored)
+    image = (stored >> 8).astype(np.uint8)
     image = ~image if layout.is_white_zero else image
     if image.ndim == 2:
         return image if img_channels == 1 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
