@@ -68,5 +68,6 @@ def opened(process: int) -> list[str]:
 
 
 def test_only_the_two_folders_are_served(server: tuple[int, int]) -> None:
-    for path in ("/export/../../etc/passwd", "/export/%2e%2e/x", "/export/", "/%00", "//x"):
+    # "//x" names another host and the path "/": the page itself, once it is built
+    for path in ("/export/../../etc/passwd", "/export/%2e%2e/x", "/export/", "/%00", "//x/y"):
         assert answer(server[1], path)[0].startswith(b"HTTP/1.1 404")
