@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+logger = logging.getLogger(__name__)
 
 MAX_MISTAKES = 50  # shown at once
-
-Arguments = ParamSpec("Arguments")
 
 
 class UserError(ValueError):
@@ -22,19 +24,20 @@ class UserError(ValueError):
 class UserErrors(UserError):
     """Several mistakes, of a line each below their number."""
 
-    def __init__(self, errors: Iterable[UserError], title: str = "") -> None:
+    def __init__(self, errors: Iterable[UserError], prefix: str = "") -> None:
         self.errors = list(errors)
         named = (f"{error.key}: {error}" if error.key else str(error) for error in self.errors)
         self.mistakes = [" ".join(line.split()) for line in named]
         more = " or more" if len(self.errors) >= MAX_MISTAKES else ""
-        first = f"{title}{len(self.errors)} mistakes{more}:"
+        first = f"{prefix}{len(self.errors)} mistakes{more}:"
         super().__init__("\n  ".join([first, *self.mistakes]))
 
 
 class Mistakes:
     """Collects the mistakes that several checks find, to show them all at once.
 
-    There is an end to it: of what a stranger sends, the first ones are enough.
+    Each check runs in a block of its own, `with mistakes:`, which a mistake ends. Only the first
+    mistakes are kept: of untrusted input, they are enough.
     """
 
     def __init__(self) -> None:
@@ -51,38 +54,49 @@ class Mistakes:
         """Return whether more mistakes would not be kept."""
         return len(self._errors) >= MAX_MISTAKES
 
-    def attempt(
+    def __enter__(self) -> None:
+        """Begin a check."""
+
+    def __exit__(
         self,
-        function: Callable[Arguments, Any],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
-    ) -> Any:
-        """Return what `function` returns, or None after a mistake, which is kept.
-
-        After the last that is kept, nothing more is attempted.
-        """
-        if self.is_full:
-            return None
-        try:
-            return function(*args, **kwargs)
-        except UserError as error:
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """End a check; keep the mistake that ended it."""
+        if isinstance(error, UserError):
             self.add(error)
-            return None
+        return isinstance(error, UserError)
 
-    def raise_all(self, title: str = "") -> None:
-        """Raise what was kept, if anything; a single mistake as it was.
-
-        Args:
-            title: what the mistakes are in, such as a file.
-        """
+    def raise_all(self) -> None:
+        """Raise what was kept, if anything; a single mistake as it was."""
         errors: dict[str, UserError] = {}
         for error in self._errors:
             errors.setdefault(str(error), error)
-        prefix = f"{title}: " if title else ""
         if len(errors) > 1:
-            raise UserErrors(errors.values(), prefix)
-        for message, error in errors.items():
-            raise (UserError(prefix + message) if prefix else error) from None
+            raise UserErrors(errors.values())
+        for error in errors.values():
+            raise error
+
+
+@contextmanager
+def mistakes_in(source: str) -> Iterator[None]:
+    """Let the mistakes of a block begin with what they are in, such as a file."""
+    try:
+        yield
+    except UserErrors as error:
+        raise UserErrors(error.errors, f"{source}: ") from None
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+@contextmanager
+def only_warned(title: str) -> Iterator[None]:
+    """Log a mistake as a warning, `title: mistake`, and go on after the block."""
+    try:
+        yield
+    except UserError as error:
+        logger.warning("%s: %s", title, error)
 
 
 def did_you_mean(name: str, known: Iterable[str], others: Iterable[str] = ()) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paddleseg_segformer.errors import Mistakes, UserError, UserErrors, did_you_mean
+from paddleseg_segformer.errors import Mistakes, UserError, UserErrors, did_you_mean, mistakes_in
 
 pytestmark = pytest.mark.check
 
@@ -44,15 +44,18 @@ def test_mistakes_are_shown_at_once_each_in_a_line() -> None:
     inner.add("b: two\nlines")
     inner.add("c")
     outer = Mistakes()
-    assert outer.attempt(len, "abc") == 3
-    assert outer.attempt(refuse, "a") is None
-    assert outer.attempt(inner.raise_all) is None
+    with outer:
+        refuse("a")
+    with outer:
+        inner.raise_all()
+    with pytest.raises(KeyError), outer:
+        raise KeyError("of the program")
     outer.add("a")  # found twice
     named = UserError("d")
     named.key = "model"
     outer.add(named)
-    with pytest.raises(UserErrors) as caught:
-        outer.raise_all("x.yml")
+    with pytest.raises(UserErrors) as caught, mistakes_in("x.yml"):
+        outer.raise_all()
     assert str(caught.value).split("\n") == [
         "x.yml: 4 mistakes:", "  a", "  b: two lines", "  c", "  model: d",
     ]  # fmt: skip
@@ -65,5 +68,5 @@ def test_single_mistake_reads_as_it_is() -> None:
     with pytest.raises(UserError) as caught:
         mistakes.raise_all()
     assert caught.value is error
-    with pytest.raises(UserError, match="^x.yml: a$"):
-        mistakes.raise_all("x.yml")
+    with pytest.raises(UserError, match="^x.yml: a$"), mistakes_in("x.yml"):
+        mistakes.raise_all()

@@ -81,12 +81,11 @@ def _datasets(
         raise UserError(
             f"{args.config}: has no {' and no '.join(names)}. Add one, or choose another --split."
         )
-    mistakes = Mistakes()
-    datasets = {
-        name: mistakes.attempt(_build, section, name, findings)
-        for name, section in sections.items()
-        if section["type"]
-    }
+    mistakes, datasets = Mistakes(), {}
+    for name, section in sections.items():
+        if section["type"]:
+            with mistakes:
+                datasets[name] = _build(section, name, findings)
     mistakes.raise_all()
     return datasets
 

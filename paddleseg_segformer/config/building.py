@@ -20,7 +20,7 @@ from paddleseg_segformer.components import (
 )
 from paddleseg_segformer.contracts import CONTRACTS, check
 from paddleseg_segformer.data.labels import IGNORE_INDEX
-from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean
+from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean, only_warned
 from paddleseg_segformer.inference.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_MODEL_NUMBER = 100_000  # of layers, channels, classes
+NO_SCORE = "this run ends without a score"
 MAX_REASON = 300  # characters
 IGNORED_KEYS = ("ignore_index", "label_padding_value")  # of transforms: pixels without a class
 PADDLESEG_KEYS = {"dataset": ("shuffle",), "optimizer": ("lazy_mode",), "loss": ("data_format",)}
@@ -43,7 +44,7 @@ class TrainingParts(NamedTuple):
     """All that a config describes of a training run; see `contracts` for the parts.
 
     Args:
-        val_dataset: None where the run does not evaluate.
+        val_dataset: None where there is none, or without `do_eval` a wrong one.
         loss: (logits (N, K, H, W), label (N, H, W) int64) -> scalar, with its coefficient.
     """
 
@@ -59,6 +60,10 @@ class TrainingParts(NamedTuple):
 def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
     """Build all parts of a training run, the model with initial weights.
 
+    Args:
+        do_eval: the run evaluates on its way; else only its last score needs a `val_dataset`, and
+            one that is wrong is left out with a warning.
+
     Raises:
         UserError: a data set is missing, or sections are wrong, all of them at once; see
             `build_component`.
@@ -70,16 +75,24 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
         mistakes.add("the config has no train_dataset, which training needs. Add one.")
     if do_eval and config.val_dataset is None:
         mistakes.add("--do_eval: the config has no val_dataset. Add one, or leave --do_eval out.")
-    dataset = mistakes.attempt(_build_known, build_dataset, config.train_dataset, "train_dataset")
-    val_dataset = mistakes.attempt(build_val_dataset, config) if do_eval else None
+    dataset: Any = None
+    val_dataset = schedule = model = None
+    with mistakes:
+        dataset = _build_known(build_dataset, config.train_dataset, "train_dataset")
+    with mistakes if do_eval else only_warned(NO_SCORE):
+        val_dataset = build_val_dataset(config)
     ignore_index = dataset.ignore_index if dataset else ignored_id(config.train_dataset or {})
-    scaled_loss = mistakes.attempt(build_loss, config.loss, ignore_index)
-    schedule = mistakes.attempt(_build_known, build_lr_schedule, config.lr_scheduler, config.iters)
-    hooks = mistakes.attempt(build_components, "hook", config.hooks or [], "hooks")
-    optimizer_of = mistakes.attempt(_build_known, _optimizer_maker, config.optimizer)
-    model = mistakes.attempt(build_model, config) if config.model["type"] else None
+    with mistakes:
+        loss, coefficient = build_loss(config.loss, ignore_index)
+    with mistakes:
+        schedule = _build_known(build_lr_schedule, config.lr_scheduler, config.iters)
+    with mistakes:
+        hooks = build_components("hook", config.hooks or [], "hooks")
+    with mistakes:
+        optimizer_of = _build_known(_optimizer_maker, config.optimizer)
+    with mistakes:
+        model = build_model(config) if config.model["type"] else None
     mistakes.raise_all()
-    loss, coefficient = scaled_loss
     return TrainingParts(
         dataset,
         val_dataset,
@@ -98,8 +111,10 @@ def build_evaluation(config: Config) -> tuple[SegmentationDataset, nn.Layer]:
         UserError: as `build_training`.
     """
     mistakes = Mistakes()
-    dataset = mistakes.attempt(build_val_dataset, config)
-    model = mistakes.attempt(build_model, config) if config.model["type"] else None
+    with mistakes:
+        dataset = build_val_dataset(config)
+    with mistakes:
+        model = build_model(config) if config.model["type"] else None
     mistakes.raise_all()
     return dataset, model
 
@@ -115,12 +130,13 @@ def build_val_dataset(config: Config) -> Any:
     Raises:
         UserError: wrong sections, transforms that evaluation does not know, wrong settings.
     """
-    mistakes = Mistakes()
-    dataset = mistakes.attempt(_build_known, build_dataset, config.val_dataset, "val_dataset")
-    if dataset:
-        transforms = (config.val_dataset or {}).get("transforms")
-        mistakes.attempt(Preprocess.from_transforms, transforms)
-    mistakes.attempt(config.test_config.inference_settings)
+    mistakes, dataset = Mistakes(), None
+    with mistakes:
+        dataset = _build_known(build_dataset, config.val_dataset, "val_dataset")
+        if dataset:
+            Preprocess.from_transforms((config.val_dataset or {}).get("transforms"))
+    with mistakes:
+        config.test_config.inference_settings()
     mistakes.raise_all()
     return dataset
 
@@ -145,9 +161,8 @@ def build_component(kind: str, section: dict[str, Any], name: str, **given: Any)
     _check_arguments(component, section, arguments, name, mistakes)
     for key, nested_kind in NESTED_KINDS.items():
         if key in arguments and key not in given:
-            arguments[key] = mistakes.attempt(
-                build_components, nested_kind, arguments[key], f"{name}.{key}"
-            )
+            with mistakes:
+                arguments[key] = build_components(nested_kind, arguments[key], f"{name}.{key}")
     mistakes.raise_all()
     title = f"{name} ({section['type']})"
     with _constructor_errors_named(title):
@@ -164,7 +179,8 @@ def check_component(kind: str, section: dict[str, Any], name: str) -> None:
     _check_arguments(component, section, arguments, name, mistakes)
     for key, nested_kind in NESTED_KINDS.items():
         if isinstance(section.get(key), dict):
-            mistakes.attempt(check_component, nested_kind, section[key], f"{name}.{key}")
+            with mistakes:
+                check_component(nested_kind, section[key], f"{name}.{key}")
     mistakes.raise_all()
 
 
@@ -188,10 +204,12 @@ def build_components(kind: str, value: Any, name: str) -> Any:
     """Build one section, or a list of them; what is built already is returned as it is."""
     if not isinstance(value, list):
         return build_component(kind, value, name) if isinstance(value, dict) else value
-    mistakes = Mistakes()
-    built = [
-        mistakes.attempt(build_component, kind, item, f"{name}.{i}") for i, item in enumerate(value)
-    ]
+    mistakes, built = Mistakes(), []
+    for index, item in enumerate(value):
+        with mistakes:
+            built.append(build_component(kind, item, f"{name}.{index}"))
+        if mistakes.is_full:
+            break
     mistakes.raise_all()
     return built
 
@@ -265,15 +283,16 @@ def build_dataset(section: dict[str, Any], name: str = "dataset") -> Any:
     """
     mistakes, transforms = Mistakes(), section.get("transforms", [])
     if isinstance(transforms, list):
-        ignore_index = ignored_id(section)
-        transforms = [
-            mistakes.attempt(_ignoring, item, ignore_index, f"{name}.transforms.{index}") or item
-            for index, item in enumerate(transforms)
-        ]
-    section = {**section, "transforms": transforms}
-    dataset = mistakes.attempt(build_component, "dataset", section, name)
+        ignore_index, transforms = ignored_id(section), list(transforms)
+        for index, item in enumerate(transforms):
+            with mistakes:
+                transforms[index] = _ignoring(item, ignore_index, f"{name}.transforms.{index}")
+    dataset = None
+    with mistakes:
+        dataset = build_component("dataset", {**section, "transforms": transforms}, name)
     if dataset is None:  # mistakes of the transforms hide those of the data set
-        mistakes.attempt(build_component, "dataset", {**section, "transforms": []}, name)
+        with mistakes:
+            build_component("dataset", {**section, "transforms": []}, name)
     elif dataset.normalize:  # has it a constant for each channel?
         with _constructor_errors_named(f"{name}.transforms"):
             dataset.normalize.apply(np.zeros((1, 1, dataset.img_channels), np.float32))
@@ -322,7 +341,8 @@ def build_model(config: Config) -> nn.Layer:
     if "in_channels" in _parameters(kind, owner):
         _take_over(owner, "in_channels", channels, name, mistakes)
     _check_numbers(section, "model", mistakes)
-    mistakes.attempt(check_component, "model", section, "model")
+    with mistakes:
+        check_component("model", section, "model")
     mistakes.raise_all()
     model = build_component("model", section, "model")
     _take_over({"num_classes": model.num_classes}, "num_classes", classes, "model", mistakes)
@@ -340,8 +360,9 @@ def _classes_and_channels(
     """Return how many classes and image channels the data sets state, by their names."""
     classes, channels = {}, {}
     for name in ("train_dataset", "val_dataset"):
-        section = getattr(config, name)
-        component = section and mistakes.attempt(_component, "dataset", section, name)
+        section, component = getattr(config, name), None
+        with mistakes:
+            component = section and _component("dataset", section, name)
         if not component:
             continue
         title = f"{name} ({section['type']})"
@@ -400,12 +421,13 @@ def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Compon
     for coefficient in coefficients:
         if type(coefficient) not in (int, float):
             mistakes.add(f"loss.coef: found {coefficient!r}, expected a number.")
-    losses = [
-        mistakes.attempt(_build_loss, item, ignore_index, f"loss.types.{index}")
-        for index, item in enumerate(types)
-    ]
+    for index, item in enumerate(types):
+        with mistakes:
+            loss = _build_loss(item, ignore_index, f"loss.types.{index}")
+        if mistakes.is_full:
+            break
     mistakes.raise_all()
-    return losses[0], float(coefficients[0])
+    return loss, float(coefficients[0])
 
 
 def _build_loss(section: Any, ignore_index: int, name: str) -> Component:
@@ -413,10 +435,12 @@ def _build_loss(section: Any, ignore_index: int, name: str) -> Component:
         raise UserError(f"loss: found {section!r}, expected keys with a `type`.")
     mistakes = Mistakes()
     if isinstance(section.get("losses"), list):
-        parts = [
-            mistakes.attempt(_build_loss, item, ignore_index, f"{name}.losses.{index}")
-            for index, item in enumerate(section["losses"])
-        ]
+        parts = []
+        for index, item in enumerate(section["losses"]):
+            with mistakes:
+                parts.append(_build_loss(item, ignore_index, f"{name}.losses.{index}"))
+            if mistakes.is_full:
+                break
         mistakes.raise_all()
         return build_component("loss", section, name, losses=parts)
     found = section.get("ignore_index", ignore_index)
@@ -424,7 +448,8 @@ def _build_loss(section: Any, ignore_index: int, name: str) -> Component:
         mistakes.add(
             f"loss: ignore_index is {found}, but the data set's is {ignore_index}. Make them equal."
         )
-    loss = mistakes.attempt(build_component, "loss", section, name, ignore_index=ignore_index)
+    with mistakes:
+        loss = build_component("loss", section, name, ignore_index=ignore_index)
     mistakes.raise_all()
     return loss
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paddleseg_segformer.components import note_needed
-from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean
+from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean, mistakes_in
 from paddleseg_segformer.typed import from_plain, plain_values
 from paddleseg_segformer.yaml_files import dump_yaml, parse_yaml, read_yaml
 
@@ -171,26 +171,29 @@ def config_from(
     Raises:
         UserError: as `load_config`.
     """
-    mistakes, overrides = Mistakes(), list(opts or ())
+    of_overrides, overrides = Mistakes(), list(opts or ())
     for override in overrides:
-        mistakes.attempt(_override, content, override)
-    mistakes.raise_all()
-    content = _adapted(content, name)
+        with of_overrides:
+            _override(content, override)
+    of_overrides.raise_all()
+    content, mistakes = _adapted(content, name), Mistakes()
     given = {re.split("[.=]", override)[0] for override in overrides}
-    plain_values(Config, {key: content[key] for key in given & set(content)}, mistakes)
-    mistakes.raise_all(name)
-    try:
-        config = from_plain(Config, content)
-    except UserError as error:
-        mistakes.add(error)
-        right = plain_values(Config, content, Mistakes())
-        for key, mistake in [*_refused(right)]:
-            mistakes.add(mistake)
-            right.pop(key, None)
-        if check_parts:
-            unknown = {key: {"type": ""} for key in SECTIONS if key in content or key == "model"}
-            mistakes.attempt(check_parts, Config(**(unknown | right)))
-        mistakes.raise_all(name)
+    with mistakes_in(name):
+        plain_values(Config, {key: content[key] for key in given & set(content)}, mistakes)
+        mistakes.raise_all()
+        try:
+            config = from_plain(Config, content)
+        except UserError as error:
+            mistakes.add(error)
+            right = plain_values(Config, content, Mistakes())
+            for key, mistake in [*_refused(right)]:
+                mistakes.add(mistake)
+                right.pop(key, None)
+            if check_parts:
+                unknown = {key: {"type": ""} for key in {*SECTIONS} & {*content, "model"}}
+                with mistakes:
+                    check_parts(Config(**(unknown | right)))
+            mistakes.raise_all()
     note_needed(config.needs_import or ())
     return config
 
@@ -345,8 +348,10 @@ def _expand(value: Any) -> Any:
     Other variables may hold secrets, and a URL would send them to a server.
     """
     if isinstance(value, (dict, list)):
-        mistakes, items = Mistakes(), value.items() if isinstance(value, dict) else enumerate(value)
-        expanded = {key: mistakes.attempt(_expand, item) for key, item in items}
+        mistakes, expanded = Mistakes(), {}
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            with mistakes:
+                expanded[key] = _expand(item)
         mistakes.raise_all()
         return expanded if isinstance(value, dict) else list(expanded.values())
     if not isinstance(value, str):

@@ -20,8 +20,8 @@ import paddle
 from paddle import nn
 
 from paddleseg_segformer.config import Config
-from paddleseg_segformer.config.building import TrainingParts
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.config.building import NO_SCORE, TrainingParts
+from paddleseg_segformer.errors import UserError, only_warned
 from paddleseg_segformer.evaluation import Metrics, evaluate
 from paddleseg_segformer.files import remove_folder
 from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
@@ -274,6 +274,24 @@ class Evaluate(Hook):
             if np.isfinite(iou):
                 scalars[f"Evaluate/IoU/{name}"] = float(iou)
         self.run.writers.scalars(iteration, scalars)
+
+
+class LastScore(Hook):
+    """Evaluate at the end of a run that did not on its way; a failure does not undo the run."""
+
+    def __init__(self, evaluate: Evaluate) -> None:
+        self.evaluate = evaluate
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Find out whether a finished run was resumed that has its score."""
+        has_score = self.evaluate.run.best.miou >= 0
+        self.is_scored = has_score and trainer.iteration == trainer.iters
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Evaluate the end of the run, unless it was stopped or has its score."""
+        if trainer.iteration == trainer.iters and not self.is_scored:
+            with only_warned(NO_SCORE):
+                self.evaluate.after_step(trainer)
 
 
 class Checkpoints(Hook):

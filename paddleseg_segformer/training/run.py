@@ -9,14 +9,14 @@ import shlex
 from collections.abc import Generator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import paddle
 
 from paddleseg_segformer.analysis.complexity import count_parameters
 from paddleseg_segformer.config import Config
-from paddleseg_segformer.config.building import TrainingParts, build_training, build_val_dataset
+from paddleseg_segformer.config.building import TrainingParts, build_training
 from paddleseg_segformer.cpu import prepare_cpu
-from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.data.datasets import SamplePaths
 from paddleseg_segformer.data.loader import Batch, train_loader
 from paddleseg_segformer.data.sample_lists import SampleList
@@ -44,6 +44,7 @@ from paddleseg_segformer.training.hooks import (
     Checkpoints,
     Evaluate,
     GracefulStop,
+    LastScore,
     ModelEvaluation,
     Progress,
     RunFolder,
@@ -71,8 +72,6 @@ def train(config: Config, options: RunOptions) -> BestModel:
         seed = checkpoint["seed"] if checkpoint else int(drawn)
     paddle.seed(seed)  # of the initial weights; the trainer seeds every step
     parts = build_training(config, options.do_eval)
-    if not options.do_eval:
-        parts = parts._replace(val_dataset=_for_last_score(config))
     check_same_in_all("train_dataset, number of samples", len(parts.dataset))
     check_same_in_all("val_dataset, number of samples", len(parts.val_dataset or ()))
     samples = fingerprint(parts.dataset.samples)
@@ -84,9 +83,6 @@ def train(config: Config, options: RunOptions) -> BestModel:
         trainer = _trainer(config, options, parts, seed, rank, world_size)
         if folder and checkpoint:
             restore(checkpoint, folder, trainer, config.to_yaml(), samples)
-        ema = EMA(parts.model, config.ema_decay) if options.use_ema else None
-        if ema and checkpoint:
-            ema.set_state_dict(checkpoint["ema"])
         start = trainer.iteration if options.resume_model else None
         writers: list[Writer] = [JsonLinesWriter(save_dir, start)] if rank == 0 else []
         if options.use_vdl and rank == 0:
@@ -94,13 +90,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
         best = read_best(save_dir)
         best.iteration = best.iteration or trainer.iteration  # from here early stopping counts
         run = RunFolder(save_dir, config.to_yaml(), Writers(writers), best, samples)
-        evaluate = None
-        if parts.val_dataset is not None:
-            evaluation = ModelEvaluation(config, parts, options.num_workers, rank, world_size)
-            interval = options.save_interval if options.do_eval else config.iters
-            early_stop = options.early_stop_intervals
-            evaluate = Evaluate(evaluation, run, interval, ema, early_stop, rank == 0)
-        trainer.hooks = _hooks(config, options, parts, run, ema, evaluate, rank, world_size)
+        trainer.hooks = _hooks(config, options, parts, run, checkpoint, rank, world_size)
         if rank == 0:
             write_text(save_dir / CONFIG, run.config_yaml)
         batch = config.batch_size * config.accumulation_steps * world_size
@@ -120,17 +110,18 @@ def train(config: Config, options: RunOptions) -> BestModel:
         )
         try:
             with lost_peers_explained():
-                start = trainer.iteration
                 trainer.train()
-                is_finished = trainer.iteration == config.iters
-                is_scored = options.do_eval or (start == config.iters and best.miou >= 0)
-                if evaluate and is_finished and not is_scored:
-                    _last_score(evaluate, trainer)
         finally:
             run.writers.close()
-        if is_finished:
-            logger.info(_ending(run, trainer.iteration))
-        return run.best
+        if trainer.iteration == config.iters:
+            model, score = save_dir / f"iter_{config.iters}", ""
+            if (save_dir / BEST).is_dir():
+                model, score = save_dir / BEST, f" (mIoU {best.miou:.4f})"
+            command = f"predict --model_path {shlex.quote(str(model))} --image_path IMAGES"
+            logger.info(
+                "model: %s%s; next: python -m paddleseg_segformer %s", model, score, command
+            )
+        return best
 
 
 def fingerprint(samples: SamplePaths) -> str:
@@ -194,46 +185,25 @@ def _hooks(
     options: RunOptions,
     parts: TrainingParts,
     run: RunFolder,
-    ema: EMA | None,
-    evaluate: Evaluate | None,
+    checkpoint: dict[str, Any] | None,
     rank: int,
     world_size: int,
 ) -> list[Hook]:
     epoch_iters = len(parts.dataset) / (config.batch_size * config.accumulation_steps * world_size)
     # users' first, so that averages, evaluation and checkpoint include what they change
     hooks = [GracefulStop(), *parts.hooks, Progress(run.writers, options.log_iters, epoch_iters)]
+    ema = EMA(parts.model, config.ema_decay) if options.use_ema else None
     if ema:
         hooks.append(ema)
-    if evaluate and options.do_eval:
-        hooks.append(evaluate)
-    if rank == 0:
-        hooks.append(Checkpoints(run, options.save_interval, options.keep_checkpoint_max, ema))
-    return hooks
-
-
-def _for_last_score(config: Config) -> SegmentationDataset | None:
-    """Return the data set to evaluate on at the end of a run without --do_eval, if there is one."""
-    if config.val_dataset is None:
-        return None
-    try:
-        dataset: SegmentationDataset = build_val_dataset(config)
-        return dataset
-    except UserError as error:
-        logger.warning("this run ends without a score: %s", error)
-        return None
-
-
-def _last_score(evaluate: Evaluate, trainer: Trainer) -> None:
-    """Evaluate once; a failure does not undo the run."""
-    try:
-        evaluate.after_step(trainer)
-    except UserError as error:
-        logger.warning("this run ends without a score: %s", error)
-
-
-def _ending(run: RunFolder, iteration: int) -> str:
-    """Return the path of the run's model, its score and the next command."""
-    folder = run.save_dir / (BEST if (run.save_dir / BEST).is_dir() else f"iter_{iteration}")
-    score = f" (mIoU {run.best.miou:.4f})" if folder.name == BEST else ""
-    command = f"predict --model_path {shlex.quote(str(folder))} --image_path IMAGES"
-    return f"model: {folder}{score}; next: python -m paddleseg_segformer {command}"
+        if checkpoint:
+            ema.set_state_dict(checkpoint["ema"])
+    save = Checkpoints(run, options.save_interval, options.keep_checkpoint_max, ema)
+    saving: list[Hook] = [save] if rank == 0 else []
+    if parts.val_dataset is None:
+        return [*hooks, *saving]
+    evaluation = ModelEvaluation(config, parts, options.num_workers, rank, world_size)
+    early_stop = options.early_stop_intervals if options.do_eval else None
+    evaluate = Evaluate(evaluation, run, options.save_interval, ema, early_stop, rank == 0)
+    if options.do_eval:
+        return [*hooks, evaluate, *saving]
+    return [*hooks, *saving, LastScore(evaluate)]
