@@ -41,9 +41,14 @@ class PatchAttention(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """One attention layer of an encoder and the grids it works on."""
+    """One attention layer of an encoder and the grids it works on.
+
+    Args:
+        token_px, query_px, key_px: side of the square of px that a token, query, key stands for.
+    """
 
     attention: nn.Layer
+    token_px: int
     query_px: int
     key_px: int
     num_class_tokens: int
@@ -76,14 +81,14 @@ def patch_attention(
         )
     chosen = layers[layer]
     inputs, (h, w) = _inputs_of(chosen, encoder, x)
+    merge, ratio = chosen.query_px // chosen.token_px, chosen.key_px // chosen.token_px
     row, column = (
-        min(position // chosen.query_px, side - 1)
+        min(position // chosen.token_px, side - 1) // merge
         for position, side in zip(pixel, (h, w), strict=True)
     )
-    token = chosen.num_class_tokens + row * w + column
+    token = chosen.num_class_tokens + row * -(-w // merge) + column
     with paddle.no_grad():
         weights = chosen.attention.weights(*inputs, rows=slice(token, token + 1))  # (1, M, 1, S)
-    ratio = chosen.key_px // chosen.query_px
     maps = weights[0, :, 0, chosen.num_class_tokens :].reshape([-1, h // ratio, w // ratio])
     index = layer % len(layers)
     return PatchAttention(maps.numpy(), index, chosen.query_px, chosen.key_px, (row, column))
@@ -93,7 +98,7 @@ def _layers(encoder: nn.Layer) -> list[_Layer]:
     """List an encoder's attention layers from the first to the last."""
     if hasattr(encoder, "blocks"):
         patch = encoder.patch_size
-        return [_Layer(block.attn, patch, patch, 1) for block in encoder.blocks]
+        return [_Layer(block.attn, patch, patch, patch, 1) for block in encoder.blocks]
     if not isinstance(encoder, MixVisionTransformer):
         raise UserError(
             f"backbone {type(encoder).__name__}: its attention is not known here, expected a "
@@ -103,7 +108,8 @@ def _layers(encoder: nn.Layer) -> list[_Layer]:
     for stage, step in enumerate(PATCH_STRIDES, start=1):
         stride *= step
         for block in getattr(encoder, f"block{stage}"):
-            layers.append(_Layer(block.attn, stride, stride * block.attn.sr_ratio, 0))
+            sides = (stride, stride * block.attn.merge, stride * block.attn.sr_ratio)
+            layers.append(_Layer(block.attn, *sides, 0))
     return layers
 
 

@@ -139,14 +139,20 @@ def _encoder_macs(encoder: MixVisionTransformer, hw: tuple[int, int]) -> Counter
         for block in getattr(encoder, f"block{stage}"):
             attention, mlp = block.attn, block.mlp
             channels = attention.q.weight.shape[0]
-            reduced = (h // attention.sr_ratio) * (w // attention.sr_ratio)
-            macs["q, kv, proj"] += 2 * tokens * channels**2 + reduced * 2 * channels**2
-            macs["attention products"] += 2 * tokens * reduced * channels
+            queries, reduced = _attention_tokens(attention, (h, w))
+            macs["q, kv, proj"] += 2 * queries * channels**2 + reduced * 2 * channels**2
+            macs["attention products"] += 2 * queries * reduced * channels
             if attention.sr_ratio > 1:
                 macs["spatial reduction"] += reduced * attention.sr.weight.size
             macs["fc1, fc2"] += tokens * (mlp.fc1.weight.size + mlp.fc2.weight.size)
             macs["depthwise convolution"] += tokens * mlp.dwconv.dwconv.weight.size
     return macs
+
+
+def _attention_tokens(attention: nn.Layer, hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the numbers of queries and of keys."""
+    (h, w), merge, ratio = hw, attention.merge, attention.sr_ratio
+    return -(-h // merge) * -(-w // merge), (h // ratio) * (w // ratio)
 
 
 def _patches(encoder: VisionTransformer, hw: tuple[int, int]) -> int:
@@ -197,13 +203,16 @@ def _encoder_activations(
         values["patch embeddings, stage norms"] += 3 * tokens * channels
         for block in getattr(encoder, f"block{stage}"):
             attention = block.attn
-            reduced = (h // attention.sr_ratio) * (w // attention.sr_ratio)
+            queries, reduced = _attention_tokens(attention, (h, w))
             hidden = block.mlp.fc1.weight.shape[1]
-            # norm, q, weighted values, proj, sum; reduced map and its norm, k, v
-            values["attention"] += 5 * tokens * channels + 2 * reduced * channels
+            # norm, sum; q, weighted values, proj; means, and what is spread; reduced map and its
+            # norm, k, v
+            values["attention"] += 2 * tokens * channels + 3 * queries * channels
+            values["attention"] += (queries + tokens) * channels * (attention.merge > 1)
+            values["attention"] += 2 * reduced * channels
             values["attention"] += 2 * reduced * channels * (attention.sr_ratio > 1)
             if not rewritten:
-                values["attention scores, softmax"] += 2 * attention.num_heads * tokens * reduced
+                values["attention scores, softmax"] += 2 * attention.num_heads * queries * reduced
             values["feed-forward"] += 3 * tokens * channels  # norm, fc2, sum
             values["feed-forward"] += 3 * tokens * hidden  # fc1, depthwise convolution, GELU
     return values

@@ -33,7 +33,12 @@ from paddleseg_segformer.export.affine import (
     parameter,
 )
 from paddleseg_segformer.models.attention import EfficientSelfAttention
-from paddleseg_segformer.models.layers import map_to_tokens, tokens_to_map
+from paddleseg_segformer.models.layers import (
+    map_to_tokens,
+    merge_tokens,
+    spread_tokens,
+    tokens_to_map,
+)
 from paddleseg_segformer.models.mix_transformer import Block, MixFFN, MixVisionTransformer
 
 FFN_PARTS = (4, 4, 2, 2)  # of each stage, two or more; see docs/performance.md
@@ -80,6 +85,7 @@ class FoldedAttention(nn.Layer):
     ) -> None:
         super().__init__()
         self.num_blocks = num_blocks
+        self.merge = attention.merge
         self.num_heads = attention.num_heads
         self.head_dim = attention.head_dim
         q = Affine.of_linear(attention.q).scaled(attention.head_dim**-0.5)
@@ -106,7 +112,8 @@ class FoldedAttention(nn.Layer):
             conv, norm = self.reduction
             reduced = norm(map_to_tokens(conv(tokens_to_map(x, hw))))  # (N, S, C)
         heads = [0, 0, self.num_heads, self.head_dim]
-        q = self.q(x).reshape(heads).transpose([0, 2, 1, 3])  # (N, M, L, D)
+        q = self.q(merge_tokens(x, hw, self.merge))
+        q = q.reshape(heads).transpose([0, 2, 1, 3])  # (N, M, L, D)
         k = self.k(reduced).reshape(heads).transpose([0, 2, 3, 1])  # (N, M, D, S)
         v = self.v(reduced).reshape(heads).transpose([0, 2, 1, 3])  # (N, M, S, D)
         blocks = [
@@ -114,7 +121,8 @@ class FoldedAttention(nn.Layer):
             for rows in self._query_blocks(q)
         ]
         out = paddle.concat(blocks, axis=2) if len(blocks) > 1 else blocks[0]
-        return self.proj(out.transpose([0, 2, 1, 3]).flatten(2))
+        out = self.proj(out.transpose([0, 2, 1, 3]).flatten(2))
+        return spread_tokens(out, hw, self.merge)
 
     def _query_blocks(self, q: Tensor) -> list[Tensor]:
         if self.num_blocks == 1:

@@ -1,9 +1,10 @@
 """Self-attention: plain (ViT), and with spatially reduced keys and values (MiT).
 
-Shapes: N batch, L query tokens, S key tokens (L / R^2, floored per side), C channels, M heads, D
-    head width.
+Shapes: N batch, L query tokens (of a merged map, L' = L / Q^2, rounded up per side), S key tokens
+    (L / R^2, floored per side), C channels, M heads, D head width.
 Source: Vaswani et al., "Attention Is All You Need", 2017; Xie et al., "SegFormer", 2021, section
-    3.1, "Efficient Self-Attention"; Wang et al., "PVT", 2021.
+    3.1, "Efficient Self-Attention"; Wang et al., "PVT", 2021; Kienzle et al., "SegFormer++", 2024,
+    section 3 (merged queries).
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.cpu_gradients import is_eager
-from paddleseg_segformer.models.layers import Conv2D, map_to_tokens, tokens_to_map
+from paddleseg_segformer.models.layers import (
+    Conv2D,
+    map_to_tokens,
+    merge_tokens,
+    spread_tokens,
+    tokens_to_map,
+)
 
 BLOCK_SCORES = 1 << 22  # scores held at once without gradients: 16 MiB in float32
 
@@ -141,8 +148,10 @@ class EfficientSelfAttention(nn.Layer):
         qkv_bias: whether the projections of queries, keys and values have a bias.
         attn_drop, proj_drop: dropout on the attention weights, and after the last linear.
         norm_eps: epsilon of the LayerNorm behind the reduction.
+        merge: Q; the queries are those of the means of Q x Q tokens, which share the result. With
+            the same weights as without (1): faster, and approximate.
 
-    While `kept` is a list, each call appends the weights (N, M, L, S) that it applies, without
+    While `kept` is a list, each call appends the weights (N, M, L', S) that it applies, without
     dropout; the output depends on them, so that they get gradients.
 
     Raises:
@@ -158,8 +167,10 @@ class EfficientSelfAttention(nn.Layer):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         norm_eps: float = 1e-5,
+        merge: int = 1,
     ) -> None:
         super().__init__()
+        self.merge = merge
         self.kept: list[Tensor] | None = None
         self.num_heads = num_heads
         self.head_dim = head_width(dim, num_heads)
@@ -182,10 +193,10 @@ class EfficientSelfAttention(nn.Layer):
             self.kept.append(attention_weights(q, k))
             v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
             out = _weighted(self.kept[-1], v, self.attn_drop, self.training)
-        return self.proj_drop(self.proj(out.flatten(2)))
+        return self.proj_drop(spread_tokens(self.proj(out.flatten(2)), hw, self.merge))
 
     def weights(self, x: Tensor, hw: Sequence[int | Tensor], rows: slice = slice(None)) -> Tensor:
-        """(N, L, C) tokens of an `hw` map -> attention weights (N, M, L, S), without dropout.
+        """(N, L, C) tokens of an `hw` map -> attention weights (N, M, L', S), without dropout.
 
         Args:
             rows: the queries whose weights are returned; by default all.
@@ -194,8 +205,9 @@ class EfficientSelfAttention(nn.Layer):
         return attention_weights(q[:, rows], k)
 
     def _project(self, x: Tensor, hw: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, L, C) -> queries (N, L, M, D), keys and values (N, S, M, D)."""
-        q = self.q(x).reshape([0, 0, self.num_heads, self.head_dim])
+        """(N, L, C) -> queries (N, L', M, D), keys and values (N, S, M, D)."""
+        q = self.q(merge_tokens(x, hw, self.merge))
+        q = q.reshape([0, 0, self.num_heads, self.head_dim])
         reduced = x
         if self.sr_ratio > 1:
             reduced = self.norm(map_to_tokens(self.sr(tokens_to_map(x, hw))))  # (N, S, C)

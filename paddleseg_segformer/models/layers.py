@@ -102,6 +102,31 @@ def map_to_tokens(x: Tensor) -> Tensor:
     return x.transpose([0, 2, 3, 1]).flatten(1, 2)
 
 
+def merge_tokens(x: Tensor, hw: Sequence[int | Tensor], ratio: int) -> Tensor:
+    """Average the tokens of each `ratio` x `ratio` square of an `hw` map, of fewer at its edges.
+
+    (N, L, C) -> (N, L', C) with L' = ceil(h / ratio) * ceil(w / ratio).
+    """
+    if ratio == 1:
+        return x
+    padding = [0, ratio - 1, 0, ratio - 1]  # not counted; OpenVINO wants maps of a kernel's size
+    return map_to_tokens(F.avg_pool2d(tokens_to_map(x, hw), ratio, padding=padding))
+
+
+def spread_tokens(x: Tensor, hw: Sequence[int | Tensor], ratio: int) -> Tensor:
+    """Give each token of an `hw` map the value of its square in a map of `merge_tokens`.
+
+    (N, L', C) -> (N, L, C), by repeating tokens, then rows: no axis changes its place.
+    """
+    if ratio == 1:
+        return x
+    h, w = ((side + ratio - 1) // ratio * ratio for side in hw)
+    x = x.reshape([-1, 1, x.shape[2]]).expand([-1, ratio, -1])  # each token
+    row = w * x.shape[2]
+    x = x.reshape([-1, 1, row]).expand([-1, ratio, row]).reshape([-1, h, w, x.shape[2]])
+    return x[:, : hw[0], : hw[1]].flatten(1, 2)
+
+
 def upsample(x: Tensor, hw: Sequence[int | Tensor], align_corners: bool = False) -> Tensor:
     """Resize (N, C, h, w) bilinearly to (N, C, *hw)."""
     if cpu_gradients.is_resized_by_matrices(x, align_corners):

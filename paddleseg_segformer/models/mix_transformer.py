@@ -93,6 +93,7 @@ class Block(nn.Layer):
         drop, attn_drop: dropout after linears, and on attention weights.
         drop_path: stochastic depth of both branches.
         norm_eps, embed_norm_eps: LayerNorm epsilon of the block, and of the reduced keys.
+        merge: side of the squares of tokens that share a query.
     """
 
     def __init__(
@@ -107,11 +108,12 @@ class Block(nn.Layer):
         drop_path: float,
         norm_eps: float,
         embed_norm_eps: float,
+        merge: int = 1,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, epsilon=norm_eps)
         self.attn = EfficientSelfAttention(
-            dim, num_heads, sr_ratio, qkv_bias, attn_drop, drop, norm_eps=embed_norm_eps
+            dim, num_heads, sr_ratio, qkv_bias, attn_drop, drop, embed_norm_eps, merge
         )
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim, epsilon=norm_eps)
@@ -142,9 +144,12 @@ class MixVisionTransformer(nn.Layer):
             weights were trained with 1e-6 for the first and 1e-5 for the second group.
         use_recompute: keep only the tokens between blocks in training, and recompute the rest for
             the gradients: less memory, about a fifth more time on CPU.
+        merge: side of the squares of tokens that share a query, of each stage: 2 for less work with
+            the same weights, at some loss of accuracy; 1 is exact.
 
     Raises:
-        UserError: not one number for each stage, or channels that are no multiple of the heads.
+        UserError: not one number for each stage, channels that are no multiple of the heads, or a
+            `merge` below 1.
     """
 
     min_input_px = 29  # below, stage 1's map is smaller than its 8x8 reduction kernel
@@ -164,6 +169,7 @@ class MixVisionTransformer(nn.Layer):
         norm_eps: float = 1e-6,
         embed_norm_eps: float = 1e-5,
         use_recompute: bool = False,
+        merge: Sequence[int] = (1, 1, 1, 1),
     ) -> None:
         super().__init__()
         self.use_recompute = use_recompute
@@ -173,12 +179,15 @@ class MixVisionTransformer(nn.Layer):
             "num_heads": num_heads,
             "sr_ratios": sr_ratios,
             "mlp_ratios": mlp_ratios,
+            "merge": merge,
         }
         for name, values in per_stage.items():
             if len(values) != 4:
                 raise UserError(
                     f"{name}: found {len(values)} numbers, expected one for each of 4 stages."
                 )
+        if not all(type(ratio) is int and ratio >= 1 for ratio in merge):
+            raise UserError(f"merge: found {list(merge)}, expected whole numbers of 1 or more.")
         self.in_channels = in_channels
         self.feat_channels = list(embed_dims)
         self.depths = list(depths)
@@ -204,6 +213,7 @@ class MixVisionTransformer(nn.Layer):
                     drop_paths[sum(depths[:stage]) + index],
                     norm_eps,
                     embed_norm_eps,
+                    merge[stage],
                 )
                 for index in range(depths[stage])
             ]
@@ -233,7 +243,7 @@ class MixVisionTransformer(nn.Layer):
         return features
 
     def forward_with_attentions(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the maps of `forward`, and the attention weights (N, M, L, S) of each block.
+        """Return the maps of `forward`, and the attention weights (N, M, L', S) of each block.
 
         They take 16 MiB per image and block of stage 1 at 512x512. The maps depend on them, so that
         `backward` gives them gradients after `retain_grads`; blocks are not recomputed.

@@ -68,13 +68,13 @@ def test_pixel_that_fills_no_patch_belongs_to_the_last_one() -> None:
     [
         (0, 4, 32, (16, 7), (1, 3, 2)),
         (2, 8, 32, (8, 3), (2, 3, 2)),
-        (-1, 32, 32, (2, 0), (4, 4, 3)),
+        (-1, 64, 32, (1, 0), (4, 4, 3)),
     ],
 )
 def test_attention_of_a_mit_pixel_sees_the_reduced_map(
     layer, query_px, key_px, query, shape
 ) -> None:
-    encoder = spread(MixVisionTransformer(**MIT))
+    encoder = spread(MixVisionTransformer(**MIT, merge=(1, 1, 2, 2)))
     x = paddle.randn([1, 3, 97, 70])
     found = patch_attention(encoder, x, (65, 31), layer)
     assert (found.query_px, found.key_px, found.query) == (query_px, key_px, query)

@@ -15,6 +15,7 @@ from paddleseg_segformer.analysis.complexity import (
     count_parameters,
 )
 from paddleseg_segformer.cli import main
+from paddleseg_segformer.models import BACKBONES, SegFormer
 
 MIB = 2**20
 pytestmark = pytest.mark.usefixtures("zero_weights")
@@ -39,6 +40,26 @@ def test_macs_equal_the_papers(models, setting, gmacs):
     variant, hw, num_classes = setting
     found = count_macs(models(variant, num_classes), hw, rewritten=False).total() / 1e9
     assert found == pytest.approx(gmacs, rel=0.006 if gmacs < 60 else 0.002)
+
+
+@pytest.mark.parametrize(
+    ("variant", "hw", "all_stages", "first_two"),
+    [
+        ("B0", (512, 512), 1.40, 1.25),
+        ("B1", (1024, 1024), 1.71, 1.43),
+        ("B1", (1024, 2048), 2.10, 1.65),
+    ],
+)
+def test_merged_queries_save_work(drawn_as_zeros, variant, hw, all_stages, first_two):
+    """Against a count by hand of the products with and without a quarter of the queries."""
+    with drawn_as_zeros():
+        whole, *merged = (
+            SegFormer(19, BACKBONES[f"MixVisionTransformer_{variant}"](merge=merge), 256)
+            for merge in ((1, 1, 1, 1), (2, 2, 2, 2), (2, 2, 1, 1))
+        )
+    for model, expected in zip(merged, (all_stages, first_two), strict=True):
+        found = count_macs(whole, hw).total() / count_macs(model, hw).total()
+        assert found == pytest.approx(expected, abs=0.005)
 
 
 @pytest.mark.parametrize(("variant", "millions"), PARAMETERS_M.items())

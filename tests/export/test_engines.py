@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from small_models import small_segformer
 
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.data.io import read_label
@@ -67,6 +68,28 @@ def test_logits_and_labels_equal_those_of_the_model(exported_everywhere, roundin
         assert len(np.unique(expected)) > 4
         found = predict_label(network, image, preprocess, settings)
         assert (found == expected).mean() >= 0.9999
+
+
+@pytest.fixture(scope="module")
+def merged(spread_out, tmp_path_factory):
+    """Return a narrow SegFormer with merged queries, and its export in every format."""
+    paddle.seed(5)
+    model = spread_out(small_segformer(depths=(2, 1, 1, 1), merge=(2, 3, 2, 2)))
+    folder = tmp_path_factory.mktemp("merged") / "out"
+    preprocess = Preprocess.from_transforms([{"type": "Normalize"}])
+    export_model(model, folder, preprocess=preprocess, formats=("paddle", "onnx", "openvino"))
+    return model, folder
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_merged_queries_are_exported(merged, rounding, backend) -> None:
+    model, folder = merged
+    network = load_network(folder, EngineOptions(backend, "cpu", threads=2))
+    for shape in ((1, 3, 64, 64), (2, 3, 97, 131), (1, 3, 29, 33)):
+        x = paddle.randn(shape)
+        with paddle.no_grad():
+            expected = model(x).numpy()
+        assert np.abs(network(x).numpy() - expected).max() <= rounding(model, x)
 
 
 @pytest.mark.parametrize("exported_everywhere", [SegFormer], indirect=True)

@@ -27,11 +27,15 @@ def test_folded_head_gives_the_same_logits(small_model, rounding, head, align_co
         np.testing.assert_array_equal(value.numpy(), before[key])
 
 
-@pytest.mark.parametrize(("qkv_bias", "has_query_blocks"), [(False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("qkv_bias", "has_query_blocks", "merge"),
+    [(False, True, (1, 1, 1, 1)), (True, False, (1, 1, 1, 1)), (True, True, (2, 3, 2, 2))],
+)
 def test_encoder_and_head_in_parts_give_the_same_maps(
-    spread_out, qkv_bias, has_query_blocks
+    spread_out, qkv_bias, has_query_blocks, merge
 ) -> None:
     sizes = {"embed_dims": (8, 20, 20, 32), "depths": (1, 2, 1, 1), "mlp_ratios": (4, 3, 3, 4)}
+    sizes["merge"] = merge
     model = small_segformer(width=2 * HEAD_WIDTH + 16, qkv_bias=qkv_bias, **sizes)
     spread_out(model)
     folded = fold(model, has_query_blocks)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
+from small_models import small_mit
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import MixVisionTransformer, MixVisionTransformerClassifier
@@ -82,6 +84,51 @@ def test_attention_equals_its_definition_and_ignores_trailing_rows():
             expected[n, :, part] = weights @ kv[n, :, 8:][:, part]
     expected = layer.proj(paddle.to_tensor(expected)).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("merge", "sr_ratio"), [(2, 2), (3, 1)])
+def test_merged_queries_are_those_of_the_means_of_their_squares(merge, sr_ratio):
+    """Against matrices that average the tokens, and that give each token its square's result."""
+    paddle.seed(0)
+    layer = EfficientSelfAttention(8, 2, sr_ratio, merge=merge)
+    h, w = 5, 7
+    squares = [(y // merge) * -(-w // merge) + x // merge for y in range(h) for x in range(w)]
+    spreading = np.eye(-(-h // merge) * -(-w // merge), dtype=np.float32)[squares]  # (L, L')
+    averaging = (spreading / spreading.sum(axis=0)).T
+
+    def slow(x):
+        q = layer.q(paddle.matmul(paddle.to_tensor(averaging), x)).reshape([2, -1, 2, 4])
+        reduced = x
+        if sr_ratio > 1:
+            grid = x.reshape([2, h, w, 8]).transpose([0, 3, 1, 2])
+            reduced = layer.norm(layer.sr(grid).flatten(2).transpose([0, 2, 1]))
+        kv = layer.kv(reduced).reshape([2, -1, 2, 2, 4])
+        scores = paddle.einsum("nlmd,nsmd->nmls", q, kv[:, :, 0]) / 2.0
+        out = paddle.einsum("nmls,nsmd->nlmd", F.softmax(scores), kv[:, :, 1])
+        return paddle.matmul(paddle.to_tensor(spreading), layer.proj(out.flatten(2)))
+
+    results = []
+    for function in (lambda x: layer(x, (h, w)), slow):
+        paddle.seed(1)
+        x = paddle.randn([2, h * w, 8])
+        x.stop_gradient = False
+        out = function(x)
+        (out * paddle.randn(out.shape)).sum().backward()
+        results.append((out.numpy(), x.grad.numpy(), layer.q.weight.grad.numpy()))
+        layer.clear_gradients()
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_merge_is_one_whole_number_for_each_stage():
+    merged = small_mit(merge=[2, 2, 1, 1])
+    assert [merged.block1[0].attn.merge, merged.block4[0].attn.merge] == [2, 1]
+    assert set(merged.state_dict()) == set(small_mit().state_dict())
+    for merge in ((0, 1, 1, 1), (2.0, 1, 1, 1)):
+        with pytest.raises(UserError, match="merge: found .*, expected whole numbers of 1 or more"):
+            small_mit(merge=merge)
+    with pytest.raises(UserError, match="merge: found 1 numbers"):
+        small_mit(merge=[2])
 
 
 def test_attention_weights_on_request_are_those_that_the_blocks_apply():
