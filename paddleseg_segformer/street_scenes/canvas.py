@@ -73,11 +73,7 @@ class Mesh:
     polygons: list[tuple[Array, Color, int, bool]] = field(default_factory=list)
 
     def add(
-        self,
-        points: npt.ArrayLike,
-        color: Color,
-        label: int = NO_LABEL,
-        facing: bool = False,
+        self, points: npt.ArrayLike, color: Color, label: int = NO_LABEL, facing: bool = False
     ) -> None:
         """Add one convex polygon.
 
@@ -98,9 +94,11 @@ class Mesh:
         across = (ends[1] - ends[0])[::-1] * (-1, 1) * (width / 2 / math.dist(a, b))
         self.add([*(ends + across), *(ends - across)[::-1]], color, label)
 
-    def disc(self, center: Span, radius: npt.ArrayLike, color: Color, label: int) -> None:
-        """Add a disc of the plane z = 0, or an ellipse of two radii."""
-        self.add(ring(12) * radius + np.array(center), color, label)
+    def disc(
+        self, center: Span, radius: npt.ArrayLike, color: Color, label: int, sides: int = 12
+    ) -> None:
+        """Add a regular polygon of the plane z = 0, stretched where there are two radii."""
+        self.add(ring(sides) * radius + np.array(center), color, label)
 
     def box(
         self, bottom: Rectangle, y: Span, color: Color, label: int, top: Rectangle | None = None
@@ -120,14 +118,13 @@ class Mesh:
         return [*faces, high]
 
     def panes(
-        self, face: Array, lefts: npt.ArrayLike, bottoms: npt.ArrayLike, size: Span, color: Color
-    ) -> None:
+        self, face: Array, lefts: npt.ArrayLike, bottoms: npt.ArrayLike, size: Span, color: Color,
+        sides: int = 4,
+    ) -> None:  # fmt: skip
         """Add a grid of details on a face, measured in its width and height from the lower left."""
-        for left, bottom in itertools.product(np.atleast_1d(lefts), np.atleast_1d(bottoms)):
-            u, v = (
-                left + size[0] * np.array([0, 1, 1, 0]),
-                bottom + size[1] * np.array([0, 0, 1, 1]),
-            )
+        shape = (ring(sides) / ring(sides).max() + 1) / 2
+        for at in itertools.product(np.atleast_1d(lefts), np.atleast_1d(bottoms)):
+            u, v = (shape * size + at).T
             bilinear = np.stack([(1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v], axis=1)
             self.add(bilinear @ face, color, facing=True)
 

@@ -19,13 +19,19 @@ import numpy.typing as npt
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path, make_folder, write_text
-from paddleseg_segformer.street_scenes import backdrop
 from paddleseg_segformer.street_scenes.canvas import IGNORE
-from paddleseg_segformer.street_scenes.layout import Layout, Street
+from paddleseg_segformer.street_scenes.street import (
+    Street,
+    make_canvas,
+    paint_ground,
+    paint_sky,
+    photograph,
+)  # fmt: skip
+from paddleseg_segformer.yaml_files import read_yaml
 
 Image = npt.NDArray[np.uint8]
 
-VERSION = 4
+VERSION = 5
 MARKER = "dataset.json"
 SMALLEST_SIDE_PX = 64
 CITIES = ("ashford", "birkdale", "corvina", "dunmore")
@@ -73,9 +79,22 @@ def generate(
         "name": "street_scenes", "version": VERSION, "num_train": num_train, "num_val": num_val,
         "height": height, "width": width, "seed": seed, "note": NOTE,
     }  # fmt: skip
-    if _is_done(folder, parameters):
+    marker = folder / MARKER
+    if not marker.is_file() and (folder / "leftImg8bit").exists():
+        raise UserError(
+            f"{folder}: found leftImg8bit without {MARKER}, so a data set that was not made here. "
+            "Choose another folder."
+        )
+    found = read_yaml(marker) if marker.is_file() else parameters  # JSON is YAML
+    pairs = [(name, found.get(name), value) for name, value in parameters.items()]
+    if others := [f"{name} {old} not {new}" for name, old, new in pairs if old != new]:
+        raise UserError(
+            f"{marker}: found a data set with other parameters ({', '.join(others)}). "
+            "Delete that folder or choose another one."
+        )
+    if found.get("is_finished"):
         return folder
-    marker = make_folder(folder) / MARKER
+    make_folder(folder)
     write_text(marker, json.dumps({**parameters, "is_finished": False}, indent=2) + "\n")
     splits = (("train", num_train), ("val", num_val))
     jobs = [(split, index) for split, count in splits for index in range(count)]
@@ -98,30 +117,6 @@ def _check_size(size_hw: tuple[int, int]) -> None:
     if min(size_hw) < SMALLEST_SIDE_PX:
         found, least = "x".join(map(str, size_hw)), SMALLEST_SIDE_PX
         raise UserError(f"height x width: found {found}, expected {least} px or more each.")
-
-
-def _is_done(folder: Path, parameters: dict[str, object]) -> bool:
-    """Tell whether the folder holds this data set; raise `UserError` if it holds another one."""
-    marker = folder / MARKER
-    if not marker.is_file():
-        if (folder / "leftImg8bit").exists():
-            raise UserError(
-                f"{folder}: found leftImg8bit without {MARKER}, so a data set that was not made "
-                "here. Choose another folder."
-            )
-        return False
-    try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError:
-        found = {}
-    others = [name for name, value in parameters.items() if found.get(name) != value]
-    if others:
-        differing = ", ".join(f"{name} {found.get(name)} not {parameters[name]}" for name in others)
-        raise UserError(
-            f"{marker}: found a data set with other parameters ({differing}). "
-            "Delete that folder or choose another one."
-        )
-    return bool(found.get("is_finished"))
 
 
 def _write_scene(job: tuple[str, int], folder: Path, size_hw: tuple[int, int], seed: int) -> None:
@@ -156,11 +151,11 @@ def render_scene(
     """
     _check_size(size_hw)
     rng = np.random.default_rng(seed)
-    canvas, street = backdrop.make_canvas(rng, size_hw), Street.random(rng)
-    backdrop.paint_sky(canvas, rng)
-    backdrop.paint_ground(canvas, rng, street)
-    canvas.paint(Layout(rng, street).all())
-    image, label = backdrop.photograph(canvas, rng), canvas.label
+    canvas, street = make_canvas(rng, size_hw), Street(rng)
+    paint_sky(canvas, rng)
+    paint_ground(canvas, rng, street)
+    canvas.paint(street.objects())
+    image, label = photograph(canvas, rng), canvas.label
     border = max(1, round(size_hw[1] / 400))
     label[:border] = label[-border:] = label[:, :border] = label[:, -border:] = IGNORE
     return image, label

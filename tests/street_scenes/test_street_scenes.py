@@ -11,10 +11,10 @@ import pytest
 
 from paddleseg_segformer.cli import make_dataset
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.street_scenes.backdrop import make_canvas
 from paddleseg_segformer.street_scenes.canvas import Camera, Id, Mesh, Placed
 from paddleseg_segformer.street_scenes.dataset import CITIES, generate, render_scene
 from paddleseg_segformer.street_scenes.objects import model
+from paddleseg_segformer.street_scenes.street import make_canvas
 
 SMALL_HW = (64, 128)
 
