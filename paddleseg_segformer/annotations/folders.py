@@ -14,6 +14,7 @@ from paddleseg_segformer.annotations.classes import read_table
 from paddleseg_segformer.annotations.images import read_header
 from paddleseg_segformer.annotations.source import (
     IGNORED,
+    LOOK,
     SETS,
     Annotations,
     Color,
@@ -31,6 +32,7 @@ from paddleseg_segformer.errors import UserError
 
 LOOK_LABELS = 50
 MAX_COLORS = 256
+TABLES = ("label_colors.txt", "labelmap.txt", "class_dict.csv")  # of colours, beside the labels
 LABEL_WORDS = (
     "labels?|masks?|annotations?|annots?|ann|gt|ground[-_ ]?truths?|seg|segmentations?|targets?|"
     "trimaps?|mattes?|segmentationclass|pngmasks"
@@ -71,8 +73,18 @@ class Folders(Annotations):
         samples = [
             Sample(image, label, _set_of(files.relative(image), sets)) for image, label in pairs
         ]
-        self.open(samples, options.label_values, read_table(options.classes).colors)
-        self.conclusions = [conclusion, *self.conclusions]
+        table = read_table(options.classes)
+        conclusions = [conclusion]
+        if not options.classes and any(_is_color(label) for _, label in pairs[:LOOK]):
+            for beside in (files.root / name for name in TABLES):
+                if beside.is_file() and (named := read_table(beside)).colors:
+                    table = named
+                    conclusions.append(
+                        Conclusion("classes by their colours", str(beside), "--classes")
+                    )
+                    break
+        self.open(samples, options.label_values, table.colors)
+        self.conclusions = [*conclusions, *self.conclusions]
 
     def open(
         self,
@@ -501,14 +513,14 @@ class _Values:
 def _known_colors(found: set[int]) -> tuple[dict[int, str], str]:
     """Return the names of colours that are a known data set's, and which; unnamed: ignored."""
     fitting = []
+    colors = [_code(color) for color in distinct_palette(256)]
     for label_set in LABEL_SETS.values():
         named = {_code(c): n for c, n in zip(label_set.palette, label_set.classes, strict=True)}
-        is_distinct = len(named) == label_set.num_classes
+        is_distinct = len(named) == label_set.num_classes and not named.keys() <= {*colors}
         if is_distinct and len(found & named.keys()) > 2 and found <= {*named, 0}:
             fitting.append((label_set.name, {0: ""} | named))
     if len(fitting) == 1:
         return fitting[0][1], f", all of them {fitting[0][0]}'s"
-    colors = [_code(color) for color in distinct_palette(256)]
     if not fitting and len(found) > 1 and found <= {*colors}:
         ids = [colors.index(code) for code in found]
         if max((index for index in ids if index != IGNORE_INDEX), default=256) < 64:

@@ -11,6 +11,7 @@ from paddleseg_segformer.annotations.drawn import (
     Object,
     number_in,
     polygons,
+    smallest_last,
     sorted_samples,
 )
 from paddleseg_segformer.annotations.source import SETS, Conclusion, Files, Options, Sample
@@ -25,8 +26,6 @@ class Yolo(Drawn):
 
     An image without a label file, or with an empty one, holds no object. Classes are the `names`.
     """
-
-    smallest_on_top = True
 
     @classmethod
     def recognise(cls, files: Files) -> str:
@@ -66,7 +65,8 @@ class Yolo(Drawn):
     def objects(self, index: int, size_hw: tuple[int, int]) -> Iterable[Object]:
         path = self.samples[index].annotation
         if path is None or not path.stat().st_size:
-            return
+            return []
+        found = []
         height, width = size_hw
         for number, line in enumerate(read_list_text(path).decode().split("\n"), 1):
             words = line.split()
@@ -90,7 +90,8 @@ class Yolo(Drawn):
                 )
             corners = zip(values[::2], values[1::2], strict=True)
             ring = [(x * width, y * height) for x, y in corners]
-            yield Object(int(class_id), polygons([ring], size_hw, where))
+            found.append(Object(int(class_id), polygons([ring], size_hw, where)))
+        return smallest_last(found)
 
 
 def _data_files(files: Files) -> list[Path]:
