@@ -65,6 +65,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--accumulation_steps", type=int, help="batches per optimizer step; overrides the config")
     add("--early_stop_intervals", type=int, help="evaluations without improvement before stopping")
     add(
+        "--max_minutes",
+        type=float,
+        help="stop after the step that ends later, with a checkpoint and the last evaluation",
+    )
+    add(
         "--on_nonfinite",
         choices=stop_or_skip,
         default="stop",

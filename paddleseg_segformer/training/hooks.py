@@ -34,7 +34,7 @@ from paddleseg_segformer.training.checkpoints import (
     save_checkpoint,
     verify_manifest,
 )
-from paddleseg_segformer.training.distributed import sum_over_processes
+from paddleseg_segformer.training.distributed import any_process, sum_over_processes
 from paddleseg_segformer.training.trainer import Hook, Trainer
 from paddleseg_segformer.training.writers import Writers
 
@@ -327,6 +327,23 @@ class Checkpoints(Hook):
             verify_manifest(folder)
         for path in surplus:
             remove_folder(path)
+
+
+class TimeLimit(Hook):
+    """Make the step that ends after `minutes` the last one of this run."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes = minutes
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Start the clock."""
+        self.end = time.monotonic() + 60 * self.minutes
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Compare the clock."""
+        if any_process(time.monotonic() >= self.end) and trainer.iteration < trainer.iters:
+            logger.info("%g minutes are over at iter %d", self.minutes, trainer.iteration)
+            trainer.iters = trainer.iteration
 
 
 class GracefulStop(Hook):

@@ -13,7 +13,7 @@ from pathlib import Path
 import paddle
 
 from paddleseg_segformer.analysis.complexity import count_parameters
-from paddleseg_segformer.config import Config
+from paddleseg_segformer.config import Config, load_config
 from paddleseg_segformer.config.building import TrainingParts, build_training, build_val_dataset
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.data import SegmentationDataset
@@ -47,6 +47,7 @@ from paddleseg_segformer.training.hooks import (
     ModelEvaluation,
     Progress,
     RunFolder,
+    TimeLimit,
 )
 from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.trainer import Hook, Precision, Trainer
@@ -81,7 +82,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
         if not checkpoint:
             start_from_pretrained(parts.model, config)
         prepare_cpu(parts.model)
-        trainer = _trainer(config, options, parts, seed, rank, world_size)
+        trainer = make_trainer(config, options, parts, seed, rank, world_size)
         if folder and checkpoint:
             restore(checkpoint, folder, trainer, config.to_yaml(), samples)
         ema = EMA(parts.model, config.ema_decay) if options.use_ema else None
@@ -101,7 +102,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
             early_stop = options.early_stop_intervals
             evaluate = Evaluate(evaluation, run, interval, ema, early_stop, rank == 0)
         trainer.hooks = _hooks(config, options, parts, run, ema, evaluate, rank, world_size)
-        if rank == 0:
+        if rank == 0 and not _says(save_dir / CONFIG, run.config_yaml):
             write_text(save_dir / CONFIG, run.config_yaml)
         batch = config.batch_size * config.accumulation_steps * world_size
         logger.info("config\n%s", run.config_yaml.rstrip())
@@ -122,8 +123,8 @@ def train(config: Config, options: RunOptions) -> BestModel:
             with lost_peers_explained():
                 start = trainer.iteration
                 trainer.train()
-                is_finished = trainer.iteration == config.iters
-                is_scored = options.do_eval or (start == config.iters and best.miou >= 0)
+                is_finished = trainer.iteration == trainer.iters
+                is_scored = options.do_eval or (start == trainer.iters and best.miou >= 0)
                 if evaluate and is_finished and not is_scored:
                     _last_score(evaluate, trainer)
         finally:
@@ -131,6 +132,14 @@ def train(config: Config, options: RunOptions) -> BestModel:
         if is_finished:
             logger.info(_ending(run, trainer.iteration))
         return run.best
+
+
+def _says(path: Path, config_yaml: str) -> bool:
+    """Tell whether a config file means the same, whatever its comments, which then stay."""
+    try:
+        return path.is_file() and load_config(path).to_yaml() == config_yaml
+    except UserError:
+        return False
 
 
 def fingerprint(samples: SamplePaths) -> str:
@@ -143,7 +152,7 @@ def fingerprint(samples: SamplePaths) -> str:
     return f"{len(samples)} samples, {digest.hexdigest()}"
 
 
-def _trainer(
+def make_trainer(
     config: Config,
     options: RunOptions,
     parts: TrainingParts,
@@ -151,6 +160,7 @@ def _trainer(
     rank: int,
     world_size: int,
 ) -> Trainer:
+    """Return a trainer without hooks, at its first iteration."""
     dataset, network = parts.dataset, parts.model
 
     def batches(start: int) -> Generator[Batch, None, None]:
@@ -201,7 +211,9 @@ def _hooks(
 ) -> list[Hook]:
     epoch_iters = len(parts.dataset) / (config.batch_size * config.accumulation_steps * world_size)
     # users' first, so that averages, evaluation and checkpoint include what they change
-    hooks = [GracefulStop(), *parts.hooks, Progress(run.writers, options.log_iters, epoch_iters)]
+    limits = [TimeLimit(options.max_minutes)] if options.max_minutes else []
+    progress = Progress(run.writers, options.log_iters, epoch_iters)
+    hooks = [GracefulStop(), *limits, *parts.hooks, progress]
     if ema:
         hooks.append(ema)
     if evaluate and options.do_eval:

@@ -34,6 +34,7 @@ MISTAKES = {
         f"{CONFIG} --log_iters 0": "--log_iters: found 0, expected 1 or more",
         f"{CONFIG} --max_skipped 0": "--max_skipped: found 0, expected 1 or more",
         f"{CONFIG} --early_stop_intervals 0": "--early_stop_intervals: found 0, expected 1",
+        f"{CONFIG} --max_minutes 0": "--max_minutes: found 0, expected more than 0",
         f"{CONFIG} --resume_model nowhere": "--resume_model nowhere: expected a folder such as",
         f"{CONFIG} --save_dir file/x": NO_FOLDER,
     },
