@@ -1,0 +1,8 @@
+"""Reports: a model's figures, errors, calibration and curves as one page, with its tables beside.
+
+`write_report` is for a training run's folder; `val --report` writes the same for any model.
+"""
+
+from paddleseg_segformer.report.write import Report, write_report
+
+__all__ = ["Report", "write_report"]
