@@ -15,6 +15,7 @@ from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, UserErrors, did_you_mean, one_line, printable
 
 JOBS = {
+    "fit": "train, report and export a model on your own images and annotations of any form",
     "train": "train a model from a YAML config",
     "val": "evaluate a trained model on a labelled data set",
     "predict": "write label maps and overlays for images, folders, lists or videos",

@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: Config, options: RunOptions) -> BestModel:
-    """Train as the config says; return the best evaluation (-1 where none was done)."""
+    """Train as the config says; return the best evaluation, and whether the run came to its end."""
     rank, world_size = init_distributed()
     folder = find_checkpoint(options.resume_model, Path(options.save_dir), rank)
     checkpoint = read_checkpoint(folder) if folder else None
@@ -129,6 +129,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
                     _last_score(evaluate, trainer)
         finally:
             run.writers.close()
+        run.best.is_finished = is_finished
         if is_finished:
             logger.info(_ending(run, trainer.iteration))
         return run.best
