@@ -39,6 +39,7 @@ KINDS = {
     "loss": Kind("paddleseg_segformer.losses", "LOSSES", "LOSSES"),
     "optimizer": Kind("paddleseg_segformer.optimizers", "OPTIMIZERS", "OPTIMIZERS"),
     "hook": Kind(),
+    "annotation_format": Kind("paddleseg_segformer.annotations.formats", "FORMATS"),
 }
 
 _registered: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
@@ -60,8 +61,8 @@ def register_component(kind: str, name: str | None = None, component: Any = None
     """Register a class or function, which configs then name as `type: NAME`.
 
     Args:
-        kind: model, backbone, dataset, transform, loss, optimizer or hook; its contract
-            (`contracts.CONTRACTS`) holds for what is built.
+        kind: model, backbone, dataset, transform, loss, optimizer, hook or annotation_format; its
+            contract (`contracts.CONTRACTS`) holds for what is built.
         name: by default the component's own.
         component: the class or function; without it, what is returned is a decorator of it.
 
@@ -112,6 +113,11 @@ def find(kind: str, name: str) -> Component | None:
         if name in table:
             return table[name]
     return _theirs(kind)[0].get(name)  # PaddleSeg is imported last, if at all
+
+
+def names_of(kind: str) -> list[str]:
+    """Return the names of our components of a kind, then of users'; PaddleSeg's are left out."""
+    return [*_own(kind), *_registered[kind]]
 
 
 def stated_of_dataset(section: Mapping[str, Any], attribute: str) -> Any:

@@ -9,7 +9,7 @@ Shapes: N batch, C channels of the image, H W its sides, K classes, h w the side
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from paddleseg_segformer.errors import UserError
@@ -140,6 +140,20 @@ class RunHook(Protocol):
         """Run once at the very end, also after an error."""
 
 
+class ReadsAnnotations(Protocol):
+    """One form of annotations; subclasses of `annotations.Annotations` fulfil it."""
+
+    samples: Sequence[Any]  # `annotations.Sample`: an image and its annotation file
+    classes: Mapping[int, str]  # name of each raw id, 0 or above
+
+    @classmethod
+    def recognise(cls, files: Any) -> str:
+        """Return why files (`annotations.Files`) look like this form; empty if they do not."""
+
+    def label(self, index: int, size_hw: tuple[int, int]) -> np.ndarray:
+        """Return the raw ids (H, W) int32 of a sample; -1 nothing drawn, -2 does not count."""
+
+
 CONTRACTS: dict[str, type] = {  # by kind of component
     "model": SegmentationModel,
     "backbone": Backbone,
@@ -148,6 +162,7 @@ CONTRACTS: dict[str, type] = {  # by kind of component
     "loss": Loss,
     "optimizer": MakesOptimizer,
     "hook": RunHook,
+    "annotation_format": ReadsAnnotations,
 }
 REMEDIES = {
     "Data": "Derive it from paddleseg_segformer.data.SegmentationDataset.",

@@ -80,6 +80,45 @@ def find_shared_videos(train: Hashes, val: Hashes) -> dict[str, tuple[int, int]]
     }
 
 
+def find_videos(hashes: Hashes) -> list[list[str]]:
+    """Return images that belong to one video, in order; in other sequences, alike neighbours.
+
+    Two neighbours are alike where at most `MAX_BITS_OF_FRAMES` bits differ.
+    """
+    found = []
+    for numbered in _sequences(hashes).values():
+        paths = [path for _, path in numbered]
+        if _is_video(numbered, hashes):
+            found.append(paths)
+            continue
+        found += [
+            [first, second]
+            for first, second in pairwise(paths)
+            if _distance(hashes[first], hashes[second]) <= MAX_BITS_OF_FRAMES
+        ]
+    return found
+
+
+def find_pairs(hashes: Hashes) -> list[list[str]]:
+    """Return pairs of images that differ in at most `MAX_BITS` bits; equal ones in a chain."""
+    first_of: dict[int, str] = {}
+    found = []
+    for path, value in hashes.items():
+        if first_of.setdefault(value, path) != path:
+            found.append([first_of[value], path])
+    buckets: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for value in first_of:
+        near = {other for part in _parts(value) for other in buckets[part]}
+        found += [
+            [first_of[other], first_of[value]]
+            for other in sorted(near)
+            if _distance(other, value) <= MAX_BITS
+        ]
+        for part in _parts(value):
+            buckets[part].append(value)
+    return found
+
+
 def _is_video(numbered: list[tuple[int, str]], hashes: Hashes) -> bool:
     steps = [_distance(hashes[a], hashes[b]) for (_, a), (_, b) in pairwise(numbered)]
     return len(steps) > 1 and median(steps) <= MAX_BITS_OF_FRAMES

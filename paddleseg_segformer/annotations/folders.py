@@ -1,0 +1,513 @@
+"""Images and label images in folders: which label belongs to which image, and what it holds."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from paddleseg_segformer.annotations.classes import read_table
+from paddleseg_segformer.annotations.images import read_header
+from paddleseg_segformer.annotations.source import (
+    IGNORED,
+    SETS,
+    Annotations,
+    Color,
+    Conclusion,
+    Files,
+    Options,
+    Sample,
+    spread,
+)
+from paddleseg_segformer.data.headers import JPEG_START, open_image
+from paddleseg_segformer.data.io import color_codes, decode_label, decode_rgb, read_file
+from paddleseg_segformer.data.labels import IGNORE_INDEX, LABEL_SETS, distinct_palette
+from paddleseg_segformer.data.lists import read_list_text, split_items
+from paddleseg_segformer.errors import UserError
+
+LOOK_LABELS = 50
+MAX_COLORS = 256
+LABEL_WORDS = (
+    "labels?|masks?|annotations?|annots?|ann|gt|ground[-_ ]?truths?|seg|segmentations?|targets?|"
+    "trimaps?|mattes?|segmentationclass|pngmasks"
+)
+IMAGE_WORDS = "images?|imgs?|jpegimages|photos?|pictures?|frames?|inputs?|rgb|sat|jpgs?"
+SET_WORDS = {
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset"), "val"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
+}
+_EDGE = r"(?:^|(?<=[-_. ])|$)"
+IN_LABEL_FOLDER = re.compile(rf"(?:^|[-_. ])({LABEL_WORDS})(?=$|[-_. ])|(?<=[a-z])(annot)$", re.I)
+IN_IMAGE_FOLDER = re.compile(rf"(?:^|[-_. ])({IMAGE_WORDS})(?=$|[-_. ])", re.I)
+LABEL_NAME = re.compile(rf"[-_. ]({LABEL_WORDS}|L)$|^({LABEL_WORDS})[-_. ]", re.I)
+IMAGE_NAME = re.compile(rf"[-_. ]({IMAGE_WORDS})$|^({IMAGE_WORDS})[-_. ]", re.I)
+
+Pair = tuple[Path, Path]
+
+
+class Folders(Annotations):
+    """Images, and label images of ids, of colours, or of 0 and 255, with names alike."""
+
+    @classmethod
+    def recognise(cls, files: Files) -> str:
+        pairs, _, _ = _paired(files, Options())
+        if not pairs:
+            return ""
+        image, label = (files.relative(path) for path in pairs[0])
+        return f"{len(pairs)} images with a label image, such as {image} with {label}"
+
+    def __init__(self, files: Files, options: Options) -> None:
+        pairs, self.warnings, conclusion = _paired(files, options)
+        if not pairs:
+            raise UserError(
+                f"{files.root}: found {len(files.rasters)} image files, but no image with a label "
+                "of the same name. Say how labels are called: --labels '{stem}_mask.png'."
+            )
+        sets = _listed_sets(files)
+        self.samples = [
+            Sample(image, label, _set_of(files.relative(image), sets)) for image, label in pairs
+        ]
+        self._values = _Values(files, [label for _, label in pairs], options)
+        self.classes, self.palette = self._values.classes, self._values.palette
+        self.is_open = self._values.is_open
+        self.holds_ids = self._values.kind == "ids"
+        self.background = "background" if self._values.kind == "binary" else None
+        self.conclusions = [conclusion, self._values.conclusion]
+
+    def size_hw(self, index: int) -> tuple[int, int] | None:
+        path = self.samples[index].annotation
+        return read_header(path).size_hw if path else None
+
+    def label(self, index: int, size_hw: tuple[int, int]) -> np.ndarray:
+        path = self.samples[index].annotation
+        assert path is not None
+        return self._values.raw_ids(path)
+
+    def name_of(self, raw_id: int) -> str:
+        return f"color_{raw_id:06x}" if self._values.kind == "colors" else f"class_{raw_id}"
+
+
+# --- pairs
+
+
+def _paired(files: Files, options: Options) -> tuple[list[Pair], list[str], Conclusion]:
+    """Return the pairs of image and label, warnings about orphans, and how they were found.
+
+    Raises:
+        UserError: an image with two labels, or a label with two images; both are named.
+    """
+    if options.labels:
+        pattern = _template(options.labels)
+        label_files = [path for path in files.rasters if pattern.search(files.relative(path))]
+        reason = f"--labels {options.labels}"
+    else:
+        listed = _listed_pairs(files)
+        if listed:
+            reason = "lists of images and labels"
+            return listed, [], Conclusion(f"{len(listed)} pairs", reason, "--labels")
+        label_files, reason = _label_files(files)
+    chosen = set(label_files)
+    others = [path for path in files.rasters if path not in chosen]
+    images = _by_key(files, [path for path in others if not _is_named_label(files, path)] or others)
+    labels = _by_key(files, label_files, options.labels)
+    if not images.keys() & labels.keys():  # folders differ in more than their kind
+        images, labels = _by_stem(images), _by_stem(labels)
+    for key in images.keys() & labels.keys():
+        _refuse_two(files, images[key], labels[key])
+    pairs = sorted((images[key][0], labels[key][0]) for key in images.keys() & labels.keys())
+    warnings = []
+    for kind, found, partners in (("image", images, labels), ("label", labels, images)):
+        alone = sorted(path for key in found.keys() - partners.keys() for path in found[key])
+        if alone and pairs:
+            other = "label" if kind == "image" else "image"
+            warnings.append(
+                f"{len(alone)} {kind}s without {other} are left out, such as {alone[0]}"
+            )
+    return pairs, warnings, Conclusion(f"{len(pairs)} pairs", reason, "--labels")
+
+
+def _label_files(files: Files) -> tuple[list[Path], str]:
+    """Return the files that are labels by their folder, their name, or else what they hold."""
+    named = [path for path in files.rasters if _is_named_label(files, path)]
+    if named and len(named) < len(files.rasters):
+        return named, f"names, such as {files.relative(named[0])}"
+    stems: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in files.rasters:
+        stems[path.stem].append(path)
+    twins = [paths for paths in stems.values() if len(paths) == 2]
+    if len(twins) * 2 < len(files.rasters) or not twins:
+        return [], ""
+    looked = [twins[index] for index in spread(len(twins), 5)]
+    by_kind = {  # folder and suffix -> whether it looks like a label
+        (path.parent, path.suffix): _looks_like_label(path) for pair in looked for path in pair
+    }
+    found = [
+        path for pair in twins for path in pair if by_kind.get((path.parent, path.suffix), False)
+    ]
+    if len(found) != len(twins):
+        one, other = looked[0]
+        raise UserError(
+            f"{one} and {other}: either may be the label. Say which: --labels "
+            f"'{files.relative(other.with_name('{stem}' + other.suffix))}'."
+        )
+    return found, f"few values in each, such as {files.relative(found[0])}"
+
+
+def _is_named_label(files: Files, path: Path) -> bool:
+    """Tell whether a file's folder or name says that it is a label."""
+    parts = PurePosixPath(files.relative(path)).parts[:-1]
+    for part in reversed(parts):
+        if IN_IMAGE_FOLDER.search(part):
+            break
+        if IN_LABEL_FOLDER.search(part):
+            return True
+    return bool(LABEL_NAME.search(path.stem))
+
+
+def _looks_like_label(path: Path) -> bool:
+    """Tell whether an image is without loss and holds few values, in areas."""
+    content = read_file(path)
+    if path.suffix.lower() == ".npy" or content.startswith(JPEG_START):
+        return False
+    with open_image(content) as file:
+        if file.mode in ("P", "1"):
+            return True
+        pixels = np.asarray(file.convert("RGB"))
+    return len(np.unique(color_codes(pixels))) <= 64
+
+
+def _by_key(files: Files, paths: Iterable[Path], template: str = "") -> dict[str, list[Path]]:
+    """Return files by their path without what tells images from labels."""
+    pattern = _template(template) if template else None
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        *folders, _ = PurePosixPath(files.relative(path)).parts
+        kept = [_stripped(part, IN_LABEL_FOLDER, IN_IMAGE_FOLDER) for part in folders]
+        if pattern and (match := pattern.search(files.relative(path))):
+            stem = match["stem"]
+            kept = kept if "/" not in template else []
+        else:
+            stem = _stripped(path.stem, LABEL_NAME, IMAGE_NAME)
+        found["/".join([*(part for part in kept if part), stem])].append(path)
+    return dict(found)
+
+
+def _by_stem(keyed: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for key, paths in keyed.items():
+        found[key.rpartition("/")[2]] += paths
+    return dict(found)
+
+
+def _stripped(text: str, *patterns: re.Pattern[str]) -> str:
+    """Return a name without the words of the patterns; the whole name if nothing were left."""
+    for pattern in patterns:
+        text = pattern.sub("", text)
+    return text.strip("-_. ")
+
+
+def _template(text: str) -> re.Pattern[str]:
+    """Return the pattern of a template such as `masks/{stem}_mask.png`.
+
+    Raises:
+        UserError: it does not hold `{stem}` once.
+    """
+    if text.count("{stem}") != 1:
+        raise UserError(f"--labels: found {text!r}, expected {{stem}} once, as in {{stem}}_m.png.")
+    before, after = (re.escape(part).replace(r"\*", "[^/]*") for part in text.split("{stem}"))
+    return re.compile(rf"(?:^|/){before}(?P<stem>[^/]+){after}$")
+
+
+def _refuse_two(files: Files, images: Sequence[Path], labels: Sequence[Path]) -> None:
+    """Refuse an image with two labels, or a label with two images."""
+    if len(labels) > 1:
+        one, other = (files.relative(path) for path in labels[:2])
+        stem = images[0].stem
+        ways = " or ".join(f"--labels '{_as_template(path, stem)}'" for path in (one, other))
+        raise UserError(
+            f"{images[0]}: has {len(labels)} labels, {one} and {other}. Say which are "
+            f"meant: {ways}."
+        )
+    if len(images) > 1:
+        raise UserError(
+            f"{labels[0]}: may be the label of {images[0]} and of {images[1]}. Remove one of the "
+            "two, or give them different names."
+        )
+
+
+def _as_template(path: str, stem: str) -> str:
+    folder, _, name = path.rpartition("/")
+    name = name.replace(stem, "{stem}") if stem in name else "{stem}" + PurePosixPath(name).suffix
+    return f"{folder.rpartition('/')[2]}/{name}".lstrip("/")
+
+
+# --- sets
+
+
+def _listed_pairs(files: Files) -> list[Pair]:
+    """Return the pairs in the lists `train.txt`, `val.txt` and `test.txt`, if they hold pairs."""
+    pairs = []
+    for path in _lists(files):
+        for line in read_list_text(path).decode().split("\n"):
+            items = split_items(line)
+            found = [files.root / item for item in items]
+            if len(items) == 2 and all(item.is_file() for item in found):
+                pairs.append((found[0], found[1]))
+            elif items:
+                return []
+    return pairs
+
+
+def _lists(files: Files) -> list[Path]:
+    named = (files.root / f"{name}.txt" for name in SETS)
+    return [path for path in named if path.is_file()]
+
+
+def _listed_sets(files: Files) -> dict[str, str]:
+    """Return the set of each image, by its path or stem, that is in a list of a set's name."""
+    sets: dict[str, str] = {}
+    for path in _lists(files):
+        for line in read_list_text(path).decode().split("\n"):
+            items = split_items(line)
+            if items and sets.setdefault(items[0], path.stem) != path.stem:
+                raise UserError(
+                    f"{path}: {items[0]} is in {sets[items[0]]}.txt too. Remove one of the two."
+                )
+    return sets
+
+
+def _set_of(relative: str, listed: Mapping[str, str]) -> str:
+    """Return the set of an image, by lists if there are any, else by its folders; or nothing."""
+    path = PurePosixPath(relative)
+    if listed:
+        names = (relative, path.name, path.stem)
+        return next((listed[name] for name in names if name in listed), "")
+    for part in path.parts[:-1]:
+        for word in re.split(r"[-_. ]", _stripped(part, IN_LABEL_FOLDER, IN_IMAGE_FOLDER).lower()):
+            name = SET_WORDS.get(re.sub(r"\d+$", "", word))
+            if name:
+                return name
+    return ""
+
+
+# --- what labels hold
+
+
+class _Values:
+    """What the pixels of label images stand for.
+
+    Args:
+        kind: "ids", "levels" (grey values that stand for classes, in order), "binary" (0 and the
+            highest value), or "colors".
+    """
+
+    def __init__(self, files: Files, labels: Sequence[Path], options: Options) -> None:
+        self.is_open = False
+        self.palette: dict[int, Color] | None = None
+        table = read_table(options.classes)
+        looked = [labels[index] for index in spread(len(labels), LOOK_LABELS)]
+        self._where = f"{len(looked)} labels"
+        given = options.label_values
+        if not isinstance(given, str):
+            self._levels(list(given), "--label_values")
+            return
+        if given not in ("auto", "ids", "colors"):
+            raise UserError(f"--label_values: found {given!r}, expected ids, colors or numbers.")
+        are_colors = given == "colors" or (
+            given == "auto" and (bool(table.colors) or any(map(_is_color, looked)))
+        )
+        if are_colors:
+            self._colors(looked, table.colors)
+        else:
+            self._ids(looked, given == "auto")
+
+    def raw_ids(self, path: Path) -> np.ndarray:
+        """Return the raw ids (H, W) of one label image."""
+        content = read_file(path)
+        if content.startswith(JPEG_START):
+            raise UserError(
+                f"{path}: a label stored as JPEG, whose loss makes values that nobody drew. Export "
+                "it again as PNG."
+            )
+        if self.kind == "colors":
+            codes = color_codes(decode_rgb(path, content))
+            ids = codes.astype(np.int32)
+            for code in self._ignored:
+                ids[codes == code] = IGNORED
+            found = np.unique(ids)
+            unknown = [] if self.is_open else sorted({*found.tolist()} - {*self.classes, IGNORED})
+            if unknown or len(found) > MAX_COLORS:
+                color = tuple(unknown[0].to_bytes(3, "big")) if unknown else ""
+                what = f"the colour {color}" if unknown else f"{len(found)} colours"
+                raise UserError(
+                    f"{path}: found {what}, expected one of {len(self.classes)} colours. Colours "
+                    "between others come of smoothed edges or lossy files: export the labels again."
+                )
+            return ids
+        ids = decode_label(path, content).astype(np.int32)
+        if self.kind == "ids":
+            ids[ids == IGNORE_INDEX] = IGNORED
+            if ids.min(initial=0) < IGNORED:
+                raise UserError(f"{path}: found the id {ids.min()}, expected 0 or above.")
+            return ids
+        table = np.full(max(int(ids.max(initial=0)), *self._places) + 1, IGNORED - 1, np.int32)
+        table[list(self._places)] = list(self._places.values())
+        if len(table) > IGNORE_INDEX and IGNORE_INDEX not in self._places:
+            table[IGNORE_INDEX] = IGNORED
+        places = table[ids]
+        if places.min(initial=0) < IGNORED:
+            wrong = int(ids[places < IGNORED][0])
+            raise UserError(
+                f"{path}: found the value {wrong}, expected one of {[*self._places]}. Correct the "
+                "label, or list all values: --label_values."
+            )
+        return places
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {value: index for index, value in enumerate(self._stored)}
+
+    def _levels(self, values: list[int], reason: str) -> None:
+        self.kind, self._stored = "levels", values
+        self.classes = {index: f"class_{index}" for index in range(len(values))}
+        self.conclusion = Conclusion(f"labels hold {values} for the classes", reason)
+
+    def _ids(self, looked: Sequence[Path], may_be_levels: bool) -> None:
+        self.kind, self.is_open = "ids", True
+        values: set[int] = set()
+        for path in looked:
+            label = decode_label(path, read_file(path))
+            values |= set(np.unique(label).tolist())
+        option = "--label_values"
+        highest = max(values)
+        if may_be_levels and highest in (IGNORE_INDEX, (1 << 16) - 1) and values <= {0, highest}:
+            self.kind, self.is_open, self._stored = "binary", False, [0, highest]
+            self.classes = {0: "background", 1: "foreground"}
+            self.conclusion = Conclusion(
+                f"masks of two classes, 0 is background and {highest} is foreground",
+                f"{self._where} hold these values alone",
+                f"{option} ids",
+            )
+            return
+        ids = sorted(values - {IGNORE_INDEX})
+        if may_be_levels and ids[-1] >= max(8 * len(ids), 16):
+            levels = ",".join(map(str, ids))
+            raise UserError(
+                f"{looked[0]}: the labels hold {ids} alone: grey levels that stand for "
+                f"{len(ids)} classes ({option} {levels}), or ids of up to {ids[-1] + 1} classes "
+                f"({option} ids)? Say which."
+            )
+        if not ids:
+            raise UserError(
+                f"{looked[0]}: the labels hold {IGNORE_INDEX} alone, which is for pixels without a "
+                "class. Correct them."
+            )
+        self._refuse_palettes_that_differ(looked)
+        self.classes = {index: f"class_{index}" for index in range(ids[-1] + 1)}
+        self.conclusion = Conclusion(
+            f"labels hold ids 0..{ids[-1]}" + (", 255 is ignored" * (IGNORE_INDEX in values)),
+            f"{self._where} hold {_listing(sorted(values))}",
+            option,
+        )
+
+    def _refuse_palettes_that_differ(self, looked: Sequence[Path]) -> None:
+        """Refuse palette images in which one id has different colours; note their colours."""
+        colors: dict[int, tuple[Color, Path]] = {}
+        for path in looked:
+            if path.suffix.lower() == ".npy":
+                return
+            with open_image(read_file(path)) as file:
+                if file.mode != "P" or not file.palette:
+                    return
+                palette = np.frombuffer(file.palette.palette, np.uint8)
+                palette = palette[: len(palette) // 3 * 3].reshape(-1, 3)
+                for raw_id in np.unique(np.asarray(file)).tolist():
+                    if raw_id >= len(palette):
+                        continue
+                    red, green, blue = palette[raw_id].tolist()
+                    color, other = colors.setdefault(raw_id, ((red, green, blue), path))
+                    if color != (red, green, blue):
+                        raise UserError(
+                            f"{path}: the id {raw_id} is shown as {(red, green, blue)}, but in "
+                            f"{other} as {color}. Say what counts: --label_values ids or "
+                            "--label_values colors."
+                        )
+        if any(len({*color}) > 1 for color, _ in colors.values()):  # not greys alone
+            self.palette = {raw_id: color for raw_id, (color, _) in colors.items()}
+
+    def _colors(self, looked: Sequence[Path], table: Mapping[str, Color]) -> None:
+        self.kind, self._ignored = "colors", ()
+        found: set[int] = set()
+        for path in looked:
+            codes = np.unique(color_codes(decode_rgb(path, read_file(path)))).tolist()
+            found |= set(codes)
+            if len(codes) > MAX_COLORS or read_file(path).startswith(JPEG_START):
+                raise UserError(
+                    f"{path}: found {len(codes)} colours, expected one for each class. Is it a "
+                    "label? Colours between others come of smoothed edges or lossy files."
+                )
+        named = {_code(color): name for name, color in table.items()}
+        reason = f"{self._where} hold {len(found)} colours"
+        if not named:
+            named, source = _known_colors(found)
+            reason += source
+            self.is_open = not named
+        if not named:
+            named = {code: "background" if code == 0 else f"color_{code:06x}" for code in found}
+        self._ignored = tuple(code for code, name in named.items() if not name)
+        self.classes = {code: name for code, name in named.items() if name}
+        self.palette = {code: _color(code) for code in self.classes}
+        self.conclusion = Conclusion(
+            f"labels hold colours of {len(self.classes)} classes", reason, "--label_values"
+        )
+
+
+def _known_colors(found: set[int]) -> tuple[dict[int, str], str]:
+    """Return the names of colours that are a known data set's, and which; unnamed: ignored."""
+    fitting = []
+    for label_set in LABEL_SETS.values():
+        named = {_code(c): n for c, n in zip(label_set.palette, label_set.classes, strict=True)}
+        is_distinct = len(named) == label_set.num_classes
+        if is_distinct and len(found & named.keys()) > 2 and found <= {*named, 0}:
+            fitting.append((label_set.name, {0: ""} | named))
+    if len(fitting) == 1:
+        return fitting[0][1], f", all of them {fitting[0][0]}'s"
+    colors = [_code(color) for color in distinct_palette(256)]
+    if not fitting and len(found) > 1 and found <= {*colors}:
+        ids = [colors.index(code) for code in found]
+        if max((index for index in ids if index != IGNORE_INDEX), default=256) < 64:
+            named = {code: f"class_{index}" for index, code in enumerate(colors[:64])}
+            last = max(index for index in ids if index != IGNORE_INDEX)
+            kept = {code: name for code, name in named.items() if colors.index(code) <= last}
+            return kept | {colors[255]: ""}, ", all of them of Pascal VOC's colour map"
+    return {}, ""
+
+
+def _is_color(path: Path) -> bool:
+    """Tell whether a label image has colours in place of ids."""
+    if path.suffix.lower() in (".npy", ".tif", ".tiff"):
+        return False
+    content = read_file(path)
+    with open_image(content) as file:
+        if file.mode not in ("RGB", "RGBA"):
+            return False
+        pixels = np.asarray(file.convert("RGB"))
+    return bool((pixels != pixels[:, :, :1]).any())
+
+
+def _code(color: Color) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def _color(code: int) -> Color:
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+def _listing(values: Sequence[int], most: int = 12) -> str:
+    shown = ", ".join(map(str, values[:most]))
+    return f"{shown} ..." if len(values) > most else shown
