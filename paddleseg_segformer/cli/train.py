@@ -62,6 +62,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="mixed precision: O1 by operator, O2 nearly all",
     )
     add("--to_static_training", action="store_true", help="train the compiled static graph")
+    add(
+        "--freeze_stages",
+        type=int,
+        help="stages of the backbone held fixed, from its input; overrides the config",
+    )
     add("--accumulation_steps", type=int, help="batches per optimizer step; overrides the config")
     add("--early_stop_intervals", type=int, help="evaluations without improvement before stopping")
     add(
@@ -93,7 +98,7 @@ def run(args: Namespace) -> None:
     config = load_config(args.config, args.opts, partial(build_training, do_eval=args.do_eval))
     overrides = {
         name: getattr(args, name)
-        for name in ("iters", "batch_size", "accumulation_steps")
+        for name in ("iters", "batch_size", "accumulation_steps", "freeze_stages")
         if getattr(args, name) is not None
     }
     if args.learning_rate is not None:

@@ -79,6 +79,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
     save_dir = make_folder(options.save_dir)
     with only_writer(save_dir) if rank == 0 else nullcontext():
         if not checkpoint:
+            _check_frozen(config)
             start_from_pretrained(parts.model, config)
         prepare_cpu(parts.model)
         trainer = _trainer(config, options, parts, seed, rank, world_size)
@@ -133,6 +134,17 @@ def train(config: Config, options: RunOptions) -> BestModel:
         return run.best
 
 
+def _check_frozen(config: Config) -> None:
+    """Refuse to hold random weights fixed."""
+    backbone = config.model.get("backbone")
+    sections = [config.model, backbone if isinstance(backbone, dict) else {}]
+    if config.freeze_stages and not any(section.get("pretrained") for section in sections):
+        raise UserError(
+            f"freeze_stages is {config.freeze_stages}, but these stages would start from random "
+            "weights. Name weights: --opts model.backbone.pretrained=PATH, or leave the key out."
+        )
+
+
 def fingerprint(samples: SamplePaths) -> str:
     """Return the number of samples and a checksum of their paths."""
     if isinstance(samples, SampleList):
@@ -184,6 +196,7 @@ def _trainer(
         accumulation_steps=config.accumulation_steps,
         seed=seed,
         rank=rank,
+        frozen=parts.frozen,
         faults=Faults(options.fault_policy()),
         sample_names=lambda batch: [dataset.samples[index][0] for index in batch.indices],
     )
