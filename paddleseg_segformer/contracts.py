@@ -117,6 +117,7 @@ class Transform(Protocol):
     """
 
     keeps_uint8: bool = False  # takes images as uint8; without it they come as float32
+    mixes_samples: bool = False  # finds in `draw_other` a function that returns another sample
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]: ...
 

@@ -101,6 +101,7 @@ class Config:
     ema_decay: float = 0.999  # of the averaged weights (--use_ema)
     test_config: TestConfig = field(default_factory=TestConfig)  # how to evaluate
     freeze_stages: int = 0  # stages of the backbone held fixed, counted from its input
+    class_balanced_sampling: float = 0.0  # share of samples drawn by class, each class alike
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
     hooks: list[dict[str, Any]] | None = None  # your own, called around each training step
     needs_import: list[str] | None = None  # modules the run imported; a note, nothing imports them
@@ -132,6 +133,12 @@ def _refused(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "freeze_stages",
             f"freeze_stages: found {values['freeze_stages']}, expected 0 or more.",
+        )
+    share = values.get("class_balanced_sampling", 0)
+    if not 0 <= share <= 1:
+        yield (
+            "class_balanced_sampling",
+            f"class_balanced_sampling: found {share}, expected a share, 0 to 1.",
         )
     if not 0 <= values.get("ema_decay", 0) < 1:
         yield "ema_decay", f"ema_decay: found {values['ema_decay']}, expected a number in [0, 1)."

@@ -17,6 +17,7 @@ from paddleseg_segformer.config import Config
 from paddleseg_segformer.config.building import TrainingParts, build_training, build_val_dataset
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.data import SegmentationDataset
+from paddleseg_segformer.data.class_sampling import ClassSampler, class_presence
 from paddleseg_segformer.data.datasets import SamplePaths
 from paddleseg_segformer.data.loader import Batch, train_loader
 from paddleseg_segformer.data.sample_lists import SampleList
@@ -165,6 +166,11 @@ def _trainer(
 ) -> Trainer:
     dataset, network = parts.dataset, parts.model
 
+    draw = None
+    if config.class_balanced_sampling:
+        presence = class_presence(dataset, rank == 0, options.on_bad_sample == "skip")
+        draw = ClassSampler(presence, config.class_balanced_sampling)
+
     def batches(start: int) -> Generator[Batch, None, None]:
         return train_loader(
             dataset,
@@ -175,6 +181,7 @@ def _trainer(
             rank=rank,
             world_size=world_size,
             max_replaced=options.fault_policy().max_replaced,
+            draw=draw,
         )
 
     if config.to_static_training:

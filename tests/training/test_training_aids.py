@@ -44,3 +44,27 @@ def test_random_weights_are_not_held_fixed(folder, capsys):
 def test_wrong_number_of_frozen_stages(folder, capsys, stages):
     assert train(folder, "out", "--freeze_stages", stages) == 1
     assert f"freeze_stages: found {stages}" in capsys.readouterr().err
+
+
+MIXED = (
+    "class_balanced_sampling=0.6",
+    "train_dataset.transforms=[{type: RandomPaddingCrop, crop_size: [56, 40]}, "
+    "{type: Mosaic, crop_size: [56, 40]}, {type: RareClassCrop, crop_size: [48, 32]}, "
+    "{type: CopyPaste}, {type: CutMix}, {type: Normalize}]",
+)
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_mixed_and_balanced_samples_are_the_same_after_a_resume(folder, num_workers):
+    flags = ("--save_interval", "2", "--num_workers", num_workers, "--opts", *MIXED)
+    assert train(folder, "whole", *flags) == 0
+    assert train(folder, "parts", *flags) == 0
+    for name in ("iter_4", "iter_6"):
+        shutil.rmtree(folder / "parts" / name)
+    assert train(folder, "parts", "--resume_model", "auto", *flags) == 0
+    assert_equal_weights(folder, "whole", "parts", "iter_6")
+
+
+def test_share_of_class_balanced_sampling_is_checked(folder, capsys):
+    assert train(folder, "out", "--class_balanced_sampling", "1.5") == 1
+    assert "class_balanced_sampling: found 1.5, expected a share" in capsys.readouterr().err
