@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,6 +45,7 @@ class TrainingParts(NamedTuple):
     Args:
         val_dataset: None where the run does not evaluate.
         loss: (logits (N, K, H, W), label (N, H, W) int64) -> scalar, with its coefficient.
+        frozen: names of the layers and parameters of the model that stay as they are.
     """
 
     dataset: SegmentationDataset
@@ -54,6 +55,7 @@ class TrainingParts(NamedTuple):
     schedule: LRScheduler
     optimizer: Any
     hooks: list[Any]
+    frozen: Sequence[str] = ()
 
 
 def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
@@ -63,6 +65,7 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
         UserError: a data set is missing, or sections are wrong, all of them at once; see
             `build_component`.
     """
+    from paddleseg_segformer.models.stages import freeze_stages
     from paddleseg_segformer.optimizers import build_lr_schedule
 
     mistakes = Mistakes()
@@ -78,6 +81,7 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
     hooks = mistakes.attempt(build_components, "hook", config.hooks or [], "hooks")
     optimizer_of = mistakes.attempt(_build_known, _optimizer_maker, config.optimizer)
     model = mistakes.attempt(build_model, config) if config.model["type"] else None
+    frozen = mistakes.attempt(freeze_stages, model, config.freeze_stages) if model else []
     mistakes.raise_all()
     loss, coefficient = scaled_loss
     return TrainingParts(
@@ -88,6 +92,7 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
         schedule,
         optimizer_of(model, schedule),
         hooks,
+        frozen,
     )
 
 

@@ -27,6 +27,7 @@ from paddleseg_segformer.files import remove_folder
 from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.models.stages import set_training
 from paddleseg_segformer.training.checkpoints import (
     BestModel,
     checkpoints,
@@ -244,7 +245,7 @@ class Evaluate(Hook):
             if self.is_first:
                 for tag, image in self.evaluation.pictures():
                     self.run.writers.image(trainer.iteration, tag, image)
-        network.train()
+        set_training(network, trainer.frozen)
         if self.is_first:
             self._report(trainer.iteration, metrics, time.perf_counter() - start)
         waited = trainer.iteration - self.run.best.iteration

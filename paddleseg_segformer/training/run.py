@@ -17,6 +17,7 @@ from paddleseg_segformer.config import Config, load_config
 from paddleseg_segformer.config.building import TrainingParts, build_training, build_val_dataset
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.data import SegmentationDataset
+from paddleseg_segformer.data.class_sampling import ClassSampler, class_presence
 from paddleseg_segformer.data.datasets import SamplePaths
 from paddleseg_segformer.data.loader import Batch, train_loader
 from paddleseg_segformer.data.sample_lists import SampleList
@@ -80,6 +81,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
     save_dir = make_folder(options.save_dir)
     with only_writer(save_dir) if rank == 0 else nullcontext():
         if not checkpoint:
+            _check_frozen(config)
             start_from_pretrained(parts.model, config)
         prepare_cpu(parts.model)
         trainer = make_trainer(config, options, parts, seed, rank, world_size)
@@ -143,6 +145,17 @@ def _says(path: Path, config_yaml: str) -> bool:
         return False
 
 
+def _check_frozen(config: Config) -> None:
+    """Refuse to hold random weights fixed."""
+    backbone = config.model.get("backbone")
+    sections = [config.model, backbone if isinstance(backbone, dict) else {}]
+    if config.freeze_stages and not any(section.get("pretrained") for section in sections):
+        raise UserError(
+            f"freeze_stages is {config.freeze_stages}, but these stages would start from random "
+            "weights. Name weights: --opts model.backbone.pretrained=PATH, or leave the key out."
+        )
+
+
 def fingerprint(samples: SamplePaths) -> str:
     """Return the number of samples and a checksum of their paths."""
     if isinstance(samples, SampleList):
@@ -164,6 +177,11 @@ def make_trainer(
     """Return a trainer without hooks, at its first iteration."""
     dataset, network = parts.dataset, parts.model
 
+    draw = None
+    if config.class_balanced_sampling:
+        presence = class_presence(dataset, rank == 0, options.on_bad_sample == "skip")
+        draw = ClassSampler(presence, config.class_balanced_sampling)
+
     def batches(start: int) -> Generator[Batch, None, None]:
         return train_loader(
             dataset,
@@ -174,6 +192,7 @@ def make_trainer(
             rank=rank,
             world_size=world_size,
             max_replaced=options.fault_policy().max_replaced,
+            draw=draw,
         )
 
     if config.to_static_training:
@@ -195,6 +214,7 @@ def make_trainer(
         accumulation_steps=config.accumulation_steps,
         seed=seed,
         rank=rank,
+        frozen=parts.frozen,
         faults=Faults(options.fault_policy()),
         sample_names=lambda batch: [dataset.samples[index][0] for index in batch.indices],
     )
