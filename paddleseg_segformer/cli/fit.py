@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
+from paddleseg_segformer.cli.annotation_flags import add_annotation_arguments, annotation_options
 from paddleseg_segformer.cli.common import (
     add_device_argument,
     add_import_argument,
     set_device,
     set_up_logging,
 )
-from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import check_folder
 from paddleseg_segformer.fitting.options import MODELS, FitOptions
 
@@ -40,20 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="side of the training crops in px; auto: by the sizes of images and objects",
     )
     add("--batch_size", type=int, help="images per step; by default by the memory at hand")
-    add("--format", default="auto", help="form of the annotations; auto: found out")
-    add("--classes", metavar="FILE", help="names of the classes, a name a line; or a YAML file ...")
-    add("--val", type=float, default=0.2, help="share of the images for validation")
-    add("--val_by", metavar="PREFIX", help="validation images by the beginnings of their names ...")
-    add("--val_dir", metavar="DIR", help="folder of the validation images")
-    add("--background", metavar="NAME", help="class of pixels without an object; none: ignored")
-    add("--bands", default="all", help="bands of the images, such as 1,2,3")
-    add(
-        "--value_range",
-        nargs="+",
-        default=["auto"],
-        metavar="RANGE",
-        help="what stored values mean: auto, dtype, or LOW HIGH",
-    )
+    add_annotation_arguments(parser)
     add(
         "--pretrained",
         default="auto",
@@ -83,14 +70,20 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def _size(text: str) -> int | None:
-    return None if text == "auto" else int(text)
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"found {text!r}, expected auto or a number of px") from None
 
 
 def run(args: Namespace) -> None:
     """Fit."""
     set_up_logging()
     names = {field.name for field in dataclasses.fields(FitOptions)}
-    options = FitOptions(**{name: value for name, value in vars(args).items() if name in names})
+    own = {name: value for name, value in vars(args).items() if name in names}
+    options = FitOptions(**own, annotations=annotation_options(args))
     if not options.dry_run:
         check_folder(options.out_dir)
     device = set_device(args.device)

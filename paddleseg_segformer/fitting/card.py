@@ -42,7 +42,8 @@ def model_card(
             f"# {options.model} on {name}",
             "",
             f"A model for semantic segmentation with {len(metrics.classes)} classes, trained by "
-            f"paddleseg_segformer {paddleseg_segformer.__version__} on Paddle {paddle.__version__}.",
+            f"paddleseg_segformer {paddleseg_segformer.__version__} with Paddle "
+            f"{paddle.__version__}.",
             "",
             "## Figures",
             "",
@@ -82,7 +83,7 @@ def model_card(
             "prediction.label  # (H, W) class ids, in the order of classes.txt",
             "```",
             "",
-            "`export/` needs no Paddle: `Predictor.from_export(\"export\")`. It was compared with "
+            '`export/` needs no Paddle: `Predictor.from_export("export")`. It was compared with '
             "the model:",
             "",
             *(f"- {line}" for line in verified),

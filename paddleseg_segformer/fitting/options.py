@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from paddleseg_segformer.annotations import Options
 from paddleseg_segformer.config.schema import find_config, load_yaml
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.export.checks import check_formats
@@ -37,7 +37,7 @@ class FitOptions:
     """Options of `fit`; None stands for what the data and the machine decide.
 
     Args:
-        data: Folder or file of the data set.
+        data: Folder of the data set, or the one annotation file that is meant.
         out: Folder of all results.
         model: A key of `MODELS`, or a config (path or packaged name) whose model is taken.
         minutes: Of the whole run.
@@ -45,10 +45,11 @@ class FitOptions:
         iters: Optimizer steps.
         size: Side of the training crops in px.
         batch_size: Images per step.
+        annotations: What a person says of the data, so that it is not concluded.
         pretrained: Start weights: auto, none, a file, a folder, a URL, or a known name.
         freeze: Stages of the backbone that keep their start weights, from the first on.
         export: Formats of the export.
-        seed: Of the split and of the training.
+        seed: Of the training; that of the split is in `annotations`.
         opts: `KEY=VALUE` that replace what the recipe chose in the config.
         imports: Modules that register components, which the config notes.
         resume: Continue a run in `out` that was stopped.
@@ -63,14 +64,7 @@ class FitOptions:
     iters: int | None = None
     size: int | None = None
     batch_size: int | None = None
-    format: str = AUTO
-    classes: str | None = None
-    val: float = 0.2
-    val_by: str | None = None
-    val_dir: str | None = None
-    background: str | None = None
-    bands: str = "all"
-    value_range: Any = AUTO
+    annotations: Options = field(default_factory=Options)
     pretrained: str = AUTO
     freeze: int = 0
     export: Sequence[str] = (AUTO,)
@@ -83,12 +77,19 @@ class FitOptions:
 
     @classmethod
     def of(cls, data: Any, **options: Any) -> FitOptions:
-        """Return checked options; an unknown name is a `UserError`, as on the command line."""
-        known = [field.name for field in dataclasses.fields(cls)]
+        """Return checked options of plain names: those of `FitOptions` and of `Options`.
+
+        Raises:
+            UserError: an unknown name, or a wrong value.
+        """
+        own, of_data = ({item.name for item in fields(kind)} for kind in (cls, Options))
+        known = own | of_data - {"data", "annotations"}
         for name in options:
             if name not in known:
                 raise UserError(f"fit: no option '{name}'.{did_you_mean(name, known)}")
-        return cls(str(data), **options)
+        given = {name: value for name, value in options.items() if name in of_data}
+        others = {name: value for name, value in options.items() if name in own}
+        return cls(str(data), annotations=Options(**given), **others)
 
     def __post_init__(self) -> None:
         if not Path(self.data).exists():

@@ -121,7 +121,7 @@ def make_plan(
     measured = fingerprint(train, train_report, background)
     weights = start_weights(options)
     recipe = plan_data(sections, measured, options, weights.source, device)
-    _start(recipe, weights)
+    _start(recipe, weights, options)
     _fit_memory(recipe, measured, options, device)
     trial = _fit_time(recipe, options)
     num_val = val_report.num_samples
@@ -135,15 +135,22 @@ def make_plan(
     return Plan(recipe, measured, num_val, closing_s)
 
 
-def _start(recipe: Recipe, weights: StartWeights) -> None:
-    """Put the start weights into the recipe."""
+def _start(recipe: Recipe, weights: StartWeights, options: FitOptions) -> None:
+    """Put the start weights into the recipe, and hold stages fixed where that is asked for.
+
+    Raises:
+        UserError: stages of random weights would be held fixed.
+    """
+    if options.freeze:
+        if weights.source is None:
+            raise UserError(f"--freeze needs start weights, but there are none: {weights.why}")
+        recipe.content["freeze_stages"] = options.freeze
+        recipe.choose("freeze_stages", f"{options.freeze} stages keep start weights", "--freeze.")
     put_into(recipe.content["model"], weights)
     recipe.choose("model", f"start weights {weights.source or 'random'}", weights.why)
 
 
-def _fit_memory(
-    recipe: Recipe, measured: Fingerprint, options: FitOptions, device: str
-) -> None:
+def _fit_memory(recipe: Recipe, measured: Fingerprint, options: FitOptions, device: str) -> None:
     """Choose the batch, and recomputing where the memory at hand asks for it.
 
     Raises:

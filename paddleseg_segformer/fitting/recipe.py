@@ -30,6 +30,7 @@ CONTEXT = 4  # sides of a typical object in a crop
 MIN_CROP_PX = 128  # where images have that size
 IMBALANCE = 10.0  # largest share of a class / the least, from which classes are weighted
 MIN_WEIGHT, MAX_WEIGHT = 0.25, 4.0
+RARE_SHARE, BALANCED_SHARE = 0.1, 0.5  # of the images with a class; of the samples then
 LARGE_IMAGE_PX = 4 << 20  # above it, images are evaluated in windows
 WINDOW_PX, STRIDE_PX = 1024, 768
 SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)  # classes that a mirror exchanges
@@ -136,6 +137,7 @@ def plan_data(
     weight = _class_weights(recipe, fingerprint, train["classes"])
     loss = {"type": "CrossEntropyLoss"} | ({"weight": weight} if weight else {})
     recipe.content["loss"] = {"types": [loss], "coef": [1]}
+    _sampling(recipe, fingerprint, train["classes"])
     _windows(recipe, seen, crop_px)
     return recipe
 
@@ -270,6 +272,19 @@ def _class_weights(
     return [round(float(weight), 2) for weight in weights.clip(MIN_WEIGHT, MAX_WEIGHT)]
 
 
+def _sampling(recipe: Recipe, fingerprint: Fingerprint, classes: Sequence[str]) -> None:
+    """Draw images by class where one occurs in few of them."""
+    shares = np.asarray(fingerprint.num_images) / fingerprint.num_samples
+    rarest = int(np.argmin(np.where(shares > 0, shares, np.inf)))
+    if shares[rarest] < RARE_SHARE:
+        recipe.content["class_balanced_sampling"] = BALANCED_SHARE
+        recipe.choose(
+            "class_balanced_sampling",
+            f"{BALANCED_SHARE:.0%} of the samples are drawn by class",
+            f"{classes[rarest]} occurs in {shares[rarest]:.1%} of the images.",
+        )
+
+
 def _windows(recipe: Recipe, seen: Fingerprint, crop_px: int) -> None:
     """Choose how images are evaluated and predicted: as a whole, or in windows."""
     height, width = seen.size_hw
@@ -291,9 +306,7 @@ def _windows(recipe: Recipe, seen: Fingerprint, crop_px: int) -> None:
     }
 
 
-def plan_batch(
-    recipe: Recipe, wanted: int, fitting: int, is_given: bool, image_mib: float
-) -> None:
+def plan_batch(recipe: Recipe, wanted: int, fitting: int, is_given: bool, image_mib: float) -> None:
     """Choose the images per batch, and the batches per step.
 
     Args:

@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from paddleseg_segformer.config import load_config
-from paddleseg_segformer.errors import UserError, printable
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import Metrics
-from paddleseg_segformer.files import make_folder, only_writer, remove_folder, write_text
+from paddleseg_segformer.files import remove_folder, write_text
 from paddleseg_segformer.fitting.card import model_card
 from paddleseg_segformer.fitting.options import FitOptions
 from paddleseg_segformer.fitting.plan import Plan, make_plan
@@ -118,12 +118,12 @@ def run(options: FitOptions) -> FitReport:
     begun_s = time.monotonic()
     if options.dry_run:
         with TemporaryDirectory() as folder:
-            conclusions, plan = _plan(options, Path(folder), begun_s)
-            text = _config_text(plan, options, Path(folder))
+            conclusions, plan = _plan(options, Path(folder, DATA), begun_s)
+        text = _config_text(plan, options, options.out_dir)
         return FitReport(None, conclusions, list(map(str, plan.recipe.choices)), text)
     out = options.out_dir
     state = _State.open(out, options)
-    with only_writer(make_folder(out / DATA)), _logged(out / LOG):
+    with _logged(out / LOG):
         stages = _Stages(options, out, state, begun_s)
         for name, stage in stages.in_order().items():
             if name in state.seconds:
@@ -220,7 +220,7 @@ class _State:
 
 def _plain(options: FitOptions) -> dict[str, Any]:
     """Return the options as JSON gives them back."""
-    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options)))
+    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options), default=str))
     return found
 
 

@@ -77,6 +77,7 @@ def measure_time(config: Config, num_workers: int) -> Trial:
 
 def _train(config: Config, records: _Records, options: RunOptions) -> Trainer:
     """Train all iterations of a config from its start weights; return the trainer."""
+    config = replace(config, class_balanced_sampling=0.0)  # it reads all labels first
     parts = build_training(config)
     prepare_cpu(parts.model)
     trainer = make_trainer(config, options, parts, seed=0, rank=0, world_size=1)

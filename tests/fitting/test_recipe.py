@@ -133,6 +133,15 @@ def test_rare_classes_count_more():
     assert absent.content["loss"]["types"][0]["weight"][2] == 1.0
 
 
+def test_images_with_a_rare_class_are_drawn_more_often():
+    recipe = planned(replace(STREETS, num_images=(400, 390, 30)))
+    assert recipe.content["class_balanced_sampling"] == 0.5
+    assert "sign occurs in 7.5% of the images" in reasons(recipe)
+    assert "class_balanced_sampling" not in planned().content
+    absent = planned(replace(STREETS, num_images=(400, 390, 0)))
+    assert "class_balanced_sampling" not in absent.content
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_makes_a_config_that_loads_with_its_reasons(model, tmp_path):
     recipe = lengthened(planned(model=model))
