@@ -30,7 +30,7 @@ from paddleseg_segformer.fitting.prepare import prepare_data
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.model_folder import CONFIG, build_model
 from paddleseg_segformer.predictor import Predictor, label_set_of
-from paddleseg_segformer.report import write_report
+from paddleseg_segformer.report import CALIBRATED, write_report
 from paddleseg_segformer.training.checkpoints import BEST, checkpoints
 from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.run import train
@@ -293,7 +293,7 @@ class _Stages:
         """Export the best model and compare it in each engine."""
         from paddleseg_segformer.export import export_model
 
-        config = load_config(self.out / BEST / CONFIG)
+        config = load_config(self.out / CALIBRATED)
         model = build_model(config)
         load_weights(model, self.out / BEST)
         deploy = export_model(
