@@ -12,6 +12,7 @@ from typing import Any
 
 from paddleseg_segformer.annotations import Options
 from paddleseg_segformer.config.schema import find_config, load_yaml
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.export.checks import check_formats
 
@@ -109,6 +110,8 @@ class FitOptions:
         if self.freeze < 0:
             raise UserError(f"--freeze: found {self.freeze}, expected 0 or more stages.")
         check_formats(self.formats)
+        with explained():
+            import matplotlib  # noqa: F401  the report's; better now than after the training
         self.model_section()
 
     @property

@@ -30,7 +30,7 @@ from paddleseg_segformer.fitting.prepare import prepare_data
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.model_folder import CONFIG, build_model
 from paddleseg_segformer.predictor import Predictor, label_set_of
-from paddleseg_segformer.report import CALIBRATED, write_report
+from paddleseg_segformer.report import write_report
 from paddleseg_segformer.training.checkpoints import BEST, checkpoints
 from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.run import train
@@ -38,8 +38,8 @@ from paddleseg_segformer.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
-STATE, DATA, EXPORT, LOG, CARD, CLASSES = (
-    *("fit.json", "data", "export", "log.txt", "README.md", "classes.txt"),
+STATE, DATA, EXPORT, LOG, CARD, CLASSES, CALIBRATED = (
+    *("fit.json", "data", "export", "log.txt", "README.md", "classes.txt", "calibrated.yml"),
 )
 FREE_OPTIONS = ("out", "resume", "dry_run", "device")  # that may change when a run resumes
 PROGRAM = "python -m paddleseg_segformer"
