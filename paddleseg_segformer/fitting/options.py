@@ -105,6 +105,9 @@ class FitOptions:
         if len(given) > 1:
             flags = " and ".join(f"--{name}" for name in given)
             raise UserError(f"{flags} each say how long to train. Keep one.")
+        for name in ("iters", "batch_size"):  # which other choices follow
+            if any(item.startswith(f"{name}=") for item in self.opts):
+                raise UserError(f"--opts {name}: say --{name}, which the rest of the recipe heeds.")
         if self.size is not None and (self.size < MIN_SIDE_PX or self.size % MIN_SIDE_PX):
             raise UserError(f"--size: found {self.size}, expected a multiple of {MIN_SIDE_PX} px.")
         if self.freeze < 0:

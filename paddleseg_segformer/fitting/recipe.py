@@ -130,6 +130,11 @@ def plan_data(
     normalize = _normalize(recipe, fingerprint, pretrained)
     changes = _augmentation(recipe, seen, crop_px, train)
     recipe.content["model"] = _model(recipe, options, pretrained, crop_px)
+    _optimizer(recipe, pretrained)
+    recipe.content["lr_scheduler"] = {  # until `plan_length`
+        "type": "PolynomialDecay",
+        "learning_rate": 1.0e-4,
+    }
     transforms = {"train_dataset": [*resize, *changes, normalize]}
     for name, section in sections.items():
         section = {**section, "transforms": transforms.get(name, [*resize, normalize])}
@@ -246,6 +251,22 @@ def _model(
             backbone["drop_path_rate"] = 0.05
     recipe.choose("model", f"model {options.model} ({section['type']})", why)
     return section
+
+
+def _optimizer(recipe: Recipe, pretrained: str | None) -> None:
+    """Choose the optimizer by the model and its start weights."""
+    is_segformer = recipe.content["model"]["type"] in ("SegFormer", "SegFormerMM")
+    optimizer: dict[str, Any] = {"type": "AdamW", "weight_decay": 0.01}
+    if is_segformer:
+        head = {"name": "linear_"} | ({"lr_mult": 10.0} if pretrained else {})
+        optimizer["custom_cfg"] = [head, {"name": "norm", "weight_decay_mult": 0.0}]
+        why = "SegFormer's: AdamW without decay of the norms"
+        why += ", and the head, which starts anew, at ten times the rate." if pretrained else "."
+    else:
+        optimizer["grad_clip_cfg"] = {"name": "ClipGradByGlobalNorm", "clip_norm": 1.0}
+        why = "AdamW with bounded gradients, which transformers start with safely."
+    recipe.content["optimizer"] = optimizer
+    recipe.choose("optimizer", "optimizer AdamW", why)
 
 
 def _class_weights(
@@ -393,27 +414,14 @@ def _iters(
 
 
 def _learning_rate(recipe: Recipe, iters: int, batch: int, pretrained: str | None) -> None:
-    """Choose optimizer, learning rate and warm-up by the start weights, batch and length."""
-    content = recipe.content
-    is_segformer = content["model"]["type"] in ("SegFormer", "SegFormerMM")
+    """Choose learning rate and warm-up by the start weights, batch and length."""
     rate = (1.0e-4 if pretrained else 1.0e-3) * math.sqrt(batch / 4)
     if not pretrained and iters < MIN_ITERS:
         rate *= 1.5
     rate = float(f"{rate:.1e}")
-    optimizer: dict[str, Any] = {"type": "AdamW", "weight_decay": 0.01}
-    if is_segformer:
-        head = {"name": "linear_"} | ({"lr_mult": 10.0} if pretrained else {})
-        optimizer["custom_cfg"] = [head, {"name": "norm", "weight_decay_mult": 0.0}]
-        why = "SegFormer's: AdamW without decay of the norms"
-        why += ", and the head, which starts anew, at ten times the rate." if pretrained else "."
-    else:
-        optimizer["grad_clip_cfg"] = {"name": "ClipGradByGlobalNorm", "clip_norm": 1.0}
-        why = "AdamW with bounded gradients, which transformers start with safely."
-    content["optimizer"] = optimizer
-    recipe.choose("optimizer", "optimizer AdamW", why)
     start = "pretrained weights change little" if pretrained else "random weights have far to go"
     warmup_iters = max(1, min(1500, iters // 10))
-    content["lr_scheduler"] = {
+    recipe.content["lr_scheduler"] |= {
         "type": "PolynomialDecay",
         "learning_rate": rate,
         "power": 1.0,

@@ -119,7 +119,8 @@ def run(options: FitOptions) -> FitReport:
     if options.dry_run:
         with TemporaryDirectory() as folder:
             conclusions, plan = _plan(options, Path(folder, DATA), begun_s)
-        text = _config_text(plan, options, options.out_dir)
+            text = _config_text(plan, options, options.out_dir)
+            text = text.replace(folder, str(options.out_dir))
         return FitReport(None, conclusions, list(map(str, plan.recipe.choices)), text)
     out = options.out_dir
     state = _State.open(out, options)
@@ -219,8 +220,10 @@ class _State:
 
 
 def _plain(options: FitOptions) -> dict[str, Any]:
-    """Return the options as JSON gives them back."""
-    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    """Return the options by their plain names, as JSON gives them back."""
+    values = dataclasses.asdict(options)
+    values |= values.pop("annotations")
+    found: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return found
 
 

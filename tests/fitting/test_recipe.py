@@ -165,10 +165,10 @@ def test_model_of_a_config_is_taken_with_its_reasons(tmp_path):
 
 def test_opts_replace_what_was_chosen():
     recipe = lengthened(planned(), iters=50)
-    opts = ["lr_scheduler.learning_rate=0.25", "iters=7"]
+    opts = ["lr_scheduler.learning_rate=0.25", "ema_decay=0.5"]
     config = config_from(parse_yaml(recipe.to_yaml("", opts), "test"), "test")
-    assert config.lr_scheduler["learning_rate"] == 0.25 and config.iters == 7
-    assert recipe.config().iters == 50
+    assert config.lr_scheduler["learning_rate"] == 0.25 and config.ema_decay == 0.5
+    assert recipe.config().ema_decay == 0.9 and planned().config(opts[:1])
 
 
 def test_batch_is_cut_to_memory_and_made_up_for_by_accumulation():
@@ -206,7 +206,9 @@ def test_evaluations_take_a_tenth_of_the_time():
 
 
 def test_pretrained_backbone_learns_slowly_and_its_head_fast():
-    scratch, start = lengthened(planned()), lengthened(planned(), pretrained="mit_b0")
+    scratch, start = (
+        lengthened(planned(pretrained=source), pretrained=source) for source in (None, "mit_b0")
+    )
     rates = [item.content["lr_scheduler"]["learning_rate"] for item in (scratch, start)]
     assert rates == [1.0e-3, 1.0e-4]
     assert start.content["optimizer"]["custom_cfg"][0] == {"name": "linear_", "lr_mult": 10.0}
@@ -224,6 +226,7 @@ def test_pretrained_backbone_learns_slowly_and_its_head_fast():
         ({"size": 100}, "--size: found 100, expected a multiple of 32 px"),
         ({"freeze": -1}, "--freeze: found -1, expected 0 or more stages"),
         ({"export": ["onxx"]}, "format: found 'onxx'. Did you mean 'onnx'?"),
+        ({"opts": ["iters=5"]}, "--opts iters: say --iters"),
         ({"minuts": 2}, "fit: no option 'minuts'. Did you mean 'minutes'?"),
     ],
 )
