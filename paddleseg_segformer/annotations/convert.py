@@ -162,7 +162,8 @@ def prepare(
         )
         paths = list(tqdm(work, total=len(samples), unit="label", disable=not show_progress))
         pixels = converter.num_pixels(seen)
-        rows, warnings = kept, []
+        rows: Sequence[Row] = kept
+        warnings: list[str] = []
         if not kept:
             hashes = {
                 str(s.image): e.hash
@@ -305,7 +306,7 @@ def _class_warnings(
         ("val", "no validation label"),
     ):
         chosen = [index_of[row.image] for row in rows if set_name in ("", row.set)]
-        lacking = np.flatnonzero(pixels[chosen].sum(axis=0) == 0) if chosen else []
+        lacking = np.flatnonzero(pixels[chosen].sum(axis=0) == 0).tolist() if chosen else []
         if set_name:
             lacking = [index for index in lacking if pixels[:, index].any()]
         if len(lacking):

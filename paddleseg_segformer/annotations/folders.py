@@ -69,15 +69,32 @@ class Folders(Annotations):
                 "of the same name. Say how labels are called: --labels '{stem}_mask.png'."
             )
         sets = _listed_sets(files)
-        self.samples = [
+        samples = [
             Sample(image, label, _set_of(files.relative(image), sets)) for image, label in pairs
         ]
-        self._values = _Values(files, [label for _, label in pairs], options)
+        self.open(samples, options.label_values, read_table(options.classes).colors)
+        self.conclusions = [conclusion, *self.conclusions]
+
+    def open(
+        self,
+        samples: Sequence[Sample],
+        label_values: str | Sequence[int],
+        colors: Mapping[str, Color],
+    ) -> None:
+        """Set the samples, and look at what their labels hold.
+
+        Args:
+            label_values: As of `Options`.
+            colors: Of the classes, where they are known.
+        """
+        self.samples = samples
+        labels = [sample.annotation for sample in samples if sample.annotation]
+        self._values = _Values(labels, label_values, colors)
         self.classes, self.palette = self._values.classes, self._values.palette
         self.is_open = self._values.is_open
         self.holds_ids = self._values.kind == "ids"
         self.background = "background" if self._values.kind == "binary" else None
-        self.conclusions = [conclusion, self._values.conclusion]
+        self.conclusions = [self._values.conclusion]
 
     def size_hw(self, index: int) -> tuple[int, int] | None:
         path = self.samples[index].annotation
@@ -306,23 +323,23 @@ class _Values:
             highest value), or "colors".
     """
 
-    def __init__(self, files: Files, labels: Sequence[Path], options: Options) -> None:
+    def __init__(
+        self, labels: Sequence[Path], given: str | Sequence[int], table: Mapping[str, Color]
+    ) -> None:
         self.is_open = False
         self.palette: dict[int, Color] | None = None
-        table = read_table(options.classes)
         looked = [labels[index] for index in spread(len(labels), LOOK_LABELS)]
         self._where = f"{len(looked)} labels"
-        given = options.label_values
         if not isinstance(given, str):
             self._levels(list(given), "--label_values")
             return
         if given not in ("auto", "ids", "colors"):
             raise UserError(f"--label_values: found {given!r}, expected ids, colors or numbers.")
         are_colors = given == "colors" or (
-            given == "auto" and (bool(table.colors) or any(map(_is_color, looked)))
+            given == "auto" and (bool(table) or any(map(is_color, looked)))
         )
         if are_colors:
-            self._colors(looked, table.colors)
+            self._colors(looked, table)
         else:
             self._ids(looked, given == "auto")
 
@@ -342,8 +359,7 @@ class _Values:
             found = np.unique(ids)
             unknown = [] if self.is_open else sorted({*found.tolist()} - {*self.classes, IGNORED})
             if unknown or len(found) > MAX_COLORS:
-                color = tuple(unknown[0].to_bytes(3, "big")) if unknown else ""
-                what = f"the colour {color}" if unknown else f"{len(found)} colours"
+                what = f"the colour {_color(unknown[0])}" if unknown else f"{len(found)} colours"
                 raise UserError(
                     f"{path}: found {what}, expected one of {len(self.classes)} colours. Colours "
                     "between others come of smoothed edges or lossy files: export the labels again."
@@ -441,7 +457,7 @@ class _Values:
             self.palette = {raw_id: color for raw_id, (color, _) in colors.items()}
 
     def _colors(self, looked: Sequence[Path], table: Mapping[str, Color]) -> None:
-        self.kind, self._ignored = "colors", ()
+        self.kind = "colors"
         found: set[int] = set()
         for path in looked:
             codes = np.unique(color_codes(decode_rgb(path, read_file(path)))).tolist()
@@ -482,13 +498,14 @@ def _known_colors(found: set[int]) -> tuple[dict[int, str], str]:
         ids = [colors.index(code) for code in found]
         if max((index for index in ids if index != IGNORE_INDEX), default=256) < 64:
             named = {code: f"class_{index}" for index, code in enumerate(colors[:64])}
+            named[0] = "background"
             last = max(index for index in ids if index != IGNORE_INDEX)
             kept = {code: name for code, name in named.items() if colors.index(code) <= last}
             return kept | {colors[255]: ""}, ", all of them of Pascal VOC's colour map"
     return {}, ""
 
 
-def _is_color(path: Path) -> bool:
+def is_color(path: Path) -> bool:
     """Tell whether a label image has colours in place of ids."""
     if path.suffix.lower() in (".npy", ".tif", ".tiff"):
         return False

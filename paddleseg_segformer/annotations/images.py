@@ -75,9 +75,13 @@ def read_header(path: Path) -> Header:
             pass  # what follows says what is wrong
     content = read_file(path)
     if suffix == ".npy":
-        height, width, *bands = check_array(path, content)
-        dtype = np.lib.format.open_memmap(path, mode="r").dtype
-        return Header((height, width), 1, bands[0] if bands else 1, dtype.name)
+        shape = check_array(path, content)
+        if len(shape) not in (2, 3):
+            raise UserError(
+                f"{path}: found an array of shape {shape}, expected (H, W) or (H, W, C)."
+            )
+        dtype = np.load(path, mmap_mode="r").dtype
+        return Header((shape[0], shape[1]), 1, shape[2] if len(shape) == 3 else 1, dtype.name)
     size_hw = check_image(path, content)
     if layout := tiff_layout(content):
         kind = {1: "uint", 2: "int", 3: "float"}.get(layout.kind, "uint")

@@ -201,7 +201,9 @@ def _groups(
     members: defaultdict[str, list[str]] = defaultdict(list)
     for path in sorted(paths):
         members[root(path)].append(path)
-    groups, reasons, warnings = {}, {}, []
+    groups: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    warnings = []
     most = max(1, int(min(options.val, 1 - options.val) * len(paths)))
     for first, group in members.items():
         cause = " and ".join(sorted({cause for path in group for cause in causes[path]}))

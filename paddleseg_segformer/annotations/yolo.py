@@ -1,0 +1,143 @@
+"""YOLO's segmentation labels: a text file of polygons for each image, and a data.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from paddleseg_segformer.annotations.drawn import (
+    Drawn,
+    Object,
+    number_in,
+    polygons,
+    sorted_samples,
+)
+from paddleseg_segformer.annotations.source import SETS, Conclusion, Files, Options, Sample
+from paddleseg_segformer.data.io import IMAGE_SUFFIXES
+from paddleseg_segformer.data.lists import read_list_text, walk_files
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.yaml_files import read_yaml
+
+
+class Yolo(Drawn):
+    """Polygons in shares of the image's sides; the smaller one is on top, as Ultralytics has it.
+
+    An image without a label file, or with an empty one, holds no object. Classes are the `names`.
+    """
+
+    smallest_on_top = True
+
+    @classmethod
+    def recognise(cls, files: Files) -> str:
+        found = _data_files(files)
+        return f"{files.relative(found[0])} names classes and sets" if found else ""
+
+    def __init__(self, files: Files, options: Options) -> None:
+        found = _data_files(files)
+        if len(found) != 1:
+            listed = " and ".join(map(str, found[:2])) or "none"
+            raise UserError(
+                f"{files.root}: expected one data.yaml with names, found {listed}. Name the file "
+                "in place of the folder."
+            )
+        [self._yaml] = found
+        content = read_yaml(self._yaml)
+        self.classes = _names(content["names"], self._yaml)
+        samples, num_unlabelled = [], 0
+        for set_name in SETS:
+            for image in _images(content, set_name, self._yaml):
+                label = _label_path(image)
+                num_unlabelled += label is None
+                samples.append(Sample(image, label, set_name))
+        if not any(sample.annotation for sample in samples):
+            raise UserError(
+                f"{self._yaml}: none of the {len(samples)} images has a label file. They are "
+                "expected in labels/ beside images/, with the images' names and .txt."
+            )
+        self.samples = sorted_samples(samples, self._yaml)
+        self.warnings = []
+        if num_unlabelled:
+            self.warnings.append(f"{num_unlabelled} images without a label file hold no object")
+        self.conclusions = [
+            Conclusion("where objects overlap, the smaller one is on top", "YOLO states no order")
+        ]
+
+    def objects(self, index: int, size_hw: tuple[int, int]) -> Iterable[Object]:
+        path = self.samples[index].annotation
+        if path is None or not path.stat().st_size:
+            return
+        height, width = size_hw
+        for number, line in enumerate(read_list_text(path).decode().split("\n"), 1):
+            words = line.split()
+            if not words:
+                continue
+            where = f"{path}, line {number}"
+            class_id, *values = (number_in(word, where) for word in words)
+            if class_id not in self.classes:
+                raise UserError(
+                    f"{where}: found the class {words[0]}, expected 0 to {len(self.classes) - 1} "
+                    f"({self._yaml})."
+                )
+            if len(values) == 4:
+                raise UserError(
+                    f"{where}: a box (x, y, width, height), expected the corners of a polygon. "
+                    "Draw outlines, or export as segmentation."
+                )
+            if len(values) % 2 or not all(-1 <= value <= 2 for value in values):
+                raise UserError(
+                    f"{where}: expected x and y in turn, in shares of the image's sides."
+                )
+            corners = zip(values[::2], values[1::2], strict=True)
+            ring = [(x * width, y * height) for x, y in corners]
+            yield Object(int(class_id), polygons([ring], size_hw, where))
+
+
+def _data_files(files: Files) -> list[Path]:
+    """Return the YAML files that hold `names` and `train`."""
+    return [
+        path
+        for path in files.of_kind(".yaml", ".yml")
+        if {"names", "train"}
+        <= {line.partition(":")[0].strip() for line in files.head(path, 1 << 20).split("\n")}
+    ]
+
+
+def _names(content: Any, path: Path) -> dict[int, str]:
+    """Return the names by id."""
+    pairs = list(content.items() if isinstance(content, dict) else enumerate(content or []))
+    if not pairs or sorted(key for key, _ in pairs) != list(range(len(pairs))):
+        raise UserError(
+            f"{path}: names: found {str(content)[:60]}, expected ids from 0 with names."
+        )
+    return {int(key): str(name) for key, name in sorted(pairs)}
+
+
+def _images(content: dict[str, Any], set_name: str, path: Path) -> list[Path]:
+    """Return the images of a set: of folders, or listed in text files."""
+    stated = content.get(set_name) or []
+    images: list[Path] = []
+    for item in stated if isinstance(stated, list) else [stated]:
+        root = path.parent / str(content.get("path") or "")
+        places = [root / str(item), path.parent / str(item), path.parent / str(item).lstrip("./")]
+        place = next((place for place in places if place.exists()), None)
+        if place is None:
+            if set_name == "test":  # often named, and not delivered
+                continue
+            raise UserError(f"{path}: {set_name}: there is no {places[0]}. Correct the path.")
+        if place.is_dir():
+            images += [p for p in walk_files(place) if p.suffix.lower() in IMAGE_SUFFIXES]
+        else:
+            lines = read_list_text(place).decode().split("\n")
+            images += [place.parent / line.strip() for line in lines if line.strip()]
+    return images
+
+
+def _label_path(image: Path) -> Path | None:
+    """Return the label file of an image: the last folder `images` in its path becomes `labels`."""
+    parts = list(image.parts)
+    if "images" in parts:
+        place = len(parts) - 1 - parts[::-1].index("images")
+        parts[place] = "labels"
+    label = Path(*parts).with_suffix(".txt")
+    return label if label.is_file() else None
