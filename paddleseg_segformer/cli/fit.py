@@ -15,6 +15,7 @@ from paddleseg_segformer.cli.common import (
 )
 from paddleseg_segformer.files import check_folder
 from paddleseg_segformer.fitting.options import MODELS, FitOptions
+from paddleseg_segformer.fitting.prepare import detect_data
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +87,12 @@ def run(args: Namespace) -> None:
     options = FitOptions(**own, annotations=annotation_options(args))
     if not options.dry_run:
         check_folder(options.out_dir)
+    detected = None if options.resume else detect_data(options)
     device = set_device(args.device)
 
     from paddleseg_segformer.fitting.run import run as run_fit
 
     logger.info("device %s", device)
-    report = run_fit(options)
+    report = run_fit(options, detected)
     if options.dry_run:
         print(report.config_yaml)

@@ -114,7 +114,8 @@ class FitOptions:
             raise UserError(f"--freeze: found {self.freeze}, expected 0 or more stages.")
         check_formats(self.formats)
         with explained():
-            import matplotlib  # noqa: F401  the report's; better now than after the training
+            if not find_spec("matplotlib"):  # for the report: better now than after the training
+                raise ModuleNotFoundError(name="matplotlib")
         self.model_section()
 
     @property

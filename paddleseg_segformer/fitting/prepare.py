@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from paddleseg_segformer.annotations import detect, prepare
+from paddleseg_segformer.annotations import Detected, detect, prepare
 from paddleseg_segformer.annotations.classes import BACKGROUNDS
 from paddleseg_segformer.annotations.convert import SPLIT
 from paddleseg_segformer.fitting.options import FitOptions
@@ -29,15 +29,24 @@ class PreparedData(NamedTuple):
     background: int | None
 
 
-def prepare_data(options: FitOptions, folder: Path) -> PreparedData:
-    """Detect the form of the data, and write labels, lists and the split into a folder of its own.
+def detect_data(options: FitOptions) -> Detected:
+    """Detect the form of the data and log the conclusions, in seconds and without Paddle.
 
     Raises:
-        UserError: the data cannot be understood, or in several ways; a file is damaged.
+        UserError: the data cannot be understood, or in several ways.
     """
     detected = detect(options.data, options.annotations)
+    logger.info("%s\n%s", options.data, "\n".join(detected.lines()))
+    return detected
+
+
+def prepare_data(detected: Detected, folder: Path) -> PreparedData:
+    """Write labels, lists and the split of detected data into a folder of its own.
+
+    Raises:
+        UserError: a file is damaged, or does not fit its image.
+    """
     conclusions = detected.lines()
-    logger.info("%s\n%s", options.data, "\n".join(conclusions))
     prepared = prepare(detected, folder, num_threads=os.cpu_count() or 1, show_progress=True)
     sections = {f"{mode}_dataset": prepared.section(mode) for mode in ("train", "val")}
     found = ", ".join(f"{count} images for {name}" for name, count in prepared.num_samples.items())

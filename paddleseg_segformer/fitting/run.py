@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from paddleseg_segformer.annotations import Detected
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import Metrics
@@ -26,7 +27,7 @@ from paddleseg_segformer.files import remove_folder, write_text
 from paddleseg_segformer.fitting.card import model_card
 from paddleseg_segformer.fitting.options import FitOptions
 from paddleseg_segformer.fitting.plan import Plan, make_plan
-from paddleseg_segformer.fitting.prepare import prepare_data
+from paddleseg_segformer.fitting.prepare import detect_data, prepare_data
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.model_folder import CONFIG, build_model
 from paddleseg_segformer.predictor import Predictor, label_set_of
@@ -113,19 +114,23 @@ def fit(data: Any, **options: Any) -> FitReport:
     return run(FitOptions.of(data, **options))
 
 
-def run(options: FitOptions) -> FitReport:
-    """Do what the options say; see `fit`."""
+def run(options: FitOptions, detected: Detected | None = None) -> FitReport:
+    """Do what the options say; see `fit`.
+
+    Args:
+        detected: The data, where it was detected before.
+    """
     begun_s = time.monotonic()
     if options.dry_run:
         with TemporaryDirectory() as folder:
-            conclusions, plan = _plan(options, Path(folder, DATA), begun_s)
+            conclusions, plan = _plan(options, detected, Path(folder, DATA), begun_s)
             text = _config_text(plan, options, options.out_dir)
             text = text.replace(folder, str(options.out_dir))
         return FitReport(None, conclusions, list(map(str, plan.recipe.choices)), text)
     out = options.out_dir
     state = _State.open(out, options)
     with _logged(out / LOG):
-        stages = _Stages(options, out, state, begun_s)
+        stages = _Stages(options, out, state, begun_s, detected)
         for name, stage in stages.in_order().items():
             if name in state.seconds:
                 logger.info("%s: done before", name)
@@ -233,13 +238,22 @@ class _Stages:
     Args:
         out: Folder of the results.
         begun_s: When the run began, of `time.monotonic`.
+        detected: The data, where it was detected before.
     """
 
-    def __init__(self, options: FitOptions, out: Path, state: _State, begun_s: float) -> None:
+    def __init__(
+        self,
+        options: FitOptions,
+        out: Path,
+        state: _State,
+        begun_s: float,
+        detected: Detected | None,
+    ) -> None:
         self.options = options
         self.out = out
         self.state = state
         self.begun_s = begun_s
+        self.detected = detected
 
     def in_order(self) -> dict[str, Callable[[], None]]:
         """Return the stages by name."""
@@ -253,10 +267,10 @@ class _Stages:
 
     def plan(self) -> None:
         """Find out about the data, and write `config.yml`."""
-        state, recipe = self.state, None
-        state.conclusions, plan = _plan(self.options, self.out / DATA, self.begun_s)
+        state, options = self.state, self.options
+        state.conclusions, plan = _plan(options, self.detected, self.out / DATA, self.begun_s)
         recipe = plan.recipe
-        config = recipe.config(self.options.opts)
+        config = recipe.config(options.opts)
         assert config.val_dataset is not None
         state.choices = list(map(str, recipe.choices))
         state.run, state.iters = recipe.run, config.iters
@@ -268,7 +282,7 @@ class _Stages:
         }
         classes = config.val_dataset["classes"]
         write_text(self.out / CLASSES, "".join(f"{name}\n" for name in classes))
-        write_text(self.out / CONFIG, _config_text(plan, self.options, self.out))
+        write_text(self.out / CONFIG, _config_text(plan, options, self.out))
 
     def train(self) -> None:
         """Train; remove the checkpoints when the best model is whole."""
@@ -324,9 +338,11 @@ class _Stages:
             remove_folder(folder)
 
 
-def _plan(options: FitOptions, folder: Path, begun_s: float) -> tuple[list[str], Plan]:
+def _plan(
+    options: FitOptions, detected: Detected | None, folder: Path, begun_s: float
+) -> tuple[list[str], Plan]:
     """Prepare the data in a folder and plan; log all conclusions."""
-    prepared = prepare_data(options, folder)
+    prepared = prepare_data(detected or detect_data(options), folder)
     plan = make_plan(prepared.sections, options, prepared.background, begun_s)
     for choice in plan.recipe.choices:
         logger.info("%s", choice)

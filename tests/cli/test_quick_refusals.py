@@ -19,6 +19,18 @@ NO_FLAG, NO_WEIGHTS = "unknown argument --nope", "nowhere: no such weight file"
 NO_CONFIG = "config nowhere: neither a file nor the name of a packaged config"
 NO_FOLDER = "file/x: expected a folder, found a file"
 MISTAKES = {
+    "fit": {
+        "": "the following arguments are required: DATA",
+        "nowhere": "nowhere: no such file or folder",
+        ". --itres 5": "unknown argument --itres. Did you mean '--iters'?",
+        ". --model b7": "--model: found 'b7', expected a config (.yml) or a name",
+        ". --minutes 3 --iters 5": "--minutes and --iters each say how long to train",
+        ". --export onxx": "format: found 'onxx'. Did you mean 'onnx'?",
+        ". --bands 1;2": "argument --bands: found '1;2', expected numbers such as 1,2,3",
+        ". --out file/x": NO_FOLDER,
+        ". --format coko": "Did you mean 'coco'?",
+        ".": "recognised no annotations",
+    },
     "train": {
         f"{CONFIG} --itres 5": "unknown argument --itres. Did you mean '--iters'?",
         "": "the following arguments are required: --config",
