@@ -112,7 +112,8 @@ class FitOptions:
             raise UserError(f"--size: found {self.size}, expected a multiple of {MIN_SIDE_PX} px.")
         if self.freeze < 0:
             raise UserError(f"--freeze: found {self.freeze}, expected 0 or more stages.")
-        check_formats(self.formats)
+        if list(self.export) != [AUTO]:
+            check_formats(self.formats)
         with explained():
             if not find_spec("matplotlib"):  # for the report: better now than after the training
                 raise ModuleNotFoundError(name="matplotlib")

@@ -23,6 +23,7 @@ from paddleseg_segformer.annotations import Detected
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import Metrics
+from paddleseg_segformer.export.checks import check_formats
 from paddleseg_segformer.files import remove_folder, write_text
 from paddleseg_segformer.fitting.card import model_card
 from paddleseg_segformer.fitting.options import FitOptions
@@ -268,6 +269,7 @@ class _Stages:
     def plan(self) -> None:
         """Find out about the data, and write `config.yml`."""
         state, options = self.state, self.options
+        check_formats(options.formats)
         state.conclusions, plan = _plan(options, self.detected, self.out / DATA, self.begun_s)
         recipe = plan.recipe
         config = recipe.config(options.opts)
