@@ -50,10 +50,10 @@ class Coco(Drawn):
         for path in paths:
             set_name = set_named(path.stem) or set_named(path.parent.name)
             first = by_set.setdefault(set_name, path)
-            if first != path or (not set_name and len(paths) > 1):
-                other = first if first != path else next(p for p in paths if p != path)
+            one, other = (first, path) if set_name else (paths[0], paths[-1])
+            if one != other:
                 raise UserError(
-                    f"{other} and {path}: which of them is meant? Name the file in place of the "
+                    f"{one} and {other}: which of them is meant? Name the file in place of the "
                     "folder, or one for each set with train or val in its name."
                 )
         self._names: dict[int, str] = {}  # by category id

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from paddleseg_segformer.annotations.classes import ClassMap, make_class_map
+from paddleseg_segformer.annotations.drawn import Drawn
 from paddleseg_segformer.annotations.images import ImageFacts, look_at_images, read_header
 from paddleseg_segformer.annotations.source import (
     NOTHING,
@@ -113,6 +114,13 @@ def detect(data: str | Path, options: Options | None = None) -> Detected:
     annotations: Annotations = resolve("annotation_format", name)(files, options)
     if not annotations.samples:
         raise UserError(f"{data}: found no image with annotations ({name}). Check the folder.")
+    warnings = list(annotations.warnings)
+    used = {sample.image for sample in annotations.samples}
+    unused = [path for path in files.rasters if path not in used]
+    if isinstance(annotations, Drawn) and unused:
+        warnings.append(
+            f"{len(unused)} images without annotations are left out, such as {unused[0]}"
+        )
     images = look_at_images([sample.image for sample in annotations.samples], options)
     exif_orientation, conclusion = _orientation(annotations, options)
     covered = _covered(annotations, exif_orientation)
@@ -145,7 +153,7 @@ def detect(data: str | Path, options: Options | None = None) -> Detected:
         images,
         exif_orientation,
         tuple(conclusions),
-        tuple(annotations.warnings),
+        tuple(warnings),
     )
 
 

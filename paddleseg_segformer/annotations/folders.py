@@ -80,16 +80,18 @@ class Folders(Annotations):
         samples: Sequence[Sample],
         label_values: str | Sequence[int],
         colors: Mapping[str, Color],
+        may_be_levels: bool = True,
     ) -> None:
         """Set the samples, and look at what their labels hold.
 
         Args:
             label_values: As of `Options`.
             colors: Of the classes, where they are known.
+            may_be_levels: Whether labels may hold grey levels, such as 0 and 255, for classes.
         """
         self.samples = samples
         labels = [sample.annotation for sample in samples if sample.annotation]
-        self._values = _Values(labels, label_values, colors)
+        self._values = _Values(labels, label_values, colors, may_be_levels)
         self.classes, self.palette = self._values.classes, self._values.palette
         self.is_open = self._values.is_open
         self.holds_ids = self._values.kind == "ids"
@@ -134,8 +136,16 @@ def _paired(files: Files, options: Options) -> tuple[list[Pair], list[str], Conc
     labels = _by_key(files, label_files, options.labels)
     if not images.keys() & labels.keys():  # folders differ in more than their kind
         images, labels = _by_stem(images), _by_stem(labels)
-    for key in images.keys() & labels.keys():
+    for key in sorted(images.keys() & labels.keys()):
         _refuse_two(files, images[key], labels[key])
+    by_stem: defaultdict[str, list[str]] = defaultdict(list)
+    for key in images.keys() & labels.keys():
+        by_stem[key.rpartition("/")[2]].append(key)
+    for key in sorted(labels.keys() - images.keys()):  # of a second folder of labels
+        *folders, stem = key.split("/")
+        for other in by_stem[stem]:
+            if {*other.split("/")[:-1]} <= {*folders}:
+                _refuse_two(files, images[other], [*labels[other], *labels[key]])
     pairs = sorted((images[key][0], labels[key][0]) for key in images.keys() & labels.keys())
     warnings = []
     for kind, found, partners in (("image", images, labels), ("label", labels, images)):
@@ -324,7 +334,11 @@ class _Values:
     """
 
     def __init__(
-        self, labels: Sequence[Path], given: str | Sequence[int], table: Mapping[str, Color]
+        self,
+        labels: Sequence[Path],
+        given: str | Sequence[int],
+        table: Mapping[str, Color],
+        may_be_levels: bool,
     ) -> None:
         self.is_open = False
         self.palette: dict[int, Color] | None = None
@@ -336,12 +350,12 @@ class _Values:
         if given not in ("auto", "ids", "colors"):
             raise UserError(f"--label_values: found {given!r}, expected ids, colors or numbers.")
         are_colors = given == "colors" or (
-            given == "auto" and (bool(table) or any(map(is_color, looked)))
+            given == "auto" and (bool(table) or any(map(_is_color, looked)))
         )
         if are_colors:
             self._colors(looked, table)
         else:
-            self._ids(looked, given == "auto")
+            self._ids(looked, given == "auto", may_be_levels)
 
     def raw_ids(self, path: Path) -> np.ndarray:
         """Return the raw ids (H, W) of one label image."""
@@ -393,7 +407,7 @@ class _Values:
         self.classes = {index: f"class_{index}" for index in range(len(values))}
         self.conclusion = Conclusion(f"labels hold {values} for the classes", reason)
 
-    def _ids(self, looked: Sequence[Path], may_be_levels: bool) -> None:
+    def _ids(self, looked: Sequence[Path], is_auto: bool, may_be_levels: bool) -> None:
         self.kind, self.is_open = "ids", True
         values: set[int] = set()
         for path in looked:
@@ -401,6 +415,7 @@ class _Values:
             values |= set(np.unique(label).tolist())
         option = "--label_values"
         highest = max(values)
+        may_be_levels &= is_auto
         if may_be_levels and highest in (IGNORE_INDEX, (1 << 16) - 1) and values <= {0, highest}:
             self.kind, self.is_open, self._stored = "binary", False, [0, highest]
             self.classes = {0: "background", 1: "foreground"}
@@ -423,7 +438,8 @@ class _Values:
                 f"{looked[0]}: the labels hold {IGNORE_INDEX} alone, which is for pixels without a "
                 "class. Correct them."
             )
-        self._refuse_palettes_that_differ(looked)
+        if is_auto:
+            self._refuse_palettes_that_differ(looked)
         self.classes = {index: f"class_{index}" for index in range(ids[-1] + 1)}
         self.conclusion = Conclusion(
             f"labels hold ids 0..{ids[-1]}" + (", 255 is ignored" * (IGNORE_INDEX in values)),
@@ -505,7 +521,7 @@ def _known_colors(found: set[int]) -> tuple[dict[int, str], str]:
     return {}, ""
 
 
-def is_color(path: Path) -> bool:
+def _is_color(path: Path) -> bool:
     """Tell whether a label image has colours in place of ids."""
     if path.suffix.lower() in (".npy", ".tif", ".tiff"):
         return False

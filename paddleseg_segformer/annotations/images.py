@@ -65,7 +65,7 @@ def read_header(path: Path) -> Header:
             with Image.open(path) as file:  # of large files too, the header alone is read
                 modes = {"L": 1, "1": 1, "I": 1, "LA": 1, "I;16": 1, "F": 1}
                 is_wide = file.mode.startswith("I") or _is_wide_png(path)
-                turn = file.getexif().get(274, 1) if suffix != ".bmp" else 1
+                turn = file.getexif().get(274, 1) if _has_exif(path) else 1
                 size_hw, bands = (file.height, file.width), modes.get(file.mode, 3)
                 check_pixels(path, *size_hw)
                 return Header(size_hw, int(turn), bands, "uint16" if is_wide else "uint8")
@@ -89,6 +89,13 @@ def read_header(path: Path) -> Header:
         return Header(size_hw, layout.orientation, bands, f"{kind}{max(layout.bits, 8)}")
     with open_image(content) as file:
         return Header(size_hw, orientation(content), 1 if file.mode == "L" else 3, "uint8")
+
+
+def _has_exif(path: Path) -> bool:
+    """Tell whether a file may hold EXIF; Pillow decodes a whole PNG to find none."""
+    if path.suffix.lower() == ".png":
+        return b"eXIf" in path.read_bytes()
+    return path.suffix.lower() != ".bmp"
 
 
 def _is_wide_png(path: Path) -> bool:

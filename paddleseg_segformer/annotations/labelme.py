@@ -45,16 +45,19 @@ class LabelMe(Drawn):
 
     @classmethod
     def recognise(cls, files: Files) -> str:
-        found = _shape_files(files)
+        found = [path for path in files.of_kind(".json") if '"shapes"' in files.head(path)]
         return f"{len(found)} files of shapes, such as {files.relative(found[0])}" if found else ""
 
     def __init__(self, files: Files, options: Options) -> None:
         finder, samples = ImageFinder(files), []
         self._shapes: dict[Path, list[Mapping[str, Any]]] = {}
         self._sizes: dict[Path, tuple[int, int]] = {}
-        for path in _shape_files(files):
+        beside = {path.with_suffix("") for path in files.rasters}
+        for path in files.of_kind(".json"):
+            if path.with_suffix("") not in beside and '"shapes"' not in files.head(path):
+                continue
             content = read_json(path)
-            shapes = content.get("shapes")
+            shapes = content.get("shapes") if isinstance(content, dict) else None
             if not isinstance(shapes, list) or not all(isinstance(item, dict) for item in shapes):
                 raise UserError(f"{path}: expected a list of shapes. Save it with LabelMe again.")
             name = str(content.get("imagePath") or path.with_suffix(".jpg").name)
@@ -92,10 +95,6 @@ class LabelMe(Drawn):
         for number, shape in enumerate(self._shapes[sample.image], 1):
             where = f"{sample.annotation}: shape {number} ({shape.get('label')})"
             yield Object(self._raw_ids[str(shape.get("label"))], _rle(shape, size_hw, where))
-
-
-def _shape_files(files: Files) -> list[Path]:
-    return [path for path in files.of_kind(".json") if '"shapes"' in files.head(path)]
 
 
 def _rle(shape: Mapping[str, Any], size_hw: tuple[int, int], where: str) -> Rle:

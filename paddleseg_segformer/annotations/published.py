@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from paddleseg_segformer.annotations.classes import BACKGROUNDS, read_table
-from paddleseg_segformer.annotations.folders import Folders, is_color
+from paddleseg_segformer.annotations.folders import Folders
 from paddleseg_segformer.annotations.images import read_header
 from paddleseg_segformer.annotations.source import (
     IGNORED,
@@ -64,12 +64,7 @@ class Voc(Folders):
 
     def __init__(self, files: Files, options: Options) -> None:
         samples, self.warnings = _voc_samples(files, options)
-        labels = [sample.annotation for sample in samples if sample.annotation]
-        are_colors = any(map(is_color, labels[:10]))
-        given = options.label_values
-        if given == "auto":
-            given = "colors" if are_colors else "ids"
-        self.open(samples, given, read_table(options.classes).colors)
+        self.open(samples, options.label_values, read_table(options.classes).colors, False)
         if not self.holds_ids:
             return
         listed = files.root / VOC_NAMES

@@ -109,5 +109,6 @@ def _quantiles(draws: np.ndarray, ends: list[float]) -> tuple[np.ndarray, np.nda
     """Return two quantiles of each column, (K,) each; NaN for a column without a number."""
     low, high = np.full((2, draws.shape[1]), np.nan)
     has_values = ~np.isnan(draws).all(axis=0)
-    low[has_values], high[has_values] = np.nanquantile(draws[:, has_values], ends, axis=0)
+    if has_values.any():
+        low[has_values], high[has_values] = np.nanquantile(draws[:, has_values], ends, axis=0)
     return low, high

@@ -77,18 +77,18 @@ def margin_px(shape: tuple[int, ...], ratio: float) -> int:
     return max(1, round(ratio * float(np.hypot(shape[0], shape[1]))))
 
 
-def near_boundary(ids: np.ndarray, width_px: int) -> np.ndarray:
-    """Return where another id or the image's edge is at most `width_px` away, (H, W) bool.
+def near_boundary(ids: np.ndarray, width_px: int, is_edge_one: bool = True) -> np.ndarray:
+    """Return where another id is at most `width_px` away, (H, W) bool.
 
     Args:
         ids: (H, W) uint16.
         width_px: Steps in eight directions.
+        is_edge_one: The image's edge is a boundary too.
     """
-    size = 2 * width_px + 1
-    kernel = np.ones((size, size), np.uint8)
-    outside = {"borderType": cv2.BORDER_CONSTANT}
-    lowest = cv2.erode(ids, kernel, borderValue=0, **outside)
-    highest = cv2.dilate(ids, kernel, borderValue=_IGNORED, **outside)
+    kernel = np.ones((2 * width_px + 1,) * 2, np.uint8)
+    below, above = (0, _IGNORED) if is_edge_one else (_IGNORED, 0)  # taken for what is outside
+    lowest = cv2.erode(ids, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=below)
+    highest = cv2.dilate(ids, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=above)
     return lowest != highest
 
 

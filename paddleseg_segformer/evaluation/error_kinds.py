@@ -22,10 +22,10 @@ from paddleseg_segformer.evaluation.boundaries import (
 
 # kinds of wrong pixels, which exclude each other
 KINDS = {
-    "missed": "in an object that the prediction misses, and that is nothing of its own there",
-    "invented": "in a predicted object that is not there",
+    "missed": "in a labelled object that is lost in what surrounds it",
+    "invented": "in a predicted object where there is none",
     "boundary": "elsewhere, near a boundary in the label (0.75 % of the diagonal)",
-    "confused": "the rest: parts or whole objects taken for another class",
+    "confused": "the rest: a part or a whole object taken for another class",
 }
 SIZES = (0.001, 0.01, 0.1)  # shares of the image's pixels: bounds between sizes of objects
 SIZE_NAMES = ("below 0.1 %", "0.1 to 1 %", "1 to 10 %", "10 % and more")
@@ -54,7 +54,7 @@ def error_counts(label: np.ndarray, prediction: np.ndarray, ignore_index: int) -
     is_wrong = labelled != predicted
     is_missed, areas, right = _objects(labelled, predicted)
     is_invented, _, _ = _objects(predicted, labelled)
-    is_near = near_boundary(labelled, margin_px(label.shape, TOLERANCE_RATIO))
+    is_near = near_boundary(labelled, margin_px(label.shape, TOLERANCE_RATIO), is_edge_one=False)
     kinds = [
         is_missed & ~is_invented,
         is_invented & ~is_missed,

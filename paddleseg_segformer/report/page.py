@@ -186,7 +186,7 @@ def _images(content: Mapping[str, Any], shown: Sequence[Shown]) -> str:
         f"<figure><figcaption>{escape(item.figures.path)} · mIoU {percent(item.figures.miou)} · "
         f"accuracy {percent(item.figures.accuracy)} · "
         f"mostly {max(zip(item.figures.error_kinds, KINDS, strict=True))[1]}</figcaption>"
-        f'<a href="{escape(item.file)}"><img loading="lazy" alt="{", ".join(PANELS)}" '
+        f'<a href="{escape(item.file)}"><img class="strip" alt="{", ".join(PANELS)}" '
         f'src="data:image/jpeg;base64,{base64.b64encode(item.jpeg).decode()}"></a></figure>'
         for item in shown
     )

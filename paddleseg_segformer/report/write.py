@@ -279,9 +279,7 @@ def _figures(subject: Subject, metrics: Metrics, findings: Findings) -> dict[str
             for size, column in zip(SIZE_NAMES, findings.objects.T.tolist(), strict=True)
         },
         "calibration": _calibration(findings),
-        "images": [
-            vars(image) | {"error_kinds": image.error_kinds.tolist()} for image in findings.images
-        ],
+        "images": [dataclasses.asdict(image) for image in findings.images],
         "speed": {
             "median_ms_per_image": 1000 * findings.median_seconds,
             "peak_memory_mib": peak_memory_mib(),
@@ -401,6 +399,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and np.isnan(value) else value
