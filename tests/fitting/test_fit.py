@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_data
+from own_data import write_data
 from PIL import Image
 
 import paddleseg_segformer
