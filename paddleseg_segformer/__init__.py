@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from paddleseg_segformer.components import register_component
     from paddleseg_segformer.config import load_config
     from paddleseg_segformer.errors import UserError
+    from paddleseg_segformer.fitting.run import fit
     from paddleseg_segformer.model_folder import build_model, load_model
     from paddleseg_segformer.models import (
         LinearSegmenter,
@@ -50,6 +51,7 @@ __all__ = [
     "UserError",
     "VisionTransformer",
     "build_model",
+    "fit",
     "load_config",
     "load_model",
     "register",
@@ -66,6 +68,7 @@ _HOMES = {
     "UserError": "errors",
     "VisionTransformer": "models",
     "build_model": "model_folder",
+    "fit": "fitting.run",
     "load_config": "config",
     "load_model": "model_folder",
     "register": "paddleseg_bridge",

@@ -67,6 +67,17 @@ class SegmentationModel(Protocol):
 
 
 @runtime_checkable
+class Staged(Protocol):
+    """A backbone that says in which order it applies its layers."""
+
+    def stages(self) -> Sequence[Sequence[tuple[str, ...]]]:
+        """Return its stages from input to output, each of names of layers that are equally deep.
+
+        Names are those of its sublayers and parameters; every parameter lies within one of them.
+        """
+
+
+@runtime_checkable
 class Reshaping(Protocol):
     """A layer that can start from weights of another shape, such as position embeddings."""
 
@@ -106,6 +117,7 @@ class Transform(Protocol):
     """
 
     keeps_uint8: bool = False  # takes images as uint8; without it they come as float32
+    mixes_samples: bool = False  # finds in `draw_other` a function that returns another sample
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]: ...
 

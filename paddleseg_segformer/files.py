@@ -36,8 +36,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     with _locked(folder) as is_mine:
         if is_mine is False:
             raise UserError(
-                f"{folder}: another run writes into this folder. Choose another --save_dir, or "
-                "wait for its end."
+                f"{folder}: another run writes into this folder. Choose another folder, or wait "
+                "for its end."
             )
         yield
 

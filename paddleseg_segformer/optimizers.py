@@ -7,28 +7,38 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 from paddle.optimizer.lr import LinearWarmup, LRScheduler
 
 from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean
+from paddleseg_segformer.models.stages import is_part_of, stages_of
 
 
 def parameter_groups(
-    model: nn.Layer, rules: Sequence[dict[str, Any]], weight_decay: float | None
+    model: nn.Layer,
+    rules: Sequence[dict[str, Any]],
+    weight_decay: float | None,
+    layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters: each goes to the first rule whose `name` its name contains.
 
     Args:
         rules: each with `name`, and optionally `lr_mult` and `weight_decay_mult`.
         weight_decay: of the optimizer, scaled by `weight_decay_mult`.
+        layer_decay: factor of the learning rate from each depth of the backbone to the one before;
+            the head keeps the whole rate.
 
     Raises:
-        UserError: a rule has an unknown key, or matches no parameter.
+        UserError: a rule has an unknown key, or matches no parameter; or `layer_decay` is not in
+            (0, 1].
+
+    Source of `layer_decay`: Clark et al., "ELECTRA", 2020; Bao et al., "BEiT", 2022.
     """
     groups: list[dict[str, Any]] = []
     for rule in [*rules, {"name": ""}]:  # the empty name matches the rest
@@ -50,7 +60,32 @@ def parameter_groups(
                 f"custom_cfg: no trainable parameter's name contains '{name}' (or an earlier "
                 "rule took it)."
             )
-    return [group for group in groups if group["params"]]
+    groups = [group for group in groups if group["params"]]
+    if layer_decay is None:
+        return groups
+    if type(layer_decay) not in (int, float) or not 0 < layer_decay <= 1:
+        raise UserError(f"layer_decay: found {layer_decay!r}, expected a factor in (0, 1].")
+    return _by_depth(model, groups, layer_decay)
+
+
+def _by_depth(
+    model: nn.Layer, groups: Sequence[dict[str, Any]], layer_decay: float
+) -> list[dict[str, Any]]:
+    """Split each group by depth in the backbone, and scale the learning rates."""
+    depths = [depth for stage in stages_of(model, "layer_decay") for depth in stage]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    split = []
+    for group in groups:
+        by_depth: dict[int, list[Tensor]] = defaultdict(list)
+        for parameter in group["params"]:
+            is_at = (is_part_of(names[id(parameter)], depth) for depth in depths)
+            by_depth[next((i for i, found in enumerate(is_at) if found), len(depths))] += [
+                parameter
+            ]
+        for depth, parameters in sorted(by_depth.items()):
+            rate = group["learning_rate"] * layer_decay ** (len(depths) - depth)
+            split.append({**group, "params": parameters, "learning_rate": rate})
+    return split
 
 
 Decay = float | None
@@ -64,6 +99,7 @@ def _build(
     weight_decay: Decay,
     grad_clip_cfg: Clip,
     custom_cfg: Rules,
+    layer_decay: Decay,
     model: nn.Layer,
     learning_rate: float | LRScheduler,
     **arguments: Any,
@@ -73,7 +109,7 @@ def _build(
         arguments["weight_decay"] = decay
     return optimizer_class(
         learning_rate=learning_rate,
-        parameters=parameter_groups(model, custom_cfg or (), decay),
+        parameters=parameter_groups(model, custom_cfg or (), decay, layer_decay),
         grad_clip=_grad_clip(grad_clip_cfg),
         **arguments,
     )
@@ -93,15 +129,24 @@ def _grad_clip(section: Clip) -> Any:
         raise UserError(f"grad_clip_cfg ({name}): {error}") from None
 
 
-def sgd(weight_decay: Decay = None, grad_clip_cfg: Clip = None, custom_cfg: Rules = None) -> Build:
+def sgd(
+    weight_decay: Decay = None,
+    grad_clip_cfg: Clip = None,
+    custom_cfg: Rules = None,
+    layer_decay: Decay = None,
+) -> Build:
     """Stochastic gradient descent.
 
     Args:
         weight_decay: factor of the decay; None for none.
         grad_clip_cfg: `name`, a `paddle.nn` class such as ClipGradByGlobalNorm, and its arguments.
         custom_cfg: rules for groups of parameters; see `parameter_groups`.
+        layer_decay: factor of the learning rate from each block of the backbone to the one before,
+            in (0, 1]; None for none.
     """
-    return partial(_build, paddle.optimizer.SGD, weight_decay, grad_clip_cfg, custom_cfg)
+    return partial(
+        _build, paddle.optimizer.SGD, weight_decay, grad_clip_cfg, custom_cfg, layer_decay
+    )
 
 
 def momentum(
@@ -110,6 +155,7 @@ def momentum(
     weight_decay: Decay = None,
     grad_clip_cfg: Clip = None,
     custom_cfg: Rules = None,
+    layer_decay: Decay = None,
 ) -> Build:
     """SGD with momentum.
 
@@ -119,6 +165,8 @@ def momentum(
         weight_decay: factor of the decay; None for none.
         grad_clip_cfg: `name`, a `paddle.nn` class such as ClipGradByGlobalNorm, and its arguments.
         custom_cfg: rules for groups of parameters; see `parameter_groups`.
+        layer_decay: factor of the learning rate from each block of the backbone to the one before,
+            in (0, 1]; None for none.
     """
     return partial(
         _build,
@@ -126,6 +174,7 @@ def momentum(
         weight_decay,
         grad_clip_cfg,
         custom_cfg,
+        layer_decay,
         momentum=momentum,
         use_nesterov=use_nesterov,
     )
@@ -139,6 +188,7 @@ def _adam(
     weight_decay: Decay = None,
     grad_clip_cfg: Clip = None,
     custom_cfg: Rules = None,
+    layer_decay: Decay = None,
 ) -> Build:
     """Adam; in AdamW the decay acts on the weights, not on the gradient.
 
@@ -149,6 +199,8 @@ def _adam(
         weight_decay: factor of the decay; None for none.
         grad_clip_cfg: `name`, a `paddle.nn` class such as ClipGradByGlobalNorm, and its arguments.
         custom_cfg: rules for groups of parameters; see `parameter_groups`.
+        layer_decay: factor of the learning rate from each block of the backbone to the one before,
+            in (0, 1]; None for none.
     """
     return partial(
         _build,
@@ -156,6 +208,7 @@ def _adam(
         weight_decay,
         grad_clip_cfg,
         custom_cfg,
+        layer_decay,
         beta1=beta1,
         beta2=beta2,
         epsilon=epsilon,

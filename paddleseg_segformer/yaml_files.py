@@ -48,6 +48,18 @@ class Dumper(yaml.SafeDumper):
     """Quotes text that looks like `6e-5`, which `_Loader` would read as a number."""
 
 
+class CompactDumper(Dumper):
+    """Writes a list of numbers or texts on one line."""
+
+    def represent_sequence(
+        self, tag: str, sequence: Any, flow_style: bool | None = None
+    ) -> yaml.SequenceNode:
+        """Return the node of a list."""
+        node = super().represent_sequence(tag, sequence, flow_style)
+        node.flow_style = all(isinstance(item, yaml.ScalarNode) for item in node.value)
+        return node
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML that reads `6e-5` as a number, as YAML 1.2 does (PyYAML reads it as text)."""
 
@@ -186,6 +198,11 @@ def parse_yaml(text: str, name: str) -> Any:
         raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def dump_yaml(content: Any) -> str:
-    """Return plain data as YAML that `parse_yaml` reads back."""
-    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+def dump_yaml(content: Any, is_compact: bool = False) -> str:
+    """Return plain data as YAML that `parse_yaml` reads back.
+
+    Args:
+        is_compact: Write a list of numbers or texts on one line.
+    """
+    dumper, width = (CompactDumper, 98) if is_compact else (Dumper, 80)
+    return yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True, width=width)

@@ -56,7 +56,7 @@ class LabelStudio(Drawn):
             for task in tasks:
                 results = _results(task, path)
                 name = _image_name(task, path)
-                image = finder.find(name, path, UPLOAD.sub("", name))
+                image = finder.find(name, path, UPLOAD.sub("", PurePosixPath(name).name))
                 if image is not None and results is not None:
                     self._results[image] = results
                     samples.append(Sample(image, path, set_named(path.stem)))

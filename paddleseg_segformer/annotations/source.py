@@ -158,12 +158,16 @@ class Files:
     def of(cls, data: Path) -> Files:
         """Return the files of a folder, or of an annotation file's folder.
 
+        A folder that holds nothing but another one, as archives unpack, stands for that one.
+
         Raises:
             UserError: there is no such path, or it is an archive.
         """
         if data.suffix.lower() in (".zip", ".tar", ".gz", ".7z", ".rar"):
             raise UserError(f"{data}: found an archive, expected a folder. Unpack it first.")
         if data.is_dir():
+            while len(inner := list(data.iterdir())) == 1 and inner[0].is_dir():
+                [data] = inner
             return cls(data)
         if not data.is_file():
             raise UserError(f"{data}: no such folder. Name the folder of images and annotations.")

@@ -44,11 +44,14 @@ class Yolo(Drawn):
         content = read_yaml(self._yaml)
         self.classes = _names(content["names"], self._yaml)
         samples, num_unlabelled = [], 0
-        for set_name in SETS:
-            for image in _images(content, set_name, self._yaml):
-                label = _label_path(image)
-                num_unlabelled += label is None
-                samples.append(Sample(image, label, set_name))
+        sets = [name for name in SETS if content.get(name)]
+        found_images = [
+            (image, name) for name in sets for image in _images(content, name, self._yaml)
+        ]
+        for image, set_name in found_images or [(image, "") for image in files.rasters]:
+            label = _label_path(image)
+            num_unlabelled += label is None
+            samples.append(Sample(image, label, set_name))
         if not any(sample.annotation for sample in samples):
             raise UserError(
                 f"{self._yaml}: none of the {len(samples)} images has a label file. They are "
@@ -95,13 +98,13 @@ class Yolo(Drawn):
 
 
 def _data_files(files: Files) -> list[Path]:
-    """Return the YAML files that hold `names` and `train`."""
-    return [
-        path
-        for path in files.of_kind(".yaml", ".yml")
-        if {"names", "train"}
-        <= {line.partition(":")[0].strip() for line in files.head(path, 1 << 20).split("\n")}
-    ]
+    """Return the YAML files that hold `names`, and the sets or the number of classes."""
+    found = []
+    for path in files.of_kind(".yaml", ".yml"):
+        keys = {line.partition(":")[0].strip() for line in files.head(path, 1 << 20).split("\n")}
+        if "names" in keys and keys & {"train", "nc"}:
+            found.append(path)
+    return found
 
 
 def _names(content: Any, path: Path) -> dict[int, str]:

@@ -15,8 +15,10 @@ from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, UserErrors, did_you_mean, one_line, printable
 
 JOBS = {
+    "fit": "train, report and export a model on your own images and annotations of any form",
     "train": "train a model from a YAML config",
     "val": "evaluate a trained model on a labelled data set",
+    "report": "write a page on a training run's model: figures, errors, calibration, curves",
     "predict": "write label maps and overlays for images, folders, lists or videos",
     "infer": "predict images with an exported model, on any engine and without Paddle",
     "visualize": "draw the attention of a patch and a mask transformer's class maps over images",

@@ -22,6 +22,11 @@ from paddleseg_segformer.training.options import RunOptions
 
 logger = logging.getLogger(__name__)
 
+OVERRIDES = (  # flags that stand for a key of the config
+    *("iters", "batch_size", "accumulation_steps"),
+    *("freeze_stages", "class_balanced_sampling"),
+)
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the job's flags: PaddleSeg's, where it has them."""
@@ -62,8 +67,25 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="mixed precision: O1 by operator, O2 nearly all",
     )
     add("--to_static_training", action="store_true", help="train the compiled static graph")
+    add(
+        "--freeze_stages",
+        type=int,
+        help="stages of the backbone held fixed, from its input; overrides the config",
+    )
+    add(
+        "--class_balanced_sampling",
+        type=float,
+        metavar="SHARE",
+        help="share of the samples for which a class is drawn first, each alike, then an image "
+        "that has it; overrides the config",
+    )
     add("--accumulation_steps", type=int, help="batches per optimizer step; overrides the config")
     add("--early_stop_intervals", type=int, help="evaluations without improvement before stopping")
+    add(
+        "--max_minutes",
+        type=float,
+        help="stop after the step that ends later, with a checkpoint and the last evaluation",
+    )
     add(
         "--on_nonfinite",
         choices=stop_or_skip,
@@ -91,11 +113,7 @@ def run(args: Namespace) -> None:
     options = RunOptions(**{name: getattr(args, name) for name in fields})
     check_folder(options.save_dir)
     config = load_config(args.config, args.opts, partial(build_training, do_eval=args.do_eval))
-    overrides = {
-        name: getattr(args, name)
-        for name in ("iters", "batch_size", "accumulation_steps")
-        if getattr(args, name) is not None
-    }
+    overrides = {name: getattr(args, name) for name in OVERRIDES if getattr(args, name) is not None}
     if args.learning_rate is not None:
         if not 0 <= args.learning_rate < math.inf:
             raise UserError(f"--learning_rate: found {args.learning_rate}, expected 0 or more.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,6 +46,7 @@ class TrainingParts(NamedTuple):
     Args:
         val_dataset: None where there is none, or without `do_eval` a wrong one.
         loss: (logits (N, K, H, W), label (N, H, W) int64) -> scalar, with its coefficient.
+        frozen: names of the layers and parameters of the model that stay as they are.
     """
 
     dataset: SegmentationDataset
@@ -55,6 +56,7 @@ class TrainingParts(NamedTuple):
     schedule: LRScheduler
     optimizer: Any
     hooks: list[Any]
+    frozen: Sequence[str] = ()
 
 
 def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
@@ -68,6 +70,7 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
         UserError: a data set is missing, or sections are wrong, all of them at once; see
             `build_component`.
     """
+    from paddleseg_segformer.models.stages import freeze_stages
     from paddleseg_segformer.optimizers import build_lr_schedule
 
     mistakes = Mistakes()
@@ -92,6 +95,7 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
         optimizer_of = _build_known(_optimizer_maker, config.optimizer)
     with mistakes:
         model = build_model(config) if config.model["type"] else None
+        frozen = freeze_stages(model, config.freeze_stages) if model else []
     mistakes.raise_all()
     return TrainingParts(
         dataset,
@@ -101,6 +105,7 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
         schedule,
         optimizer_of(model, schedule),
         hooks,
+        frozen,
     )
 
 

@@ -55,6 +55,7 @@ class TestConfig:
     scale_mode: str = "transformed"  # scale "transformed" (PaddleSeg) or "source" images (NVlabs)
     is_one_step: bool = False  # resize logits directly to the image's size (Hugging Face)
     align_corners: bool = False  # lay corner pixels on each other where logits are resized (smp)
+    temperatures: list[float] | None = None  # calibrate confidence: one number, or one a class
     absent_class: str | int = "nan"  # IoU of a class that does not occur: "nan" (left out), 0 or 1
 
     def inference_settings(self) -> InferenceSettings:
@@ -73,6 +74,7 @@ class TestConfig:
             scale_mode=self.scale_mode,
             is_one_step=self.is_one_step,
             align_corners=self.align_corners,
+            temperatures=tuple(self.temperatures or ()),
         )
 
 
@@ -100,6 +102,8 @@ class Config:
     accumulation_steps: int = 1  # batches per optimizer step
     ema_decay: float = 0.999  # of the averaged weights (--use_ema)
     test_config: TestConfig = field(default_factory=TestConfig)  # how to evaluate
+    freeze_stages: int = 0  # stages of the backbone held fixed, counted from its input
+    class_balanced_sampling: float = 0.0  # share of samples drawn by class, each class alike
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
     hooks: list[dict[str, Any]] | None = None  # your own, called around each training step
     needs_import: list[str] | None = None  # modules the run imported; a note, nothing imports them
@@ -127,6 +131,17 @@ def _refused(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("batch_size", "iters", "accumulation_steps"):
         if values.get(name, 1) < 1:
             yield name, f"{name}: found {values[name]}, expected 1 or more."
+    if values.get("freeze_stages", 0) < 0:
+        yield (
+            "freeze_stages",
+            f"freeze_stages: found {values['freeze_stages']}, expected 0 or more.",
+        )
+    share = values.get("class_balanced_sampling", 0)
+    if not 0 <= share <= 1:
+        yield (
+            "class_balanced_sampling",
+            f"class_balanced_sampling: found {share}, expected a share, 0 to 1.",
+        )
     if not 0 <= values.get("ema_decay", 0) < 1:
         yield "ema_decay", f"ema_decay: found {values['ema_decay']}, expected a number in [0, 1)."
     sections = [(name, name, values.get(name)) for name in SECTIONS]

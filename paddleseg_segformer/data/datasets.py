@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -112,6 +113,13 @@ class SegmentationDataset:
         self.img_channels = img_channels
         self.value_range = ValueRange.of(value_range)
         self.exif_orientation = exif_orientation
+        for transform in self.transforms:
+            ids = getattr(transform, "class_ids", None) or ()
+            if not all(type(i) is int and 0 <= i < self.num_classes for i in ids):
+                raise UserError(
+                    f"{type(transform).__name__}: class_ids is {ids}, expected ids of "
+                    f"classes, 0 to {self.num_classes - 1}."
+                )
         self._id_map = id_map
 
     def __len__(self) -> int:
@@ -157,6 +165,21 @@ class SegmentationDataset:
             )
         return RawSample(image, self._train_ids(label, label_path), image_path, label_path)
 
+    def read_label(self, index: int) -> np.ndarray | None:
+        """Return the label of a sample as `read` does, without its image where it has a file."""
+        path = self.samples[index][1]
+        is_own = type(self).read is not SegmentationDataset.read
+        is_own |= type(self).read_files is not SegmentationDataset.read_files
+        if (
+            path is None
+            or is_own
+            or type(self).decode_files is not SegmentationDataset.decode_files
+        ):
+            return self.read(index).label
+        content = read_file(Path(path))
+        label = decode_label(Path(path), content, self.num_classes, self.label_colors)
+        return self._train_ids(label, path)
+
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
         """Return image, label and index of the sample `key`, (index, seed); see `make_sample`."""
         index, seed = key
@@ -177,6 +200,17 @@ class SegmentationDataset:
 
     def transformed(self, sample: RawSample, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a sample as it was read after the transforms; see `make_sample`."""
+        with _seeded(seed):
+            data = self._augmented(sample, len(self.transforms))
+        image = data["img"]
+        is_normalized = any(type(item).__name__ == "Normalize" for item in self.transforms)
+        if image.dtype != np.uint8 and sample.image.dtype == np.uint8 and not is_normalized:
+            image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        channels = cv2.split(np.ascontiguousarray(image))
+        return np.stack(channels), np.ascontiguousarray(data["label"])
+
+    def _augmented(self, sample: RawSample, num_transforms: int) -> dict[str, Any]:
+        """Return a sample after the first transforms, by the state of `random` and `np.random`."""
         if sample.label is None:
             raise UserError(f"{sample.image_path}: has no label; a sample for training needs one.")
         judge = None if self.value_range else self.normalize
@@ -188,15 +222,16 @@ class SegmentationDataset:
             "gt_fields": ["label"],
             "trans_info": [],
         }
-        with _seeded(seed):
-            for transform in self.transforms:
-                data = _apply(transform, data, sample.image_path)
-        image = data["img"]
-        is_normalized = any(type(item).__name__ == "Normalize" for item in self.transforms)
-        if image.dtype != np.uint8 and sample.image.dtype == np.uint8 and not is_normalized:
-            image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-        channels = cv2.split(np.ascontiguousarray(image))
-        return np.stack(channels), np.ascontiguousarray(data["label"])
+        for index, transform in enumerate(self.transforms[:num_transforms]):
+            if getattr(transform, "mixes_samples", False):
+                data["draw_other"] = partial(self._other, index)
+            data = _apply(transform, data, sample.image_path)
+        return data
+
+    def _other(self, num_transforms: int) -> dict[str, Any]:
+        """Return a random sample after the first transforms."""
+        paths = self.samples[np.random.randint(len(self.samples))]
+        return self._augmented(self.read_files(*paths), num_transforms)
 
     def _train_ids(self, stored: np.ndarray, label_path: str) -> np.ndarray:
         """Return the label with training ids; refuse ids that are no class."""

@@ -77,6 +77,7 @@ class TrainSampler:
         start_iter: Iterations already done; the first list is that of the next one.
         rank: Of this process.
         world_size: Number of processes.
+        draw: Returns the index of the sample of a seed, or None for the next one of the epoch.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class TrainSampler:
         start_iter: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        draw: Callable[[int], int | None] | None = None,
     ) -> None:
         if num_samples < 1:
             raise UserError("the data set is empty; training needs at least one sample.")
@@ -99,6 +101,7 @@ class TrainSampler:
         self.start_iter = start_iter
         self.rank = rank
         self.world_size = world_size
+        self.draw = draw
         self._epoch = -1
         self._order = np.empty(0, np.int64)
 
@@ -116,7 +119,8 @@ class TrainSampler:
             generator = np.random.default_rng([self.seed, epoch])
             self._order, self._epoch = generator.permutation(self.num_samples), epoch
         sample_seed = np.random.SeedSequence([self.seed, position]).generate_state(1)[0]
-        return int(self._order[offset]), int(sample_seed)
+        drawn = self.draw(int(sample_seed)) if self.draw else None
+        return int(self._order[offset]) if drawn is None else drawn, int(sample_seed)
 
 
 def train_loader(
@@ -129,6 +133,7 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
     max_replaced: int = 0,
+    draw: Callable[[int], int | None] | None = None,
 ) -> Generator[Batch, None, None]:
     """Return an endless iterator of batches; see `TrainSampler` for the arguments.
 
@@ -145,7 +150,13 @@ def train_loader(
             size.
     """
     sampler = TrainSampler(
-        len(dataset), batch_size, seed, start_iter=start_iter, rank=rank, world_size=world_size
+        len(dataset),
+        batch_size,
+        seed,
+        start_iter=start_iter,
+        rank=rank,
+        world_size=world_size,
+        draw=draw,
     )
     return _batches(dataset, sampler, num_workers, max_replaced)
 
@@ -265,7 +276,7 @@ def _samples_of_workers(
 
 
 def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessPoolExecutor:
-    """Return worker processes that hold the data set without its list of samples.
+    """Return worker processes that hold the data set, its list of samples only where needed.
 
     They are not forked from this process: a fork does not copy OpenCV's and Paddle's threads, and
     now and then a forked worker waits for them forever.
@@ -275,7 +286,8 @@ def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessP
     modules = {type(part).__module__ for part in (dataset, *dataset.transforms)}
     context.set_forkserver_preload(["__main__", __name__, *sorted(modules)])
     worker_dataset = copy.copy(dataset)
-    worker_dataset.samples = ()
+    if not any(getattr(item, "mixes_samples", False) for item in dataset.transforms):
+        worker_dataset.samples = ()
     executor = ProcessPoolExecutor(
         num_workers, mp_context=context, initializer=_start_worker, initargs=(worker_dataset,)
     )

@@ -142,10 +142,10 @@ class RandomCrop:
     def _draw(self, label: np.ndarray) -> tuple[slice, slice]:
         """Return a window of the label (H, W)."""
         for _ in range(self.max_tries):
-            window = _random_window(label.shape, self.crop_hw)
+            window = random_window(label.shape, self.crop_hw)
             if self.cat_max_ratio >= 1 or self._is_mixed(label[window]):
                 return window
-        return _random_window(label.shape, self.crop_hw)
+        return random_window(label.shape, self.crop_hw)
 
     def _is_mixed(self, label: np.ndarray) -> bool:
         """Tell whether the label has two classes or more, and none with too large a share."""
@@ -267,7 +267,7 @@ def _resize(data: Data, size_hw: tuple[int, int]) -> Data:
     return data
 
 
-def _random_window(size_hw: Sequence[int], crop_hw: tuple[int, int]) -> tuple[slice, slice]:
+def random_window(size_hw: Sequence[int], crop_hw: tuple[int, int]) -> tuple[slice, slice]:
     """Return the slices of a random window of at most `crop_hw`."""
     top = np.random.randint(0, max(size_hw[0] - crop_hw[0], 0) + 1)
     left = np.random.randint(0, max(size_hw[1] - crop_hw[1], 0) + 1)

@@ -107,7 +107,7 @@ def plan_memory(
 
 def _probe(network: nn.Layer, num_channels: int, side_px: int) -> tuple[float, list[int]]:
     """Return the peak of a call in MiB with its input and output, and the output's shape."""
-    current, peak, reset_peak = _allocator()
+    current, peak, reset_peak = allocator()
     before = current()
     reset_peak()
     with paddle.no_grad():
@@ -115,7 +115,7 @@ def _probe(network: nn.Layer, num_channels: int, side_px: int) -> tuple[float, l
     return (peak() - before) / MIB, shape
 
 
-def _allocator() -> tuple[Callable[[], int], Callable[[], int], Callable[[], None]]:
+def allocator() -> tuple[Callable[[], int], Callable[[], int], Callable[[], None]]:
     """Return what the current device's tensors take, took at most, and a reset of the latter."""
     if paddle.get_device().startswith("gpu"):
         cuda = paddle.device.cuda

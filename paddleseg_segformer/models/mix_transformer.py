@@ -260,6 +260,16 @@ class MixVisionTransformer(nn.Layer):
             for layer in layers:
                 layer.kept = None
 
+    def stages(self) -> list[list[tuple[str, ...]]]:
+        """Return the four stages, each of as many depths as it has blocks; see `Staged`."""
+        found = []
+        for stage, depth in enumerate(self.depths, start=1):
+            blocks = [[f"block{stage}.{index}"] for index in range(depth)] or [[]]
+            blocks[0].insert(0, f"patch_embed{stage}")
+            blocks[-1].append(f"norm{stage}")
+            found.append([tuple(names) for names in blocks])
+        return found
+
     def reshape_pretrained(self, name: str, array: np.ndarray) -> np.ndarray | None:
         """Return weights for other input channels, or None where that is not the difference.
 
@@ -281,7 +291,7 @@ class MixVisionTransformer(nn.Layer):
         return array[:, channels] * np.float32(array.shape[1] / self.in_channels)
 
     def _run_block(self, block: nn.Layer, tokens: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
-        if self.use_recompute and self.training and paddle.is_grad_enabled():
+        if self.use_recompute and block.training and paddle.is_grad_enabled():
             from paddle.distributed.fleet.utils import recompute
 
             return recompute(block, tokens, hw)

@@ -231,6 +231,13 @@ class VisionTransformer(nn.Layer):
             return self.pos_embed
         return resize_positions(self.pos_embed, self.grid_hw, hw, self.pos_embed_interpolation)
 
+    def stages(self) -> list[list[tuple[str, ...]]]:
+        """Return the embedding, and each block as a stage of its own; see `Staged`."""
+        names = [["patch_embed", "pos_embed", "cls_token"]]
+        names += [[f"blocks.{index}"] for index in range(len(self.blocks))]
+        names[-1].append("norm")
+        return [[tuple(depth)] for depth in names]
+
     def reshape_pretrained(self, name: str, array: np.ndarray) -> np.ndarray | None:
         """Return a position embedding of a square grid, resized to this one's; None for the rest.
 

@@ -54,6 +54,7 @@ class BestModel:
 
     miou: float = -1.0
     iteration: int = 0
+    is_finished: bool = False  # the run that it is of
 
 
 def save_checkpoint(

@@ -27,6 +27,7 @@ from paddleseg_segformer.files import remove_folder
 from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.models.stages import set_training
 from paddleseg_segformer.training.checkpoints import (
     BestModel,
     checkpoints,
@@ -34,7 +35,7 @@ from paddleseg_segformer.training.checkpoints import (
     save_checkpoint,
     verify_manifest,
 )
-from paddleseg_segformer.training.distributed import sum_over_processes
+from paddleseg_segformer.training.distributed import any_process, sum_over_processes
 from paddleseg_segformer.training.trainer import Hook, Trainer
 from paddleseg_segformer.training.writers import Writers
 
@@ -244,7 +245,7 @@ class Evaluate(Hook):
             if self.is_first:
                 for tag, image in self.evaluation.pictures():
                     self.run.writers.image(trainer.iteration, tag, image)
-        network.train()
+        set_training(network, trainer.frozen)
         if self.is_first:
             self._report(trainer.iteration, metrics, time.perf_counter() - start)
         waited = trainer.iteration - self.run.best.iteration
@@ -345,6 +346,23 @@ class Checkpoints(Hook):
             verify_manifest(folder)
         for path in surplus:
             remove_folder(path)
+
+
+class TimeLimit(Hook):
+    """Make the step that ends after `minutes` the last one of this run."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes = minutes
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Start the clock."""
+        self.end = time.monotonic() + 60 * self.minutes
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Compare the clock."""
+        if any_process(time.monotonic() >= self.end) and trainer.iteration < trainer.iters:
+            logger.info("%g minutes are over at iter %d", self.minutes, trainer.iteration)
+            trainer.iters = trainer.iteration
 
 
 class GracefulStop(Hook):

@@ -57,6 +57,7 @@ class RunOptions:
     precision: str = "fp32"
     amp_level: str = "O1"
     early_stop_intervals: int | None = None
+    max_minutes: float | None = None  # of the loop, evaluations included
     on_nonfinite: str = "stop"  # or skip: the step
     on_bad_sample: str = "stop"  # or skip: another sample replaces it
     max_skipped: int = 100  # steps, and samples
@@ -69,6 +70,8 @@ class RunOptions:
             raise UserError(
                 f"--early_stop_intervals: found {self.early_stop_intervals}, expected 1 or more."
             )
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise UserError(f"--max_minutes: found {self.max_minutes:g}, expected more than 0.")
         if self.num_workers < 0:
             raise UserError(f"--num_workers: found {self.num_workers}, expected 0 or more.")
         if self.resume_model not in (None, "auto") and not os.path.isdir(str(self.resume_model)):

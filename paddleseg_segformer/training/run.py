@@ -14,9 +14,10 @@ from typing import Any
 import paddle
 
 from paddleseg_segformer.analysis.complexity import count_parameters
-from paddleseg_segformer.config import Config
+from paddleseg_segformer.config import Config, load_config
 from paddleseg_segformer.config.building import TrainingParts, build_training
 from paddleseg_segformer.cpu import prepare_cpu
+from paddleseg_segformer.data.class_sampling import ClassSampler, class_presence
 from paddleseg_segformer.data.datasets import SamplePaths
 from paddleseg_segformer.data.loader import Batch, train_loader
 from paddleseg_segformer.data.sample_lists import SampleList
@@ -48,6 +49,7 @@ from paddleseg_segformer.training.hooks import (
     ModelEvaluation,
     Progress,
     RunFolder,
+    TimeLimit,
 )
 from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.trainer import Hook, Precision, Trainer
@@ -62,7 +64,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: Config, options: RunOptions) -> BestModel:
-    """Train as the config says; return the best evaluation (-1 where none was done)."""
+    """Train as the config says; return the best evaluation, and whether the run came to its end."""
     rank, world_size = init_distributed()
     folder = find_checkpoint(options.resume_model, Path(options.save_dir), rank)
     checkpoint = read_checkpoint(folder) if folder else None
@@ -78,9 +80,10 @@ def train(config: Config, options: RunOptions) -> BestModel:
     save_dir = make_folder(options.save_dir)
     with only_writer(save_dir) if rank == 0 else nullcontext():
         if not checkpoint:
+            _check_frozen(config)
             start_from_pretrained(parts.model, config)
         prepare_cpu(parts.model)
-        trainer = _trainer(config, options, parts, seed, rank, world_size)
+        trainer = make_trainer(config, options, parts, seed, rank, world_size)
         if folder and checkpoint:
             restore(checkpoint, folder, trainer, config.to_yaml(), samples)
         start = trainer.iteration if options.resume_model else None
@@ -91,7 +94,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
         best.iteration = best.iteration or trainer.iteration  # from here early stopping counts
         run = RunFolder(save_dir, config.to_yaml(), Writers(writers), best, samples)
         trainer.hooks = _hooks(config, options, parts, run, checkpoint, rank, world_size)
-        if rank == 0:
+        if rank == 0 and not _says(save_dir / CONFIG, run.config_yaml):
             write_text(save_dir / CONFIG, run.config_yaml)
         batch = config.batch_size * config.accumulation_steps * world_size
         logger.info("config\n%s", run.config_yaml.rstrip())
@@ -113,8 +116,9 @@ def train(config: Config, options: RunOptions) -> BestModel:
                 trainer.train()
         finally:
             run.writers.close()
-        if trainer.iteration == config.iters:
-            model, score = save_dir / f"iter_{config.iters}", ""
+        best.is_finished = trainer.iteration == trainer.iters
+        if best.is_finished:
+            model, score = save_dir / f"iter_{trainer.iteration}", ""
             if (save_dir / BEST).is_dir():
                 model, score = save_dir / BEST, f" (mIoU {best.miou:.4f})"
             command = f"predict --model_path {shlex.quote(str(model))} --image_path IMAGES"
@@ -122,6 +126,25 @@ def train(config: Config, options: RunOptions) -> BestModel:
                 "model: %s%s; next: python -m paddleseg_segformer %s", model, score, command
             )
         return best
+
+
+def _says(path: Path, config_yaml: str) -> bool:
+    """Tell whether a config file means the same, whatever its comments, which then stay."""
+    try:
+        return path.is_file() and load_config(path).to_yaml() == config_yaml
+    except UserError:
+        return False
+
+
+def _check_frozen(config: Config) -> None:
+    """Refuse to hold random weights fixed."""
+    backbone = config.model.get("backbone")
+    sections = [config.model, backbone if isinstance(backbone, dict) else {}]
+    if config.freeze_stages and not any(section.get("pretrained") for section in sections):
+        raise UserError(
+            f"freeze_stages is {config.freeze_stages}, but these stages would start from random "
+            "weights. Name weights: --opts model.backbone.pretrained=PATH, or leave the key out."
+        )
 
 
 def fingerprint(samples: SamplePaths) -> str:
@@ -134,7 +157,7 @@ def fingerprint(samples: SamplePaths) -> str:
     return f"{len(samples)} samples, {digest.hexdigest()}"
 
 
-def _trainer(
+def make_trainer(
     config: Config,
     options: RunOptions,
     parts: TrainingParts,
@@ -142,7 +165,13 @@ def _trainer(
     rank: int,
     world_size: int,
 ) -> Trainer:
+    """Return a trainer without hooks, at its first iteration."""
     dataset, network = parts.dataset, parts.model
+
+    draw = None
+    if config.class_balanced_sampling:
+        presence = class_presence(dataset, rank == 0, options.on_bad_sample == "skip")
+        draw = ClassSampler(presence, config.class_balanced_sampling)
 
     def batches(start: int) -> Generator[Batch, None, None]:
         return train_loader(
@@ -154,6 +183,7 @@ def _trainer(
             rank=rank,
             world_size=world_size,
             max_replaced=options.fault_policy().max_replaced,
+            draw=draw,
         )
 
     if config.to_static_training:
@@ -175,6 +205,7 @@ def _trainer(
         accumulation_steps=config.accumulation_steps,
         seed=seed,
         rank=rank,
+        frozen=parts.frozen,
         faults=Faults(options.fault_policy()),
         sample_names=lambda batch: [dataset.samples[index][0] for index in batch.indices],
     )
@@ -191,7 +222,9 @@ def _hooks(
 ) -> list[Hook]:
     epoch_iters = len(parts.dataset) / (config.batch_size * config.accumulation_steps * world_size)
     # users' first, so that averages, evaluation and checkpoint include what they change
-    hooks = [GracefulStop(), *parts.hooks, Progress(run.writers, options.log_iters, epoch_iters)]
+    limits = [TimeLimit(options.max_minutes)] if options.max_minutes else []
+    progress = Progress(run.writers, options.log_iters, epoch_iters)
+    hooks = [GracefulStop(), *limits, *parts.hooks, progress]
     ema = EMA(parts.model, config.ema_decay) if options.use_ema else None
     if ema:
         hooks.append(ema)

@@ -17,6 +17,7 @@ from paddleseg_segformer.contracts import pad_multiple_of
 from paddleseg_segformer.data.loader import Batch
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.layers import upsample_to_input
+from paddleseg_segformer.models.stages import set_training
 from paddleseg_segformer.training.distributed import any_process, mean_over_processes
 from paddleseg_segformer.training.faults import Faults, gradient_problem, gradient_sum, loss_problem
 
@@ -96,6 +97,7 @@ class Trainer:
         iters: last iteration.
         accumulation_steps: batches per optimizer step.
         rank: of this process; dropout differs between processes.
+        frozen: layers of the network that stay as in evaluation; see `models.stages`.
         hooks: called in order.
         faults: decides whether non-finite steps are skipped, and counts bad samples.
         sample_names: returns the files of a batch, for messages.
@@ -115,6 +117,7 @@ class Trainer:
         accumulation_steps: int = 1,
         seed: int = 0,
         rank: int = 0,
+        frozen: Sequence[str] = (),
         hooks: Sequence[Hook] = (),
         faults: Faults | None = None,
         sample_names: Callable[[Batch], list[str]] = lambda batch: [],
@@ -130,6 +133,7 @@ class Trainer:
         self.accumulation_steps = accumulation_steps
         self.seed = seed
         self.rank = rank
+        self.frozen = frozen
         self.hooks = list(hooks)
         self.faults = faults or Faults()
         self.sample_names = sample_names
@@ -152,6 +156,7 @@ class Trainer:
             batches = self.batches(self.iteration * self.accumulation_steps)
             stack.enter_context(closing(batches))
             self.model.train()
+            set_training(self.network, self.frozen)
             while self.iteration < self.iters and not any_process(self.stop_requested):
                 self._step(batches)
                 self.iteration += 1

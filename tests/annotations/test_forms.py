@@ -65,3 +65,28 @@ def test_every_form_is_recognised_and_gives_the_labels_that_were_drawn(
     for key, label in found.items():
         np.testing.assert_array_equal(label, expected[key], err_msg=key)
     assert Prepared.read(tmp_path / "out") == prepared
+
+
+def test_data_set_in_its_only_folder_is_the_same_data_set(tmp_path: Path) -> None:
+    forms.WRITERS["voc"](tmp_path / "data" / "VOCdevkit" / "VOC2012")
+    detected = detect(tmp_path / "data", Options())
+    assert detected.format == "voc"
+    assert detected.root == tmp_path / "data" / "VOCdevkit" / "VOC2012"
+
+
+def test_images_by_the_names_that_they_had_before_their_upload(tmp_path: Path) -> None:
+    forms.WRITERS["labelstudio"](tmp_path)
+    for path in (tmp_path / "upload").iterdir():
+        path.rename(path.with_name(path.name.removeprefix("0a1b2c3d-")))
+    detected = detect(tmp_path, Options())
+    assert detected.format == "labelstudio"
+    assert len(detected.samples) == len(forms.SCENES) and not detected.warnings
+
+
+def test_yolo_without_sets_takes_all_images(tmp_path: Path) -> None:
+    forms.WRITERS["yolo"](tmp_path)
+    names = ", ".join(forms.CLASSES)
+    (tmp_path / "data.yaml").write_text(f"nc: {len(forms.CLASSES)}\nnames: [{names}]\n")
+    detected = detect(tmp_path, Options())
+    assert detected.format == "yolo"
+    assert [sample.set for sample in detected.samples] == [""] * len(forms.SCENES)

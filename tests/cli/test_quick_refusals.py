@@ -19,6 +19,18 @@ NO_FLAG, NO_WEIGHTS = "unknown argument --nope", "nowhere: no such weight file"
 NO_CONFIG = "config nowhere: neither a file nor the name of a packaged config"
 NO_FOLDER = "file/x: expected a folder, found a file"
 MISTAKES = {
+    "fit": {
+        "": "the following arguments are required: DATA",
+        "nowhere": "nowhere: no such file or folder",
+        ". --itres 5": "unknown argument --itres. Did you mean '--iters'?",
+        ". --model b7": "--model: found 'b7', expected a config (.yml) or a name",
+        ". --minutes 3 --iters 5": "--minutes and --iters each say how long to train",
+        ". --export onxx": "format: found 'onxx'. Did you mean 'onnx'?",
+        ". --bands 1;2": "argument --bands: found '1;2', expected numbers such as 1,2,3",
+        ". --out file/x": NO_FOLDER,
+        ". --format coko": "Did you mean 'coco'?",
+        ".": "recognised no annotations",
+    },
     "train": {
         f"{CONFIG} --itres 5": "unknown argument --itres. Did you mean '--iters'?",
         "": "the following arguments are required: --config",
@@ -34,6 +46,7 @@ MISTAKES = {
         f"{CONFIG} --log_iters 0": "--log_iters: found 0, expected 1 or more",
         f"{CONFIG} --max_skipped 0": "--max_skipped: found 0, expected 1 or more",
         f"{CONFIG} --early_stop_intervals 0": "--early_stop_intervals: found 0, expected 1",
+        f"{CONFIG} --max_minutes 0": "--max_minutes: found 0, expected more than 0",
         f"{CONFIG} --resume_model nowhere": "--resume_model nowhere: expected a folder such as",
         f"{CONFIG} --save_dir file/x": NO_FOLDER,
     },

@@ -43,6 +43,29 @@ def test_training_learns_evaluates_and_writes_what_users_look_for(folder, capsys
     ]
 
 
+@pytest.mark.parametrize("flags", [("--do_eval",), ()], ids=["do_eval", "without"])
+def test_time_limit_ends_a_run_whole_and_a_resumed_run_goes_on(folder, flags):
+    assert train(folder, "out", *flags, "--iters", "6", "--max_minutes", "1e-6") == 0
+    lines = log(folder, "out")
+    assert [line["iteration"] for line in lines if "Train/loss" in line] == [1]
+    assert [line["iteration"] for line in lines if "Evaluate/mIoU" in line] == [1]
+    assert (folder / "out" / "best_model").is_dir() and (folder / "out" / "iter_1").is_dir()
+    assert train(folder, "out", *flags, "--iters", "6", "--resume_model", "auto") == 0
+    assert train(folder, "whole", *flags, "--iters", "6") == 0
+    assert_equal_weights(folder, "out", "whole", "iter_6")
+
+
+def test_config_of_the_same_meaning_keeps_its_comments(folder):
+    assert train(folder, "out", "--iters", "1") == 0
+    config = folder / "out" / "config.yml"
+    commented = f"# why\n{config.read_text()}"
+    config.write_text(commented)
+    assert train(folder, "out", "--iters", "1", "--resume_model", "auto") == 0
+    assert config.read_text() == commented
+    assert train(folder, "out", "--iters", "2", "--resume_model", "auto") == 0
+    assert "# why" not in config.read_text() and "iters: 2" in config.read_text()
+
+
 def test_missing_visualdl_is_told_before_anything_is_read(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "visualdl", None)
     data = "train_dataset.dataset_root=nowhere"

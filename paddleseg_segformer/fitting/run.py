@@ -1,0 +1,394 @@
+"""`fit`: detect, prepare, audit, plan, train, report, export; each stage once, whole or not at all.
+
+`fit.json` in the results' folder says which stages are done. A run that resumes does the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from paddleseg_segformer.annotations import Detected
+from paddleseg_segformer.config import load_config
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.evaluation import Metrics
+from paddleseg_segformer.export.checks import check_formats
+from paddleseg_segformer.files import remove_folder, write_text
+from paddleseg_segformer.fitting.card import model_card
+from paddleseg_segformer.fitting.options import FitOptions
+from paddleseg_segformer.fitting.plan import Plan, make_plan
+from paddleseg_segformer.fitting.prepare import detect_data, prepare_data
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.model_folder import CONFIG, build_model
+from paddleseg_segformer.predictor import Predictor, label_set_of
+from paddleseg_segformer.report import write_report
+from paddleseg_segformer.training.checkpoints import BEST, checkpoints
+from paddleseg_segformer.training.options import RunOptions
+from paddleseg_segformer.training.run import train
+from paddleseg_segformer.weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+STATE, DATA, EXPORT, LOG, CARD, CLASSES, CALIBRATED = (
+    *("fit.json", "data", "export", "log.txt", "README.md", "classes.txt", "calibrated.yml"),
+)
+FREE_OPTIONS = ("out", "resume", "dry_run", "device")  # that may change when a run resumes
+PROGRAM = "python -m paddleseg_segformer"
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a run of `fit` concluded and left behind.
+
+    Args:
+        folder: Of all results; None after a dry run.
+        conclusions: On the form of the data, each with its reason.
+        choices: Of the recipe, each with its reason.
+        config_yaml: The config, with the choices as comments.
+        metrics: On the validation set, as `val` gives them; None after a dry run.
+        seconds: Of each stage.
+    """
+
+    folder: Path | None
+    conclusions: list[str]
+    choices: list[str]
+    config_yaml: str
+    metrics: Metrics | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Path:
+        """Return the folder of the best model."""
+        return self._folder / BEST
+
+    @property
+    def export(self) -> Path:
+        """Return the folder of the export."""
+        return self._folder / EXPORT
+
+    @property
+    def page(self) -> Path:
+        """Return the report's page."""
+        return self._folder / "report.html"
+
+    def predictor(self) -> Predictor:
+        """Return a predictor of the best model."""
+        return Predictor.from_pretrained(self.model)
+
+    @property
+    def _folder(self) -> Path:
+        if self.folder is None:
+            raise UserError("fit: a dry run leaves nothing behind. Run it without dry_run.")
+        return self.folder
+
+    def __str__(self) -> str:
+        lines = [*self.conclusions, *self.choices]
+        if self.metrics and self.folder:
+            figures = f"mIoU {self.metrics.miou:.4f}, accuracy {self.metrics.accuracy:.4f}"
+            lines.append(f"{self.folder}: {figures} on {self.metrics.num_images} images")
+        return "\n".join(lines)
+
+
+def fit(data: Any, **options: Any) -> FitReport:
+    """Train, report and export a model on the images and annotations in `data`.
+
+    The command `fit` is the same, with the same options; see `FitOptions`.
+
+    Args:
+        data: Folder or file of the data set, in any form that is understood.
+        options: Fields of `FitOptions`, such as `minutes=4` or `model="b2"`.
+
+    Raises:
+        UserError: the data or the options are wrong.
+    """
+    return run(FitOptions.of(data, **options))
+
+
+def run(options: FitOptions, detected: Detected | None = None) -> FitReport:
+    """Do what the options say; see `fit`.
+
+    Args:
+        detected: The data, where it was detected before.
+    """
+    begun_s = time.monotonic()
+    if options.dry_run:
+        with TemporaryDirectory() as folder:
+            conclusions, plan = _plan(options, detected, Path(folder, DATA), begun_s)
+            text = _config_text(plan, options, options.out_dir)
+            text = text.replace(folder, str(options.out_dir))
+        return FitReport(None, conclusions, list(map(str, plan.recipe.choices)), text)
+    out = options.out_dir
+    state = _State.open(out, options)
+    with _logged(out / LOG):
+        stages = _Stages(options, out, state, begun_s, detected)
+        for name, stage in stages.in_order().items():
+            if name in state.seconds:
+                logger.info("%s: done before", name)
+                continue
+            logger.info("== %s", name)
+            start = time.monotonic()
+            stage()
+            state.seconds[name] = round(time.monotonic() - start, 2)
+            state.save(out)
+        logger.info(_ending(out, state))
+    return state.report(out)
+
+
+@dataclass
+class _State:
+    """What a run has done so far, and all that its later stages need of the earlier ones.
+
+    Args:
+        options: As given.
+        conclusions, choices: See `FitReport`.
+        run: Fields of `RunOptions`.
+        iters: Planned.
+        facts: On the data, for the model card.
+        metrics: `Metrics.to_dict` of the best model.
+        verified: A line for each engine that the export was compared in.
+        seconds: Of each stage that is done.
+    """
+
+    options: dict[str, Any]
+    conclusions: list[str] = field(default_factory=list)
+    choices: list[str] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
+    iters: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    verified: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, out: Path, options: FitOptions) -> _State:
+        """Return the state of a folder; a new one where nothing is in it.
+
+        Raises:
+            UserError: it holds something else, another run, or one that is not to be resumed.
+        """
+        path, asked = out / STATE, _plain(options)
+        if not path.is_file():
+            others = sorted(item.name for item in out.iterdir()) if out.is_dir() else []
+            if others:
+                raise UserError(
+                    f"{out}: holds other files ({', '.join(others[:3])}), and a run takes a folder "
+                    "of its own. Choose another --out."
+                )
+            state = cls(asked)
+            state.save(out)
+            return state
+        if not options.resume:
+            raise UserError(
+                f"{out}: holds an earlier run. Go on with it by --resume, or choose another --out."
+            )
+        try:
+            state = cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise UserError(f"{path}: damaged. Choose another --out.") from None
+        changed = [
+            f"{name} was {state.options.get(name)!r}, now {value!r}"
+            for name, value in asked.items()
+            if name not in FREE_OPTIONS and state.options.get(name) != value
+        ]
+        if changed:
+            raise UserError(
+                f"{out}: the run to resume had other options: {'; '.join(changed)}. Give the same, "
+                "or choose another --out."
+            )
+        return state
+
+    def save(self, out: Path) -> None:
+        """Write it, whole."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+        write_text(out / STATE, text + "\n")
+
+    def report(self, out: Path) -> FitReport:
+        """Return the report of a run whose stages are all done."""
+        text = (out / CONFIG).read_text(encoding="utf-8")
+        metrics = Metrics(
+            np.asarray(self.metrics["confusion"], np.int64),
+            tuple(self.metrics["classes"]),
+            self.metrics["num_images"],
+            self.metrics["absent_class"],
+        )
+        return FitReport(out, self.conclusions, self.choices, text, metrics, self.seconds)
+
+
+def _plain(options: FitOptions) -> dict[str, Any]:
+    """Return the options by their plain names, as JSON gives them back."""
+    values = dataclasses.asdict(options)
+    values |= values.pop("annotations")
+    found: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return found
+
+
+class _Stages:
+    """The stages of a run.
+
+    Args:
+        out: Folder of the results.
+        begun_s: When the run began, of `time.monotonic`.
+        detected: The data, where it was detected before.
+    """
+
+    def __init__(
+        self,
+        options: FitOptions,
+        out: Path,
+        state: _State,
+        begun_s: float,
+        detected: Detected | None,
+    ) -> None:
+        self.options = options
+        self.out = out
+        self.state = state
+        self.begun_s = begun_s
+        self.detected = detected
+
+    def in_order(self) -> dict[str, Callable[[], None]]:
+        """Return the stages by name."""
+        return {
+            "plan": self.plan,
+            "train": self.train,
+            "report": self.report,
+            "export": self.export,
+            "card": self.card,
+        }
+
+    def plan(self) -> None:
+        """Find out about the data, and write `config.yml`."""
+        state, options = self.state, self.options
+        check_formats(options.formats)
+        state.conclusions, plan = _plan(options, self.detected, self.out / DATA, self.begun_s)
+        recipe = plan.recipe
+        config = recipe.config(options.opts)
+        assert config.val_dataset is not None
+        state.choices = list(map(str, recipe.choices))
+        state.run, state.iters = recipe.run, config.iters
+        state.facts = {
+            "num_train": plan.fingerprint.num_samples,
+            "num_val": plan.num_val,
+            "size_hw": plan.fingerprint.size_hw,
+            "shares": plan.fingerprint.shares.tolist(),
+        }
+        classes = config.val_dataset["classes"]
+        write_text(self.out / CLASSES, "".join(f"{name}\n" for name in classes))
+        write_text(self.out / CONFIG, _config_text(plan, options, self.out))
+
+    def train(self) -> None:
+        """Train; remove the checkpoints when the best model is whole."""
+        config, planned = load_config(self.out / CONFIG), dict(self.state.run)
+        saved = checkpoints(self.out)  # of a run that was stopped
+        if saved and "max_minutes" in planned:
+            left = max(1 - int(saved[-1].name[5:]) / self.state.iters, 1e-3)
+            planned["max_minutes"] *= left
+        options = RunOptions(
+            save_dir=str(self.out),
+            do_eval=True,
+            resume_model="auto",
+            keep_checkpoint_max=1,
+            seed=self.options.seed,
+            **planned,
+        )
+        if not train(config, options).is_finished:
+            raise UserError(f"{self.out}: the training was stopped. Go on with it by --resume.")
+
+    def report(self) -> None:
+        """Evaluate the best model and write the page."""
+        self.state.metrics = write_report(self.out, self.out).metrics.to_dict()
+
+    def export(self) -> None:
+        """Export the best model and compare it in each engine."""
+        from paddleseg_segformer.export import export_model
+
+        config = load_config(self.out / CALIBRATED)
+        model = build_model(config)
+        load_weights(model, self.out / BEST)
+        deploy = export_model(
+            model,
+            self.out / EXPORT,
+            preprocess=Preprocess.from_config(config),
+            settings=config.test_config.inference_settings(),
+            label_set=label_set_of(config.val_dataset, model.num_classes),
+            formats=self.options.formats,
+        )
+        self.state.verified = [
+            f"{verified.engine}: {verified.label_agreement:.2%} of the labels equal"
+            for artefact in deploy.artefacts.values()
+            for verified in artefact.verified
+        ]
+        for line in self.state.verified:
+            logger.info("export, %s", line)
+
+    def card(self) -> None:
+        """Write the model card; remove what was for resuming alone."""
+        state = self.state
+        text = model_card(state.report(self.out), self.options, state.facts, state.verified)
+        write_text(self.out / CARD, text)
+        for folder in checkpoints(self.out):
+            remove_folder(folder)
+
+
+def _plan(
+    options: FitOptions, detected: Detected | None, folder: Path, begun_s: float
+) -> tuple[list[str], Plan]:
+    """Prepare the data in a folder and plan; log all conclusions."""
+    prepared = prepare_data(detected or detect_data(options), folder)
+    plan = make_plan(prepared.sections, options, prepared.background, begun_s)
+    for choice in plan.recipe.choices:
+        logger.info("%s", choice)
+    return prepared.conclusions, plan
+
+
+def _config_text(plan: Plan, options: FitOptions, out: Path) -> str:
+    """Return `config.yml`, under the command that trains it again."""
+    run = {name: value for name, value in plan.recipe.run.items() if name != "max_minutes"}
+    flags = [f"--{name}" + ("" if value is True else f" {value}") for name, value in run.items()]
+    header = (
+        f"Written by: fit {shlex.quote(options.data)}. To train it again: {PROGRAM} train --config "
+        f"{shlex.quote(str(out / CONFIG))} --do_eval --seed {options.seed} {' '.join(flags)} "
+        "--save_dir output/again"
+    )
+    return plan.recipe.to_yaml(header, options.opts)
+
+
+def _ending(out: Path, state: _State) -> str:
+    """Return what was reached, and the next commands."""
+    folder = shlex.quote(str(out))
+    miou = state.metrics["mIoU"]
+    return "\n".join(
+        (
+            f"model: {out / BEST}, mIoU {miou:.4f}; report: {out / 'report.html'}",
+            f"predict: {PROGRAM} predict --model_path {folder}/{BEST} --image_path IMAGES",
+            f"serve:   {PROGRAM} serve --config {folder}/{EXPORT}",
+            f"show:    {PROGRAM}.gradio_page --model {folder}/{BEST}",
+        )
+    )
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Also write the package's messages to a file."""
+    package = logging.getLogger("paddleseg_segformer")
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    level = package.level
+    package.setLevel(logging.INFO)
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()

@@ -1,0 +1,62 @@
+"""Start weights of a recipe: which file, and into which part of the model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from paddleseg_segformer.fitting.options import AUTO, FitOptions
+from paddleseg_segformer.weights import open_checkpoint
+from paddleseg_segformer.weights.files.download import Remote, is_url, local_path
+
+
+class StartWeights(NamedTuple):
+    """Where a model starts.
+
+    Args:
+        source: A path or URL; None for random weights.
+        is_backbone: Whether it holds the backbone alone, or a classifier on it.
+        why: The reason.
+    """
+
+    source: str | None
+    is_backbone: bool
+    why: str
+
+
+def start_weights(options: FitOptions) -> StartWeights:
+    """Return the start weights that the options mean; nothing is downloaded for `auto`.
+
+    Raises:
+        UserError: the weights that were named do not exist, or are of no known model.
+    """
+    if options.pretrained == "none":
+        return StartWeights(None, False, "--pretrained none.")
+    if options.pretrained != AUTO:
+        path = local_path(options.pretrained)
+        model = open_checkpoint(path).model
+        is_head_of_classes = model.get("type") == "MixVisionTransformerClassifier"
+        is_backbone = "num_classes" not in model or is_head_of_classes
+        return StartWeights(options.pretrained, is_backbone, "--pretrained.")
+    url = _published(options.model_section())
+    if url is None:
+        return StartWeights(None, False, "the model names none (--pretrained PATH).")
+    target = Remote.from_url(url).target
+    if not target.is_file():
+        return StartWeights(
+            None, False, f"{target} does not exist. Put {url} there for a far better start."
+        )
+    return StartWeights(url, True, f"{target}, found in the cache.")
+
+
+def _published(section: dict[str, Any]) -> str | None:
+    """Return the URL of the backbone's weights that a model's section names."""
+    backbone = section.get("backbone")
+    url = backbone.get("pretrained") if isinstance(backbone, dict) else None
+    return url if isinstance(url, str) and is_url(url) else None
+
+
+def put_into(section: dict[str, Any], weights: StartWeights) -> None:
+    """Name the weights in a model's section."""
+    if weights.source is not None:
+        owner = section["backbone"] if weights.is_backbone else section
+        owner["pretrained"] = weights.source
