@@ -131,7 +131,7 @@ def drop(line: str) -> Callable[[str], str]:
         (drop("format"), "deploy.yaml: "),
         (drop("  op: "), "op"),
         (drop("  num_classes: "), "num_classes"),
-        (lambda text: text.replace("format: 3", "format: 6"), "format 6, but this"),
+        (lambda text: text.replace("format: 3", "format: 7"), "format 7, but this"),
         (lambda text: text.replace("format: 3", "format: three"), "format"),
     ],
 )
