@@ -212,7 +212,7 @@ def test_other_files_stay_and_old_pictures_go(run_dir, tmp_path) -> None:
     [
         (["nowhere"], "nowhere: no such folder. Name the --save_dir of a training run"),
         (["."], "found neither best_model nor a checkpoint iter_N"),
-        (["RUN", "--num_shown", "-1"], "--num_shown: expected 0 or more"),
+        (["RUN", "--num_shown", "-1"], "--num_shown: found -1, expected 0 or more"),
         (["RUN", "--out", "FILE"], "expected a folder, found a file"),
         (["RUN", "--model_path", "nowhere"], "nowhere: no such weight file"),
         (["RUN", "--opts", "val_dataset.val_path=nowhere"], "nowhere"),
