@@ -39,6 +39,7 @@ KINDS = {
     "loss": Kind("paddleseg_segformer.losses", "LOSSES", "LOSSES"),
     "optimizer": Kind("paddleseg_segformer.optimizers", "OPTIMIZERS", "OPTIMIZERS"),
     "hook": Kind(),
+    "tracker": Kind("paddleseg_segformer.training.writers", "TRACKERS"),
 }
 
 _registered: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
@@ -60,7 +61,7 @@ def register_component(kind: str, name: str | None = None, component: Any = None
     """Register a class or function, which configs then name as `type: NAME`.
 
     Args:
-        kind: model, backbone, dataset, transform, loss, optimizer or hook; its contract
+        kind: model, backbone, dataset, transform, loss, optimizer, hook or tracker; its contract
             (`contracts.CONTRACTS`) holds for what is built.
         name: by default the component's own.
         component: the class or function; without it, what is returned is a decorator of it.

@@ -152,6 +152,27 @@ class RunHook(Protocol):
         """Run once at the very end, also after an error."""
 
 
+class Tracker(Protocol):
+    """A log of figures; subclasses of `training.writers.Writer` fulfil it.
+
+    It is constructed with the run's folder and the iteration that the run resumes at, or None.
+    """
+
+    package: str | None = None  # that has to be installed
+
+    def config(self, text: str) -> None:
+        """Write the config of the run, as YAML."""
+
+    def scalars(self, iteration: int, values: Any) -> None:
+        """Write scalars by tag."""
+
+    def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
+        """Write a picture, RGB uint8 (H, W, 3)."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
 CONTRACTS: dict[str, type] = {  # by kind of component
     "model": SegmentationModel,
     "backbone": Backbone,
@@ -160,10 +181,12 @@ CONTRACTS: dict[str, type] = {  # by kind of component
     "loss": Loss,
     "optimizer": MakesOptimizer,
     "hook": RunHook,
+    "tracker": Tracker,
 }
 REMEDIES = {
     "Data": "Derive it from paddleseg_segformer.data.SegmentationDataset.",
     "RunHook": "Derive it from paddleseg_segformer.training.trainer.Hook.",
+    "Tracker": "Derive it from paddleseg_segformer.training.writers.Writer.",
     "MakesOptimizer": "Register a function whose result, called with (model, learning_rate), "
     "returns the optimizer.",
 }
