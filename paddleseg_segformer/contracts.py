@@ -117,9 +117,18 @@ class Transform(Protocol):
     """
 
     keeps_uint8: bool = False  # takes images as uint8; without it they come as float32
-    mixes_samples: bool = False  # finds in `draw_other` a function that returns another sample
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]: ...
+
+
+class MixingTransform(Transform, Protocol):
+    """A transform that uses other samples.
+
+    It finds in `draw_other` a function that returns the dictionary of another sample, drawn at
+    random, after the transforms before this one.
+    """
+
+    mixes_samples: bool = True
 
 
 class Loss(Protocol):

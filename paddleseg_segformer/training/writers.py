@@ -225,7 +225,7 @@ class WandbWriter(Writer):
             dir=str(save_dir),
             id=None if is_new else id_file.read_text().strip(),
             resume="allow",
-            mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+            mode=os.environ.get("WANDB_MODE", "offline"),
             settings=wandb.Settings(console="off", silent=True),
         )
         write_text(id_file, self.run.id)
