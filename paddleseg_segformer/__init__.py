@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from paddleseg_segformer.paddleseg_bridge import register
     from paddleseg_segformer.predictor import Predictor
+    from paddleseg_segformer.zoo import list_models
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "UserError",
     "VisionTransformer",
     "build_model",
+    "list_models",
     "load_config",
     "load_model",
     "register",
@@ -66,6 +68,7 @@ _HOMES = {
     "UserError": "errors",
     "VisionTransformer": "models",
     "build_model": "model_folder",
+    "list_models": "zoo",
     "load_config": "config",
     "load_model": "model_folder",
     "register": "paddleseg_bridge",
