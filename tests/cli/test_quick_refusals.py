@@ -36,7 +36,7 @@ MISTAKES = {
         f"{CONFIG} --early_stop_intervals 0": "--early_stop_intervals: found 0, expected 1",
         f"{CONFIG} --freeze_stages x": "argument --freeze_stages: invalid int value",
         f"{CONFIG} --trackers tensorbord": "Did you mean 'tensorboard'?",
-        f"{CONFIG} --opts class_balanced_sampling=2": "expected a share, 0 to 1",
+        f"{CONFIG} --class_balanced_sampling 2": "expected a share, 0 to 1",
         f"{CONFIG} --resume_model nowhere": "--resume_model nowhere: expected a folder such as",
         f"{CONFIG} --save_dir file/x": NO_FOLDER,
     },
