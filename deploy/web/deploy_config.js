@@ -5,7 +5,7 @@ import { load } from "./vendor/js-yaml.mjs";
 import { UserError } from "./errors.js";
 import { checkTransforms } from "./size_rules.js";
 
-const FORMATS = [2, 3, 4, 5];
+const FORMATS = [2, 3, 4, 5, 6];
 
 /**
  * Read the text of a deploy.yaml.
@@ -21,7 +21,7 @@ export function readDeploy(text) {
     );
   }
   checkNetwork(deploy);
-  checkInference(deploy.inference ?? {});
+  checkInference(deploy.inference ?? {}, deploy.output.num_classes);
   checkValues(deploy.preprocess ?? {});
   checkTransforms(deploy.preprocess?.transforms ?? []);
   return deploy;
@@ -90,11 +90,17 @@ function checkValues({ value_range }) {
   }
 }
 
-function checkInference({ scales = [1], flip_horizontal, flip_vertical }) {
+function checkInference({ scales = [1], flip_horizontal, flip_vertical, temperatures = [] }, numClasses) {
   if (scales.length !== 1 || scales[0] !== 1 || flip_horizontal || flip_vertical) {
     throw new UserError(
       "deploy.yaml: averages over scales or flips, the page predicts an image once. " +
         "Export with scales [1.0] and no flips.",
+    );
+  }
+  if (![0, 1, numClasses].includes(temperatures.length) || !temperatures.every((value) => value > 0)) {
+    throw new UserError(
+      `deploy.yaml: found inference.temperatures ${temperatures.join(", ")}, expected numbers above 0: ` +
+        `one, or one for each of the ${numClasses} classes.`,
     );
   }
 }

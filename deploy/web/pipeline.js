@@ -31,7 +31,7 @@ export async function predict(image, deploy, network) {
       });
     }
   }
-  return new Logits(pieces, image.height, image.width);
+  return new Logits(pieces, image.height, image.width, deploy.inference?.temperatures);
 }
 
 function makeAxis(side, axis, sized, steps, { inference = {}, output }) {
@@ -90,8 +90,8 @@ function constants(normalize, channel) {
 
 /** The logits of an image: those of its windows, and their ways to the image's pixels. */
 export class Logits {
-  constructor(pieces, height, width) {
-    Object.assign(this, { pieces, height, width, numClasses: pieces[0].dims[0] });
+  constructor(pieces, height, width, temperatures = []) {
+    Object.assign(this, { pieces, height, width, temperatures, numClasses: pieces[0].dims[0] });
     for (const piece of pieces) {
       piece.rowRange = piece.rows.outputRange();
       piece.columnRange = piece.columns.outputRange();
@@ -111,15 +111,16 @@ export class Logits {
     return labels;
   }
 
-  /** Return the probability of each pixel's class, 0..255 for 0..1. */
+  /** Return the calibrated probability of each pixel's class, 0..255 for 0..1. */
   confidence() {
     const confidence = new Uint8Array(this.height * this.width);
     this.#forEachRow((scores, y) => {
-      const { best } = this.#largest(scores);
+      const { best, ids } = this.#largest(scores);
       const total = new Float64Array(this.width);
       for (let index = 0; index < scores.length; index++) {
         const x = index % this.width;
-        total[x] += Math.exp(scores[index] - best[x]);
+        const temperature = this.temperatures[ids[x]] ?? this.temperatures[0] ?? 1;
+        total[x] += Math.exp((scores[index] - best[x]) / temperature);
       }
       for (let x = 0; x < this.width; x++) confidence[y * this.width + x] = Math.round(255 / total[x]);
     });

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddleseg_segformer.cli.common import (
@@ -20,7 +21,7 @@ from paddleseg_segformer.cli.inference_flags import add_inference_arguments, set
 from paddleseg_segformer.config.building import build_dataset, build_evaluation
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import write_text
+from paddleseg_segformer.files import check_folder, write_text
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
@@ -47,6 +48,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--json", metavar="FILE", help="also write all metrics to this JSON file")
     add("--per_image_csv", metavar="FILE", help="also write the metrics of each image")
+    add(
+        "--report",
+        metavar="DIR",
+        help="also write a page and tables: intervals, errors, boundaries, calibration, images",
+    )
     add("--print_plan", action="store_true", help="print what would be computed, and exit")
 
 
@@ -54,6 +60,11 @@ def run(args: Namespace) -> None:
     """Evaluate, print the table, write the requested files."""
     set_up_logging()
     check_outputs(args.json, args.per_image_csv)
+    if args.report:
+        from paddleseg_segformer.report.figures import check_matplotlib
+
+        check_folder(args.report)
+        check_matplotlib()
     config = load_config_from(args, build_evaluation)
     if config.val_dataset is None:
         raise UserError(
@@ -116,14 +127,22 @@ def _evaluate(
     from paddleseg_segformer.weights import load_weights
 
     rank, world_size = init_distributed()
+    if args.report and world_size > 1:
+        raise UserError("--report: found several processes, expected one. Start it without launch.")
     dataset, model = build_evaluation(config)
     load_weights(model, args.model_path)
+    preprocess = Preprocess.from_config(config)
+    findings = None
+    if args.report:
+        from paddleseg_segformer.report import Findings, Subject, write_findings
+
+        findings = Findings(len(dataset), dataset.num_classes, dataset.ignore_index)
     logger.info("%s on %s (%d processes)", args.model_path, device, world_size)
     with lost_peers_explained():
         metrics = evaluate(
             model,
             dataset,
-            Preprocess.from_config(config),
+            preprocess,
             settings,
             absent_class=args.absent_class or config.test_config.absent_class,
             num_workers=args.num_workers,
@@ -133,5 +152,11 @@ def _evaluate(
             all_reduce=sum_over_processes,
             per_image_csv=args.per_image_csv,
             memory=plan_memory(model, args.memory_budget_mib, dataset.img_channels),
+            watch=findings,
         )
+    if findings:
+        model.eval()
+        path = Path(args.model_path)
+        subject = Subject(path, config, model, dataset, preprocess, settings, device)
+        write_findings(subject, metrics, findings, args.report)
     return metrics, rank == 0

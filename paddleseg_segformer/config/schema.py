@@ -56,6 +56,7 @@ class TestConfig:
     scale_mode: str = "transformed"  # scale "transformed" (PaddleSeg) or "source" images (NVlabs)
     is_one_step: bool = False  # resize logits directly to the image's size (Hugging Face)
     align_corners: bool = False  # lay corner pixels on each other where logits are resized (smp)
+    temperatures: list[float] | None = None  # calibrate confidence: one number, or one a class
     absent_class: str | int = "nan"  # IoU of a class that does not occur: "nan" (left out), 0 or 1
 
     def inference_settings(self) -> InferenceSettings:
@@ -74,6 +75,7 @@ class TestConfig:
             scale_mode=self.scale_mode,
             is_one_step=self.is_one_step,
             align_corners=self.align_corners,
+            temperatures=tuple(self.temperatures or ()),
         )
 
 

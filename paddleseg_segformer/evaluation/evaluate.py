@@ -6,11 +6,12 @@ import csv
 import io
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from paddleseg_segformer.data.loader import read_ahead
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation.metrics import ConfusionMatrix, Metrics, image_row
 from paddleseg_segformer.files import write_text
-from paddleseg_segformer.inference.pipeline import Network, Pipeline
+from paddleseg_segformer.inference.pipeline import ImageLogits, Network, Pipeline
 from paddleseg_segformer.inference.plan import memory_line
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
     from paddleseg_segformer.inference.memory_plan import MemoryPlan
 
 logger = logging.getLogger(__name__)
+
+
+class EvaluatedImage(NamedTuple):
+    """One image of an evaluation."""
+
+    sample: RawSample
+    logits: ImageLogits
+    prediction: np.ndarray  # ids (H, W)
+    counts: np.ndarray  # confusion matrix (K, K)
+    seconds: float  # from image to ids
 
 
 def evaluate(
@@ -45,6 +56,7 @@ def evaluate(
     all_reduce: Callable[[np.ndarray], np.ndarray] | None = None,
     per_image_csv: str | os.PathLike[str] | None = None,
     memory: MemoryPlan | None = None,
+    watch: Callable[[EvaluatedImage], None] | None = None,
 ) -> Metrics:
     """Compare predictions with labels at the labels' own size.
 
@@ -62,6 +74,7 @@ def evaluate(
         per_image_csv: Also write accuracy, mIoU and IoU of each image to this file; several
             processes add `.rank0` and so on to its stem.
         memory: See `Pipeline`.
+        watch: Called with each image; nothing of it is kept here.
 
     Raises:
         UserError: no images, a missing or wrong label, or class counts that do not agree.
@@ -80,9 +93,11 @@ def evaluate(
     with _evaluation_mode(network), bar:
         samples = read_ahead(dataset, indices, num_workers)
         while batch := list(islice(samples, batch_size)):
+            start = time.perf_counter()
             predictions = _predictions(pipeline, batch, matrix.num_classes, logs_memory)
+            seconds = (time.perf_counter() - start) / len(batch)
             logs_memory = False
-            for sample, prediction in zip(batch, predictions, strict=True):
+            for sample, (logits, prediction) in zip(batch, predictions, strict=True):
                 if sample.label is None:
                     raise UserError(
                         f"{sample.image_path}: has no label; evaluation needs one for every image."
@@ -91,6 +106,8 @@ def evaluate(
                 counts = matrix.add(sample.label, prediction, path)
                 if per_image_csv:
                     rows.append({"image": sample.image_path, **image_row(counts)})
+                if watch:
+                    watch(EvaluatedImage(sample, logits, prediction, counts, seconds))
             bar.update(len(batch))
     if per_image_csv:
         _write_csv(Path(per_image_csv), rows, dataset.label_set.classes, rank, world_size)
@@ -102,14 +119,14 @@ def evaluate(
 
 def _predictions(
     pipeline: Pipeline, batch: list[RawSample], num_classes: int, logs_memory: bool
-) -> list[np.ndarray]:
-    """Return the predicted ids (H, W) of each image."""
+) -> list[tuple[ImageLogits, np.ndarray]]:
+    """Return the logits and the predicted ids (H, W) of each image."""
     try:
         if logs_memory:
             line = memory_line(pipeline, batch[0].image.shape)
             logger.info("%s: %s", batch[0].image_path, line)
         logits = pipeline.batch([sample.image for sample in batch])
-        predictions = [image_logits.labels() for image_logits in logits]
+        predictions = [(image_logits, image_logits.labels()) for image_logits in logits]
     except UserError as error:
         raise UserError(f"{', '.join(sample.image_path for sample in batch)}: {error}") from None
     if logits[0].num_classes != num_classes:

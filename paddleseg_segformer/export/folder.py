@@ -103,6 +103,11 @@ def export_model(
             f"output_op {output_op}: the graph resizes logits with half-pixel centres, these "
             "weights with aligned corners (test_config.align_corners). Take --output_op none."
         )
+    if settings.temperatures and output_op == "softmax":
+        raise UserError(
+            "output_op softmax: the graph's probabilities are not calibrated, but "
+            "test_config.temperatures is set. Take --output_op none, or set it to null."
+        )
     if WITH_PREPROCESS in formats:
         check_expressible(preprocess, settings, output_op, full_input_shape(model, input_shape))
     with atomic_folder(save_dir) as folder:

@@ -200,6 +200,7 @@ class ImageLogits:
         pipeline.preprocess.check_values(image)
         self._pipeline = pipeline
         self._average = pipeline.settings.average
+        self._temperatures = pipeline.settings.temperatures
         self.views = _views_of_image(pipeline, image)
         self._pieces: dict[Key, Piece] = {}
         self._cached_bytes = 0
@@ -253,9 +254,29 @@ class ImageLogits:
             )
         return full
 
-    def _probability_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
+    def log_probabilities(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return the logarithms of the class probabilities at n pixels, (n, K) float32.
+
+        They are not calibrated.
+
+        Args:
+            rows: Of the pixels, (n,).
+            columns: Of the pixels, (n,).
+        """
+        found = np.empty((len(rows), self.num_classes), np.float32)
         for tile, views in self._tiles(self._arrays.tile_hw):
-            yield tile, tile_probabilities(views, tile, self._average, self._arrays)
+            is_inside = (rows >= tile.top) & (rows < tile.bottom)
+            is_inside &= (columns >= tile.left) & (columns < tile.right)
+            if is_inside.any():
+                probabilities = tile_probabilities(views, tile, self._average, self._arrays)
+                at = rows[is_inside] - tile.top, slice(None), columns[is_inside] - tile.left
+                found[is_inside] = probabilities[at]
+        return np.log(np.maximum(found, np.finfo(np.float32).tiny))
+
+    def _probability_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
+        temperatures = self._temperatures
+        for tile, views in self._tiles(self._arrays.tile_hw):
+            yield tile, tile_probabilities(views, tile, self._average, self._arrays, temperatures)
 
     def _tiles(self, tile_hw: tuple[int, int]) -> Iterator[tuple[Tile, list[list[Piece]]]]:
         """Yield the tiles row by row, each with every view's pieces that reach into its row."""
@@ -330,6 +351,7 @@ class ImageLogits:
         rows, columns = self.views[view].axes
         self._arrays = arrays
         self._num_classes = logits.shape[0]
+        self._pipeline.settings.check_temperatures(self._num_classes)
         self._pieces[key] = arrays.piece(
             logits,
             rows.to_original(row, logits.shape[1]),

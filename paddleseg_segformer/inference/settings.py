@@ -34,6 +34,9 @@ class InferenceSettings:
             (segmentation_models.pytorch), not half a pixel inside.
         window_batch: The most windows that go through the network together; by default 4 on a GPU,
             and 1 on the CPU, where more take longer.
+        temperatures: Calibrate probabilities: logits (logarithms of averaged probabilities) are
+            divided by one number for all pixels, or by the one of the class that is predicted
+            there (K numbers). Labels stay the same. Fitted by `evaluation.calibration`.
 
     Raises:
         UserError: values that do not go together.
@@ -50,6 +53,7 @@ class InferenceSettings:
     is_one_step: bool = False
     window_batch: int | None = None
     align_corners: bool = False
+    temperatures: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_windows()
@@ -64,6 +68,22 @@ class InferenceSettings:
                 )
         if self.window_batch is not None and self.window_batch < 1:
             raise UserError(f"window_batch: found {self.window_batch}, expected 1 or more.")
+        if not all(_is_positive(value) for value in self.temperatures):
+            raise UserError(
+                f"temperatures: found {list(self.temperatures)}, expected numbers above 0."
+            )
+
+    def check_temperatures(self, num_classes: int) -> None:
+        """Refuse temperatures that are not one for all, or one for each class.
+
+        Raises:
+            UserError: they are another number.
+        """
+        if len(self.temperatures) not in (0, 1, num_classes):
+            raise UserError(
+                f"temperatures: found {len(self.temperatures)}, expected 1, or one for each of "
+                f"the {num_classes} classes."
+            )
 
     def _check_windows(self) -> None:
         if not self.is_slide:
@@ -118,12 +138,15 @@ class InferenceSettings:
             parts.append("logits resized in one step")
         if self.align_corners:
             parts.append("corners of the logits aligned")
+        if self.temperatures:
+            parts.append("confidence calibrated")
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data; `from_dict` reads them back."""
         values = dataclasses.asdict(self)
-        for key, default in (("window_batch", None), ("align_corners", False)):
+        later = (("window_batch", None), ("align_corners", False), ("temperatures", ()))
+        for key, default in later:
             if values[key] == default:  # keys that older programs do not know
                 del values[key]
         return {

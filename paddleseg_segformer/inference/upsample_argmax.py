@@ -58,11 +58,28 @@ def tile_scores(
 
 
 def tile_probabilities(
-    views: Sequence[Sequence[Piece]], tile: Tile, average: str, arrays: Arrays
+    views: Sequence[Sequence[Piece]],
+    tile: Tile,
+    average: str,
+    arrays: Arrays,
+    temperatures: Sequence[float] = (),
 ) -> np.ndarray:
-    """Return a tile's class probabilities (R, K, C)."""
+    """Return a tile's class probabilities (R, K, C), calibrated by `temperatures` if there are any.
+
+    Source of the temperatures: Guo et al., "On Calibration of Modern Neural Networks", 2017; one
+    for each predicted class: Frenkel and Goldberger, "Network Calibration by Class-based
+    Temperature Scaling", 2021.
+    """
     scores = tile_scores(views, tile, average, arrays)
-    return arrays.to_numpy(scores if average == "softmax" else arrays.softmax(scores))
+    if not temperatures:
+        return arrays.to_numpy(scores if average == "softmax" else arrays.softmax(scores))
+    scores = arrays.to_numpy(scores)
+    if average == "softmax":
+        scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+    divisors = np.asarray(temperatures, np.float32)
+    if len(divisors) > 1:
+        divisors = divisors[NumpyArrays.argmax(scores)][:, None]  # (R, 1, C)
+    return NumpyArrays.softmax(scores / divisors)
 
 
 def upsampled_labels(logits: Array, size_hw: tuple[int, int]) -> np.ndarray:

@@ -23,6 +23,7 @@ FILE_NAME = "deploy.yaml"
 FORMAT = 3  # of deploy.yaml; raised when a reader of the old one would go wrong
 VALUE_RANGE_FORMAT = 4  # the same with `preprocess.value_range`
 ALIGN_CORNERS_FORMAT = 5  # the same with `inference.align_corners`
+TEMPERATURES_FORMAT = 6  # the same with `inference.temperatures`
 PADDLESEG_SECTION = "Deploy"  # for PaddleSeg's programs, in `export.paddleseg_folder`
 INPUT_NAME = "x"
 OUTPUT_OPS = ("none", "argmax", "softmax")
@@ -179,7 +180,8 @@ class DeployConfig:
         if not all(len(c) == 3 and min(c) >= 0 and max(c) <= 255 for c in self.palette):
             raise UserError("palette: expected three numbers in 0..255 for each class.")
         Preprocess.from_dict(self.preprocess)
-        InferenceSettings.from_dict(self.inference)
+        settings = InferenceSettings.from_dict(self.inference)
+        settings.check_temperatures(self.output.num_classes)
 
     @property
     def label_set(self) -> LabelSet:
@@ -208,10 +210,10 @@ class DeployConfig:
             content = _from_format_1(content)
         if content["format"] == 2:  # the same without a fixture
             content = dict(content, format=FORMAT)
-        if content["format"] not in range(FORMAT, ALIGN_CORNERS_FORMAT + 1):
+        if content["format"] not in range(FORMAT, TEMPERATURES_FORMAT + 1):
             raise UserError(
                 f"{path}: format {content['format']}, but this version reads formats 1 to "
-                f"{ALIGN_CORNERS_FORMAT}. Export the model again, or use the version it was made "
+                f"{TEMPERATURES_FORMAT}. Export the model again, or use the version it was made "
                 "with."
             )
         try:
@@ -269,6 +271,8 @@ class DeployConfig:
             config = dataclasses.replace(self, format=VALUE_RANGE_FORMAT)
         if self.inference.get("align_corners"):
             config = dataclasses.replace(self, format=ALIGN_CORNERS_FORMAT)
+        if self.inference.get("temperatures"):
+            config = dataclasses.replace(self, format=TEMPERATURES_FORMAT)
         content = {"format": config.format, **dataclasses.asdict(config)}
         text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
         write_text(path, text)

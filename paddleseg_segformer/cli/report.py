@@ -1,0 +1,60 @@
+"""`report`: a page and tables on the model of a training run."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from paddleseg_segformer.cli.common import (
+    add_device_argument,
+    add_import_argument,
+    check_weights,
+    set_device,
+    set_up_logging,
+)
+from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.files import check_folder
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the job's flags."""
+    add = parser.add_argument
+    add("run_dir", metavar="RUN_DIR", help="--save_dir of a training run")
+    add("--out", metavar="DIR", help="folder of the report; by default RUN_DIR/report")
+    add("--model_path", help="weights; by default the best model, else the newest checkpoint")
+    add(
+        "--opts",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override config values: val_dataset.dataset_root=DIR",
+    )
+    add("--num_workers", type=int, default=2, help="threads that read images ahead")
+    add("--num_shown", type=int, default=8, help="images shown of the worst, and of the best")
+    add_import_argument(parser)
+    add_device_argument(parser)
+
+
+def run(args: Namespace) -> None:
+    """Evaluate and write the report."""
+    set_up_logging()
+    if args.num_shown < 0 or args.num_workers < 1:
+        raise UserError("--num_shown: expected 0 or more; --num_workers: expected 1 or more.")
+    check_weights(args.model_path)
+    check_folder(args.out or Path(args.run_dir) / "report")
+    from paddleseg_segformer.report import write_report
+    from paddleseg_segformer.report.figures import check_matplotlib
+
+    check_matplotlib()
+    set_device(args.device)
+    report = write_report(
+        args.run_dir,
+        args.out,
+        model_path=args.model_path,
+        opts=args.opts,
+        num_workers=args.num_workers,
+        num_shown=args.num_shown,
+    )
+    print(report.metrics.table())
+    print(f"page: {report.page}")
