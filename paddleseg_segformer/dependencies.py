@@ -35,6 +35,8 @@ REMEDIES = {
     "PIL": "pip install pillow",
     "tifffile": "pip install tifffile",
     "safetensors": "pip install safetensors",
+    "rasterio": "pip install rasterio",
+    "pycocotools": "pip install pycocotools",
     "matplotlib": "pip install matplotlib",
     "paddle2onnx": "pip install paddle2onnx==2.1.0 (for Python up to 3.12)",
     "onnx": "pip install onnx onnxruntime",
