@@ -11,10 +11,11 @@ import warnings
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from paddleseg_segformer.errors import UserError, printable
 from paddleseg_segformer.files import check_folder
+from paddleseg_segformer.zoo import find_model
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
@@ -68,7 +69,7 @@ def add_model_path_argument(parser: ArgumentParser, more: str = "") -> None:
     parser.add_argument(
         "--model_path",
         help="weights: .pdparams, a model folder, a Hugging Face folder, .pth or .safetensors of "
-        f"another code base{more}",
+        f"another code base, or a name of list_models{more}",
     )
 
 
@@ -78,10 +79,11 @@ def check_weights(source: str | None) -> None:
     Raises:
         UserError: no such file or folder.
     """
-    if source and "://" not in source and not os.path.exists(source):
+    if source and "://" not in source and not os.path.exists(source) and not find_model(source):
         raise UserError(
-            f"{source}: no such weight file. Name a file, a folder, or a URL, which is downloaded "
-            "into $PADDLESEG_SEGFORMER_HOME or ~/.cache/paddleseg_segformer."
+            f"{source}: no such weight file. Name a file, a folder, a URL, which is downloaded "
+            "into $PADDLESEG_SEGFORMER_HOME or ~/.cache/paddleseg_segformer, or a model that "
+            "list_models knows."
         )
 
 
@@ -145,6 +147,19 @@ def set_device(device: str | None) -> str:
         ) from None
 
 
+class _Console(logging.StreamHandler[TextIO]):
+    """Standard output, beside bars of tqdm; what a bar shows is left to it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not getattr(record, "is_in_bar", False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -154,7 +169,7 @@ def set_up_logging() -> None:
     """Log this package's messages to standard output, one time-stamped line each."""
     warnings.filterwarnings("ignore", "When training, we now always track global mean")  # Paddle's
     warnings.filterwarnings("ignore", module="PIL")  # damaged files are reported by their names
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Console(sys.stdout)
     handler.setFormatter(_Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     package = logging.getLogger("paddleseg_segformer")
     package.handlers = [handler]

@@ -14,6 +14,7 @@ from paddleseg_segformer.cli.common import (
     set_up_logging,
     with_imports,
 )
+from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
 from paddleseg_segformer.config.building import build_training
 from paddleseg_segformer.config.schema import load_config
 from paddleseg_segformer.errors import UserError
@@ -44,6 +45,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="evaluate every save_interval, keep the best model; without it: once, at the end",
     )
     add("--use_vdl", action="store_true", help="write a VisualDL log into save_dir")
+    add(
+        "--trackers",
+        nargs="+",
+        metavar="NAME",
+        help="logs to write into save_dir beside those of the config: visualdl, tensorboard, wandb "
+        "(offline), mlflow, or your own",
+    )
     add("--use_ema", action="store_true", help="average the weights, and evaluate the average")
     add(
         "--resume_model",
@@ -104,6 +112,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=100,
         help="steps, and samples, that may be skipped before the run stops",
     )
+    add_paddleseg_flags(parser, "train")
 
 
 def run(args: Namespace) -> None:
@@ -121,6 +130,8 @@ def run(args: Namespace) -> None:
     if args.to_static_training:
         overrides["to_static_training"] = True
     config = with_imports(dataclasses.replace(config, **overrides), args.imports)
+    if config.val_dataset and not args.do_eval:
+        logger.info("without --do_eval the model is evaluated once, at the end of the run")
     device = set_device(args.device)
 
     from paddleseg_segformer.training.run import train

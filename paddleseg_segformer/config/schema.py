@@ -19,6 +19,7 @@ from paddleseg_segformer.components import note_needed
 from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean, mistakes_in
 from paddleseg_segformer.typed import from_plain, plain_values
 from paddleseg_segformer.yaml_files import dump_yaml, parse_yaml, read_yaml
+from paddleseg_segformer.zoo import find_model
 
 if TYPE_CHECKING:
     from paddleseg_segformer.inference.settings import InferenceSettings
@@ -105,6 +106,8 @@ class Config:
     freeze_stages: int = 0  # stages of the backbone held fixed, counted from its input
     class_balanced_sampling: float = 0.0  # share of samples drawn by class, each class alike
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
+    early_stop_intervals: int | None = None  # evaluations without improvement before stopping
+    trackers: list[str] | None = None  # visualdl, tensorboard, wandb, mlflow, or your own
     hooks: list[dict[str, Any]] | None = None  # your own, called around each training step
     needs_import: list[str] | None = None  # modules the run imported; a note, nothing imports them
 
@@ -136,6 +139,9 @@ def _refused(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "freeze_stages",
             f"freeze_stages: found {values['freeze_stages']}, expected 0 or more.",
         )
+    if (values.get("early_stop_intervals") or 1) < 1:
+        found = values["early_stop_intervals"]
+        yield "early_stop_intervals", f"early_stop_intervals: found {found}, expected 1 or more."
     share = values.get("class_balanced_sampling", 0)
     if not 0 <= share <= 1:
         yield (
@@ -412,8 +418,11 @@ def _override(content: dict[str, Any], override: str) -> None:
     value = parse_yaml(text, f"--opts {override}")
     value = None if value == "None" else _expand(value)  # PaddleSeg's are Python's
     is_path = last == "pretrained" and isinstance(value, str) and "://" not in value
-    if is_path and not os.path.exists(str(value)):
-        raise UserError(f"--opts {override}: no such weight file, expected a path, URL or null.")
+    if is_path and not os.path.exists(str(value)) and not find_model(str(value)):
+        raise UserError(
+            f"--opts {override}: no such weight file, expected a path, a URL, a name that "
+            "list_models knows, or null."
+        )
     section[place] = value
 
 
