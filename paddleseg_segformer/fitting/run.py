@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,7 +124,7 @@ def run(options: FitOptions, detected: Detected | None = None) -> FitReport:
     """
     begun_s = time.monotonic()
     if options.dry_run:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, _logged(None):
             conclusions, plan = _plan(options, detected, Path(folder, DATA), begun_s)
             text = _config_text(plan, options, options.out_dir)
             text = text.replace(folder, str(options.out_dir))
@@ -378,17 +379,27 @@ def _ending(out: Path, state: _State) -> str:
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Also write the package's messages to a file."""
+def _logged(path: Path | None) -> Iterator[None]:
+    """Write the package's messages to a file, and to standard output where nothing else shows them.
+
+    Args:
+        path: Of the file, which is appended to; None for none.
+    """
     package = logging.getLogger("paddleseg_segformer")
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handlers: list[logging.Handler] = []
+    if not package.hasHandlers():
+        handlers.append(logging.StreamHandler(sys.stdout))
+    if path:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
     level = package.level
     package.setLevel(logging.INFO)
-    package.addHandler(handler)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        package.addHandler(handler)
     try:
         yield
     finally:
-        package.removeHandler(handler)
         package.setLevel(level)
-        handler.close()
+        for handler in handlers:
+            package.removeHandler(handler)
+            handler.close()
