@@ -26,13 +26,20 @@ from paddleseg_segformer.annotations.source import (
     Files,
     Sample,
 )
-from paddleseg_segformer.annotations.split import Row, format_rows, needs_hashes, read_rows, split
-from paddleseg_segformer.data.io import encode_label
+from paddleseg_segformer.annotations.split import (
+    Row,
+    format_rows,
+    needs_hashes,
+    read_rows,
+    refuse_empty,
+    split,
+)
+from paddleseg_segformer.data.io import as_stored, decode_image, encode_label, read_file
 from paddleseg_segformer.data.loader import map_in_order
 from paddleseg_segformer.data.similar import difference_hash
 from paddleseg_segformer.data.values import DeclaredRange
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_folder
+from paddleseg_segformer.files import atomic_folder, make_folder
 from paddleseg_segformer.yaml_files import dump_yaml, read_yaml
 
 SECTIONS, FACTS = "dataset.yml", "prepared.json"
@@ -130,16 +137,22 @@ class _Seen:
 
 
 def prepare(
-    detected: Detected, out_dir: str | Path, *, num_threads: int = 2, show_progress: bool = False
+    detected: Detected,
+    out_dir: str | Path,
+    *,
+    copy_labels: bool = False,
+    num_threads: int = 2,
+    show_progress: bool = False,
 ) -> Prepared:
     """Read all annotations; write label images, lists, `split.csv`, classes, `dataset.yml`.
 
-    Images stay where they are, and so do label images that hold the class ids already. A
-    `split.csv` that is there already, of the same images, is kept. The folder is replaced as a
-    whole, and stays as it was if anything fails.
+    Images stay where they are, unless bands of them are chosen, and so do label images that hold
+    the class ids already. A `split.csv` that is there already, of the same images, is kept. The
+    folder is replaced as a whole, and stays as it was if anything fails.
 
     Args:
         out_dir: Folder of its own for what is written.
+        copy_labels: Write label images that hold the class ids too, with the classes' colours.
         num_threads: Files read at a time.
         show_progress: Show a bar on standard error.
 
@@ -149,9 +162,8 @@ def prepare(
     """
     out_dir = Path(out_dir)
     kept = _earlier_split(out_dir)
-    converter = _Converter(
-        detected, out_dir, needs_hashes(detected.samples, detected.options) and not kept
-    )
+    has_hashes = needs_hashes(detected.samples, detected.options) and not kept
+    converter = _Converter(detected, out_dir, has_hashes, copy_labels)
     samples = detected.samples
     with atomic_folder(out_dir) as folder, ThreadPoolExecutor(num_threads) as executor:
         read = map_in_order(executor, converter.see, range(len(samples)), 4 * num_threads)
@@ -177,6 +189,7 @@ def prepare(
                 f"{out_dir / SPLIT}: lists {len(kept)} images, the data has {len(paths)}, or "
                 "others. Delete the file, or name another folder, to split anew."
             )
+        refuse_empty(rows, detected.options)
         warnings += _class_warnings(class_map, pixels, rows, paths)
         return _write(folder, out_dir, detected, class_map, rows, warnings)
 
@@ -195,8 +208,11 @@ def _earlier_split(out_dir: Path) -> list[Row]:
 class _Converter:
     """Reads the samples of a data set, and writes their labels."""
 
-    def __init__(self, detected: Detected, out_dir: Path, has_hashes: bool) -> None:
-        self._detected, self._out_dir, self._has_hashes = detected, out_dir, has_hashes
+    def __init__(
+        self, detected: Detected, out_dir: Path, has_hashes: bool, copy_labels: bool
+    ) -> None:
+        self._detected, self._out_dir = detected, out_dir
+        self._has_hashes, self._copy_labels = has_hashes, copy_labels
         self._map = detected.class_map
 
     def see(self, index: int) -> _Seen:
@@ -230,25 +246,41 @@ class _Converter:
         return pixels
 
     def writer(self, folder: Path) -> Any:
-        """Return what writes one sample's label into a folder and returns the listed paths."""
+        """Return what writes one sample into a folder and returns the listed paths."""
         detected = self._detected
-        is_written = not (detected.annotations.holds_ids and self._map.is_identity)
-        names = _label_names(detected.samples, Files(detected.root)) if is_written else []
+        is_written = self._copy_labels or not (
+            detected.annotations.holds_ids and self._map.is_identity
+        )
+        names = _names(detected.samples, Files(detected.root))
         colors = np.zeros((256, 3), np.uint8)
         colors[: len(self._map.palette)] = self._map.palette
 
         def write(index: int) -> tuple[str, str]:
             sample = detected.samples[index]
             image = _listed(sample.image, self._out_dir)
+            if detected.options.bands:
+                image = f"{IMAGES}/{names[index]}.npy"
+                path = make_folder((folder / image).parent) / Path(image).name
+                np.save(path, self._chosen_bands(sample.image))
             if not is_written:
                 assert sample.annotation is not None
                 return image, _listed(sample.annotation, self._out_dir)
-            path = folder / LABELS / names[index]
-            path.parent.mkdir(parents=True, exist_ok=True)
+            label = f"{LABELS}/{names[index]}.png"
+            path = make_folder((folder / label).parent) / Path(label).name
             path.write_bytes(encode_label(self._map.apply(self._raw(index)), colors))
-            return image, f"{LABELS}/{names[index]}"
+            return image, label
 
         return write
+
+    def _chosen_bands(self, path: Path) -> np.ndarray:
+        """Return the bands of an image that are to be used, (H, W, C), of the stored type."""
+        header, options = read_header(path), self._detected.options
+        content = read_file(path)
+        image = decode_image(path, content, header.bands)
+        if not self._detected.exif_orientation:
+            image = as_stored(image, content)
+        assert options.bands
+        return image[:, :, [band - 1 for band in options.bands]].astype(header.dtype)
 
     def _raw(self, index: int) -> np.ndarray:
         """Return the raw ids (H, W) of a sample, of the image's size."""
@@ -273,14 +305,12 @@ class _Converter:
         return raw
 
 
-def _label_names(samples: Sequence[Sample], files: Files) -> list[str]:
-    """Return a path of its own for each label: the image's, as PNG."""
-    stems = [str(Path(files.relative(sample.image)).with_suffix("")) for sample in samples]
+def _names(samples: Sequence[Sample], files: Files) -> list[str]:
+    """Return a path of its own for each sample: the image's, without its suffix if that is one."""
+    paths = [files.relative(sample.image).replace("../", "") for sample in samples]
+    stems = [os.path.splitext(path)[0] for path in paths]
     counts = Counter(stems)
-    return [
-        f"{stem if counts[stem] == 1 else files.relative(sample.image)}.png".replace("../", "")
-        for stem, sample in zip(stems, samples, strict=True)
-    ]
+    return [stem if counts[stem] == 1 else path for stem, path in zip(stems, paths, strict=True)]
 
 
 def _listed(path: Path, out_dir: Path) -> str:

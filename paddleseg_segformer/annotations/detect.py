@@ -141,7 +141,11 @@ def detect(data: str | Path, options: Options | None = None) -> Detected:
     if counts["train"] or counts["val"]:
         found = ", ".join(f"{count} {name}" for name, count in counts.items() if name and count)
         conclusions.append(
-            Conclusion(f"the split of the data is kept: {found}", "its folders or lists", "--val")
+            Conclusion(
+                f"the split of the data is kept: {found}",
+                "its folders or lists",
+                "--val_by or --val_dir",
+            )
         )
     return Detected(
         files.root,

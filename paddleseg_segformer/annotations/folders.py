@@ -41,10 +41,9 @@ SET_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "valset"), "val"),
     **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
-_EDGE = r"(?:^|(?<=[-_. ])|$)"
 IN_LABEL_FOLDER = re.compile(rf"(?:^|[-_. ])({LABEL_WORDS})(?=$|[-_. ])|(?<=[a-z])(annot)$", re.I)
 IN_IMAGE_FOLDER = re.compile(rf"(?:^|[-_. ])({IMAGE_WORDS})(?=$|[-_. ])", re.I)
-LABEL_NAME = re.compile(rf"[-_. ]({LABEL_WORDS}|L)$|^({LABEL_WORDS})[-_. ]", re.I)
+LABEL_NAME = re.compile(rf"[-_. ]({LABEL_WORDS})$|(?-i:_L)$|^({LABEL_WORDS})[-_. ]", re.I)
 IMAGE_NAME = re.compile(rf"[-_. ]({IMAGE_WORDS})$|^({IMAGE_WORDS})[-_. ]", re.I)
 
 Pair = tuple[Path, Path]

@@ -169,8 +169,9 @@ def look_at_images(paths: Sequence[Path], options: Options) -> ImageFacts:
         )
     [(bands, dtype)] = kinds
     if options.bands:
-        if not all(1 <= band <= bands for band in options.bands):
-            raise UserError(f"--bands: found {list(options.bands)}, expected 1 to {bands}.")
+        if bands == 3 or not all(1 <= band <= bands for band in options.bands):
+            expected = "all of three" if bands == 3 else f"numbers of 1 to {bands}"
+            raise UserError(f"--bands: found {list(options.bands)}, expected {expected}.")
         bands = len(options.bands)
     are_grey = all(header.bands == 1 for header in headers.values())
     note = ", grey repeated in three" if are_grey else ""

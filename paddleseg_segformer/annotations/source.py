@@ -53,7 +53,8 @@ class Options:
         value_range: As of `data.Dataset`; "auto" concludes it, "none" maps nothing.
         bands: Numbers of the bands to be used, from 1; None for all.
         exif: Whether labels fit images as their EXIF turns them: "auto", "turned" or "stored".
-        val: Share of the validation set.
+        val: Share of the images for validation.
+        test: Share of the images that are kept for a test.
         val_by: Beginning of the paths of the validation images, or `COLUMN=VALUE` of a
             `metadata.csv` beside the data.
         val_dir: Folder of the validation images, in the data set.
@@ -69,6 +70,7 @@ class Options:
     bands: Sequence[int] | None = None
     exif: str = "auto"
     val: float = 0.2
+    test: float = 0.0
     val_by: str = ""
     val_dir: Path | None = None
     seed: int = 0

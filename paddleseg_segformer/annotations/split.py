@@ -70,17 +70,23 @@ def split(
     if options.val_by or options.val_dir:
         rows = _by_name(rows, files, options)
     warnings: list[str] = []
-    if not any(row.set == "val" for row in rows):
+    is_drawn = not any(row.set == "val" for row in rows)
+    if options.test and not is_drawn:
+        raise UserError(
+            f"--test {options.test:g}: is for sets that are drawn, but validation images are named "
+            "already. Leave it out."
+        )
+    if is_drawn:
         rows, warnings = _drawn(rows, files, num_pixels, hashes, options)
     rows = [
         row if row.set else replace(row, set="train", reason=row.reason or "the rest")
         for row in rows
     ]
-    _refuse_empty(rows, options)
     return rows, warnings
 
 
-def _refuse_empty(rows: Sequence[Row], options: Options) -> None:
+def refuse_empty(rows: Sequence[Row], options: Options) -> None:
+    """Refuse rows of which none is for training, or none for validation."""
     counts = Counter(row.set for row in rows)
     for name in ("train", "val"):
         if not counts[name]:
@@ -150,24 +156,32 @@ def _drawn(
     if len(free) < 2:
         raise UserError(f"{files.root}: {len(free)} images, expected two or more to split.")
     paths = [rows[index].image for index in free]
+    if not 0 <= options.test < 1 - options.val:
+        raise UserError(
+            f"--test: found {options.test:g}, expected a share from 0 to below {1 - options.val:g}."
+        )
     groups, reasons, warnings = _groups(
         paths, {path: hashes[path] for path in paths if path in hashes}, options
     )
     members: defaultdict[str, list[int]] = defaultdict(list)
     for index, path in zip(free, paths, strict=True):
         members[groups[path]].append(index)
-    chosen = _balanced(members, num_pixels > 0, options)
+    has_class = num_pixels > 0
+    val = _balanced(members, has_class, options.val, options.seed)
+    rest = {name: members[name] for name in members if name not in val}
+    test = (
+        _balanced(rest, has_class, options.test / (1 - options.val), options.seed)
+        if options.test and len(rest) > 1
+        else set()
+    )
     drawn = f"drawn, seed {options.seed}"
     result = list(rows)
     for name, indices in members.items():
+        set_name = "val" if name in val else "test" if name in test else "train"
+        others = f"{len(indices) - 1} others ({reasons[name]})" if name in reasons else ""
+        reason = drawn + (f", together with {others}" if others else "")
         for index in indices:
-            kept = (
-                f", together with {len(indices) - 1} others ({reasons[name]})"
-                if name in reasons
-                else ""
-            )
-            set_name = "val" if name in chosen else "train"
-            result[index] = replace(rows[index], set=set_name, group=name, reason=drawn + kept)
+            result[index] = replace(rows[index], set=set_name, group=name, reason=reason)
     return result, warnings
 
 
@@ -188,9 +202,12 @@ def _groups(
         return path
 
     causes: defaultdict[str, set[str]] = defaultdict(set)
+    videos = find_videos(hashes)
+    frames = {path for group in videos for path in group}
+    tiles = (g for g in _tiles(paths) if 2 * len(frames.intersection(g)) <= len(g))
     linked = [
-        *(("tiles of one scene", group) for group in _tiles(paths)),
-        *(("frames of one video", group) for group in find_videos(hashes)),
+        *(("tiles of one scene", group) for group in tiles),
+        *(("frames of one video", group) for group in videos),
         *(("near-duplicates", group) for group in find_pairs(hashes)),
     ]
     for cause, group in linked:
@@ -239,42 +256,50 @@ def _tiles(paths: Sequence[str]) -> list[list[str]]:
 
 
 def _balanced(
-    members: Mapping[str, Sequence[int]], has_class: np.ndarray, options: Options
+    members: Mapping[str, Sequence[int]], has_class: np.ndarray, share: float, seed: int
 ) -> set[str]:
-    """Return the groups for validation: of each class its share of the images, rare ones first.
+    """Return groups that hold about `share` of the images of each class, rare classes first.
+
+    At least one group is chosen, and at least one is not.
 
     Args:
+        members: Indices of the samples in each group.
         has_class: (N, K), of all samples.
 
     Source: Sechidis et al., "On the Stratification of Multi-Label Data", 2011, with groups in
     place of samples.
     """
-    order = np.random.default_rng(options.seed).permutation(sorted(members))
-    counts = {name: has_class[list(members[name])].sum(axis=0) for name in order.tolist()}
-    sizes = {name: len(members[name]) for name in order.tolist()}
+    names = np.random.default_rng(seed).permutation(sorted(members)).tolist()
+    counts = {name: has_class[list(members[name])].sum(axis=0) for name in names}
     total = np.sum(list(counts.values()), axis=0)
-    wanted = {"val": options.val * total, "train": (1 - options.val) * total}
-    room = {
-        "val": options.val * sum(sizes.values()),
-        "train": (1 - options.val) * sum(sizes.values()),
-    }
-    chosen: dict[str, str] = {}
-    while len(chosen) < len(order):
-        left = [name for name in order.tolist() if name not in chosen]
+    num_samples = sum(len(members[name]) for name in names)
+    least = np.where(total > 1, np.maximum(share * total, 1), share * total)
+    wanted = {True: least, False: total - least}  # images of each class
+    room = {True: share * num_samples, False: (1 - share) * num_samples}
+    chosen: dict[str, bool] = {}
+    left = names
+    while left:
         holders = np.sum([counts[name] > 0 for name in left], axis=0)
-        rare = int(np.argmin(np.where(holders > 0, holders, len(order) + 1)))
-        batch = [name for name in left if holders.any() and counts[name][rare] > 0] or left
-        for name in sorted(batch, key=lambda item: -counts[item][rare] if holders.any() else 0):
-            sets = sorted(("train", "val"), key=lambda s: (-wanted[s][rare], -room[s]))
-            best = sets[0] if holders.any() else max(room, key=lambda s: room[s])
-            chosen[name] = best
-            wanted[best] = wanted[best] - counts[name]
-            room[best] -= sizes[name]
-    names = {name for name, set_name in chosen.items() if set_name == "val"}
-    if not names or len(names) == len(order):  # as of very few groups
-        smallest = min(order.tolist(), key=lambda name: sizes[name])
-        names = {smallest} if not names else names - {smallest}
-    return names
+        if holders.any():
+            rare = int(np.argmin(np.where(holders > 0, holders, len(names) + 1)))
+            batch = [name for name in left if counts[name][rare]]
+            batch.sort(key=lambda name: -counts[name][rare])
+        else:  # images without any class
+            rare, batch = None, left
+        for name in batch:
+            is_in = max(
+                (False, True),
+                key=lambda side: (0 if rare is None else wanted[side][rare], room[side]),
+            )
+            chosen[name] = is_in
+            wanted[is_in] = wanted[is_in] - counts[name]
+            room[is_in] -= len(members[name])
+        left = [name for name in left if name not in chosen]
+    found = {name for name in names if chosen[name]}
+    if not found or len(found) == len(names):  # as of very few groups
+        smallest = min(names, key=lambda name: len(members[name]))
+        found = {smallest} if not found else found - {smallest}
+    return found
 
 
 def format_rows(rows: Sequence[Row]) -> str:
