@@ -61,8 +61,27 @@ class Prediction:
 
     @cached_property
     def confidence(self) -> np.ndarray:
-        """Return the probability of the predicted class, (H, W) float32."""
+        """Return the probability of the predicted class, (H, W) float32.
+
+        It is calibrated where the settings have `temperatures`.
+        """
         return self._logits.confidence()
+
+    def mark_unknown(self, min_confidence: float) -> None:
+        """Give pixels of a lower confidence the label set's `ignore_index` in `label`.
+
+        Raises:
+            UserError: that is the id of a class.
+        """
+        unknown = self.label_set.ignore_index
+        if not self.label_set.num_classes <= unknown <= 65535:
+            raise UserError(
+                f"min_confidence: ignore_index {unknown} is a class, or no id of 16 bits, so it "
+                "cannot mark unknown pixels. Choose another ignore_index in the data set."
+            )
+        is_unknown = self.confidence < min_confidence
+        label = self.label if unknown <= np.iinfo(self.label.dtype).max else np.int32(self.label)
+        self.label = np.where(is_unknown, label.dtype.type(unknown), label)
 
     @cached_property
     def entropy(self) -> np.ndarray:

@@ -30,6 +30,7 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_from_config,
     settings_with_flags,
 )
+from paddleseg_segformer.data.io import write_label
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path, check_folder
 from paddleseg_segformer.inference.image_sources import (
@@ -52,10 +53,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LABELS, OVERLAYS, PROBABILITIES = RESULTS = (
+LABELS, OVERLAYS, PROBABILITIES, CONFIDENCE = RESULTS = (
     "pseudo_color_prediction",
     "added_prediction",
     "probabilities",
+    "confidence",
 )
 WINDOW_SIDES_PX = (1024, 768, 512, 256)  # tried for images that do not fit into memory
 LOG_INTERVAL_S = 30.0  # between lines on the windows of large images
@@ -127,6 +129,18 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
     add("--benchmark", action="store_true", help="print the time of each step, after a warm-up")
     add_inference_arguments(parser, aug_flag)
     add("--save_probabilities", action="store_true", help="also write (K, H, W) float16 .npy files")
+    add(
+        "--save_confidence",
+        action="store_true",
+        help="also write the probability of each pixel's class as grey PNG files, 255 for certain; "
+        "calibrated where test_config.temperatures is set",
+    )
+    add(
+        "--min_confidence",
+        type=float,
+        default=0.0,
+        help="give pixels of a lower confidence, 0..1, the ignored id: unknown",
+    )
     add("--overlay_alpha", type=float, default=OVERLAY_ALPHA, help="opacity of the colours, 0..1")
     add(
         "--custom_color",
@@ -152,6 +166,8 @@ def run(args: Namespace) -> None:
     set_up_logging()
     if not 0 <= args.overlay_alpha <= 1:
         raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
+    if not 0 <= args.min_confidence <= 1:
+        raise UserError(f"--min_confidence: found {args.min_confidence}, expected 0 to 1.")
     if args.batch_size < 1:
         raise UserError(f"--batch_size: found {args.batch_size}, expected 1 or more.")
     check_folder(args.save_dir)
@@ -159,6 +175,9 @@ def run(args: Namespace) -> None:
     has_images = not (is_video(args.image_path) or is_check_alone)
     if is_video(args.image_path) and not os.path.isfile(args.image_path):
         raise UserError(f"{args.image_path}: no such file (--image_path).")
+    for flag in ("save_confidence", "min_confidence"):
+        if is_video(args.image_path) and getattr(args, flag):
+            raise UserError(f"--{flag} has no effect on a video. Leave it out, or name images.")
     results = [Path(args.save_dir) / folder for folder in RESULTS]
     images = find_images(args.image_path, args.file_list, results) if has_images else []
     predictor, runs_on = _exported(args) if args.export_dir else _built(args)
@@ -398,12 +417,17 @@ def _predict(
 def _save(prediction: Prediction, image: ImageFile, args: Namespace) -> None:
     """Write one image's results, in sub-folders as the images are."""
     save_dir = Path(args.save_dir)
+    if args.min_confidence:
+        prediction.mark_unknown(args.min_confidence)
     prediction.save(save_dir / LABELS / f"{image.name}.png")
     suffix = image.path.suffix.lower()
     if args.has_png_overlays or suffix not in OVERLAY_SUFFIXES:
         suffix = ".png"
     overlay = prediction.overlay(args.overlay_alpha)
     write_image(save_dir / OVERLAYS / f"{image.name}{suffix}", overlay)
+    if args.save_confidence:
+        levels = np.rint(255 * prediction.confidence).astype(np.uint8)
+        write_label(save_dir / CONFIDENCE / f"{image.name}.png", levels)
     if args.save_probabilities:
         with atomic_path(save_dir / PROBABILITIES / f"{image.name}.npy") as temporary:
             np.save(temporary, prediction.probabilities.astype(np.float16))

@@ -16,6 +16,9 @@ from paddleseg_segformer.report.pictures import PANELS
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
+Sections = Mapping[str, str]  # HTML by title
+
+
 class Shown(NamedTuple):
     """An image on the page."""
 
@@ -54,12 +57,29 @@ def page_html(
         "Training": f"<figure>{drawn['curves']}</figure>" if "curves" in drawn else "",
         "Model and data": _about(content),
     }
-    kept = {title: body for title, body in sections.items() if body}
-    ids = {title: title.lower().replace(" ", "-") for title in kept}
-    links = "".join(f'<a href="#{ids[title]}">{title}</a>' for title in kept)
-    body = "".join(f'<h2 id="{ids[title]}">{title}</h2>{text}' for title, text in kept.items())
     model, data = content["model"], content["data"]
     title = f"{model['type']} on {data['type']} {data['mode'] or ''}".rstrip()
+    facts = (model["model_path"], f"{content['num_images']} images", content["environment"]["date"])
+    return shell(title, " · ".join(facts), _tiles(content), sections)
+
+
+def shell(title: str, subtitle: str, tiles: Iterable[tuple[str, str]], sections: Sections) -> str:
+    """Return a page.
+
+    Args:
+        title: Plain text.
+        subtitle: Plain text.
+        tiles: The figures that say most, and what they are; plain text.
+        sections: HTML by title; empty ones are left out.
+    """
+    kept = {name: body for name, body in sections.items() if body}
+    ids = {name: name.lower().replace(" ", "-") for name in kept}
+    links = "".join(f'<a href="#{ids[name]}">{escape(name)}</a>' for name in kept)
+    body = "".join(f'<h2 id="{ids[name]}">{escape(name)}</h2>{text}' for name, text in kept.items())
+    items = "".join(
+        f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>'
+        for big, small in tiles
+    )
     files = resources.files(__package__)
     style, script = ((files / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return (
@@ -67,14 +87,13 @@ def page_html(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{escape(title)}</title><style>{style}</style></head><body>"
-        f"<h1>{escape(title)}</h1>"
-        f'<p class="soft">{escape(model["model_path"])} · {content["num_images"]} images · '
-        f"{escape(content['environment']['date'])}</p>"
-        f"{_tiles(content)}<nav>{links}</nav>{body}<script>{script}</script></body></html>\n"
+        f'<h1>{escape(title)}</h1><p class="soft">{escape(subtitle)}</p>'
+        f'<div class="tiles">{items}</div><nav>{links}</nav>{body}'
+        f"<script>{script}</script></body></html>\n"
     )
 
 
-def _tiles(content: Mapping[str, Any]) -> str:
+def _tiles(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the figures that say most."""
     low, high = content["mIoU_interval"]
     calibration, speed = content["calibration"], content["speed"]
@@ -93,10 +112,7 @@ def _tiles(content: Mapping[str, Any]) -> str:
         (f"{speed['median_ms_per_image']:.0f} ms", f"per image, median, {speed['device']}"),
         (f"{speed['parameters'] / 1e6:.2f} M", "parameters"),
     ]
-    items = (
-        f'<div class="tile"><b>{big}</b><span>{escape(small)}</span></div>' for big, small in tiles
-    )
-    return f'<div class="tiles">{"".join(items)}</div>'
+    return tiles
 
 
 def _classes(content: Mapping[str, Any], drawn: Mapping[str, str]) -> str:
@@ -176,24 +192,43 @@ def _errors(content: Mapping[str, Any]) -> str:
 
 
 def _images(content: Mapping[str, Any], shown: Sequence[Shown]) -> str:
-    if not shown:
-        return ""
-    colors = (
-        f"<span>{_chip(item['color'])}{escape(name)}</span>"
-        for name, item in content["classes"].items()
-    )
-    strips = (
-        f"<figure><figcaption>{escape(item.figures.path)} · mIoU {percent(item.figures.miou)} · "
+    colors = {name: item["color"] for name, item in content["classes"].items()}
+    captions = (
+        f"{item.figures.path} · mIoU {percent(item.figures.miou)} · "
         f"accuracy {percent(item.figures.accuracy)} · "
-        f"mostly {max(zip(item.figures.error_kinds, KINDS, strict=True))[1]}</figcaption>"
-        f'<a href="{escape(item.file)}"><img class="strip" alt="{", ".join(PANELS)}" '
-        f'src="data:image/jpeg;base64,{base64.b64encode(item.jpeg).decode()}"></a></figure>'
+        f"mostly {max(zip(item.figures.error_kinds, KINDS, strict=True))[1]}"
         for item in shown
     )
-    panels = "".join(f"<span>{name}</span>" for name in PANELS)
+    strips = [Strip(text, item.file, item.jpeg) for text, item in zip(captions, shown, strict=True)]
+    return strips_html(colors, PANELS, strips)
+
+
+class Strip(NamedTuple):
+    """Panels of an image beside each other."""
+
+    caption: str
+    file: str  # the larger picture, relative to the page
+    jpeg: bytes
+
+
+def strips_html(
+    colors: Mapping[str, Sequence[int]], panels: Sequence[str], strips: Sequence[Strip]
+) -> str:
+    """Return images below a legend of the classes' colours; nothing without images."""
+    if not strips:
+        return ""
+    legend = "".join(f"<span>{_chip(color)}{escape(name)}</span>" for name, color in colors.items())
+    names = "".join(f"<span>{escape(name)}</span>" for name in panels)
+    columns = f"grid-template-columns:repeat({len(panels)},1fr)"
+    figures = "".join(
+        f"<figure><figcaption>{escape(strip.caption)}</figcaption>"
+        f'<a href="{escape(strip.file)}"><img class="strip" alt="{escape(", ".join(panels))}" '
+        f'src="data:image/jpeg;base64,{base64.b64encode(strip.jpeg).decode()}"></a></figure>'
+        for strip in strips
+    )
     return (
-        f'<div class="legend">{"".join(colors)}</div><div class="panels">{panels}</div>'
-        f"{''.join(strips)}"
+        f'<div class="legend">{legend}</div>'
+        f'<div class="panels" style="{columns}">{names}</div>{figures}'
     )
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 import logging
 import os
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from paddleseg_segformer.report.curves import Curves, read_curves
 from paddleseg_segformer.report.findings import Findings, ImageFigures, peak_memory_mib
 from paddleseg_segformer.report.page import Shown, page_html
 from paddleseg_segformer.report.pictures import image_strip, legend, page_jpeg
+from paddleseg_segformer.report.tables import plain, write_csv, write_json
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -202,8 +201,7 @@ def write_findings(
         for name, figure in drawn.items():
             draw.save_png(figure, folder / f"{name}.png")
         _write_tables(folder, metrics, findings, curves)
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / "report.json").write_text(text, encoding="utf-8")
+        write_json(folder, "report", content)
         (folder / "calibrated.yml").write_text(calibrated.to_yaml(), encoding="utf-8")
         page = page_html(
             content, {name: draw.inline_svg(item) for name, item in drawn.items()}, shown
@@ -306,8 +304,8 @@ def _figures(subject: Subject, metrics: Metrics, findings: Findings) -> dict[str
             "processor": f"{_processor()}, {os.cpu_count()} cores",
         },
     }
-    plain: dict[str, Any] = _plain(content)
-    return plain
+    whole: dict[str, Any] = plain(content)
+    return whole
 
 
 def _confusions(metrics: Metrics, count: int = 10) -> list[dict[str, Any]]:
@@ -347,7 +345,7 @@ def _calibration(findings: Findings) -> dict[str, Any] | None:
 
 def _write_tables(folder: Path, metrics: Metrics, findings: Findings, curves: Curves) -> None:
     """Write the CSV files."""
-    write = partial(_write_csv, folder)
+    write = partial(write_csv, folder)
     intervals = findings.intervals
     columns = {
         "iou": metrics.iou,
@@ -379,31 +377,6 @@ def _write_tables(folder: Path, metrics: Metrics, findings: Findings, curves: Cu
             for point in zip(item.coverage, item.risk, item.threshold, strict=True)
         )
         write("calibration", ["method", "coverage", "risk", "threshold"], risks)
-
-
-def _write_csv(
-    folder: Path, name: str, header: Sequence[str], rows: Iterable[Iterable[Any]]
-) -> None:
-    """Write a table; a cell without a number stays empty."""
-    with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        for row in rows:
-            cells = [f"{x:.6g}" if isinstance(x, float) else x for x in map(_plain, row)]
-            writer.writerow(["" if cell is None else cell for cell in cells])
-
-
-def _plain(value: Any) -> Any:
-    """Return plain data for JSON; NaN becomes None."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _mean(values: np.ndarray) -> float:

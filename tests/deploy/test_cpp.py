@@ -461,3 +461,35 @@ def test_help_lists_the_flags(programs) -> None:
     for program in programs.values():
         done = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
         assert "--image_path PATH" in done.stdout
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("temperatures", [None, [1.7], [0.5, 1, 2, 3, 0.7, 1.3, 1.9]])
+def test_confidence_and_unknown_pixels_are_pythons(
+    engine, temperatures, exported, segment, images, tmp_path
+) -> None:
+    def calibrate(deploy: dict[str, Any]) -> None:
+        if temperatures:
+            deploy["inference"]["temperatures"] = temperatures
+            deploy["format"] = 6
+
+    folder = exported("SegFormer", calibrate)
+    flags = ("--save_confidence", "--min_confidence", 0.3)
+    done = segment(engine, folder, images, *flags)
+    assert done.returncode == 0, done.stderr
+    predictor = Predictor.from_export(folder, device="cpu", backend=engine)
+    num_unknown = 0
+    for path in sorted(path for path in images.rglob("*") if path.is_file()):
+        name = path.relative_to(images).with_suffix(".png")
+        prediction = predictor(path)
+        found = cv2.imdecode(np.fromfile(tmp_path / "out" / "confidence" / name, np.uint8), -1)
+        expected = 255.0 * prediction.confidence
+        assert found.shape == expected.shape and expected.std() > 5
+        assert abs(found - expected).max() < 1
+        label = read_label(tmp_path / "out" / "pseudo_color_prediction" / name)
+        is_clear = abs(prediction.confidence - 0.3) > 1e-4
+        is_unknown = (prediction.confidence < 0.3) & is_clear
+        num_unknown += is_unknown.sum()
+        assert (label[is_unknown] == 255).all()
+        assert (label[is_clear & ~is_unknown] != 255).all()
+    assert num_unknown > 100

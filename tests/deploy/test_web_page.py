@@ -225,8 +225,14 @@ def test_classes_and_opacity_change_the_picture(exported, images, page) -> None:
         assert difference(shown(page), prediction.colors) == 0
 
 
-def test_pointer_tells_class_and_confidence(exported, images, page) -> None:
-    export = exported("SegFormer")
+@pytest.mark.parametrize("temperatures", [None, [1.7], [0.5, 1, 2, 3, 0.7, 1.3, 1.9]])
+def test_pointer_tells_class_and_confidence(exported, images, page, temperatures) -> None:
+    def calibrate(deploy: dict[str, Any]) -> None:
+        if temperatures:
+            deploy["inference"]["temperatures"] = temperatures
+            deploy["format"] = 6
+
+    export = exported("SegFormer", calibrate)
     predictor = Predictor.from_export(export, device="cpu", backend="paddle")
     prediction = predictor(images[0])
     height, width = prediction.label.shape

@@ -304,6 +304,40 @@ def test_windows_are_kept_for_later_maps(network) -> None:
 
 
 @pytest.mark.check
+@pytest.mark.parametrize("arrays", ["host", "device"])
+@pytest.mark.parametrize("average", ["logits", "softmax"])
+@pytest.mark.parametrize("temperatures", [(2.5,), (0.5, 1.0, 2.0, 3.0, 0.7, 1.3, 1.9)])
+def test_temperatures_change_probabilities_and_no_label(
+    network, temperatures, average, arrays, monkeypatch
+) -> None:
+    if arrays == "device":
+        for choice in ("arrays_for", "arrays_on"):
+            monkeypatch.setattr(pipeline_module, choice, lambda _: PaddleArrays)
+    preprocess = Preprocess.from_transforms([NORMALIZE])
+    settings = InferenceSettings(**SLIDE, **FLIPS, average=average)
+    image = smooth_image(70, 90)
+    plain = Pipeline(network, preprocess, settings)(image)
+    calibrated = settings.replace({"temperatures": temperatures})
+    logits = Pipeline(network, preprocess, calibrated)(image)
+    np.testing.assert_array_equal(logits.labels(), plain.labels())
+    probabilities = plain.probabilities()
+    divisors = np.resize(temperatures, NUM_CLASSES)[probabilities.argmax(0)]
+    powers = probabilities ** (1 / divisors)
+    np.testing.assert_allclose(logits.probabilities(), powers / powers.sum(0), atol=1e-5)
+    np.testing.assert_allclose(logits.confidence(), (powers / powers.sum(0)).max(0), atol=1e-5)
+    rows, columns = np.array([0, 69, 33, 64, 5]), np.array([0, 89, 64, 1, 60])
+    expected = np.log(probabilities[:, rows, columns].T)
+    np.testing.assert_allclose(logits.log_probabilities(rows, columns), expected, atol=1e-4)
+
+
+def test_temperatures_of_another_number_of_classes_are_refused(network) -> None:
+    settings = InferenceSettings(temperatures=(1.0, 2.0))
+    pipeline = Pipeline(network, Preprocess.from_transforms([NORMALIZE]), settings)
+    with pytest.raises(UserError, match="temperatures: found 2, expected 1, or one for each of"):
+        pipeline(smooth_image(64, 64)).labels()
+
+
+@pytest.mark.check
 def test_ties_go_to_the_lowest_id() -> None:
     def network(x: paddle.Tensor) -> paddle.Tensor:
         return paddle.zeros([x.shape[0], 300, x.shape[2] // 4, x.shape[3] // 4])

@@ -26,6 +26,8 @@ SLIDE = {"is_slide": True, "crop_size_hw": (512, 1024)}
         ({"average": "softmaxx"}, "Did you mean 'softmax'"),
         ({"scale_mode": "image"}, "scale_mode: found 'image', expected one of transformed, source"),
         ({"window_batch": 0}, "window_batch: found 0"),
+        ({"temperatures": (1.0, 0.0)}, r"temperatures: found \[1.0, 0.0\], expected numbers above"),
+        ({"temperatures": (float("nan"),)}, "temperatures: found"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(values, message) -> None:

@@ -123,6 +123,16 @@ def test_aligned_corners_raise_the_format(folder) -> None:
     assert DeployConfig.load(folder).inference == inference
 
 
+def test_temperatures_raise_the_format(folder) -> None:
+    path = folder / "deploy.yaml"
+    plain = DeployConfig.load(folder)
+    inference = InferenceSettings(temperatures=(0.5, 2.0), align_corners=True).to_dict()
+    dataclasses.replace(plain, inference=inference).save(folder)
+    assert "format: 6\n" in path.read_text() and "temperatures: [0.5, 2.0]\n" in path.read_text()
+    read = DeployConfig.load(folder)
+    assert InferenceSettings.from_dict(read.inference).temperatures == (0.5, 2.0)
+
+
 def test_precision_and_quality_of_an_artefact(folder) -> None:
     quality = {"mean_iou": 0.7, "drop": [0.001, 2], "images": {"calibration": 3}}
     edit(folder, "artefacts.paddle.precision", "int8")
@@ -134,7 +144,9 @@ def test_precision_and_quality_of_an_artefact(folder) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 6, "format 6, but this version reads formats 1 to 5"),
+        ("format", 7, "format 7, but this version reads formats 1 to 6"),
+        ("inference.temperatures", [1, 2, 3], "temperatures: found 3, expected 1, or one for each"),
+        ("inference.temperatures", [0], r"temperatures: found \[0\], expected numbers above 0"),
         ("artefacts", None, "no key 'artefacts'"),
         ("artefacts", {}, "artefacts: found none"),
         ("artefacts", {"onx": {"files": []}}, "unknown key 'onx'. Did you mean 'onnx'"),

@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::set<int> kFormats = {1, 2, 3, 4, 5};
+const std::set<int> kFormats = {1, 2, 3, 4, 5, 6};
 const std::map<std::string, std::size_t> kNumFiles = {{"paddle", 2}, {"onnx", 1}, {"openvino", 2}};
 
 ModelFile read_file(const Section& section) {
@@ -113,10 +113,10 @@ std::optional<cv::Size> read_size_hw(const Section& section, const std::string& 
   return cv::Size((*sides)[1], (*sides)[0]);
 }
 
-Settings read_settings(const Section& section) {
+Settings read_settings(const Section& section, int num_classes) {
   section.expect_only({"is_slide", "crop_size_hw", "stride_hw", "scales", "flip_horizontal",
                        "flip_vertical", "average", "scale_mode", "is_one_step", "window_batch",
-                       "align_corners"});
+                       "align_corners", "temperatures"});
   const std::vector<double> whole = {1.0};
   if (section.get("scales", whole) != whole || section.get("flip_horizontal", false) ||
       section.get("flip_vertical", false))
@@ -130,6 +130,14 @@ Settings read_settings(const Section& section) {
   settings.is_one_step = section.get("is_one_step", false);
   settings.align_corners = section.get("align_corners", false);
   settings.window_batch = section.get("window_batch", settings.window_batch);
+  settings.temperatures = section.get("temperatures", settings.temperatures);
+  const std::size_t count = settings.temperatures.size();
+  if (count > 1 && count != static_cast<std::size_t>(num_classes))
+    fail(section.name_of("temperatures"), ": found ", count,
+         ", expected 1, or one for each of the ", num_classes, " classes.");
+  for (const float value : settings.temperatures)
+    if (!(value > 0))
+      fail(section.name_of("temperatures"), ": found ", value, ", expected numbers above 0.");
   return settings;
 }
 
@@ -184,14 +192,15 @@ DeployConfig DeployConfig::load(const fs::path& given) {
   const auto format = root.get<int>("format");
   if (kFormats.count(format) == 0)
     fail(config.path.string(), ": format ", format,
-         ", but this program reads formats 1 to 5. Export the model again.");
+         ", but this program reads formats 1 to 6. Export the model again.");
   config.artefacts = read_artefacts(root, format);
   config.input = read_input(root.section("input"));
   config.output = read_output(root.section("output"));
   read_preprocess(root.section("preprocess"), config);
-  config.settings = read_settings(root.section("inference"));
+  config.settings = read_settings(root.section("inference"), config.output.num_classes);
   config.classes = root.get<std::vector<std::string>>("classes");
   config.palette = read_palette(root);
+  config.ignore_index = root.get("ignore_index", 255);
   config.fixture = read_fixture(root);
   for (const std::size_t found : {config.classes.size(), config.palette.size()})
     if (found != static_cast<std::size_t>(config.output.num_classes))

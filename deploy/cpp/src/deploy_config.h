@@ -40,9 +40,10 @@ struct Settings {
   bool is_slide = false;
   std::optional<cv::Size> crop_size;
   std::optional<cv::Size> stride;
-  bool is_one_step = false;    // resize logits straight to the original size
-  int window_batch = 1;        // most windows that go through the network together
-  bool align_corners = false;  // of the resize of logits
+  bool is_one_step = false;         // resize logits straight to the original size
+  int window_batch = 1;             // most windows that go through the network together
+  bool align_corners = false;       // of the resize of logits
+  std::vector<float> temperatures;  // of confidence: none, one, or one for each predicted class
 
   /// Throws Error where values do not go together.
   void check();
@@ -65,6 +66,7 @@ struct DeployConfig {
   Settings settings;
   std::vector<std::string> classes;
   std::vector<cv::Vec3b> palette;  // RGB of each class
+  int ignore_index;
   std::optional<Fixture> fixture;
 
   /// Reads the deploy.yaml of a folder; the file itself may be given too.

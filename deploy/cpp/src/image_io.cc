@@ -121,7 +121,8 @@ cv::Mat colored(const cv::Mat& label, const std::vector<cv::Vec3b>& palette) {
     for (int column = 0; column < label.cols; ++column) {
       const int id = label.depth() == CV_8U ? label.at<std::uint8_t>(row, column)
                                             : label.at<std::uint16_t>(row, column);
-      const cv::Vec3b& rgb = palette[id];
+      const bool is_class = id < static_cast<int>(palette.size());  // unknown pixels are none
+      const cv::Vec3b rgb = is_class ? palette[id] : cv::Vec3b();
       result.at<cv::Vec3b>(row, column) = {rgb[2], rgb[1], rgb[0]};
     }
   return result;
@@ -191,6 +192,12 @@ void write_label(const fs::path& path, const cv::Mat& label,
   cv::Mat ids;
   label.convertTo(ids, CV_8U);
   write_bytes(path, encode_palette_png(ids, palette));
+}
+
+void write_confidence(const fs::path& path, const cv::Mat& confidence) {
+  cv::Mat levels;
+  confidence.convertTo(levels, CV_8U, 255);
+  write_bytes(path, encode_png(levels));
 }
 
 void write_overlay(const fs::path& path, const cv::Mat& image, const cv::Mat& label,

@@ -20,7 +20,10 @@ cv::Mat read_label(const std::filesystem::path& path);
 void write_label(const std::filesystem::path& path, const cv::Mat& label,
                  const std::vector<cv::Vec3b>& palette);
 
-/// Writes the image with the classes' colours over it.
+/// Writes confidences (float32, 0 to 1) as a grey PNG, 255 for 1.
+void write_confidence(const std::filesystem::path& path, const cv::Mat& confidence);
+
+/// Writes the image with the classes' colours over it; ids without a class are black.
 void write_overlay(const std::filesystem::path& path, const cv::Mat& image, const cv::Mat& label,
                    const std::vector<cv::Vec3b>& palette);
 

@@ -40,19 +40,31 @@ std::optional<std::string> failure_of(const ImageFile& image, const Action& acti
 
 // infer.py writes probabilities too
 constexpr char kLabels[] = "pseudo_color_prediction", kOverlays[] = "added_prediction",
-               kProbabilities[] = "probabilities";
+               kProbabilities[] = "probabilities", kConfidence[] = "confidence";
+
+/// Gives pixels of a lower confidence the id that labels use for pixels without a class.
+void mark_unknown(cv::Mat& label, const cv::Mat& confidence, float min_confidence, int unknown) {
+  if (unknown > 255) label.convertTo(label, CV_16U);
+  label.setTo(unknown, confidence < min_confidence);
+}
 
 void predict(const ImageFile& file, const DeployConfig& deploy, Pipeline& pipeline,
-             const std::filesystem::path& save_dir, Timings& timings) {
+             const Options& options, Timings& timings) {
   timings.begin_image();
   const cv::Mat image = [&] {
     const Timings::Scope scope(timings, Step::kDecode);
     return read_image(file.path, deploy.input.shape[1]);
   }();
-  const cv::Mat label = pipeline.labels(image, timings);
+  const bool has_confidence = options.save_confidence || options.min_confidence > 0;
+  cv::Mat confidence;
+  cv::Mat label = pipeline.labels(image, timings, has_confidence ? &confidence : nullptr);
+  if (options.min_confidence > 0)
+    mark_unknown(label, confidence, options.min_confidence, deploy.ignore_index);
   {
     const Timings::Scope scope(timings, Step::kWrite);
+    const std::filesystem::path save_dir = options.save_dir;
     const std::string name = file.name + ".png";
+    if (options.save_confidence) write_confidence(save_dir / kConfidence / name, confidence);
     write_label(save_dir / kLabels / name, label, deploy.palette);
     write_overlay(save_dir / kOverlays / name, image, label, deploy.palette);
   }
@@ -71,11 +83,15 @@ void run(const Options& options) {
   const DeployConfig exported = DeployConfig::load(options.config);
   DeployConfig deploy = exported;
   deploy.settings = with_flags(deploy.settings, options);
+  const int unknown = deploy.ignore_index;
+  if (options.min_confidence > 0 && (unknown < deploy.output.num_classes || unknown > 65535))
+    fail("--min_confidence: the export's ignore_index ", unknown, " is a class, or no id of 16 ",
+         "bits, so it cannot mark unknown pixels. Export with another ignore_index.");
   std::vector<ImageFile> images;
   const std::filesystem::path save_dir = options.save_dir;
   if (!options.image_path.empty())
-    images = find_images(options.image_path,
-                         {save_dir / kLabels, save_dir / kOverlays, save_dir / kProbabilities});
+    images = find_images(options.image_path, {save_dir / kLabels, save_dir / kOverlays,
+                                              save_dir / kProbabilities, save_dir / kConfidence});
   const auto engine =
       make_engine(deploy.checked_files(kEngineArtefacts), {options.device, options.threads});
   cv::setNumThreads(options.threads);
@@ -89,7 +105,7 @@ void run(const Options& options) {
   std::size_t num_failed = 0;
   for (const ImageFile& image : images) {
     const auto failure =
-        failure_of(image, [&] { predict(image, deploy, pipeline, save_dir, timings); });
+        failure_of(image, [&] { predict(image, deploy, pipeline, options, timings); });
     if (!failure) continue;
     std::cerr << "failed: " << one_line(*failure) << std::endl;
     ++num_failed;

@@ -32,6 +32,16 @@ int number(const std::string& value) {
   fail("found '", value, "', expected a whole number of 0 or more.");
 }
 
+float share(const std::string& value) {
+  try {
+    std::size_t end = 0;
+    const float result = std::stof(value, &end);
+    if (end == value.size() && result >= 0 && result <= 1) return result;
+  } catch (const std::logic_error&) {  // as above
+  }
+  fail("found '", value, "', expected a number of 0 to 1.");
+}
+
 cv::Size size(const Values& values) { return {number(values[0]), number(values[1])}; }
 
 const std::vector<Flag>& flags() {
@@ -46,6 +56,12 @@ const std::vector<Flag>& flags() {
        [](Options& o, const Values&) { o.self_check = true; }},
       {"--save_dir", "PATH", 1, "folder of the results (default: output/infer)",
        [](Options& o, const Values& v) { o.save_dir = v[0]; }},
+      {"--save_confidence", "", 0,
+       "also write the calibrated confidence as grey PNG files, 255 for certain",
+       [](Options& o, const Values&) { o.save_confidence = true; }},
+      {"--min_confidence", "P", 1,
+       "give pixels of a lower confidence (0 to 1) the export's ignore_index: unknown",
+       [](Options& o, const Values& v) { o.min_confidence = share(v[0]); }},
       {"--device", "NAME", 1, "cpu, gpu or gpu:1 (default: cpu)",
        [](Options& o, const Values& v) { o.device = v[0]; }},
       {"--threads", "N", 1, "threads on the CPU (default: one per core)",

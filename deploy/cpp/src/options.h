@@ -19,6 +19,8 @@ struct Options {
   int max_side_px = 8192;
   bool is_slide = false;
   bool self_check = false;
+  bool save_confidence = false;
+  float min_confidence = 0;
   bool wants_help = false;
   std::optional<cv::Size> crop_size;
   std::optional<cv::Size> stride;

@@ -46,12 +46,13 @@ void write_planes(const cv::Mat& part, const Normalization& normalization, float
 
 }  // namespace
 
-cv::Mat Pipeline::labels(const cv::Mat& image, Timings& timings) {
+cv::Mat Pipeline::labels(const cv::Mat& image, Timings& timings, cv::Mat* confidence) {
   const Prepared prepared = [&] {
     const Timings::Scope scope(timings, Step::kPreprocess);
     return prepare(image);
   }();
   cv::Mat label(image.size(), deploy_.output.num_classes <= 256 ? CV_8U : CV_16U);
+  if (confidence) confidence->create(image.size(), CV_32F);
   pieces_.clear();
   for (int top = 0; top < label.rows; top += kBandHeight) {
     const cv::Range band(top, std::min(top + kBandHeight, label.rows));
@@ -61,6 +62,8 @@ cv::Mat Pipeline::labels(const cv::Mat& image, Timings& timings) {
     std::vector<const Piece*> pieces;
     for (const WindowKey& key : keys) pieces.push_back(&pieces_.at(key));
     label_rows(pieces, band, label);
+    if (confidence)
+      confidence_rows(pieces, band, label, deploy_.settings.temperatures, *confidence);
     for (const WindowKey& key : keys)
       if (prepared.reaches[key.first].second <= band.end) pieces_.erase(key);
   }

@@ -19,7 +19,10 @@ class Pipeline {
       : deploy_(deploy), engine_(engine), max_side_px_(max_side_px) {}
 
   /// Returns the class ids (8 bits, or 16 for more than 256 classes) of an image at its own size.
-  cv::Mat labels(const cv::Mat& image, Timings& timings);
+  ///
+  /// `confidence`, if there is one, gets the calibrated probability of each pixel's class
+  /// (float32).
+  cv::Mat labels(const cv::Mat& image, Timings& timings, cv::Mat* confidence = nullptr);
 
  private:
   using WindowKey = std::pair<int, int>;  // row and column of the window grid

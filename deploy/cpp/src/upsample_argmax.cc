@@ -1,6 +1,7 @@
 #include "upsample_argmax.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 namespace segment {
@@ -79,6 +80,12 @@ void add_scores(const Share& share, int id, int y, const cv::Rect& tile, std::ve
   }
 }
 
+int widest_of(const std::vector<Share>& shares) {
+  int widest = 0;
+  for (const Share& share : shares) widest = std::max(widest, share.columns.size());
+  return widest;
+}
+
 template <typename Id>
 void label_tile(const std::vector<Share>& shares, const cv::Rect& tile, cv::Mat& label) {
   const std::vector<int> ids = candidates(shares);
@@ -86,9 +93,7 @@ void label_tile(const std::vector<Share>& shares, const cv::Rect& tile, cv::Mat&
     label(tile).setTo(ids[0]);
     return;
   }
-  int widest = 0;
-  for (const Share& share : shares) widest = std::max(widest, share.columns.size());
-  std::vector<float> blend(widest), scores(tile.width), best(tile.width);
+  std::vector<float> blend(widest_of(shares)), scores(tile.width), best(tile.width);
   for (int y = tile.y; y < tile.y + tile.height; ++y) {
     Id* row = label.ptr<Id>(y) + tile.x;
     for (std::size_t index = 0; index < ids.size(); ++index) {
@@ -104,20 +109,62 @@ void label_tile(const std::vector<Share>& shares, const cv::Rect& tile, cv::Mat&
   }
 }
 
-}  // namespace
+template <typename Id>
+void confidence_tile(const std::vector<Share>& shares, const cv::Rect& tile, const cv::Mat& label,
+                     const std::vector<float>& temperatures, cv::Mat& confidence) {
+  const int num_classes = shares[0].piece->num_classes;
+  std::vector<float> blend(widest_of(shares)), scores(num_classes * tile.width);
+  for (int y = tile.y; y < tile.y + tile.height; ++y) {
+    std::fill(scores.begin(), scores.end(), 0.0f);
+    for (int id = 0; id < num_classes; ++id)
+      for (const Share& share : shares)
+        add_scores(share, id, y, tile, blend, scores.data() + id * tile.width);
+    const Id* ids = label.ptr<Id>(y) + tile.x;
+    float* row = confidence.ptr<float>(y) + tile.x;
+    for (int x = 0; x < tile.width; ++x) {
+      const float best = scores[ids[x] * tile.width + x];
+      const float temperature =
+          temperatures.empty() ? 1.0f : temperatures[temperatures.size() == 1 ? 0 : ids[x]];
+      float total = 0;
+      for (int id = 0; id < num_classes; ++id)
+        total += std::exp((scores[id * tile.width + x] - best) / temperature);
+      row[x] = 1 / total;
+    }
+  }
+}
 
-void label_rows(const std::vector<const Piece*>& pieces, cv::Range rows, cv::Mat& label) {
-  const int num_tiles = (label.cols + kTileWidth - 1) / kTileWidth;
+/// Calls `reduce(shares, tile)` for the tiles of some rows.
+template <typename Reduce>
+void for_each_tile(const std::vector<const Piece*>& pieces, cv::Range rows, int width,
+                   const Reduce& reduce) {
+  const int num_tiles = (width + kTileWidth - 1) / kTileWidth;
   cv::parallel_for_(cv::Range(0, num_tiles), [&](const cv::Range& tiles) {
     for (int index = tiles.start; index < tiles.end; ++index) {
       const int left = index * kTileWidth;
-      const cv::Rect tile(left, rows.start, std::min(kTileWidth, label.cols - left), rows.size());
-      const std::vector<Share> shares = shares_of(pieces, tile);
-      if (label.depth() == CV_8U)
-        label_tile<std::uint8_t>(shares, tile, label);
-      else
-        label_tile<std::uint16_t>(shares, tile, label);
+      const cv::Rect tile(left, rows.start, std::min(kTileWidth, width - left), rows.size());
+      reduce(shares_of(pieces, tile), tile);
     }
+  });
+}
+
+}  // namespace
+
+void label_rows(const std::vector<const Piece*>& pieces, cv::Range rows, cv::Mat& label) {
+  for_each_tile(pieces, rows, label.cols, [&](const auto& shares, const cv::Rect& tile) {
+    if (label.depth() == CV_8U)
+      label_tile<std::uint8_t>(shares, tile, label);
+    else
+      label_tile<std::uint16_t>(shares, tile, label);
+  });
+}
+
+void confidence_rows(const std::vector<const Piece*>& pieces, cv::Range rows, const cv::Mat& label,
+                     const std::vector<float>& temperatures, cv::Mat& confidence) {
+  for_each_tile(pieces, rows, label.cols, [&](const auto& shares, const cv::Rect& tile) {
+    if (label.depth() == CV_8U)
+      confidence_tile<std::uint8_t>(shares, tile, label, temperatures, confidence);
+    else
+      confidence_tile<std::uint16_t>(shares, tile, label, temperatures, confidence);
   });
 }
 

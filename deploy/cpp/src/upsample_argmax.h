@@ -28,4 +28,9 @@ struct Piece {
 /// Writes the class ids of some rows into `label` (8 or 16 bits); ties go to the lowest id.
 void label_rows(const std::vector<const Piece*>& pieces, cv::Range rows, cv::Mat& label);
 
+/// Writes the probability of each pixel's class (float32) for some rows whose `label` is written:
+/// the logits are divided by the temperature of the class, or by the only one, or by 1.
+void confidence_rows(const std::vector<const Piece*>& pieces, cv::Range rows, const cv::Mat& label,
+                     const std::vector<float>& temperatures, cv::Mat& confidence);
+
 }  // namespace segment
