@@ -40,6 +40,7 @@ KINDS = {
     "optimizer": Kind("paddleseg_segformer.optimizers", "OPTIMIZERS", "OPTIMIZERS"),
     "hook": Kind(),
     "annotation_format": Kind("paddleseg_segformer.annotations.formats", "FORMATS"),
+    "tracker": Kind("paddleseg_segformer.training.writers", "TRACKERS"),
 }
 
 _registered: dict[str, dict[str, Component]] = {kind: {} for kind in KINDS}
@@ -61,8 +62,8 @@ def register_component(kind: str, name: str | None = None, component: Any = None
     """Register a class or function, which configs then name as `type: NAME`.
 
     Args:
-        kind: model, backbone, dataset, transform, loss, optimizer, hook or annotation_format; its
-            contract (`contracts.CONTRACTS`) holds for what is built.
+        kind: model, backbone, dataset, transform, loss, optimizer, hook, annotation_format or
+            tracker; its contract (`contracts.CONTRACTS`) holds for what is built.
         name: by default the component's own.
         component: the class or function; without it, what is returned is a decorator of it.
 

@@ -117,9 +117,18 @@ class Transform(Protocol):
     """
 
     keeps_uint8: bool = False  # takes images as uint8; without it they come as float32
-    mixes_samples: bool = False  # finds in `draw_other` a function that returns another sample
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]: ...
+
+
+class MixingTransform(Transform, Protocol):
+    """A transform that uses other samples.
+
+    It finds in `draw_other` a function that returns the dictionary of another sample, drawn at
+    random, after the transforms before this one.
+    """
+
+    mixes_samples: bool = True
 
 
 class Loss(Protocol):
@@ -166,6 +175,27 @@ class ReadsAnnotations(Protocol):
         """Return the raw ids (H, W) int32 of a sample; -1 nothing drawn, -2 does not count."""
 
 
+class Tracker(Protocol):
+    """A log of figures; subclasses of `training.writers.Writer` fulfil it.
+
+    It is constructed with the run's folder and the iteration that the run resumes at, or None.
+    """
+
+    package: str | None = None  # that has to be installed
+
+    def config(self, text: str) -> None:
+        """Write the config of the run, as YAML."""
+
+    def scalars(self, iteration: int, values: Any) -> None:
+        """Write scalars by tag."""
+
+    def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
+        """Write a picture, RGB uint8 (H, W, 3)."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
 CONTRACTS: dict[str, type] = {  # by kind of component
     "model": SegmentationModel,
     "backbone": Backbone,
@@ -175,10 +205,12 @@ CONTRACTS: dict[str, type] = {  # by kind of component
     "optimizer": MakesOptimizer,
     "hook": RunHook,
     "annotation_format": ReadsAnnotations,
+    "tracker": Tracker,
 }
 REMEDIES = {
     "Data": "Derive it from paddleseg_segformer.data.SegmentationDataset.",
     "RunHook": "Derive it from paddleseg_segformer.training.trainer.Hook.",
+    "Tracker": "Derive it from paddleseg_segformer.training.writers.Writer.",
     "MakesOptimizer": "Register a function whose result, called with (model, learning_rate), "
     "returns the optimizer.",
 }

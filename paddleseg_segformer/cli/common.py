@@ -11,7 +11,7 @@ import warnings
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from paddleseg_segformer.errors import UserError, printable
 from paddleseg_segformer.files import check_folder
@@ -145,6 +145,19 @@ def set_device(device: str | None) -> str:
         ) from None
 
 
+class _Console(logging.StreamHandler[TextIO]):
+    """Standard output, beside bars of tqdm; what a bar shows is left to it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not getattr(record, "is_in_bar", False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -154,7 +167,7 @@ def set_up_logging() -> None:
     """Log this package's messages to standard output, one time-stamped line each."""
     warnings.filterwarnings("ignore", "When training, we now always track global mean")  # Paddle's
     warnings.filterwarnings("ignore", module="PIL")  # damaged files are reported by their names
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Console(sys.stdout)
     handler.setFormatter(_Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     package = logging.getLogger("paddleseg_segformer")
     package.handlers = [handler]

@@ -44,6 +44,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="evaluate every save_interval, keep the best model; without it: once, at the end",
     )
     add("--use_vdl", action="store_true", help="write a VisualDL log into save_dir")
+    add(
+        "--trackers",
+        nargs="+",
+        metavar="NAME",
+        help="logs to write into save_dir beside those of the config: visualdl, tensorboard, wandb "
+        "(offline), mlflow, or your own",
+    )
     add("--use_ema", action="store_true", help="average the weights, and evaluate the average")
     add(
         "--resume_model",

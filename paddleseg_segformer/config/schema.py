@@ -105,6 +105,8 @@ class Config:
     freeze_stages: int = 0  # stages of the backbone held fixed, counted from its input
     class_balanced_sampling: float = 0.0  # share of samples drawn by class, each class alike
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
+    early_stop_intervals: int | None = None  # evaluations without improvement before stopping
+    trackers: list[str] | None = None  # visualdl, tensorboard, wandb, mlflow, or your own
     hooks: list[dict[str, Any]] | None = None  # your own, called around each training step
     needs_import: list[str] | None = None  # modules the run imported; a note, nothing imports them
 
@@ -136,6 +138,9 @@ def _refused(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "freeze_stages",
             f"freeze_stages: found {values['freeze_stages']}, expected 0 or more.",
         )
+    if (values.get("early_stop_intervals") or 1) < 1:
+        found = values["early_stop_intervals"]
+        yield "early_stop_intervals", f"early_stop_intervals: found {found}, expected 1 or more."
     share = values.get("class_balanced_sampling", 0)
     if not 0 <= share <= 1:
         yield (

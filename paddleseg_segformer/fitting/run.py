@@ -37,12 +37,13 @@ from paddleseg_segformer.report import write_report
 from paddleseg_segformer.training.checkpoints import BEST, checkpoints
 from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.run import train
+from paddleseg_segformer.training.writers import TextLog
 from paddleseg_segformer.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
-STATE, DATA, EXPORT, LOG, CARD, CLASSES, CALIBRATED = (
-    *("fit.json", "data", "export", "log.txt", "README.md", "classes.txt", "calibrated.yml"),
+STATE, DATA, EXPORT, CARD, CLASSES, CALIBRATED = (
+    *("fit.json", "data", "export", "README.md", "classes.txt", "calibrated.yml"),
 )
 FREE_OPTIONS = ("out", "resume", "dry_run", "device")  # that may change when a run resumes
 PROGRAM = "python -m paddleseg_segformer"
@@ -131,7 +132,7 @@ def run(options: FitOptions, detected: Detected | None = None) -> FitReport:
         return FitReport(None, conclusions, list(map(str, plan.recipe.choices)), text)
     out = options.out_dir
     state = _State.open(out, options)
-    with _logged(out / LOG):
+    with _logged(out):
         stages = _Stages(options, out, state, begun_s, detected)
         for name, stage in stages.in_order().items():
             if name in state.seconds:
@@ -379,22 +380,20 @@ def _ending(out: Path, state: _State) -> str:
 
 
 @contextmanager
-def _logged(path: Path | None) -> Iterator[None]:
-    """Write the package's messages to a file, and to standard output where nothing else shows them.
+def _logged(out: Path | None) -> Iterator[None]:
+    """Write the package's messages to `log.txt`, and to standard output where nothing shows them.
 
     Args:
-        path: Of the file, which is appended to; None for none.
+        out: Folder of the file; None for none.
     """
     package = logging.getLogger("paddleseg_segformer")
-    handlers: list[logging.Handler] = []
+    handlers: list[logging.Handler] = [] if out is None else [TextLog(out)]
     if not package.hasHandlers():
         handlers.append(logging.StreamHandler(sys.stdout))
-    if path:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     level = package.level
     package.setLevel(logging.INFO)
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         package.addHandler(handler)
     try:
         yield

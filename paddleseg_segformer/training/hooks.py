@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
+from tqdm import tqdm
 
 from paddleseg_segformer.config import Config
 from paddleseg_segformer.config.building import TrainingParts
@@ -95,23 +96,44 @@ def _copy(source: Mapping[str, Any], target: Mapping[str, Any]) -> None:
 
 
 class Progress(Hook):
-    """Every `log_iters` steps: a line on the console and a point per curve, means over the steps.
+    """Every `log_iters` steps: a line in the log and a point per curve, means over the steps.
+
+    On a terminal a bar shows each step, and the lines go to the file alone.
 
     Args:
         epoch_iters: steps in one pass over the data, for the epoch number.
+        has_bar: show the bar, where standard error is a terminal.
     """
 
-    def __init__(self, writers: Writers, log_iters: int, epoch_iters: float) -> None:
+    def __init__(
+        self, writers: Writers, log_iters: int, epoch_iters: float, has_bar: bool = False
+    ) -> None:
         self.writers = writers
         self.log_iters = log_iters
         self.epoch_iters = epoch_iters
+        self.has_bar = has_bar
 
     def before_train(self, trainer: Trainer) -> None:
         """Start the clock."""
         self.records: dict[str, list[float]] = defaultdict(list)
+        self.bar = tqdm(
+            total=trainer.iters,
+            initial=trainer.iteration,
+            unit="step",
+            desc="train",
+            dynamic_ncols=True,
+            disable=None if self.has_bar else True,
+        )
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
 
     def after_step(self, trainer: Trainer) -> None:
         """Collect the step; at the end of a group write it."""
+        record = trainer.step_record
+        self.bar.set_postfix_str(f"loss {record['loss']:.4f}, lr {record['lr']:.2e}", False)
+        self.bar.update()
         for name, value in trainer.step_record.items():
             self.records[name].append(value)
         if trainer.iteration % self.log_iters and trainer.iteration != trainer.iters:
@@ -132,6 +154,7 @@ class Progress(Hook):
             mean["step_s"],
             mean["data_s"],
             eta,
+            extra={"is_in_bar": not self.bar.disable},
         )
         scalars = {
             "Train/loss": mean["loss"],

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.training.writers import check_visualdl
+from paddleseg_segformer.training.writers import check_trackers
 
 CHOICES = ("stop", "skip")
 
@@ -48,6 +49,7 @@ class RunOptions:
     num_workers: int = 0
     do_eval: bool = False
     use_vdl: bool = False
+    trackers: Sequence[str] | None = None  # beside those of the config
     use_ema: bool = False
     resume_model: str | None = None
     save_interval: int = 1000  # steps
@@ -80,8 +82,12 @@ class RunOptions:
                 "or auto."
             )
         self.fault_policy()
-        if self.use_vdl:
-            check_visualdl()
+        check_trackers(self.all_trackers())
+
+    def all_trackers(self, of_config: Sequence[str] = ()) -> list[str]:
+        """Return the names of all trackers, each once."""
+        use_vdl = ["visualdl"] if self.use_vdl else []
+        return list(dict.fromkeys([*of_config, *(self.trackers or ()), *use_vdl]))
 
     def fault_policy(self) -> FaultPolicy:
         """Return how faults are handled."""

@@ -6,15 +6,18 @@ import hashlib
 import logging
 import random
 import shlex
-from collections.abc import Generator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import paddle
 
 from paddleseg_segformer.analysis.complexity import count_parameters
+from paddleseg_segformer.components import resolve
 from paddleseg_segformer.config import Config, load_config
 from paddleseg_segformer.config.building import TrainingParts, build_training, build_val_dataset
+from paddleseg_segformer.contracts import CONTRACTS, check
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.data.class_sampling import ClassSampler, class_presence
@@ -54,9 +57,10 @@ from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.trainer import Hook, Precision, Trainer
 from paddleseg_segformer.training.writers import (
     JsonLinesWriter,
-    VisualDLWriter,
+    TextLog,
     Writer,
     Writers,
+    check_trackers,
 )
 
 logger = logging.getLogger(__name__)
@@ -71,6 +75,8 @@ def train(config: Config, options: RunOptions) -> BestModel:
     if seed is None:  # the processes of one run draw the same random one
         drawn = of_first_process(random.SystemRandom().randrange(2**31))
         seed = checkpoint["seed"] if checkpoint else int(drawn)
+    trackers = options.all_trackers(config.trackers or ())
+    check_trackers(trackers)
     paddle.seed(seed)  # of the initial weights; the trainer seeds every step
     parts = build_training(config, options.do_eval)
     if not options.do_eval:
@@ -79,7 +85,10 @@ def train(config: Config, options: RunOptions) -> BestModel:
     check_same_in_all("val_dataset, number of samples", len(parts.val_dataset or ()))
     samples = fingerprint(parts.dataset.samples)
     save_dir = make_folder(options.save_dir)
-    with only_writer(save_dir) if rank == 0 else nullcontext():
+    with ExitStack() as stack:
+        if rank == 0:
+            stack.enter_context(only_writer(save_dir))
+            stack.enter_context(_logged_to_file(save_dir))
         if not checkpoint:
             _check_frozen(config)
             start_from_pretrained(parts.model, config)
@@ -91,9 +100,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
         if ema and checkpoint:
             ema.set_state_dict(checkpoint["ema"])
         start = trainer.iteration if options.resume_model else None
-        writers: list[Writer] = [JsonLinesWriter(save_dir, start)] if rank == 0 else []
-        if options.use_vdl and rank == 0:
-            writers.append(VisualDLWriter(save_dir, start))
+        writers = _writers(save_dir, start, trackers) if rank == 0 else []
         best = read_best(save_dir)
         best.iteration = best.iteration or trainer.iteration  # from here early stopping counts
         run = RunFolder(save_dir, config.to_yaml(), Writers(writers), best, samples)
@@ -101,12 +108,15 @@ def train(config: Config, options: RunOptions) -> BestModel:
         if parts.val_dataset is not None:
             evaluation = ModelEvaluation(config, parts, options.num_workers, rank, world_size)
             interval = options.save_interval if options.do_eval else config.iters
-            early_stop = options.early_stop_intervals
+            early_stop = options.early_stop_intervals or config.early_stop_intervals
+            if early_stop and not options.do_eval:
+                logger.warning("early_stop_intervals has no effect without --do_eval")
             evaluate = Evaluate(evaluation, run, interval, ema, early_stop, rank == 0)
         trainer.hooks = _hooks(config, options, parts, run, ema, evaluate, rank, world_size)
         if rank == 0 and not _says(save_dir / CONFIG, run.config_yaml):
             write_text(save_dir / CONFIG, run.config_yaml)
         batch = config.batch_size * config.accumulation_steps * world_size
+        run.writers.config(run.config_yaml)
         logger.info("config\n%s", run.config_yaml.rstrip())
         logger.info(
             "%s: %.3f M parameters; %d training samples%s; batch %d (%d processes); %d "
@@ -143,6 +153,36 @@ def _says(path: Path, config_yaml: str) -> bool:
         return path.is_file() and load_config(path).to_yaml() == config_yaml
     except UserError:
         return False
+
+
+@contextmanager
+def _logged_to_file(save_dir: Path) -> Iterator[None]:
+    """Write the messages of this package to `log.txt` too, unless they are written there anyway."""
+    package, handler = logging.getLogger("paddleseg_segformer"), TextLog(save_dir)
+    written = {getattr(other, "baseFilename", None) for other in package.handlers}
+    if handler.baseFilename in written:
+        handler.close()
+        yield
+        return
+    level = package.level
+    package.setLevel(level or logging.INFO)
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
+
+
+def _writers(save_dir: Path, start: int | None, trackers: Sequence[str]) -> list[Writer]:
+    """Return the log of figures, and the trackers."""
+    writers: list[Writer] = [JsonLinesWriter(save_dir, start)]
+    for name in trackers:
+        writer: Any = resolve("tracker", name)(save_dir, start)
+        check(writer, CONTRACTS["tracker"], f"tracker {name}")
+        writers.append(writer)
+    return writers
 
 
 def _check_frozen(config: Config) -> None:
@@ -233,7 +273,7 @@ def _hooks(
     epoch_iters = len(parts.dataset) / (config.batch_size * config.accumulation_steps * world_size)
     # users' first, so that averages, evaluation and checkpoint include what they change
     limits = [TimeLimit(options.max_minutes)] if options.max_minutes else []
-    progress = Progress(run.writers, options.log_iters, epoch_iters)
+    progress = Progress(run.writers, options.log_iters, epoch_iters, has_bar=rank == 0)
     hooks = [GracefulStop(), *limits, *parts.hooks, progress]
     if ema:
         hooks.append(ema)

@@ -1,24 +1,31 @@
-"""Logs of a training run: scalars and pictures, as a JSON-lines file or for VisualDL.
+"""Logs of a training run: scalars and pictures, as a JSON-lines file and for trackers.
 
 A log that cannot be written does not end a run: the first lost point is a warning. A run that
-resumes at iteration t drops what its log holds of later iterations, which it repeats.
+resumes at iteration t drops what its log holds of later iterations, which it repeats; where a
+tracker cannot forget, its class says so.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
 import os
+import re
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from paddleseg_segformer.components import resolve
 from paddleseg_segformer.dependencies import explained
-from paddleseg_segformer.files import atomic_path, make_folder
+from paddleseg_segformer.errors import one_line, printable
+from paddleseg_segformer.files import atomic_path, make_folder, write_text
+from paddleseg_segformer.yaml_files import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +33,16 @@ Scalars = Mapping[str, float]
 
 
 class Writer:
-    """A log, which the hooks write to. Override what it can hold."""
+    """A log, which the hooks write to. Override what it can hold.
+
+    Trackers are constructed with the run's folder, and with the iteration that the run resumes at;
+    None keeps all that there is.
+    """
+
+    package: str | None = None  # that has to be installed
+
+    def config(self, text: str) -> None:
+        """Write the config of the run, as YAML."""
 
     def scalars(self, iteration: int, values: Scalars) -> None:
         """Write scalars by tag (`Train/loss`)."""
@@ -85,24 +101,30 @@ def _is_before(line: bytes, start: int) -> bool:
         return False
 
 
-def check_visualdl() -> None:
-    """Refuse `--use_vdl` before a run starts if VisualDL is missing.
+class TextLog(logging.FileHandler):
+    """The messages of a run as lines of `log.txt`, appended to on resume."""
 
-    Raises:
-        MissingDependency: VisualDL is not installed, or does not load.
-    """
-    with explained():
-        import visualdl  # noqa: F401
+    def __init__(self, save_dir: Path) -> None:
+        super().__init__(save_dir / "log.txt", encoding="utf-8")
+        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self.is_failing = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.is_failing:
+            self.is_failing = True
+            logger.warning("%s: lines are being lost", self.baseFilename)
 
 
 class VisualDLWriter(Writer):
     """A VisualDL log in the run's folder (`visualdl --logdir SAVE_DIR`), appended to on resume.
 
     VisualDL itself warns once of lost points, and continues.
-
-    Args:
-        start: iteration that the run resumes at; None keeps all that the file holds.
     """
+
+    package = "visualdl"
 
     def __init__(self, save_dir: Path, start: int | None = None) -> None:
         from visualdl import LogWriter
@@ -153,23 +175,165 @@ def _records_before(content: bytes, start: int) -> Iterator[bytes]:
         position = end
 
 
+class TensorBoardWriter(Writer):
+    """An event file in the run's folder (`tensorboard --logdir SAVE_DIR`), by tensorboardX.
+
+    A resumed run adds a file, which tells TensorBoard to forget the repeated iterations.
+    """
+
+    package = "tensorboardX"
+
+    def __init__(self, save_dir: Path, start: int | None = None) -> None:
+        from tensorboardX import SummaryWriter
+
+        purge_step = None if start is None else start + 1
+        self.writer = SummaryWriter(str(make_folder(save_dir)), purge_step=purge_step)
+
+    def config(self, text: str) -> None:
+        self.writer.add_text("config", f"```yaml\n{text}\n```")
+
+    def scalars(self, iteration: int, values: Scalars) -> None:
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, float(value), iteration)
+        self.writer.flush()
+
+    def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
+        self.writer.add_image(tag, image, iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandbWriter(Writer):
+    """A run of Weights & Biases in the run's folder, offline unless `$WANDB_MODE` says otherwise.
+
+    `wandb sync SAVE_DIR/wandb/offline-*` uploads it. A resumed run is the same run there, of which
+    the server keeps what it got first.
+    """
+
+    package = "wandb"
+
+    def __init__(self, save_dir: Path, start: int | None = None) -> None:
+        import wandb
+
+        self.wandb = wandb
+        id_file = make_folder(save_dir) / "wandb" / "run_id"
+        is_new = start is None or not id_file.is_file()
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "paddleseg_segformer"),
+            name=save_dir.name,
+            dir=str(save_dir),
+            id=None if is_new else id_file.read_text().strip(),
+            resume="allow",
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        write_text(id_file, self.run.id)
+
+    def config(self, text: str) -> None:
+        self.run.config.update(parse_yaml(text, "config"), allow_val_change=True)
+
+    def scalars(self, iteration: int, values: Scalars) -> None:
+        self.run.log(dict(values), step=iteration)
+
+    def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
+        self.run.log({tag: self.wandb.Image(image)}, step=iteration)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class MlflowWriter(Writer):
+    """A run of MLflow in `mlruns` of the run's folder, or on the server of `$MLFLOW_TRACKING_URI`.
+
+    `mlflow ui --backend-store-uri SAVE_DIR/mlruns` shows it. A resumed run is the same run there,
+    which holds repeated iterations twice.
+    """
+
+    package = "mlflow"
+
+    def __init__(self, save_dir: Path, start: int | None = None) -> None:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # needed from MLflow 3.7 on
+        from mlflow.tracking import MlflowClient
+
+        local = (make_folder(save_dir) / "mlruns").absolute().as_uri()
+        self.client = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", local))
+        id_file = save_dir / "mlflow_run_id"
+        if start is not None and id_file.is_file():
+            self.run_id = id_file.read_text().strip()
+            self.client.update_run(self.run_id, status="RUNNING")
+            return
+        name = "paddleseg_segformer"
+        found = self.client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self.client.create_experiment(name)
+        self.run_id = self.client.create_run(experiment, run_name=save_dir.name).info.run_id
+        write_text(id_file, self.run_id)
+
+    def config(self, text: str) -> None:
+        self.client.log_text(self.run_id, text, "config.yml")
+
+    def scalars(self, iteration: int, values: Scalars) -> None:
+        for tag, value in values.items():
+            name = re.sub(r"[^\w\-./ ]", "_", tag)  # what MLflow allows in names
+            self.client.log_metric(self.run_id, name, float(value), step=iteration)
+
+    def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
+        self.client.log_image(self.run_id, image, f"{tag}/{iteration}.png")
+
+    def close(self) -> None:
+        self.client.set_terminated(self.run_id)
+
+
+TRACKERS: dict[str, type[Writer]] = {
+    "visualdl": VisualDLWriter,
+    "tensorboard": TensorBoardWriter,
+    "wandb": WandbWriter,
+    "mlflow": MlflowWriter,
+}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers before a run starts.
+
+    Raises:
+        UserError: no tracker of this name.
+        MissingDependency: its package is not installed, or does not load.
+    """
+    for name in names:
+        if package := getattr(resolve("tracker", name), "package", None):
+            with explained():
+                importlib.import_module(package)
+
+
 class Writers:
-    """Several writers as one."""
+    """Several writers as one; one that fails is reported once, and the run goes on."""
 
     def __init__(self, writers: list[Writer]) -> None:
         self.writers = writers
+        self.failing: set[int] = set()
+
+    def config(self, text: str) -> None:
+        """Write the config to every log."""
+        self._each(lambda writer: writer.config(text))
 
     def scalars(self, iteration: int, values: Scalars) -> None:
         """Write scalars to every log."""
-        for writer in self.writers:
-            writer.scalars(iteration, values)
+        self._each(lambda writer: writer.scalars(iteration, values))
 
     def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
         """Write a picture to every log."""
-        for writer in self.writers:
-            writer.image(iteration, tag, image)
+        self._each(lambda writer: writer.image(iteration, tag, image))
 
     def close(self) -> None:
         """Close every log."""
-        for writer in self.writers:
-            writer.close()
+        self._each(lambda writer: writer.close())
+
+    def _each(self, write: Callable[[Writer], Any]) -> None:
+        for index, writer in enumerate(self.writers):
+            try:
+                write(writer)
+            except Exception as error:  # of a tracker's client, of any type
+                if index not in self.failing:
+                    name = type(writer).__name__
+                    logger.warning("%s: points are being lost (%s)", name, one_line(error))
+                self.failing.add(index)

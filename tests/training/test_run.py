@@ -30,7 +30,7 @@ def test_training_learns_evaluates_and_writes_what_users_look_for(folder, capsys
     printed = capsys.readouterr().out
     assert re.search(r"iter 60/60 .* loss .* lr .* images/s .* ETA 0:00:00", printed)
     names = sorted(path.name for path in (folder / "out").iterdir())
-    assert names == ["best_model", "config.yml", "iter_40", "iter_60", "log.jsonl"]
+    assert names == ["best_model", "config.yml", "iter_40", "iter_60", "log.jsonl", "log.txt"]
     losses = [line["Train/loss"] for line in train_log(folder, "out")]
     assert len(losses) == 60
     assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
