@@ -120,10 +120,12 @@ def stored_values(path: Path) -> np.ndarray:
         import tifffile
 
         try:
-            return tifffile.imread(path)
+            with tifffile.TiffFile(path) as file:
+                image, axes = file.series[0].asarray(), file.series[0].axes
         except Exception as error:  # of any type: it is not made for damaged files
             reason = " ".join(str(error).split())[:100]
             raise UserError(f"{path}: cannot be decoded as an image ({reason}).") from None
+        return np.moveaxis(image, (axes.index("Y"), axes.index("X")), (0, 1))
     image = cv2.imdecode(np.frombuffer(read_file(path), np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")
