@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import paddle.distributed as dist
 
 from paddleseg_segformer.annotations import Detected
 from paddleseg_segformer.config import load_config
@@ -124,6 +125,11 @@ def run(options: FitOptions, detected: Detected | None = None) -> FitReport:
         detected: The data, where it was detected before.
     """
     begun_s = time.monotonic()
+    if dist.get_world_size() > 1:
+        raise UserError(
+            "fit: found several processes, expected one. Train what it writes: --dry_run shows a "
+            "config for `train`, which several processes or machines run."
+        )
     if options.dry_run:
         with TemporaryDirectory() as folder, _logged(None):
             conclusions, plan = _plan(options, detected, Path(folder, DATA), begun_s)
