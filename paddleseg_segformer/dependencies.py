@@ -36,6 +36,7 @@ REMEDIES = {
     "tifffile": "pip install tifffile",
     "safetensors": "pip install safetensors",
     "pycocotools": "pip install pycocotools",
+    "scipy": "pip install scipy",
     "matplotlib": "pip install matplotlib",
     "paddle2onnx": "pip install paddle2onnx==2.1.0 (for Python up to 3.12)",
     "onnx": "pip install onnx onnxruntime",

@@ -226,11 +226,16 @@ def _background(
     annotations: Annotations, renamed: Mapping[int, str], options: Options, covered: float
 ) -> tuple[str, list[Conclusion]]:
     """Return the class of pixels that nothing was drawn on, or nothing; and why."""
-    if covered >= 1 and options.background == "auto":
+    option, chosen = "--background NAME|none", options.background
+    if not annotations.is_drawn:
+        if chosen not in ("auto", "none", *renamed.values()):
+            raise UserError(
+                f"--background: found '{chosen}', but every pixel of a label image has a value. "
+                "Name the classes: --classes FILE."
+            )
         return "", []
-    option = "--background NAME|none"
-    if options.background != "auto":
-        return ("" if options.background == "none" else options.background), []
+    if chosen != "auto":
+        return ("" if chosen == "none" else chosen), []
     of_form = annotations.background
     known = next((name for name in renamed.values() if name.lower() in BACKGROUNDS), of_form)
     if known:

@@ -23,6 +23,7 @@ from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 
 KEYS = ('"images"', '"annotations"', '"categories"')
+OTHERS = ("captions_", "person_keypoints_", "image_info_")  # beside COCO's own instances
 END_BYTES = 4096  # of a file, in which its keys are looked for
 
 
@@ -138,6 +139,8 @@ def _annotation_files(files: Files) -> list[Path]:
             ends = file.read(END_BYTES)
             file.seek(-min(END_BYTES, path.stat().st_size), 2)
             ends += file.read()
+        if path.name.startswith(OTHERS):
+            continue
         text = ends.decode("utf-8", errors="replace")
         is_other = '"shapes"' in text or '"segments_info"' in text
         if text.lstrip().startswith("{") and any(key in text for key in KEYS) and not is_other:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from paddleseg_segformer.annotations.classes import ClassMap, make_class_map
-from paddleseg_segformer.annotations.drawn import Drawn
 from paddleseg_segformer.annotations.images import ImageFacts, look_at_images, read_header
 from paddleseg_segformer.annotations.source import (
     NOTHING,
@@ -111,13 +110,13 @@ def detect(data: str | Path, options: Options | None = None) -> Detected:
     options = options or Options()
     files = Files.of(Path(data))
     name, reason = _format(files, options)
-    annotations: Annotations = resolve("annotation_format", name)(files, options)
+    annotations = _component(name)(files, options)
     if not annotations.samples:
         raise UserError(f"{data}: found no image with annotations ({name}). Check the folder.")
     warnings = list(annotations.warnings)
     used = {sample.image for sample in annotations.samples}
     unused = [path for path in files.rasters if path not in used]
-    if isinstance(annotations, Drawn) and unused:
+    if annotations.is_drawn and unused:
         warnings.append(
             f"{len(unused)} images without annotations are left out, such as {unused[0]}"
         )
@@ -169,12 +168,10 @@ def _format(files: Files, options: Options) -> tuple[str, str]:
         return "folders", f"--labels {options.labels}"
     found = {}
     for name in names_of("annotation_format"):
-        if name != "folders" and (
-            reason := resolve("annotation_format", name).recognise(files)  # type: ignore[attr-defined]
-        ):
+        if name != "folders" and (reason := _component(name).recognise(files)):
             found[name] = reason
     if not found:
-        reason = resolve("annotation_format", "folders").recognise(files)  # type: ignore[attr-defined]
+        reason = _component("folders").recognise(files)
         if not reason:
             known = ", ".join(names_of("annotation_format"))
             raise UserError(
@@ -189,9 +186,19 @@ def _format(files: Files, options: Options) -> tuple[str, str]:
     return next(iter(found.items()))
 
 
+def _component(name: str) -> type[Annotations]:
+    component = resolve("annotation_format", name)
+    if not (isinstance(component, type) and issubclass(component, Annotations)):
+        raise UserError(
+            f"annotation_format '{name}': found {component!r}, expected a class derived from "
+            "paddleseg_segformer.annotations.Annotations."
+        )
+    return component
+
+
 def _covered(annotations: Annotations, exif_orientation: bool) -> float:
     """Return the share of the pixels that something was drawn on, in some of the labels."""
-    if annotations.holds_ids:
+    if not annotations.is_drawn:
         return 1.0
     total = covered = 0
     for index in spread(len(annotations.samples), LOOK_COVERED):

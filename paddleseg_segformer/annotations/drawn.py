@@ -46,6 +46,7 @@ class Object(NamedTuple):
 class Drawn(Annotations):
     """A form whose annotations are objects; subclasses give those of each sample."""
 
+    is_drawn = True
     smallest_on_top = False  # where objects overlap, and what does not count lowest; else the last
 
     def objects(self, index: int, size_hw: tuple[int, int]) -> Iterable[Object]:

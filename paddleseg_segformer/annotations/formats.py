@@ -12,6 +12,7 @@ from paddleseg_segformer.annotations.published import (
     CityscapesFiles,
     CocoStuffFiles,
     CvatMasks,
+    Sbd,
     Voc,
 )
 from paddleseg_segformer.annotations.source import Annotations
@@ -25,6 +26,7 @@ FORMATS: dict[str, type[Annotations]] = {
     "cvat_masks": CvatMasks,
     "labelstudio": LabelStudio,
     "voc": Voc,
+    "sbd": Sbd,
     "cityscapes": CityscapesFiles,
     "ade": AdeFiles,
     "coco_stuff": CocoStuffFiles,

@@ -31,9 +31,10 @@ from paddleseg_segformer.data.datasets import (
     FolderDataset,
 )
 from paddleseg_segformer.data.io import read_label
-from paddleseg_segformer.data.labels import IGNORE_INDEX, NO_CLASS, make_id_map
+from paddleseg_segformer.data.labels import IGNORE_INDEX, NO_CLASS, distinct_palette, make_id_map
 from paddleseg_segformer.data.lists import read_list_text
 from paddleseg_segformer.data.sample_lists import FolderLayout, pair_folders
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 
 VOC_NAME = re.compile(r"^20(07|08|09|10|11|12)_\d{6}$")  # of the challenge's own images
@@ -145,6 +146,51 @@ def _voc_samples(files: Files, options: Options) -> tuple[list[Sample], list[str
             f"{len(labels)} labels. Put the images into JPEGImages."
         )
     return [Sample(images[s], labels[s], sets.get(s, "")) for s in chosen], warnings
+
+
+class Sbd(Annotations):
+    """The Semantic Boundaries Dataset: VOC's classes in `cls/*.mat`, which augment VOC's own."""
+
+    holds_ids = False
+
+    @classmethod
+    def recognise(cls, files: Files) -> str:
+        found = [path for path in files.of_kind(".mat") if path.parent.name == "cls"]
+        return f"{len(found)} files such as {files.relative(found[0])}" if found else ""
+
+    def __init__(self, files: Files, options: Options) -> None:
+        labels = [path for path in files.of_kind(".mat") if path.parent.name == "cls"]
+        images = {path.stem: path for path in files.rasters}
+        sets = {
+            line.strip(): name
+            for name in SETS
+            if (path := files.root / f"{name}.txt").is_file()
+            for line in read_list_text(path).decode().split("\n")
+        }
+        self.samples = [
+            Sample(images[path.stem], path, sets.get(path.stem, ""))
+            for path in labels
+            if path.stem in images
+        ]
+        self.classes = dict(enumerate(VOC_CLASSES))
+        self.palette = dict(enumerate(distinct_palette(len(VOC_CLASSES))))
+        if alone := [path for path in labels if path.stem not in images]:
+            self.warnings = [f"{len(alone)} labels without image are left out, such as {alone[0]}"]
+
+    def label(self, index: int, size_hw: tuple[int, int]) -> np.ndarray:
+        with explained():
+            from scipy.io import loadmat
+        path = self.samples[index].annotation
+        assert path is not None
+        try:
+            stored = loadmat(path, simplify_cells=True)["GTcls"]["Segmentation"]
+        except Exception as error:  # of any type: it is not made for damaged files
+            reason = " ".join(str(error).split())[:100]
+            raise UserError(f"{path}: has no GTcls.Segmentation ({reason}).") from None
+        ids = np.asarray(stored).astype(np.int32)
+        if ids.ndim != 2 or not 0 <= ids.min(initial=0) <= ids.max(initial=0) <= 20:
+            raise UserError(f"{path}: found ids of {ids.min()} to {ids.max()}, expected 0 to 20.")
+        return ids
 
 
 class Variant(NamedTuple):

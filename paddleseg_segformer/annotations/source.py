@@ -96,6 +96,7 @@ class Annotations:
         classes: Name of each raw id, 0 or above.
         palette: Colour of each raw id, where the form has one.
         background: Name of the class of pixels that nothing was drawn on, where the form says it.
+        is_drawn: Annotations are objects, between which nothing may be drawn.
         is_open: Labels may hold further raw ids, whose names `name_of` gives.
         holds_ids: The annotation files are label images that `data.io.read_label` reads as they
             are meant.
@@ -106,10 +107,14 @@ class Annotations:
     classes: Mapping[int, str]
     palette: Mapping[int, Color] | None = None
     background: str | None = None
+    is_drawn = False
     is_open = False
     holds_ids = False
     conclusions: Sequence[Conclusion] = ()
     warnings: Sequence[str] = ()
+
+    def __init__(self, files: Files, options: Options) -> None:
+        raise NotImplementedError
 
     @classmethod
     def recognise(cls, files: Files) -> str:

@@ -135,3 +135,24 @@ def test_colours_of_a_known_data_set_have_its_names(root: Path) -> None:
         expected = [[255 if not p.any() else camvid.palette.index(tuple(p.tolist())) for p in row]
                     for row in image]  # fmt: skip
         np.testing.assert_array_equal(label, expected)
+
+
+def test_sbds_mat_files_are_vocs_classes(root: Path) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    forms.write_images(root / "img", ["a", "b", "c"])
+    (root / "cls").mkdir()
+    found = {name: stored(0, 21, index).clip(max=20) for index, name in enumerate("abc")}
+    for name, label in found.items():
+        content = {"GTcls": {"Boundaries": 0, "Segmentation": label}}
+        scipy_io.savemat(root / "cls" / f"{name}.mat", content)
+    (root / "train.txt").write_text("a\nb\n")
+    (root / "val.txt").write_text("c\n")
+    detected = detect(root)
+    assert detected.format == "sbd" and detected.classes[15] == "person"
+    prepared = prepare(detected, root.parent / "out")
+    assert prepared.num_samples == {"train": 2, "val": 1}
+    for name, label in labels_of(prepared).items():
+        np.testing.assert_array_equal(label, found[name])
+    (root / "cls" / "a.mat").write_bytes(b"MATLAB")
+    with pytest.raises(UserError, match="a.mat: has no GTcls.Segmentation"):
+        prepare(detect(root), root.parent / "other")
