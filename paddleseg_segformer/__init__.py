@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from paddleseg_segformer.paddleseg_bridge import register
     from paddleseg_segformer.predictor import Predictor
+    from paddleseg_segformer.zoo import list_models
 
 __version__ = "0.1.0"
 
@@ -52,6 +53,7 @@ __all__ = [
     "VisionTransformer",
     "build_model",
     "fit",
+    "list_models",
     "load_config",
     "load_model",
     "register",
@@ -69,6 +71,7 @@ _HOMES = {
     "VisionTransformer": "models",
     "build_model": "model_folder",
     "fit": "fitting.run",
+    "list_models": "zoo",
     "load_config": "config",
     "load_model": "model_folder",
     "register": "paddleseg_bridge",

@@ -48,15 +48,11 @@ class CrossEntropyLoss(nn.Layer):
         self.weight = None if weight is None else paddle.to_tensor(weight, dtype="float32")
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        if self.weight is not None and len(self.weight) != logits.shape[1]:
-            raise UserError(
-                f"CrossEntropyLoss: found {len(self.weight)} weights, expected "
-                f"{logits.shape[1]}, one per class."
-            )
+        _check_weights(self, logits)
         losses, valid = pixel_cross_entropy(logits, label, self.ignore_index)
         counted = valid  # what the sum is divided by
         if self.weight is not None:
-            weights = F.embedding(_valid_label(label, valid), self.weight.unsqueeze(-1)).squeeze(-1)
+            weights = _weights_of_pixels(self.weight, label, valid)
             losses, counted = losses * weights, weights * valid
         if self.top_k_percent_pixels < 1:
             count = max(int(self.top_k_percent_pixels * losses.size), 1)
@@ -72,25 +68,39 @@ class OhemCrossEntropyLoss(nn.Layer):
 
     Args:
         thresh: pixels are hard whose class is predicted with less than this probability.
-        min_kept: lower limit of the pixels of a batch that count.
+        min_kept: of a batch's valid pixels, fewer than this many never count alone: at least those
+            that are harder than the one of this rank do. All count where there are no more, or if
+            it is 0.
         ignore_index: label of pixels that do not count.
+        weight: one factor per class; the sum over pixels is divided by their number all the same.
 
-    Source: Shrivastava et al., "Online Hard Example Mining", 2016, as PaddleSeg and mmsegmentation
-        apply it.
+    Source: Shrivastava et al., "Online Hard Example Mining", 2016, as PaddleSeg applies it.
     """
 
-    def __init__(self, thresh: float = 0.7, min_kept: int = 10000, ignore_index: int = 255) -> None:
+    def __init__(
+        self,
+        thresh: float = 0.7,
+        min_kept: int = 10000,
+        ignore_index: int = 255,
+        weight: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.max_easy_loss = -paddle.log(paddle.to_tensor(float(thresh)))
         self.min_kept = min_kept
         self.ignore_index = ignore_index
+        self.weight = None if weight is None else paddle.to_tensor(weight, dtype="float32")
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        _check_weights(self, logits)
         losses, valid = pixel_cross_entropy(logits, label, self.ignore_index)
-        losses = losses.flatten()
-        hardest = losses.topk(min(self.min_kept, losses.size))[0][-1]
-        kept = (losses >= paddle.minimum(self.max_easy_loss, hardest)).astype(losses.dtype)
-        kept = (kept * valid.flatten()).detach()
+        kept = valid
+        if self.min_kept > 0:
+            hardest = losses.flatten().topk(min(self.min_kept, losses.size))[0]
+            is_hard = losses > paddle.minimum(self.max_easy_loss, hardest[-1])
+            is_whole = valid.sum() <= self.min_kept
+            kept = (valid * (is_whole | is_hard).astype(valid.dtype)).detach()
+        if self.weight is not None:
+            losses = losses * _weights_of_pixels(self.weight, label, valid)
         return (losses * kept).sum() / _mean_sum(kept)
 
 
@@ -114,6 +124,7 @@ class DiceLoss(nn.Layer):
         self.smooth = smooth
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        _check_weights(self, logits)
         valid = label != self.ignore_index
         mask = valid.astype("float32").unsqueeze(1)  # (N, 1, H, W)
         target = (
@@ -124,6 +135,119 @@ class DiceLoss(nn.Layer):
         total = (probabilities + target).sum(axis=[2, 3])
         losses = 1 - (2 * overlap + self.smooth) / (total + self.smooth)
         return (losses if self.weight is None else losses * self.weight).mean()
+
+
+class MultiClassFocalLoss(nn.Layer):
+    """Cross-entropy times `alpha` (1 - p) ** `gamma`, p the probability of the pixel's class.
+
+    Args:
+        alpha: factor of all pixels.
+        gamma: the larger, the less pixels count that are predicted well.
+        num_class: PaddleSeg 2.8 asks for it; without effect.
+        ignore_index: label of pixels that do not count.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", 2017.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        gamma: float = 2.0,
+        num_class: int | None = None,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.gamma = gamma
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        losses, valid = pixel_cross_entropy(logits, label, self.ignore_index)
+        focus = (1 - paddle.exp(-losses)) ** self.gamma
+        return self.alpha * (focus * losses).sum() / _mean_sum(valid)
+
+
+class RMILoss(nn.Layer):
+    """Region mutual information of label and prediction, negated, without cross-entropy.
+
+    Maps are scaled down by pooling; then each pixel is a vector of the region around it.
+
+    Args:
+        num_classes: of the logits.
+        rmi_radius: side of the region.
+        rmi_pool_way: 0 for the largest value, 1 for the mean, 2 for interpolation.
+        rmi_pool_size: side of the pooled square; 1 for no pooling.
+        rmi_pool_stride: the same number.
+        loss_weight_lambda: PaddleSeg's; without effect.
+        ignore_index: label of pixels that count as background of every class.
+
+    Source: Zhao et al., "Region Mutual Information Loss for Semantic Segmentation", 2019, equations
+        of section 3, with the constants of its code.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 19,
+        rmi_radius: int = 3,
+        rmi_pool_way: int = 0,
+        rmi_pool_size: int = 3,
+        rmi_pool_stride: int = 3,
+        loss_weight_lambda: float = 0.5,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__()
+        if rmi_pool_way not in (0, 1, 2):
+            raise UserError(f"rmi_pool_way: found {rmi_pool_way!r}, expected 0, 1 or 2.")
+        if not 1 <= rmi_radius <= 10:
+            raise UserError(f"rmi_radius: found {rmi_radius!r}, expected 1 to 10.")
+        if rmi_pool_size != rmi_pool_stride:
+            raise UserError("rmi_pool_size and rmi_pool_stride differ. Make them equal.")
+        self.num_classes = num_classes
+        self.radius = rmi_radius
+        self.pool_way = rmi_pool_way
+        self.pool_size = rmi_pool_size
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        if logits.shape[1] != self.num_classes:
+            raise UserError(
+                f"RMILoss: num_classes is {self.num_classes}, but the model has {logits.shape[1]}. "
+                "Make them equal."
+            )
+        valid = (label != self.ignore_index).astype("float32")
+        target = F.one_hot(_valid_label(label, valid), self.num_classes).transpose([0, 3, 1, 2])
+        mask = valid.unsqueeze(1)
+        predicted = F.sigmoid(logits.astype("float32")) * mask + 1e-6
+        y = self._regions(target * mask, "nearest")
+        p = self._regions(predicted, "bilinear")
+        noise = 5e-4 * paddle.eye(self.radius**2, dtype="float64")  # keeps the matrices regular
+        y_p = paddle.matmul(y, p, transpose_y=True)
+        p_p = paddle.matmul(p, p, transpose_y=True)
+        explained = paddle.matmul(y_p @ paddle.linalg.inv(p_p + noise), y_p, transpose_y=True)
+        unexplained = paddle.matmul(y, y, transpose_y=True) - explained
+        factor = paddle.linalg.cholesky(unexplained + noise)
+        half_log_det = paddle.log(factor.diagonal(axis1=-2, axis2=-1) + EPSILON).sum(-1)  # (N, K)
+        return (half_log_det.mean(0).sum() / self.radius**2).astype("float32")
+
+    def _regions(self, maps: Tensor, interpolation: str) -> Tensor:
+        """(N, K, H, W) -> (N, K, radius ** 2, L), each row without its mean, float64."""
+        size = self.pool_size
+        if size > 1 and self.pool_way == 2:
+            shrunk = [side // size for side in maps.shape[2:]]
+            is_smooth = interpolation == "bilinear"
+            maps = F.interpolate(maps, shrunk, mode=interpolation, align_corners=is_smooth)
+        elif size > 1:
+            pool = F.max_pool2d if self.pool_way == 0 else F.avg_pool2d
+            maps = pool(maps, size, size, padding=size // 2)
+        batch, classes, height, width = maps.shape
+        if min(height, width) < self.radius:
+            raise UserError(
+                f"RMILoss: its regions of {self.radius} px do not fit into a map of "
+                f"{height}x{width} px, which is left after pooling. Use larger crops."
+            )
+        rows = F.unfold(maps.reshape([-1, 1, height, width]), self.radius).astype("float64")
+        rows = rows - rows.mean(-1, keepdim=True)
+        return rows.reshape([batch, classes, self.radius**2, -1])
 
 
 class MixedLoss(nn.Layer):
@@ -172,11 +296,33 @@ def _mean_sum(weights: Tensor) -> Tensor:
     return total.clip(min=EPSILON) / dist.get_world_size()
 
 
+def _check_weights(loss: nn.Layer, logits: Tensor) -> None:
+    """Refuse weights of classes that are not as many as the logits have."""
+    if loss.weight is not None and len(loss.weight) != logits.shape[1]:
+        raise UserError(
+            f"{type(loss).__name__}: found {len(loss.weight)} weights, expected "
+            f"{logits.shape[1]}, one per class."
+        )
+
+
+def _weights_of_pixels(weight: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+    """Return the weight of each pixel's class (N, H, W), that of class 0 where ignored."""
+    return F.embedding(_valid_label(label, valid), weight.unsqueeze(-1)).squeeze(-1)
+
+
 def _valid_label(label: Tensor, valid: Tensor) -> Tensor:
     """Return int64 labels with 0 for the ignored ones, which are no valid index."""
     return label.astype("int64") * valid.astype("int64")
 
 
 LOSSES: dict[str, Callable[..., nn.Layer]] = {
-    loss.__name__: loss for loss in (CrossEntropyLoss, OhemCrossEntropyLoss, DiceLoss, MixedLoss)
+    loss.__name__: loss
+    for loss in (
+        CrossEntropyLoss,
+        OhemCrossEntropyLoss,
+        DiceLoss,
+        MultiClassFocalLoss,
+        RMILoss,
+        MixedLoss,
+    )
 }

@@ -11,7 +11,9 @@ from paddleseg_segformer.losses import (
     CrossEntropyLoss,
     DiceLoss,
     MixedLoss,
+    MultiClassFocalLoss,
     OhemCrossEntropyLoss,
+    RMILoss,
 )
 
 pytestmark = pytest.mark.check
@@ -61,8 +63,6 @@ def test_cross_entropy_weights_classes(batch):
     )
     whole = CrossEntropyLoss(weight=WEIGHT.tolist(), avg_non_ignore=False)
     assert run(whole, *batch) == pytest.approx(weighted.sum() / losses.size, rel=1e-5)
-    with pytest.raises(UserError, match="found 3 weights, expected 4"):
-        run(CrossEntropyLoss(weight=[1, 1, 1]), *batch)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.95])
@@ -101,16 +101,86 @@ def test_all_pixels_ignored_give_a_finite_zero(batch):
         assert run(loss, batch[0], label) == 0.0
 
 
-def test_ohem_keeps_hard_pixels_and_at_least_min_kept(batch):
+def test_ohem_keeps_hard_pixels_or_those_above_a_rank(batch):
     losses = pixel_losses(*batch)
-    hard = losses[losses >= -np.log(0.7)]
+    hard = losses[losses > -np.log(0.7)]
     assert run(OhemCrossEntropyLoss(0.7, min_kept=3), *batch) == pytest.approx(
         hard.mean(), rel=1e-5
     )
-    hardest = np.sort(losses.ravel())[::-1][:35]
+    hardest = np.sort(losses.ravel())[::-1][:34]  # as PaddleSeg: not the one of rank 35 itself
     assert run(OhemCrossEntropyLoss(1e-9, min_kept=35), *batch) == pytest.approx(
         hardest.mean(), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("min_kept", [0, 48, 1000])
+def test_ohem_keeps_all_where_there_are_no_more(batch, min_kept):
+    losses, valid = pixel_losses(*batch), batch[1] != 255
+    assert valid.sum() == 48
+    found = run(OhemCrossEntropyLoss(1e-9, min_kept=min_kept), *batch)
+    assert found == pytest.approx(losses[valid].mean(), rel=1e-5)
+
+
+def test_ohem_chooses_before_it_weights_classes(batch):
+    losses = pixel_losses(*batch)
+    is_hard = losses > -np.log(0.7)
+    weights = WEIGHT[np.where(batch[1] != 255, batch[1], 0)]
+    loss = OhemCrossEntropyLoss(0.7, min_kept=3, weight=WEIGHT.tolist())
+    expected = (losses * weights)[is_hard].sum() / is_hard.sum()
+    assert run(loss, *batch) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropyLoss, OhemCrossEntropyLoss, DiceLoss])
+def test_weights_that_are_not_as_many_as_the_classes_are_refused(batch, loss):
+    with pytest.raises(UserError, match=f"{loss.__name__}: found 3 weights, expected 4"):
+        run(loss(weight=[1, 1, 1]), *batch)
+
+
+def test_focal_loss_equals_its_definition(batch):
+    losses, valid = pixel_losses(*batch), batch[1] != 255
+    expected = (0.5 * (1 - np.exp(-losses)) ** 3 * losses)[valid].mean()
+    loss = MultiClassFocalLoss(alpha=0.5, gamma=3.0, num_class=4)
+    assert run(loss, *batch) == pytest.approx(expected, rel=1e-5)
+
+
+def regions(values: np.ndarray) -> np.ndarray:
+    """Return the four values of each square of 2 px (4, L), each row without its mean."""
+    height, width = values.shape
+    rows = [
+        values[y : y + height - 1, x : x + width - 1].ravel() for y in range(2) for x in range(2)
+    ]
+    return np.stack(rows) - np.mean(rows, axis=1, keepdims=True)
+
+
+def test_region_mutual_information_equals_its_definition(batch):
+    """Without pooling and with regions of 2 px, by NumPy."""
+    logits, label = batch
+    valid = (label != 255)[:, None]
+    maps = np.stack([label == k for k in range(4)], 1) * valid, valid / (1 + np.exp(-logits)) + 1e-6
+    total = 0.0
+    for image in range(2):
+        for k in range(4):
+            y, p = (regions(m[image, k].astype(float)) for m in maps)
+            noise = 5e-4 * np.eye(4)
+            left = y @ y.T - y @ p.T @ np.linalg.inv(p @ p.T + noise) @ p @ y.T
+            total += 0.5 * np.linalg.slogdet(left + noise)[1] / 4 / 2
+    loss = RMILoss(num_classes=4, rmi_radius=2, rmi_pool_size=1, rmi_pool_stride=1)
+    assert run(loss, logits, label) == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rmi_pool_way": 3}, "rmi_pool_way: found 3"),
+        ({"rmi_radius": 0}, "rmi_radius: found 0"),
+        ({"rmi_pool_size": 2}, "Make them equal"),
+        ({"num_classes": 5}, "num_classes is 5, but the model has 4"),
+        ({}, "do not fit into a map of 2x2 px"),
+    ],
+)
+def test_wrong_region_is_refused(batch, arguments, message):
+    with pytest.raises(UserError, match=message):
+        run(RMILoss(**{"num_classes": 4, **arguments}), *batch)
 
 
 def test_dice_equals_its_definition(batch):

@@ -27,6 +27,7 @@ JOBS = {
     "serve": "answer HTTP requests with the predictions of an exported model",
     "convert_weights": "write weights as another code base's files, where that is possible exactly",
     "convert_dataset": "own data in any form: recognise, convert to labels and lists, split",
+    "list_models": "published weights that can be named instead of a path",
     "check_dataset": "audit a data set and suggest class weights",
     "make_dataset": "generate the embedded street-scene data set",
     "complexity": "parameters, multiply-accumulates and activations, beside the published figures",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from paddleseg_segformer.errors import UserError, printable
 from paddleseg_segformer.files import check_folder
+from paddleseg_segformer.zoo import find_model
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
@@ -68,7 +69,7 @@ def add_model_path_argument(parser: ArgumentParser, more: str = "") -> None:
     parser.add_argument(
         "--model_path",
         help="weights: .pdparams, a model folder, a Hugging Face folder, .pth or .safetensors of "
-        f"another code base{more}",
+        f"another code base, or a name of list_models{more}",
     )
 
 
@@ -78,10 +79,11 @@ def check_weights(source: str | None) -> None:
     Raises:
         UserError: no such file or folder.
     """
-    if source and "://" not in source and not os.path.exists(source):
+    if source and "://" not in source and not os.path.exists(source) and not find_model(source):
         raise UserError(
-            f"{source}: no such weight file. Name a file, a folder, or a URL, which is downloaded "
-            "into $PADDLESEG_SEGFORMER_HOME or ~/.cache/paddleseg_segformer."
+            f"{source}: no such weight file. Name a file, a folder, a URL, which is downloaded "
+            "into $PADDLESEG_SEGFORMER_HOME or ~/.cache/paddleseg_segformer, or a model that "
+            "list_models knows."
         )
 
 

@@ -15,6 +15,7 @@ from paddleseg_segformer.cli.common import (
     set_up_logging,
 )
 from paddleseg_segformer.cli.int8_flags import add_int8_arguments, quantization_of
+from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
 from paddleseg_segformer.config.building import build_model
 from paddleseg_segformer.export.checks import WITH_PREPROCESS, check_formats, check_save_dir
 from paddleseg_segformer.export.triton import check_triton_formats, write_triton_repository
@@ -64,9 +65,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--output_op",
         choices=OUTPUT_OPS,
-        default="none",
-        help="none: logits at a quarter of the input's size, which windows, scales and flips need; "
-        "argmax: int32 class ids, softmax: probabilities, both at the input's size",
+        help="none, the default: logits at a quarter of the input's size, which windows, scales "
+        "and flips need; argmax: int32 class ids, softmax: probabilities, both at the input's size",
     )
     add(
         "--triton_dir",
@@ -86,11 +86,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="compare the export in its backends with the model, and discard it if they differ",
     )
     add_int8_arguments(parser)
+    add_paddleseg_flags(parser, "export")
 
 
 def run(args: Namespace) -> None:
     """Export."""
     set_up_logging()
+    if args.output_op is None:
+        args.output_op = "none"
+        logger.info("without --output_op the export gives logits (PaddleSeg's gives class ids)")
     formats = [name for item in args.format for name in item.split(",")]
     if args.with_preprocess and WITH_PREPROCESS not in formats:
         formats.append(WITH_PREPROCESS)

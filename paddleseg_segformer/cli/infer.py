@@ -12,6 +12,7 @@ from argparse import ArgumentParser, Namespace
 
 from paddleseg_segformer.cli import predict
 from paddleseg_segformer.cli.common import add_device_argument
+from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -24,6 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_device_argument(parser)
     predict.add_prediction_arguments(parser, aug_flag=None)
+    add_paddleseg_flags(parser, "infer")
     parser.set_defaults(
         save_dir="output/infer",
         config=None,

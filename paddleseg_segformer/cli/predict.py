@@ -30,6 +30,7 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_from_config,
     settings_with_flags,
 )
+from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
 from paddleseg_segformer.data.io import write_label
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path, check_folder
@@ -83,6 +84,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--precision, --cpu_threads, --use_trt, --max_side_px and --self_check are for it",
     )
     add_prediction_arguments(parser, "aug_pred")
+    add_paddleseg_flags(parser, "predict")
     parser.set_defaults(has_png_overlays=False)
 
 
@@ -126,7 +128,15 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         "exit status 1 if they differ. Without --image_path nothing else is done",
     )
     add("--batch_size", type=int, default=1, help="images whose windows are computed together")
-    add("--benchmark", action="store_true", help="print the time of each step, after a warm-up")
+    add(
+        "--benchmark",
+        nargs="?",
+        const=True,
+        default=False,
+        type=_true_or_false,
+        metavar="True|False",
+        help="print the time of each step, after a warm-up",
+    )
     add_inference_arguments(parser, aug_flag)
     add("--save_probabilities", action="store_true", help="also write (K, H, W) float16 .npy files")
     add(

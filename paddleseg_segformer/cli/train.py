@@ -14,6 +14,7 @@ from paddleseg_segformer.cli.common import (
     set_up_logging,
     with_imports,
 )
+from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
 from paddleseg_segformer.config.building import build_training
 from paddleseg_segformer.config.schema import load_config
 from paddleseg_segformer.errors import UserError
@@ -111,6 +112,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=100,
         help="steps, and samples, that may be skipped before the run stops",
     )
+    add_paddleseg_flags(parser, "train")
 
 
 def run(args: Namespace) -> None:
@@ -128,6 +130,8 @@ def run(args: Namespace) -> None:
     if args.to_static_training:
         overrides["to_static_training"] = True
     config = with_imports(dataclasses.replace(config, **overrides), args.imports)
+    if config.val_dataset and not args.do_eval:
+        logger.info("without --do_eval the model is evaluated once, at the end of the run")
     device = set_device(args.device)
 
     from paddleseg_segformer.training.run import train

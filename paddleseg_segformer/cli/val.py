@@ -18,6 +18,7 @@ from paddleseg_segformer.cli.common import (
     set_up_logging,
 )
 from paddleseg_segformer.cli.inference_flags import add_inference_arguments, settings_from_config
+from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
 from paddleseg_segformer.config.building import build_dataset, build_evaluation
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.errors import UserError
@@ -54,6 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="also write a page and tables: intervals, errors, boundaries, calibration, images",
     )
     add("--print_plan", action="store_true", help="print what would be computed, and exit")
+    add_paddleseg_flags(parser, "val")
 
 
 def run(args: Namespace) -> None:

@@ -19,6 +19,7 @@ from paddleseg_segformer.components import note_needed
 from paddleseg_segformer.errors import Mistakes, UserError, did_you_mean
 from paddleseg_segformer.typed import from_plain, plain_values
 from paddleseg_segformer.yaml_files import dump_yaml, parse_yaml, read_yaml
+from paddleseg_segformer.zoo import find_model
 
 if TYPE_CHECKING:
     from paddleseg_segformer.inference.settings import InferenceSettings
@@ -412,8 +413,11 @@ def _override(content: dict[str, Any], override: str) -> None:
     value = parse_yaml(text, f"--opts {override}")
     value = None if value == "None" else _expand(value)  # PaddleSeg's are Python's
     is_path = last == "pretrained" and isinstance(value, str) and "://" not in value
-    if is_path and not os.path.exists(str(value)):
-        raise UserError(f"--opts {override}: no such weight file, expected a path, URL or null.")
+    if is_path and not os.path.exists(str(value)) and not find_model(str(value)):
+        raise UserError(
+            f"--opts {override}: no such weight file, expected a path, a URL, a name that "
+            "list_models knows, or null."
+        )
     section[place] = value
 
 

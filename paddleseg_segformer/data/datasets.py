@@ -504,6 +504,7 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
     dataset.__name__: dataset
     for dataset in (Cityscapes, ADE20K, CocoStuff, COCOStuff171, COCOStuff182, CamVid, Dataset)
 }
+DATASETS["SegDataset"] = Dataset  # as in PaddleSeg, for PaddleX
 
 
 def _check_arguments(name: str, mode: str, modes: Any, edge: bool) -> None:

@@ -192,7 +192,7 @@ class RandomPaddingCrop(RandomCrop):
 
 
 class ScalePadding:
-    """Pad to a square around the middle, then resize to `target_size`.
+    """Pad to a square around the middle, then resize to `target_size`, bicubically.
 
     Args:
         target_size: (width, height) in pixels.
@@ -218,7 +218,7 @@ class ScalePadding:
         for key in ("img", *data.get("gt_fields", [])):
             value = self.im_padding_value if key == "img" else self.label_padding_value
             data[key] = _pad_to_square(data[key], value)
-        return _resize(data, self.target_hw)
+        return _resize(data, self.target_hw, cv2.INTER_CUBIC)
 
 
 TRANSFORMS: dict[str, Callable[..., Any]] = {
@@ -259,9 +259,9 @@ def _range(values: Sequence[float], name: str) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _resize(data: Data, size_hw: tuple[int, int]) -> Data:
+def _resize(data: Data, size_hw: tuple[int, int], interpolation: int = cv2.INTER_LINEAR) -> Data:
     """Resize the image and the maps that go with it."""
-    data["img"] = resize_image(data["img"], size_hw)
+    data["img"] = resize_image(data["img"], size_hw, interpolation=interpolation)
     for key in data.get("gt_fields", []):
         data[key] = resize_label(data[key], size_hw)
     return data

@@ -30,7 +30,7 @@ from paddleseg_segformer.weights import open_checkpoint
 from paddleseg_segformer.weights.architectures import architecture_of
 from paddleseg_segformer.weights.architectures.sizes import full_backbone
 from paddleseg_segformer.weights.files.containers import write_tensors
-from paddleseg_segformer.weights.files.download import is_url
+from paddleseg_segformer.weights.files.download import local_path
 from paddleseg_segformer.weights.formats import HUGGINGFACE
 from paddleseg_segformer.weights.formats.naming import export_state
 from paddleseg_segformer.weights.sidecars.hub_config import (
@@ -100,7 +100,8 @@ class _Pretrained(nn.Layer):
         source = os.path.join(source, subfolder) if subfolder else source
         overrides = without_download(overrides)
         dtype = dtype_name(overrides.pop("torch_dtype", dtype))
-        if not is_url(str(source)) and not Path(source).exists():
+        source = local_path(source)
+        if not source.exists():
             raise UserError(f"{source}: no such file or folder. {NO_HUB.format(source)}")
         stated = stated_config(source, config, overrides)
         checkpoint = open_checkpoint(source)

@@ -48,6 +48,9 @@ MISTAKES = {
         f"{CONFIG} --max_skipped 0": "--max_skipped: found 0, expected 1 or more",
         f"{CONFIG} --early_stop_intervals 0": "--early_stop_intervals: found 0, expected 1",
         f"{CONFIG} --max_minutes 0": "--max_minutes: found 0, expected more than 0",
+        f"{CONFIG} --freeze_stages x": "argument --freeze_stages: invalid int value",
+        f"{CONFIG} --trackers tensorbord": "Did you mean 'tensorboard'?",
+        f"{CONFIG} --class_balanced_sampling 2": "expected a share, 0 to 1",
         f"{CONFIG} --resume_model nowhere": "--resume_model nowhere: expected a folder such as",
         f"{CONFIG} --save_dir file/x": NO_FOLDER,
     },
@@ -127,6 +130,7 @@ MISTAKES = {
         "--num_classes 0": "--num_classes: found 0, expected 1 or more",
         "--json file/x": "file: expected a folder, found a file",
     },
+    "list_models": {"--nope": NO_FLAG},
     "quickstart": {
         "--nope": NO_FLAG,
         "--iters 0": "--iters: found 0, expected 1 or more",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -158,6 +159,12 @@ def test_scale_padding_invents_no_ids() -> None:
     assert after["img"].shape == (16, 16, 3)
     assert set(np.unique(after["label"])) == {2, 18, 255}
     assert (after["label"][:5] == 255).all() and (after["label"][-5:] == 255).all()
+
+
+def test_scale_padding_resizes_bicubically() -> None:
+    data = make_data(20, 20)
+    expected = cv2.resize(data["img"], (16, 16), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_array_equal(ScalePadding((16, 16))(data)["img"], expected)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])

@@ -134,8 +134,8 @@ def test_absent_paddleseg_is_one_line_where_it_is_needed(monkeypatch):
     remedy = re.escape(f"Run: {REMEDIES['paddleseg']}")
     with pytest.raises(MissingDependency, match=f"^paddleseg cannot be imported .*{remedy}$"):
         register()
-    with pytest.raises(UserError, match=f"^unknown loss type 'RMILoss'.* PaddleSeg's.*{remedy}$"):
-        components.resolve("loss", "RMILoss")
+    with pytest.raises(UserError, match=f"^unknown loss type 'BCELoss'.* PaddleSeg's.*{remedy}$"):
+        components.resolve("loss", "BCELoss")
     with pytest.raises(UserError, match=f"'SegFomer'. Did you mean 'SegFormer'.*{remedy}$"):
         components.resolve("model", "SegFomer")
     assert components.resolve("model", "SegFormer") is SegFormer

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import IS_WINDOWS, atomic_path, make_folder, sha256
+from paddleseg_segformer.zoo import PublishedModel, cache_folder, find_model, local_copy
 
 TIMEOUT_S = 20
 ATTEMPTS = 3  # per call; each resumes the one before
@@ -35,19 +36,33 @@ def is_url(source: str) -> bool:
 
 
 def local_path(source: str | os.PathLike[str]) -> Path:
-    """Return the path of weights, downloaded first if they are named by a URL."""
-    return fetch(source) if isinstance(source, str) and is_url(source) else Path(source)
+    """Return the path of weights, downloaded first if a URL or a published model's name is given.
+
+    A file or folder of that name comes first.
+    """
+    if isinstance(source, str) and is_url(source):
+        return fetch(source)
+    model = None if os.path.exists(source) else find_model(source)
+    return _fetch_model(model) if model else Path(source)
 
 
-def cache_folder() -> Path:
-    """Return the folder of downloads, under `$PADDLESEG_SEGFORMER_HOME` or `~/.cache`."""
-    default = Path.home() / ".cache" / "paddleseg_segformer"
-    return Path(os.environ.get("PADDLESEG_SEGFORMER_HOME", default)) / "weights"
+def _fetch_model(model: PublishedModel) -> Path:
+    """Return the file or folder of a published model."""
+    if not (path := local_copy(model)):
+        folder = cache_folder() / model.name.replace("/", "--")
+        urls = [f"{model.url}/{name}" for name in model.files] or [model.url]
+        for url in urls:
+            path = fetch(url + (f"#sha256={model.sha256}" if model.sha256 else ""), folder)
+        return folder if model.files else path
+    return _extracted(path) if path.name.endswith(".tar.gz") else path
 
 
 def known_names(missing: Path) -> str:
     """Say what names weights that exist, for one that does not."""
-    known = f"Expected a file, a folder, or a URL, whose file is kept under {cache_folder()}."
+    known = (
+        "Expected a file, a folder, a URL, whose file is kept under "
+        f"{cache_folder()}, or a name that `list_models` knows."
+    )
     is_hub_name = len(missing.parts) == 2 and not (missing.suffix or missing.parent.is_dir())
     return f"{known} {NO_HUB.format(missing.as_posix())}" if is_hub_name else known
 
@@ -71,11 +86,12 @@ class Remote:
         return self.target.with_name(f"{self.target.name}.part.tag")
 
     @classmethod
-    def from_url(cls, url: str) -> Remote:
+    def from_url(cls, url: str, folder: Path | None = None) -> Remote:
         """Take file name and checksum from a URL.
 
         The checksum is a fragment `#sha256=...`, or the digits at the end of the names of PyTorch's
-        and OpenMMLab's files. Each URL has a folder of its own, for many files share a name.
+        and OpenMMLab's files. Unless there is a `folder`, each URL has one of its own, for many
+        files share a name.
         """
         address, _, fragment = url.partition("#")
         path = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
@@ -88,17 +104,21 @@ class Remote:
         in_name = re.search(r"-([0-9a-f]{8,64})\.(pth|pt|bin|safetensors|pdparams)$", name)
         found = stated or in_name
         key = hashlib.sha256(address.removesuffix("?download=true").encode()).hexdigest()[:16]
-        return cls(address, cache_folder() / key / name, found[1].lower() if found else "")
+        target = (folder or cache_folder() / key) / name
+        return cls(address, target, found[1].lower() if found else "")
 
 
-def fetch(url: str) -> Path:
+def fetch(url: str, folder: Path | None = None) -> Path:
     """Return the local file of a URL, downloaded if need be; of a tar archive its `.pdparams`.
+
+    Args:
+        folder: where it is kept; by default one of its own in the cache.
 
     Raises:
         UserError: it cannot be downloaded (the message says where to put the file by hand), or its
             checksum is wrong.
     """
-    remote = Remote.from_url(url)
+    remote = Remote.from_url(url, folder)
     target = remote.target
     if not target.is_file():
         _fetch_once(remote)
