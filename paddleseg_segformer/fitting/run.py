@@ -106,11 +106,13 @@ class FitReport:
 def fit(data: Any, **options: Any) -> FitReport:
     """Train, report and export a model on the images and annotations in `data`.
 
-    The command `fit` is the same, with the same options; see `FitOptions`.
-
     Args:
-        data: Folder or file of the data set, in any form that is understood.
-        options: Fields of `FitOptions`, such as `minutes=4` or `model="b2"`.
+        data: Folder of the data set, or the one annotation file that is meant.
+        options: Those of the command `fit`, without the dashes: `minutes=4`, `model="b2"`,
+            `export=["onnx"]`. The device is Paddle's current one.
+
+    Returns:
+        What was concluded, chosen and reached, and where it is.
 
     Raises:
         UserError: the data or the options are wrong.

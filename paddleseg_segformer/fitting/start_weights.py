@@ -43,9 +43,9 @@ def start_weights(options: FitOptions) -> StartWeights:
         return StartWeights(None, False, "the model names none (--pretrained PATH).")
     known = [model for model in list_models() if model.is_backbone]
     known = [x for x in known if x.url == url or x.name == f"nvidia/mit-{options.model}"]
-    for model in known:
-        if copy := local_copy(model):
-            return StartWeights(model.name, True, f"{copy}; licence: {model.licence}.")
+    for published in known:
+        if copy := local_copy(published):
+            return StartWeights(published.name, True, f"{copy}; licence: {published.licence}.")
     if (target := Remote.from_url(url).target).is_file():
         return StartWeights(url, True, f"{target}, found in the cache.")
     folder = cache_folder() / known[0].name
