@@ -42,6 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--batch_size", type=int, help="images per step; by default by the memory at hand")
     add_annotation_arguments(parser)
+    add("--test", type=float, default=0.0, metavar="SHARE", help="of the images, kept for a test")
     add(
         "--pretrained",
         default="auto",

@@ -21,37 +21,45 @@ def format_findings(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def format_report(name: str, report: AuditReport) -> str:
-    """Return the report of one data set as text."""
+def format_report(name: str, report: AuditReport, has_weights: bool = True) -> str:
+    """Return the report of one data set as text.
+
+    Args:
+        has_weights: Suggest class weights.
+    """
     sizes = sorted(report.sizes_hw.items(), key=lambda item: -item[1])
     lines = [
         f"{name}: {report.num_samples} samples; height x width "
         + ", ".join(f"{size} ({count})" for size, count in sizes[:5])
         + (f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""),
-        *_class_table(report),
+        *_class_table(report, has_weights),
         *_color_table(report),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _class_table(report: AuditReport) -> list[str]:
+def _class_table(report: AuditReport, has_weights: bool) -> list[str]:
     """Return the lines on the classes."""
     total = sum(report.num_pixels) + report.num_ignored_pixels
     if not total:
         return ["no labelled pixels"]
+    lines = [f"{'id':>4}  {'class':24} {'pixels':>9} {'images':>8}"]
+    rows = zip(report.classes, report.num_pixels, report.num_images, strict=True)
+    for index, (name, pixels, images) in enumerate(rows):
+        lines.append(f"{index:>4}  {name[:24]:24} {100 * pixels / total:>7.3f} % {images:>8}")
+    ignored = f"ignored: {100 * report.num_ignored_pixels / total:.3f} % of the pixels"
+    if not has_weights:
+        return [*lines, ignored]
     weights = report.class_weights()
-    lines = [f"{'id':>4}  {'class':24} {'pixels':>9} {'images':>8} {'weight':>8}"]
-    rows = zip(report.classes, report.num_pixels, report.num_images, weights, strict=True)
-    for index, (name, pixels, images, weight) in enumerate(rows):
-        share = f"{100 * pixels / total:.3f} %"
-        lines.append(f"{index:>4}  {name[:24]:24} {share:>9} {images:>8} {weight:>8.3f}")
-    lines.append(f"ignored: {100 * report.num_ignored_pixels / total:.3f} % of the pixels")
-    lines.append(
+    lines[0] += f" {'weight':>8}"
+    lines[1:] = [f"{line} {x:>8.3f}" for line, x in zip(lines[1:], weights, strict=True)]
+    return [
+        *lines,
+        ignored,
         "class weights by median frequency balancing (median frequency / frequency; frequency = "
-        "pixels of the class / labelled pixels of the images that hold it):"
-    )
-    lines.append(f"  weight: [{', '.join(f'{weight:.4g}' for weight in weights)}]")
-    return lines
+        "pixels of the class / labelled pixels of the images that hold it):",
+        f"  weight: [{', '.join(f'{weight:.4g}' for weight in weights)}]",
+    ]
 
 
 def _color_table(report: AuditReport) -> list[str]:

@@ -97,6 +97,12 @@ class FitOptions:
             raise UserError(
                 f"{self.data}: no such file or folder. Name the folder of your images and labels."
             )
+        folder, out = Path(self.data).resolve(), self.out_dir.resolve()
+        if folder.is_dir() and out.is_relative_to(folder):
+            raise UserError(
+                f"--out {self.out_dir}: lies in the data, of which it would be a part next time. "
+                "Name a folder outside of it."
+            )
         for name in ("minutes", "epochs", "iters", "batch_size"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -81,7 +81,7 @@ def audited(sections: Sections) -> dict[str, AuditReport]:
     reports = {name: audit(dataset, threads, True, name) for name, dataset in datasets.items()}
     audit_training(reports["train_dataset"], "train_dataset")
     for name, report in reports.items():
-        logger.info(format_report(name, report).rstrip())
+        logger.info(format_report(name, report, has_weights=False).rstrip())
         findings.update(report.findings)
     findings.update(audit_split(reports, datasets))
     found = [item for item in findings.to_list() if item["kind"] not in UNIMPORTANT]

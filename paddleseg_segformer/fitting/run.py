@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import paddle.distributed as dist
 
 from paddleseg_segformer.annotations import Detected
 from paddleseg_segformer.config import load_config
@@ -36,12 +38,13 @@ from paddleseg_segformer.report import write_report
 from paddleseg_segformer.training.checkpoints import BEST, checkpoints
 from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.run import train
+from paddleseg_segformer.training.writers import TextLog
 from paddleseg_segformer.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
-STATE, DATA, EXPORT, LOG, CARD, CLASSES, CALIBRATED = (
-    *("fit.json", "data", "export", "log.txt", "README.md", "classes.txt", "calibrated.yml"),
+STATE, DATA, EXPORT, CARD, CLASSES, CALIBRATED = (
+    *("fit.json", "data", "export", "README.md", "classes.txt", "calibrated.yml"),
 )
 FREE_OPTIONS = ("out", "resume", "dry_run", "device")  # that may change when a run resumes
 PROGRAM = "python -m paddleseg_segformer"
@@ -103,11 +106,13 @@ class FitReport:
 def fit(data: Any, **options: Any) -> FitReport:
     """Train, report and export a model on the images and annotations in `data`.
 
-    The command `fit` is the same, with the same options; see `FitOptions`.
-
     Args:
-        data: Folder or file of the data set, in any form that is understood.
-        options: Fields of `FitOptions`, such as `minutes=4` or `model="b2"`.
+        data: Folder of the data set, or the one annotation file that is meant.
+        options: Those of the command `fit`, without the dashes: `minutes=4`, `model="b2"`,
+            `export=["onnx"]`. The device is Paddle's current one.
+
+    Returns:
+        What was concluded, chosen and reached, and where it is.
 
     Raises:
         UserError: the data or the options are wrong.
@@ -122,15 +127,20 @@ def run(options: FitOptions, detected: Detected | None = None) -> FitReport:
         detected: The data, where it was detected before.
     """
     begun_s = time.monotonic()
+    if dist.get_world_size() > 1:
+        raise UserError(
+            "fit: found several processes, expected one. Train what it writes: --dry_run shows a "
+            "config for `train`, which several processes or machines run."
+        )
     if options.dry_run:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, _logged(None):
             conclusions, plan = _plan(options, detected, Path(folder, DATA), begun_s)
             text = _config_text(plan, options, options.out_dir)
             text = text.replace(folder, str(options.out_dir))
         return FitReport(None, conclusions, list(map(str, plan.recipe.choices)), text)
     out = options.out_dir
     state = _State.open(out, options)
-    with _logged(out / LOG):
+    with _logged(out):
         stages = _Stages(options, out, state, begun_s, detected)
         for name, stage in stages.in_order().items():
             if name in state.seconds:
@@ -378,17 +388,25 @@ def _ending(out: Path, state: _State) -> str:
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Also write the package's messages to a file."""
+def _logged(out: Path | None) -> Iterator[None]:
+    """Write the package's messages to `log.txt`, and to standard output where nothing shows them.
+
+    Args:
+        out: Folder of the file; None for none.
+    """
     package = logging.getLogger("paddleseg_segformer")
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handlers: list[logging.Handler] = [] if out is None else [TextLog(out)]
+    if not package.hasHandlers():
+        handlers.append(logging.StreamHandler(sys.stdout))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     level = package.level
     package.setLevel(logging.INFO)
-    package.addHandler(handler)
+    for handler in handlers:
+        package.addHandler(handler)
     try:
         yield
     finally:
-        package.removeHandler(handler)
         package.setLevel(level)
-        handler.close()
+        for handler in handlers:
+            package.removeHandler(handler)
+            handler.close()

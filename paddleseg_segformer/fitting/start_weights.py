@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from paddleseg_segformer.fitting.options import AUTO, FitOptions
 from paddleseg_segformer.weights import open_checkpoint
 from paddleseg_segformer.weights.files.download import Remote, is_url, local_path
+from paddleseg_segformer.zoo import cache_folder, list_models, local_copy
 
 
 class StartWeights(NamedTuple):
@@ -40,12 +41,16 @@ def start_weights(options: FitOptions) -> StartWeights:
     url = _published(options.model_section())
     if url is None:
         return StartWeights(None, False, "the model names none (--pretrained PATH).")
-    target = Remote.from_url(url).target
-    if not target.is_file():
-        return StartWeights(
-            None, False, f"{target} does not exist. Put {url} there for a far better start."
-        )
-    return StartWeights(url, True, f"{target}, found in the cache.")
+    known = [model for model in list_models() if model.is_backbone]
+    known = [x for x in known if x.url == url or x.name == f"nvidia/mit-{options.model}"]
+    for published in known:
+        if copy := local_copy(published):
+            return StartWeights(published.name, True, f"{copy}; licence: {published.licence}.")
+    if (target := Remote.from_url(url).target).is_file():
+        return StartWeights(url, True, f"{target}, found in the cache.")
+    folder = cache_folder() / known[0].name
+    why = f"this machine has none. Put {url} into {folder}/ for a far better start."
+    return StartWeights(None, False, why)
 
 
 def _published(section: dict[str, Any]) -> str | None:

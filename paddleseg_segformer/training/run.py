@@ -145,8 +145,13 @@ def _says(path: Path, config_yaml: str) -> bool:
 
 @contextmanager
 def _logged_to_file(save_dir: Path) -> Iterator[None]:
-    """Write the messages of this package to `log.txt` too."""
+    """Write the messages of this package to `log.txt` too, unless they are written there anyway."""
     package, handler = logging.getLogger("paddleseg_segformer"), TextLog(save_dir)
+    written = {getattr(other, "baseFilename", None) for other in package.handlers}
+    if handler.baseFilename in written:
+        handler.close()
+        yield
+        return
     level = package.level
     package.setLevel(level or logging.INFO)
     package.addHandler(handler)

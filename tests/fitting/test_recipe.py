@@ -35,7 +35,7 @@ TRIAL = Trial(step_s=0.5, data_s=0.01, image_s=0.1)
 
 
 def options(**changes):
-    return FitOptions.of(".", **changes)
+    return FitOptions.of(".", **{"out": "/tmp/out", **changes})
 
 
 def planned(data=STREETS, pretrained=None, device="cpu", classes=CLASSES, **changes):
@@ -221,6 +221,7 @@ def test_pretrained_backbone_learns_slowly_and_its_head_fast():
     [
         ({"model": "b7"}, "--model: found 'b7', expected a config (.yml) or a name. Known: b0, "),
         ({"model": "nowhere.yml"}, "config nowhere.yml: neither a file nor the name"),
+        ({"out": "output/x"}, "--out output/x: lies in the data, of which it would be a part"),
         ({"minutes": 0}, "--minutes: found 0, expected a number above 0"),
         ({"minutes": 2, "epochs": 3}, "--minutes and --epochs each say how long to train"),
         ({"size": 100}, "--size: found 100, expected a multiple of 32 px"),
