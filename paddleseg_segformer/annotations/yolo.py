@@ -44,8 +44,11 @@ class Yolo(Drawn):
         content = read_yaml(self._yaml)
         self.classes = _names(content["names"], self._yaml)
         samples, num_unlabelled = [], 0
-        for set_name in SETS:
-            for image in _images(content, set_name, self._yaml):
+        images = {name: _images(content, name, self._yaml) for name in SETS}
+        if not any(content.get(name) for name in SETS):
+            images = {"": files.rasters}
+        for set_name, paths in images.items():
+            for image in paths:
                 label = _label_path(image)
                 num_unlabelled += label is None
                 samples.append(Sample(image, label, set_name))
@@ -95,13 +98,14 @@ class Yolo(Drawn):
 
 
 def _data_files(files: Files) -> list[Path]:
-    """Return the YAML files that hold `names` and `train`."""
-    return [
-        path
-        for path in files.of_kind(".yaml", ".yml")
-        if {"names", "train"}
-        <= {line.partition(":")[0].strip() for line in files.head(path, 1 << 20).split("\n")}
-    ]
+    """Return the YAML files that hold `names`, and sets or `nc`, the number of classes."""
+    found = []
+    for path in files.of_kind(".yaml", ".yml"):
+        lines = files.head(path, 1 << 20).split("\n")
+        keys = {line.partition(":")[0] for line in lines}
+        if "names" in keys and keys & {"train", "val", "nc"}:
+            found.append(path)
+    return found
 
 
 def _names(content: Any, path: Path) -> dict[int, str]:
