@@ -24,14 +24,21 @@ from paddleseg_segformer.annotations.source import (
     Sample,
     spread,
 )
+from paddleseg_segformer.components import names_of
 from paddleseg_segformer.data.headers import JPEG_START, open_image
 from paddleseg_segformer.data.io import color_codes, decode_label, decode_rgb, read_file
-from paddleseg_segformer.data.labels import IGNORE_INDEX, LABEL_SETS, distinct_palette
+from paddleseg_segformer.data.labels import (
+    IGNORE_INDEX,
+    LABEL_SETS,
+    class_names,
+    distinct_palette,
+)
 from paddleseg_segformer.data.lists import read_list_text, split_items
 from paddleseg_segformer.errors import UserError
 
 LOOK_LABELS = 50
 MAX_COLORS = 256
+NAMES = "classes.txt"  # of the ids, beside the labels
 TABLES = ("label_colors.txt", "labelmap.txt", "class_dict.csv")  # of colours, beside the labels
 LABEL_WORDS = (
     "labels?|masks?|annotations?|annots?|ann|gt|ground[-_ ]?truths?|seg|segmentations?|targets?|"
@@ -56,18 +63,16 @@ class Folders(Annotations):
 
     @classmethod
     def recognise(cls, files: Files) -> str:
-        pairs, _, _ = _paired(files, Options())
-        if not pairs:
-            return ""
-        image, label = (files.relative(path) for path in pairs[0])
-        return f"{len(pairs)} images with a label image, such as {image} with {label}"
+        return ""  # it is what is left
 
     def __init__(self, files: Files, options: Options) -> None:
         pairs, self.warnings, conclusion = _paired(files, options)
         if not pairs:
             raise UserError(
-                f"{files.root}: found {len(files.rasters)} image files, but no image with a label "
-                "of the same name. Say how labels are called: --labels '{stem}_mask.png'."
+                f"{files.root}: recognised no annotations among {len(files.all)} files, "
+                f"{len(files.rasters)} of them images. Known forms: "
+                f"{', '.join(names_of('annotation_format'))}. Say the form by --format, or how "
+                "label images are called: --labels '{stem}_mask.png'."
             )
         sets = _listed_sets(files)
         samples = [
@@ -84,6 +89,10 @@ class Folders(Annotations):
                     )
                     break
         self.open(samples, options.label_values, table.colors)
+        names = files.root / NAMES
+        if self.holds_ids and names.is_file() and not options.classes:
+            self.classes = {**self.classes, **dict(enumerate(class_names(str(names))))}
+            conclusions.append(Conclusion("classes by their ids", str(names), "--classes"))
         self.conclusions = [*conclusions, *self.conclusions]
 
     def open(
@@ -106,7 +115,6 @@ class Folders(Annotations):
         self.classes, self.palette = self._values.classes, self._values.palette
         self.is_open = self._values.is_open
         self.holds_ids = self._values.kind == "ids"
-        self.background = "background" if self._values.kind == "binary" else None
         self.conclusions = [self._values.conclusion]
 
     def size_hw(self, index: int) -> tuple[int, int] | None:
@@ -139,11 +147,17 @@ def _paired(files: Files, options: Options) -> tuple[list[Pair], list[str], Conc
         listed = _listed_pairs(files)
         if listed:
             reason = "lists of images and labels"
-            return listed, [], Conclusion(f"{len(listed)} pairs", reason, "--labels")
+            return (
+                listed,
+                [],
+                Conclusion(f"{len(listed)} pairs of image and label", reason, "--labels"),
+            )
         label_files, reason = _label_files(files)
     chosen = set(label_files)
     others = [path for path in files.rasters if path not in chosen]
-    images = _by_key(files, [path for path in others if not _is_named_label(files, path)] or others)
+    if options.labels:  # else they are by other signs
+        others = [path for path in others if not _is_named_label(files, path)] or others
+    images = _by_key(files, others)
     labels = _by_key(files, label_files, options.labels)
     if not images.keys() & labels.keys():  # folders differ in more than their kind
         images, labels = _by_stem(images), _by_stem(labels)
@@ -166,14 +180,16 @@ def _paired(files: Files, options: Options) -> tuple[list[Pair], list[str], Conc
             warnings.append(
                 f"{len(alone)} {kind}s without {other} are left out, such as {alone[0]}"
             )
-    return pairs, warnings, Conclusion(f"{len(pairs)} pairs", reason, "--labels")
+    example = " with ".join(map(files.relative, pairs[0])) if pairs else ""
+    text = f"{len(pairs)} pairs of image and label, such as {example}"
+    return pairs, warnings, Conclusion(text, reason, "--labels")
 
 
 def _label_files(files: Files) -> tuple[list[Path], str]:
     """Return the files that are labels by their folder, their name, or else what they hold."""
     named = [path for path in files.rasters if _is_named_label(files, path)]
     if named and len(named) < len(files.rasters):
-        return named, f"names, such as {files.relative(named[0])}"
+        return named, "by their names"
     stems: defaultdict[str, list[Path]] = defaultdict(list)
     for path in files.rasters:
         stems[path.stem].append(path)
@@ -193,13 +209,12 @@ def _label_files(files: Files) -> tuple[list[Path], str]:
             f"{one} and {other}: either may be the label. Say which: --labels "
             f"'{files.relative(other.with_name('{stem}' + other.suffix))}'."
         )
-    return found, f"few values in each, such as {files.relative(found[0])}"
+    return found, "by the few values in them"
 
 
 def _is_named_label(files: Files, path: Path) -> bool:
     """Tell whether a file's folder or name says that it is a label."""
-    parts = PurePosixPath(files.relative(path)).parts[:-1]
-    for part in reversed(parts):
+    for part in reversed(files.relative(path).split("/")[:-1]):
         if IN_IMAGE_FOLDER.search(part):
             break
         if IN_LABEL_FOLDER.search(part):
@@ -224,11 +239,10 @@ def _by_key(files: Files, paths: Iterable[Path], template: str = "") -> dict[str
     pattern = _template(template) if template else None
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        *folders, _ = PurePosixPath(files.relative(path)).parts
+        *folders, _ = files.relative(path).split("/")
         kept = [_stripped(part, IN_LABEL_FOLDER, IN_IMAGE_FOLDER) for part in folders]
         if pattern and (match := pattern.search(files.relative(path))):
             stem = match["stem"]
-            kept = kept if "/" not in template else []
         else:
             stem = _stripped(path.stem, LABEL_NAME, IMAGE_NAME)
         found["/".join([*(part for part in kept if part), stem])].append(path)
@@ -353,6 +367,9 @@ class _Values:
     ) -> None:
         self.is_open = False
         self.palette: dict[int, Color] | None = None
+        self._is_auto = given == "auto"
+        self._shown: dict[int, tuple[Color, Path]] = {}  # colour of each id in palette images
+        self._palettes: set[bytes] = {b""}  # that agree with it
         looked = [labels[index] for index in spread(len(labels), LOOK_LABELS)]
         self._where = f"{len(looked)} labels"
         if not isinstance(given, str):
@@ -392,6 +409,8 @@ class _Values:
             return ids
         ids = decode_label(path, content).astype(np.int32)
         if self.kind == "ids":
+            if self._is_auto:
+                self._check_palette(path, content)
             ids[ids == IGNORE_INDEX] = IGNORED
             if ids.min(initial=0) < IGNORED:
                 raise UserError(f"{path}: found the id {ids.min()}, expected 0 or above.")
@@ -449,8 +468,9 @@ class _Values:
                 f"{looked[0]}: the labels hold {IGNORE_INDEX} alone, which is for pixels without a "
                 "class. Correct them."
             )
-        if is_auto:
-            self._refuse_palettes_that_differ(looked)
+        for path in looked if is_auto else ():
+            self._check_palette(path, read_file(path))
+        self.palette = {raw_id: color for raw_id, (color, _) in self._shown.items()} or None
         self.classes = {index: f"class_{index}" for index in range(ids[-1] + 1)}
         self.conclusion = Conclusion(
             f"labels hold ids 0..{ids[-1]}" + (", 255 is ignored" * (IGNORE_INDEX in values)),
@@ -458,30 +478,29 @@ class _Values:
             option,
         )
 
-    def _refuse_palettes_that_differ(self, looked: Sequence[Path]) -> None:
-        """Refuse palette images in which one id has different colours; note their colours."""
-        colors: dict[int, tuple[Color, Path]] = {}
-        for path in looked:
-            if path.suffix.lower() == ".npy":
+    def _check_palette(self, path: Path, content: bytes) -> None:
+        """Refuse a palette image in which an id has another colour than in those before."""
+        if path.suffix.lower() == ".npy":
+            return
+        with open_image(content) as file:
+            palette = file.palette.palette if file.mode == "P" and file.palette else b""
+            if palette in self._palettes:
                 return
-            with open_image(read_file(path)) as file:
-                if file.mode != "P" or not file.palette:
-                    return
-                palette = np.frombuffer(file.palette.palette, np.uint8)
-                palette = palette[: len(palette) // 3 * 3].reshape(-1, 3)
-                for raw_id in np.unique(np.asarray(file)).tolist():
-                    if raw_id >= len(palette):
-                        continue
-                    red, green, blue = palette[raw_id].tolist()
-                    color, other = colors.setdefault(raw_id, ((red, green, blue), path))
-                    if color != (red, green, blue):
-                        raise UserError(
-                            f"{path}: the id {raw_id} is shown as {(red, green, blue)}, but in "
-                            f"{other} as {color}. Say what counts: --label_values ids or "
-                            "--label_values colors."
-                        )
-        if any(len({*color}) > 1 for color, _ in colors.values()):  # not greys alone
-            self.palette = {raw_id: color for raw_id, (color, _) in colors.items()}
+            ids = np.unique(np.asarray(file)).tolist()
+        table = np.frombuffer(palette[: len(palette) // 3 * 3], np.uint8).reshape(-1, 3)
+        used = [raw_id for raw_id in ids if raw_id < len(table)]
+        if (table[used] == table[used][:, :1]).all():  # greys, as optimisers of files write them
+            return
+        for raw_id in used:
+            red, green, blue = table[raw_id].tolist()
+            color, other = self._shown.setdefault(raw_id, ((red, green, blue), path))
+            if color != (red, green, blue):
+                raise UserError(
+                    f"{path}: the id {raw_id} is shown as {(red, green, blue)}, but in {other} as "
+                    f"{color}. Say what counts: --label_values ids or --label_values colors."
+                )
+        if set(range(len(table))) <= self._shown.keys():  # all of it was compared
+            self._palettes.add(palette)
 
     def _colors(self, looked: Sequence[Path], table: Mapping[str, Color]) -> None:
         self.kind = "colors"

@@ -17,6 +17,7 @@ from paddleseg_segformer.errors import UserError
 
 NOTHING, IGNORED = -1, -2  # raw ids: nothing was drawn there; pixels that do not count
 SETS = ("train", "val", "test")
+MADE = "prepared.json"  # in folders that `convert.prepare` wrote
 LOOK = 100  # images and labels that are looked at before all are read
 
 Color = tuple[int, int, int]
@@ -163,8 +164,10 @@ class Files:
         Raises:
             UserError: there is no such path, or it is an archive.
         """
-        if data.suffix.lower() in (".zip", ".tar", ".gz", ".7z", ".rar"):
-            raise UserError(f"{data}: found an archive, expected a folder. Unpack it first.")
+        if data.suffix.lower() in (".zip", ".tar", ".tgz", ".gz"):
+            command = f"python -m zipfile -e '{data}' '{data.with_suffix('')}'"
+            unpack = command if data.suffix.lower() == ".zip" else f"tar -xf '{data}'"
+            raise UserError(f"{data}: found an archive, expected a folder. Run: {unpack}")
         if data.is_dir():
             while len(inner := list(data.iterdir())) == 1 and inner[0].is_dir():
                 [data] = inner
@@ -175,8 +178,10 @@ class Files:
 
     @cached_property
     def all(self) -> list[Path]:
-        """Return every file, in the order of their paths."""
-        return list(walk_files(self.root))
+        """Return every file, in the order of their paths; without converted data sets below."""
+        found = list(walk_files(self.root))
+        made = {path.parent for path in found if path.name == MADE} - {self.root}
+        return [path for path in found if made.isdisjoint(path.parents)] if made else found
 
     @cached_property
     def rasters(self) -> list[Path]:
@@ -197,6 +202,9 @@ class Files:
 
     def relative(self, path: Path) -> str:
         """Return a path below the root, with slashes."""
+        text, start = str(path), f"{self.root}{os.sep}"
+        if text.startswith(start):  # many times as fast
+            return text[len(start) :].replace(os.sep, "/")
         return os.path.relpath(path, self.root).replace(os.sep, "/")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,20 @@ class Yolo(Drawn):
         content = read_yaml(self._yaml)
         self.classes = _names(content["names"], self._yaml)
         samples, num_unlabelled = [], 0
-        sets = [name for name in SETS if content.get(name)]
-        found_images = [
-            (image, name) for name in sets for image in _images(content, name, self._yaml)
-        ]
-        for image, set_name in found_images or [(image, "") for image in files.rasters]:
-            label = _label_path(image)
-            num_unlabelled += label is None
-            samples.append(Sample(image, label, set_name))
+        images = {name: _images(content, name, self._yaml) for name in SETS}
+        if not any(content.get(name) for name in SETS):
+            images = {"": files.rasters}
+        for one, other in combinations(images, 2):
+            if both := sorted({*images[one]} & {*images[other]}):
+                raise UserError(
+                    f"{self._yaml}: {both[0]} is in {one} and in {other}. Remove it from one of "
+                    "the two, or leave val out to have the images split."
+                )
+        for set_name, paths in images.items():
+            for image in paths:
+                label = _label_path(image)
+                num_unlabelled += label is None
+                samples.append(Sample(image, label, set_name))
         if not any(sample.annotation for sample in samples):
             raise UserError(
                 f"{self._yaml}: none of the {len(samples)} images has a label file. They are "
@@ -98,11 +105,12 @@ class Yolo(Drawn):
 
 
 def _data_files(files: Files) -> list[Path]:
-    """Return the YAML files that hold `names`, and the sets or the number of classes."""
+    """Return the YAML files that hold `names`, and sets or `nc`, the number of classes."""
     found = []
     for path in files.of_kind(".yaml", ".yml"):
-        keys = {line.partition(":")[0].strip() for line in files.head(path, 1 << 20).split("\n")}
-        if "names" in keys and keys & {"train", "nc"}:
+        lines = files.head(path, 1 << 20).split("\n")
+        keys = {line.partition(":")[0] for line in lines}
+        if "names" in keys and keys & {"train", "val", "nc"}:
             found.append(path)
     return found
 
