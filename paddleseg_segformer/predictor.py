@@ -257,6 +257,12 @@ class Predictor:
         test_config = dataclasses.replace(config.test_config, aug_eval=False)
         settings = test_config.inference_settings().replace(overrides)
         model = build_model(config)
+        if model.num_classes == 1:
+            raise UserError(
+                f"{model_path}: a model of one logit, which has no second class to tell from. Take "
+                "it as model.pretrained of a model with num_classes 2 and one_logit: true, and "
+                "save that."
+            )
         load_weights(model, model_path)
         section = config.val_dataset or config.train_dataset or {}
         return cls(

@@ -96,6 +96,11 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
     with mistakes:
         model = build_model(config) if config.model["type"] else None
         frozen = freeze_stages(model, config.freeze_stages) if model else []
+    if model and model.num_classes == 1:
+        mistakes.add(
+            "model.num_classes is 1, but the softmax of one logit is always 1. For a binary model "
+            "set num_classes to 2, and one_logit: true for a sigmoid of one logit."
+        )
     mistakes.raise_all()
     return TrainingParts(
         dataset,
