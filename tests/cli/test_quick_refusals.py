@@ -90,6 +90,13 @@ MISTAKES = {
         "--image_path a.jpg --model_path nowhere": NO_WEIGHTS,
         "--image_path a.jpg --model_path file --save_dir file/x": NO_FOLDER,
     },
+    "erf": {
+        "": "the following arguments are required: MODEL",
+        "nowhere --image_path a.jpg": "nowhere: no such model",
+        "file --size 0": "--size: found 0, expected 1 or more",
+        "file": "--image_path is missing",
+        "file --image_path a.jpg --save_dir file/x": NO_FOLDER,
+    },
     "export": {
         "--nope": NO_FLAG,
         "": "--config is missing",
