@@ -107,6 +107,13 @@ MISTAKES = {
         "--image_path a.jpg --model_path nowhere": NO_WEIGHTS,
         "--image_path a.jpg --model_path file --save_dir file/x": NO_FOLDER,
     },
+    "erf": {
+        "": "the following arguments are required: MODEL",
+        "nowhere --image_path a.jpg": "nowhere: no such model",
+        "file --size 0": "--size: found 0, expected 1 or more",
+        "file": "--image_path is missing",
+        "file --image_path a.jpg --save_dir file/x": NO_FOLDER,
+    },
     "export": {
         "--nope": NO_FLAG,
         "": "--config is missing",
@@ -143,6 +150,7 @@ MISTAKES = {
     },
     "complexity": {
         "--models B9": "--models: found 'B9'. Known: B0",
+        "--config nowhere": NO_CONFIG,
         "--sizes 0": "argument --sizes: found '0', expected a side or HEIGHTxWIDTH",
         "--num_classes 0": "--num_classes: found 0, expected 1 or more",
         "--json file/x": "file: expected a folder, found a file",
