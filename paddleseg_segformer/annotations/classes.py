@@ -25,10 +25,14 @@ from paddleseg_segformer.data.lists import read_list_text
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.yaml_files import read_yaml
 
+NOT_COUNTED = "__ignore__"  # LabelMe's name of pixels that do not count
 IGNORE = "ignore"  # in place of a new name: pixels of the class do not count
-COVERED = 0.95  # of the pixels: more are annotations of whole scenes
+COVERED = 0.85  # of the pixels: more are annotations of whole scenes
 BACKGROUNDS = ("background", "_background_", "__background__", "bg")
-COLORED = re.compile(r"^(?P<name>[^:]+):(?P<r>\d+),(?P<g>\d+),(?P<b>\d+)(?::.*)?$")
+COLORED = (  # CVAT's labelmap.txt, and CamVid's label_colors.txt
+    re.compile(r"^(?P<name>[^:]+):(?P<r>\d+),(?P<g>\d+),(?P<b>\d+)(?::.*)?$"),
+    re.compile(r"^(?P<r>\d+)\s+(?P<g>\d+)\s+(?P<b>\d+)\s+(?P<name>.+)$"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,9 @@ class Table:
 def read_table(path: Path | None) -> Table:
     """Read a file of classes; none says nothing.
 
-    A `.txt` holds a name a line, in the order of the ids, or `name:r,g,b` (CVAT's labelmap.txt). A
-    `.csv` holds lines `name,r,g,b`. A `.yml` maps names or ids to new names, to `ignore`, or to
-    colours [r, g, b].
+    A `.txt` holds a name a line, in the order of the ids, or `name:r,g,b` (CVAT's labelmap.txt), or
+    `r g b name` (CamVid's label_colors.txt). A `.csv` holds lines `name,r,g,b`. A `.yml` maps names
+    or ids to new names, to `ignore`, or to colours [r, g, b].
 
     Raises:
         UserError: no such file, or another content; the line is named.
@@ -77,7 +81,7 @@ def read_table(path: Path | None) -> Table:
             colors[row[0].strip()] = _color(row[1:], f"{path}: {row[0]}")
         return Table(tuple(colors), colors)
     lines = [line for line in lines if line and not line.startswith("#")]
-    matches = [COLORED.match(line) for line in lines]
+    matches = [next(filter(None, (form.match(line) for form in COLORED)), None) for line in lines]
     if any(matches):
         colors = {}
         for line, match in zip(lines, matches, strict=True):
@@ -85,6 +89,7 @@ def read_table(path: Path | None) -> Table:
                 raise UserError(f"{path}: found {line!r}, expected name:red,green,blue.")
             colors[match["name"].strip()] = _color(match.group("r", "g", "b"), f"{path}: {line}")
         return Table(tuple(colors), colors)
+    lines = [line.rstrip(":") for line in lines]  # of a labelmap.txt without colours
     twice = {name for name in lines if lines.count(name) > 1}
     if twice or not lines:
         found = f"the class '{min(twice)}' twice" if twice else "no names"
@@ -163,7 +168,10 @@ def make_class_map(
     named |= {raw_id: annotations.name_of(raw_id) for raw_id in missing}
     if not table.names and annotations.is_open:
         named = dict(sorted(named.items()))
-    renamed = _renamed(named, table, options, annotations.is_open)
+    renamed = {
+        raw_id: IGNORE if name == NOT_COUNTED else name
+        for raw_id, name in _renamed(named, table, options, annotations.is_open).items()
+    }
     background, conclusions = _background(annotations, renamed, options, covered)
     order = list(dict.fromkeys(name for name in renamed.values() if name != IGNORE))
     if table.names and not annotations.is_open:
@@ -191,8 +199,8 @@ def _renamed(
 ) -> dict[int, str]:
     """Return the new name of each raw id."""
     if table.renamed:
-        known = {*named.values(), *map(str, named)}
-        if unknown := sorted(table.renamed.keys() - known):
+        old = {*named.values(), *map(str, named)}
+        if unknown := sorted(table.renamed.keys() - old):
             raise UserError(
                 f"{options.classes}: the data has no class '{unknown[0]}'."
                 f"{did_you_mean(unknown[0], set(named.values()))}"
@@ -213,7 +221,8 @@ def _renamed(
             name == f"class_{raw_id}" for raw_id, name in named.items()
         ):
             return {raw_id: table.names[raw_id] for raw_id in named}
-        if unknown := [name for name in named.values() if name not in table.names]:
+        known = {*table.names, NOT_COUNTED}
+        if unknown := [name for name in named.values() if name not in known]:
             raise UserError(
                 f"{options.classes}: does not name the class '{unknown[0]}' of the data."
                 f"{did_you_mean(unknown[0], table.names)} Add it, or leave it out by a file with "

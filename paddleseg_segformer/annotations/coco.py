@@ -16,9 +16,10 @@ from paddleseg_segformer.annotations.drawn import (
     polygons,
     read_json,
     set_named,
+    smallest_last,
     sorted_samples,
 )
-from paddleseg_segformer.annotations.source import IGNORED, Conclusion, Files, Options, Sample
+from paddleseg_segformer.annotations.source import Conclusion, Files, Options, Sample
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 
@@ -31,11 +32,9 @@ class Coco(Drawn):
     """Objects as COCO's `instances_*.json` lists them.
 
     Classes are the categories in the order of their ids. The smaller object is on top, for the
-    files state no order. A crowd (`iscrowd`) is a rough outline of many objects: its pixels do not
-    count where no object is drawn over it.
+    files state no order. A crowd (`iscrowd`) has its class, and lies below every other object: it
+    is a rough outline of many, or a mask, which CVAT writes as a crowd.
     """
-
-    smallest_on_top = True
 
     @classmethod
     def recognise(cls, files: Files) -> str:
@@ -69,11 +68,6 @@ class Coco(Drawn):
         self.classes = {raw_id: self._names[id_] for id_, raw_id in self._raw_ids.items()}
         self.conclusions = [
             Conclusion("where objects overlap, the smaller one is on top", "COCO states no order"),
-            *(
-                [Conclusion("crowds do not count (255)", "they are rough outlines of groups")]
-                if any(item.get("iscrowd") for found in self._objects.values() for item in found)
-                else []
-            ),
         ]
 
     def size_hw(self, index: int) -> tuple[int, int] | None:
@@ -81,12 +75,15 @@ class Coco(Drawn):
 
     def objects(self, index: int, size_hw: tuple[int, int]) -> Iterable[Object]:
         sample = self.samples[index]
-        found = self._objects[sample.image]
-        for item in found:
+        crowds: list[Object] = []
+        objects: list[Object] = []
+        for item in self._objects[sample.image]:
             where = f"{sample.annotation}: annotation {item.get('id')}"
-            rle = _rle(item.get("segmentation"), size_hw, where)
-            raw_id = self._raw_ids[item["category_id"]]
-            yield Object(IGNORED if item.get("iscrowd") else raw_id, rle)
+            found = Object(
+                self._raw_ids[item["category_id"]], _rle(item.get("segmentation"), size_hw, where)
+            )
+            (crowds if item.get("iscrowd") else objects).append(found)
+        return [*smallest_last(crowds), *smallest_last(objects)]
 
     def _read(self, path: Path, set_name: str, finder: ImageFinder) -> list[Sample]:
         """Read one file; return its samples."""

@@ -171,15 +171,7 @@ def _format(files: Files, options: Options) -> tuple[str, str]:
         if name != "folders" and (reason := _component(name).recognise(files)):
             found[name] = reason
     if not found:
-        reason = _component("folders").recognise(files)
-        if not reason:
-            known = ", ".join(names_of("annotation_format"))
-            raise UserError(
-                f"{files.root}: recognised no annotations among {len(files.all)} files, "
-                f"{len(files.rasters)} of them images. Known forms: {known}. Say the form by "
-                "--format, or how label images are called: --labels '{stem}_mask.png'."
-            )
-        found["folders"] = reason
+        return "folders", "files of no other form are there"
     if len(found) > 1:
         ways = "; ".join(f"--format {name} ({reason})" for name, reason in found.items())
         raise UserError(f"{files.root}: holds annotations of several forms. Say which: {ways}.")

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paddleseg_segformer.annotations.source import (
-    IGNORED,
     NOTHING,
     SETS,
     Annotations,
@@ -47,22 +46,25 @@ class Drawn(Annotations):
     """A form whose annotations are objects; subclasses give those of each sample."""
 
     is_drawn = True
-    smallest_on_top = False  # where objects overlap, and what does not count lowest; else the last
 
     def objects(self, index: int, size_hw: tuple[int, int]) -> Iterable[Object]:
         """Return the objects of a sample, the lowest first."""
         raise NotImplementedError
 
     def label(self, index: int, size_hw: tuple[int, int]) -> np.ndarray:
-        from pycocotools import mask as coco_mask
-
-        objects = list(self.objects(index, size_hw))
-        if self.smallest_on_top:
-            objects.sort(key=lambda x: (x.raw_id != IGNORED, -int(coco_mask.area(x.rle))))
+        with explained():
+            from pycocotools import mask as coco_mask
         raw = np.full(size_hw, NOTHING, np.int32)
-        for raw_id, rle in objects:
+        for raw_id, rle in self.objects(index, size_hw):
             raw[coco_mask.decode(rle).view(bool)] = raw_id
         return raw
+
+
+def smallest_last(objects: Iterable[Object]) -> list[Object]:
+    """Return objects by their number of pixels, the smallest last, and so on top."""
+    with explained():
+        from pycocotools import mask as coco_mask
+    return sorted(objects, key=lambda item: -int(coco_mask.area(item.rle)))
 
 
 def polygons(rings: Sequence[Points], size_hw: tuple[int, int], where: str) -> Rle:

@@ -14,6 +14,7 @@ from paddleseg_segformer.annotations.classes import read_table
 from paddleseg_segformer.annotations.images import read_header
 from paddleseg_segformer.annotations.source import (
     IGNORED,
+    LOOK,
     SETS,
     Annotations,
     Color,
@@ -23,6 +24,7 @@ from paddleseg_segformer.annotations.source import (
     Sample,
     spread,
 )
+from paddleseg_segformer.components import names_of
 from paddleseg_segformer.data.headers import JPEG_START, open_image
 from paddleseg_segformer.data.io import color_codes, decode_label, decode_rgb, read_file
 from paddleseg_segformer.data.labels import IGNORE_INDEX, LABEL_SETS, distinct_palette
@@ -31,6 +33,7 @@ from paddleseg_segformer.errors import UserError
 
 LOOK_LABELS = 50
 MAX_COLORS = 256
+TABLES = ("label_colors.txt", "labelmap.txt", "class_dict.csv")  # of colours, beside the labels
 LABEL_WORDS = (
     "labels?|masks?|annotations?|annots?|ann|gt|ground[-_ ]?truths?|seg|segmentations?|targets?|"
     "trimaps?|mattes?|segmentationclass|pngmasks"
@@ -54,25 +57,33 @@ class Folders(Annotations):
 
     @classmethod
     def recognise(cls, files: Files) -> str:
-        pairs, _, _ = _paired(files, Options())
-        if not pairs:
-            return ""
-        image, label = (files.relative(path) for path in pairs[0])
-        return f"{len(pairs)} images with a label image, such as {image} with {label}"
+        return ""  # it is what is left
 
     def __init__(self, files: Files, options: Options) -> None:
         pairs, self.warnings, conclusion = _paired(files, options)
         if not pairs:
             raise UserError(
-                f"{files.root}: found {len(files.rasters)} image files, but no image with a label "
-                "of the same name. Say how labels are called: --labels '{stem}_mask.png'."
+                f"{files.root}: recognised no annotations among {len(files.all)} files, "
+                f"{len(files.rasters)} of them images. Known forms: "
+                f"{', '.join(names_of('annotation_format'))}. Say the form by --format, or how "
+                "label images are called: --labels '{stem}_mask.png'."
             )
         sets = _listed_sets(files)
         samples = [
             Sample(image, label, _set_of(files.relative(image), sets)) for image, label in pairs
         ]
-        self.open(samples, options.label_values, read_table(options.classes).colors)
-        self.conclusions = [conclusion, *self.conclusions]
+        table = read_table(options.classes)
+        conclusions = [conclusion]
+        if not options.classes and any(_is_color(label) for _, label in pairs[:LOOK]):
+            for beside in (files.root / name for name in TABLES):
+                if beside.is_file() and (named := read_table(beside)).colors:
+                    table = named
+                    conclusions.append(
+                        Conclusion("classes by their colours", str(beside), "--classes")
+                    )
+                    break
+        self.open(samples, options.label_values, table.colors)
+        self.conclusions = [*conclusions, *self.conclusions]
 
     def open(
         self,
@@ -127,11 +138,17 @@ def _paired(files: Files, options: Options) -> tuple[list[Pair], list[str], Conc
         listed = _listed_pairs(files)
         if listed:
             reason = "lists of images and labels"
-            return listed, [], Conclusion(f"{len(listed)} pairs", reason, "--labels")
+            return (
+                listed,
+                [],
+                Conclusion(f"{len(listed)} pairs of image and label", reason, "--labels"),
+            )
         label_files, reason = _label_files(files)
     chosen = set(label_files)
     others = [path for path in files.rasters if path not in chosen]
-    images = _by_key(files, [path for path in others if not _is_named_label(files, path)] or others)
+    if options.labels:  # else they are by other signs
+        others = [path for path in others if not _is_named_label(files, path)] or others
+    images = _by_key(files, others)
     labels = _by_key(files, label_files, options.labels)
     if not images.keys() & labels.keys():  # folders differ in more than their kind
         images, labels = _by_stem(images), _by_stem(labels)
@@ -154,14 +171,16 @@ def _paired(files: Files, options: Options) -> tuple[list[Pair], list[str], Conc
             warnings.append(
                 f"{len(alone)} {kind}s without {other} are left out, such as {alone[0]}"
             )
-    return pairs, warnings, Conclusion(f"{len(pairs)} pairs", reason, "--labels")
+    example = " with ".join(map(files.relative, pairs[0])) if pairs else ""
+    text = f"{len(pairs)} pairs of image and label, such as {example}"
+    return pairs, warnings, Conclusion(text, reason, "--labels")
 
 
 def _label_files(files: Files) -> tuple[list[Path], str]:
     """Return the files that are labels by their folder, their name, or else what they hold."""
     named = [path for path in files.rasters if _is_named_label(files, path)]
     if named and len(named) < len(files.rasters):
-        return named, f"names, such as {files.relative(named[0])}"
+        return named, "by their names"
     stems: defaultdict[str, list[Path]] = defaultdict(list)
     for path in files.rasters:
         stems[path.stem].append(path)
@@ -181,13 +200,12 @@ def _label_files(files: Files) -> tuple[list[Path], str]:
             f"{one} and {other}: either may be the label. Say which: --labels "
             f"'{files.relative(other.with_name('{stem}' + other.suffix))}'."
         )
-    return found, f"few values in each, such as {files.relative(found[0])}"
+    return found, "by the few values in them"
 
 
 def _is_named_label(files: Files, path: Path) -> bool:
     """Tell whether a file's folder or name says that it is a label."""
-    parts = PurePosixPath(files.relative(path)).parts[:-1]
-    for part in reversed(parts):
+    for part in reversed(files.relative(path).split("/")[:-1]):
         if IN_IMAGE_FOLDER.search(part):
             break
         if IN_LABEL_FOLDER.search(part):
@@ -212,7 +230,7 @@ def _by_key(files: Files, paths: Iterable[Path], template: str = "") -> dict[str
     pattern = _template(template) if template else None
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        *folders, _ = PurePosixPath(files.relative(path)).parts
+        *folders, _ = files.relative(path).split("/")
         kept = [_stripped(part, IN_LABEL_FOLDER, IN_IMAGE_FOLDER) for part in folders]
         if pattern and (match := pattern.search(files.relative(path))):
             stem = match["stem"]
@@ -501,14 +519,14 @@ class _Values:
 def _known_colors(found: set[int]) -> tuple[dict[int, str], str]:
     """Return the names of colours that are a known data set's, and which; unnamed: ignored."""
     fitting = []
+    colors = [_code(color) for color in distinct_palette(256)]
     for label_set in LABEL_SETS.values():
         named = {_code(c): n for c, n in zip(label_set.palette, label_set.classes, strict=True)}
-        is_distinct = len(named) == label_set.num_classes
+        is_distinct = len(named) == label_set.num_classes and not named.keys() <= {*colors}
         if is_distinct and len(found & named.keys()) > 2 and found <= {*named, 0}:
             fitting.append((label_set.name, {0: ""} | named))
     if len(fitting) == 1:
         return fitting[0][1], f", all of them {fitting[0][0]}'s"
-    colors = [_code(color) for color in distinct_palette(256)]
     if not fitting and len(found) > 1 and found <= {*colors}:
         ids = [colors.index(code) for code in found]
         if max((index for index in ids if index != IGNORE_INDEX), default=256) < 64:

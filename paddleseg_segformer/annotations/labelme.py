@@ -26,12 +26,11 @@ from paddleseg_segformer.annotations.drawn import (
     set_named,
     sorted_samples,
 )
-from paddleseg_segformer.annotations.source import IGNORED, Conclusion, Files, Options, Sample
+from paddleseg_segformer.annotations.source import Conclusion, Files, Options, Sample
 from paddleseg_segformer.data.io import decode_label
 from paddleseg_segformer.data.lists import read_list_text
 from paddleseg_segformer.errors import UserError
 
-NOT_COUNTED = "__ignore__"  # LabelMe's name of pixels that do not count
 LABELS = "labels.txt"  # LabelMe's list of the labels, if it is there
 AS_POLYGON = ("polygon", "rotation", "oriented_rectangle")
 
@@ -71,17 +70,17 @@ class LabelMe(Drawn):
         self.samples = sorted_samples(samples, files.root)
         self.warnings = finder.warnings()
         used = {str(item.get("label")) for shapes in self._shapes.values() for item in shapes}
-        names = sorted(used - {NOT_COUNTED}, key=lambda name: (name not in BACKGROUNDS, name))
+        names = sorted(used, key=lambda name: (name not in BACKGROUNDS, name))
         listed = files.root / LABELS
         if listed.is_file() and not options.classes:
             lines = (line.strip() for line in read_list_text(listed).decode().split("\n"))
-            names = [name for name in lines if name and name != NOT_COUNTED]
-            if unknown := sorted(used - {*names, NOT_COUNTED}):
+            names = [name for name in lines if name]
+            if unknown := sorted(used - {*names}):
                 raise UserError(
                     f"{listed}: does not list the label '{unknown[0]}', which shapes have. Add it, "
                     "or correct the shapes."
                 )
-        self._raw_ids = {name: index for index, name in enumerate(names)} | {NOT_COUNTED: IGNORED}
+        self._raw_ids = {name: index for index, name in enumerate(names)}
         self.classes = dict(enumerate(names))
         self.conclusions = [
             Conclusion("where shapes overlap, the later one is on top", "LabelMe draws them so")

@@ -87,9 +87,9 @@ class CvatMasks(Folders):
         return f"there is a {CVAT_TABLE}" if table.is_file() else ""
 
     def __init__(self, files: Files, options: Options) -> None:
-        colors = read_table(files.root / CVAT_TABLE).colors
-        if not colors:
-            raise UserError(f"{files.root / CVAT_TABLE}: found no lines name:red,green,blue::.")
+        table = read_table(files.root / CVAT_TABLE)
+        positions = dict(zip(table.names, distinct_palette(len(table.names)), strict=True))
+        colors = table.colors or positions  # without colours: VOC's colour map
         samples, self.warnings = _voc_samples(files, options)
         self.open(samples, "colors", colors)
         self.background = next((name for name in colors if name.lower() in BACKGROUNDS), None)

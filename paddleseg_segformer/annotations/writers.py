@@ -12,10 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from paddleseg_segformer.annotations.classes import NOT_COUNTED
 from paddleseg_segformer.annotations.convert import SPLIT, Prepared
 from paddleseg_segformer.annotations.split import Row, read_rows
 from paddleseg_segformer.data.io import encode_label, read_label
-from paddleseg_segformer.data.labels import IGNORE_INDEX
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_folder, make_folder
@@ -47,7 +47,7 @@ def write_coco(prepared: Prepared, folder: Path) -> None:
     """Write COCO's JSON: `annotations/instances_SET.json`, and the images in `SET/`.
 
     Each connected area of a class is one annotation, with run lengths; the category is the class
-    id + 1. Pixels that do not count are a crowd, of the first category.
+    id + 1. Pixels that do not count have a category of their own, `__ignore__`.
     """
     with explained():
         from pycocotools import mask as coco_mask
@@ -55,7 +55,7 @@ def write_coco(prepared: Prepared, folder: Path) -> None:
     content: dict[str, dict[str, list[Any]]] = {}
     categories = [
         {"id": index + 1, "name": name, "supercategory": ""}
-        for index, name in enumerate(prepared.classes)
+        for index, name in enumerate((*prepared.classes, NOT_COUNTED))
     ]
     for row, name in zip(rows, _flat_names(rows), strict=True):
         image = prepared.root / row.image
@@ -76,11 +76,11 @@ def write_coco(prepared: Prepared, folder: Path) -> None:
                 {
                     "id": len(listed["annotations"]) + 1,
                     "image_id": image_id,
-                    "category_id": 1 if class_id == IGNORE_INDEX else class_id + 1,
+                    "category_id": min(class_id, len(prepared.classes)) + 1,
                     "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
                     "area": int(coco_mask.area(rle)),
                     "bbox": coco_mask.toBbox(rle).tolist(),
-                    "iscrowd": int(class_id == IGNORE_INDEX),
+                    "iscrowd": 0,
                 }
             )
     annotations = make_folder(folder / "annotations")
@@ -108,13 +108,10 @@ def write_as(prepared: Prepared, form: str, out_dir: Path) -> None:
 
 
 def _areas(label: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Return the connected areas (H, W) of each class, and those that do not count as one."""
+    """Return the connected areas (H, W) of each class, those that do not count among them."""
     areas = []
     for class_id in np.unique(label).tolist():
         mask = (label == class_id).astype(np.uint8)
-        if class_id == IGNORE_INDEX:
-            areas.append((class_id, mask))
-            continue
         count, parts = cv2.connectedComponents(mask, connectivity=8)
         areas += [(class_id, (parts == part).astype(np.uint8)) for part in range(1, count)]
     return areas

@@ -11,6 +11,7 @@ from paddleseg_segformer.annotations.drawn import (
     Object,
     number_in,
     polygons,
+    smallest_last,
     sorted_samples,
 )
 from paddleseg_segformer.annotations.source import SETS, Conclusion, Files, Options, Sample
@@ -25,8 +26,6 @@ class Yolo(Drawn):
 
     An image without a label file, or with an empty one, holds no object. Classes are the `names`.
     """
-
-    smallest_on_top = True
 
     @classmethod
     def recognise(cls, files: Files) -> str:
@@ -45,8 +44,11 @@ class Yolo(Drawn):
         content = read_yaml(self._yaml)
         self.classes = _names(content["names"], self._yaml)
         samples, num_unlabelled = [], 0
-        for set_name in SETS:
-            for image in _images(content, set_name, self._yaml):
+        images = {name: _images(content, name, self._yaml) for name in SETS}
+        if not any(content.get(name) for name in SETS):
+            images = {"": files.rasters}
+        for set_name, paths in images.items():
+            for image in paths:
                 label = _label_path(image)
                 num_unlabelled += label is None
                 samples.append(Sample(image, label, set_name))
@@ -66,7 +68,8 @@ class Yolo(Drawn):
     def objects(self, index: int, size_hw: tuple[int, int]) -> Iterable[Object]:
         path = self.samples[index].annotation
         if path is None or not path.stat().st_size:
-            return
+            return []
+        found = []
         height, width = size_hw
         for number, line in enumerate(read_list_text(path).decode().split("\n"), 1):
             words = line.split()
@@ -90,17 +93,19 @@ class Yolo(Drawn):
                 )
             corners = zip(values[::2], values[1::2], strict=True)
             ring = [(x * width, y * height) for x, y in corners]
-            yield Object(int(class_id), polygons([ring], size_hw, where))
+            found.append(Object(int(class_id), polygons([ring], size_hw, where)))
+        return smallest_last(found)
 
 
 def _data_files(files: Files) -> list[Path]:
-    """Return the YAML files that hold `names` and `train`."""
-    return [
-        path
-        for path in files.of_kind(".yaml", ".yml")
-        if {"names", "train"}
-        <= {line.partition(":")[0].strip() for line in files.head(path, 1 << 20).split("\n")}
-    ]
+    """Return the YAML files that hold `names`, and sets or `nc`, the number of classes."""
+    found = []
+    for path in files.of_kind(".yaml", ".yml"):
+        lines = files.head(path, 1 << 20).split("\n")
+        keys = {line.partition(":")[0] for line in lines}
+        if "names" in keys and keys & {"train", "val", "nc"}:
+            found.append(path)
+    return found
 
 
 def _names(content: Any, path: Path) -> dict[int, str]:

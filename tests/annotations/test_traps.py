@@ -363,15 +363,24 @@ def test_background_is_concluded_from_what_is_covered_and_can_be_said(root: Path
     assert detected.classes == forms.CLASSES and detected.class_map.unlabelled == 255
 
 
-def test_crowds_do_not_count_where_nothing_is_drawn_over_them(root: Path) -> None:
+def test_crowds_lie_below_every_object_and_ignored_categories_do_not_count(root: Path) -> None:
     forms.write_coco(root)
-    edit(root / "instances.json", lambda c: c["annotations"][0].update(iscrowd=1))
-    detected = detect(root, Options(val=0.34))
-    assert any("crowds do not count" in item.text for item in detected.conclusions)
-    prepare(detected, root.parent / "out")
-    stored = Image.open(root.parent / "out" / "labels" / "images" / "first one.png")
-    expected = forms.truth(forms.SCENES["first one"], {"road": 255, "car": 1}, 0)
-    np.testing.assert_array_equal(np.asarray(stored), expected)
+
+    def change(content: dict) -> None:
+        content["annotations"][1].update(iscrowd=1)  # the smaller one
+        content["categories"].append({"id": 99, "name": "__ignore__"})
+        content["annotations"][-1].update(category_id=99)
+
+    edit(root / "instances.json", change)
+    prepare(detect(root, Options(val=0.34)), root.parent / "out")
+    ids = {name: index + 1 for index, name in enumerate(forms.CLASSES)}
+    for name, scene in (
+        ("first one", forms.SCENES["first one"][::-1]),
+        ("third", forms.SCENES["third"]),
+    ):
+        stored = Image.open(root.parent / "out" / "labels" / "images" / f"{name}.png")
+        expected = forms.truth(scene, ids | ({"tree": 255} if name == "third" else {}), 0)
+        np.testing.assert_array_equal(np.asarray(stored), expected)
 
 
 def test_other_paths_are_refused(tmp_path: Path) -> None:
@@ -385,3 +394,19 @@ def test_other_paths_are_refused(tmp_path: Path) -> None:
         detect(tmp_path)
     with pytest.raises(UserError, match="unknown annotation_format type 'cocoo'. Did you mean"):
         detect(tmp_path, Options(format="cocoo"))
+
+
+@pytest.mark.parametrize("name", ["label_colors.txt", "class_dict.csv"])
+def test_a_table_of_colours_beside_the_labels_names_them(name: str, root: Path) -> None:
+    forms.write_colors(root)
+    separator, rows = (" ", "{2} {3} {4} {1}") if name.endswith("txt") else (",", "{1},{2},{3},{4}")
+    names = ("nothing", *forms.CLASSES)
+    lines = [rows.format(0, n, *c) for n, c in zip(names, forms.COLORS, strict=True)]
+    lines = ["name,r,g,b", *lines] if separator == "," else lines
+    (root / name).write_text("\n".join(lines))
+    detected = detect(root, Options(val=0.34))
+    assert detected.classes == names and detected.palette == forms.COLORS
+    prepare(detected, root.parent / "out")
+    for key, label in forms.labels().items():
+        stored = Image.open(root.parent / "out" / "labels" / f"{key}.png")
+        np.testing.assert_array_equal(np.asarray(stored), label)

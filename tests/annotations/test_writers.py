@@ -51,12 +51,13 @@ def test_pycocotools_reads_what_is_written(prepared: Prepared, tmp_path: Path) -
             for annotation in coco.loadAnns(coco.getAnnIds(image["id"])):
                 pixels = coco.annToMask(annotation).astype(bool)
                 assert annotation["area"] == pixels.sum()
-                label[pixels] = 255 if annotation["iscrowd"] else annotation["category_id"] - 1
+                category = annotation["category_id"]
+                label[pixels] = 255 if category > len(prepared.classes) else category - 1
             stem = Path(image["file_name"]).stem
             np.testing.assert_array_equal(label, expected[stem])
             assert (path.parents[1] / path.stem.split("_")[1] / image["file_name"]).is_file()
         names = [item["name"] for item in json.loads(path.read_text())["categories"]]
-        assert names == list(prepared.classes)
+        assert names == [*prepared.classes, "__ignore__"]
 
 
 def test_voc_files_are_palette_images_with_the_classes_colours(

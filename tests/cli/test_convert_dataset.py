@@ -30,7 +30,7 @@ def test_a_dry_run_says_what_is_concluded_and_how_to_override_it(
 ) -> None:
     assert main(["convert_dataset", str(data), "--dry_run"]) == 0
     out = capsys.readouterr().out
-    assert "annotations are folders (6 images with a label image" in out
+    assert "6 pairs of image and label, such as images/a.png with labels/a.png (by their" in out
     for option in ("--format", "--labels", "--label_values", "--classes", "--bands"):
         assert f"else {option}" in out
     assert {path.name for path in tmp_path.iterdir()} == {"my data"}
