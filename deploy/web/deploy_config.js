@@ -97,9 +97,10 @@ function checkInference({ scales = [1], flip_horizontal, flip_vertical, temperat
         "Export with scales [1.0] and no flips.",
     );
   }
-  if (![0, 1, numClasses].includes(temperatures.length) || !temperatures.every((value) => value > 0)) {
+  const isList = Array.isArray(temperatures) && [0, 1, numClasses].includes(temperatures.length);
+  if (!isList || !temperatures.every((value) => value > 0)) {
     throw new UserError(
-      `deploy.yaml: found inference.temperatures ${temperatures.join(", ")}, expected numbers above 0: ` +
+      `deploy.yaml: found inference.temperatures ${temperatures}, expected numbers above 0: ` +
         `one, or one for each of the ${numClasses} classes.`,
     );
   }

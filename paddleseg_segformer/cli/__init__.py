@@ -23,6 +23,7 @@ JOBS = {
     "predict": "write label maps and overlays for images, folders, lists or videos",
     "infer": "predict images with an exported model, on any engine and without Paddle",
     "visualize": "draw the attention of a patch and a mask transformer's class maps over images",
+    "erf": "draw effective receptive fields of stages and head, several models side by side",
     "export": "write a static graph and its deploy.yaml for Paddle Inference",
     "serve": "answer HTTP requests with the predictions of an exported model",
     "convert_weights": "write weights as another code base's files, where that is possible exactly",

@@ -14,6 +14,7 @@ from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_val_dataset
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import check_folder
+from paddleseg_segformer.runtimes.engines import BACKENDS
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override values of DATA: val_dataset.dataset_root=DIR",
     )
-    add("--backend", default="auto", help="engine of exports: paddle, onnxruntime, openvino, auto")
+    add("--backend", choices=BACKENDS, default="auto", help="engine that runs exports")
     add("--num_workers", type=int, default=2, help="threads that read images ahead")
     add("--num_shown", type=int, default=8, help="images shown of those that differ most")
     add_import_argument(parser)
@@ -45,8 +46,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Compare, print the table, write the page."""
     set_up_logging()
-    if args.num_shown < 0 or args.num_workers < 1:
-        raise UserError("--num_shown: expected 0 or more; --num_workers: expected 1 or more.")
+    for name, least in (("num_shown", 0), ("num_workers", 1)):
+        if getattr(args, name) < least:
+            found = getattr(args, name)
+            raise UserError(f"--{name}: found {found}, expected {least} or more.")
     check_weights(args.model_a)
     check_weights(args.model_b)
     check_folder(args.save_dir)

@@ -39,8 +39,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Evaluate and write the report."""
     set_up_logging()
-    if args.num_shown < 0 or args.num_workers < 1:
-        raise UserError("--num_shown: expected 0 or more; --num_workers: expected 1 or more.")
+    for name, least in (("num_shown", 0), ("num_workers", 1)):
+        if getattr(args, name) < least:
+            found = getattr(args, name)
+            raise UserError(f"--{name}: found {found}, expected {least} or more.")
+    if not Path(args.run_dir).is_dir():
+        raise UserError(f"{args.run_dir}: no such folder. Name the --save_dir of a training run.")
     check_weights(args.model_path)
     check_folder(args.out or Path(args.run_dir) / "report")
     from paddleseg_segformer.report import write_report

@@ -120,6 +120,9 @@ def _f_score(label: np.ndarray, prediction: np.ndarray, tolerance: float) -> flo
     """Return the F-score of a predicted outline, (H, W) bool each."""
     if not label.any() or not prediction.any():
         return float(label.any() == prediction.any())  # the class fills the image in both
+    left, top, width, height = cv2.boundingRect((label | prediction).astype(np.uint8))
+    box = slice(top, top + height), slice(left, left + width)  # there is no outline outside
+    label, prediction = label[box], prediction[box]
     precision = (_distance(label)[prediction] <= tolerance).mean()
     recall = (_distance(prediction)[label] <= tolerance).mean()
     total = precision + recall

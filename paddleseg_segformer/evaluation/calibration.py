@@ -151,7 +151,7 @@ def calibrate(scores: np.ndarray, labels: np.ndarray, images: np.ndarray) -> Cal
         part = scores[is_fitted_on], labels[is_fitted_on], images[is_fitted_on]
         for name in METHODS:
             fitted = _fitted(name, *part) or (1.0,)
-            values = np.broadcast_to(np.float32(fitted), (scores.shape[1],))
+            values = np.broadcast_to(np.array(fitted, np.float32), scores.shape[1])
             used[name][is_measured] = values[predicted[is_measured]]
     qualities = {name: _quality(scores, labels, divisors) for name, divisors in used.items()}
     return Calibration(qualities, temperatures, len(labels), len(np.unique(images)))

@@ -68,10 +68,10 @@ class InferenceSettings:
                 )
         if self.window_batch is not None and self.window_batch < 1:
             raise UserError(f"window_batch: found {self.window_batch}, expected 1 or more.")
-        if not all(_is_positive(value) for value in self.temperatures):
-            raise UserError(
-                f"temperatures: found {list(self.temperatures)}, expected numbers above 0."
-            )
+        is_list = isinstance(self.temperatures, tuple)
+        if not is_list or not all(_is_positive(value) for value in self.temperatures):
+            found = list(self.temperatures) if is_list else self.temperatures
+            raise UserError(f"temperatures: found {found!r}, expected numbers above 0.")
 
     def check_temperatures(self, num_classes: int) -> None:
         """Refuse temperatures that are not one for all, or one for each class.

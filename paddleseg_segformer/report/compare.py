@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from paddleseg_segformer.data.labels import generic_label_set
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import ConfusionMatrix, Metrics, evaluate
 from paddleseg_segformer.evaluation.bootstrap import Difference, image_areas, paired_difference
@@ -75,7 +76,7 @@ class Comparison:
             "accuracy": [of_model.accuracy for of_model in self.metrics],
             "classes": {
                 name: dict(zip(keys, plain(row), strict=True))
-                for name, *row in zip(classes, *columns, strict=True)
+                for name, row in zip(classes, zip(*columns, strict=True), strict=True)
             },
         }
 
@@ -166,12 +167,12 @@ def compare(
         watch=watch,
     )
     others = Metrics(matrix.counts, tuple(label_set.classes), len(images))
-    stacked = [np.stack([pair[index] for pair in areas]) for index in (0, 1)]
+    one, two = (np.stack([pair[index] for pair in areas]) for index in (0, 1))
     return Comparison(
         names,
         (metrics, others),
         num_equal / max(int(matrix.counts.sum()), 1),
-        paired_difference(*stacked),
+        paired_difference(one, two),
         images,
     )
 
@@ -241,8 +242,8 @@ def _check_fit(name: str, predictor: Predictor, dataset: SegmentationDataset) ->
             f"{name}: has {label_set.num_classes} classes, the data set {of_data.num_classes}. "
             "Compare models of the same classes."
         )
-    is_numbered = label_set is None or label_set.name == "generic" or of_data.name == "generic"
-    if label_set and not is_numbered:
+    numbered = generic_label_set(of_data.num_classes).classes
+    if label_set and numbered not in (label_set.classes, of_data.classes):
         for index, (one, two) in enumerate(zip(label_set.classes, of_data.classes, strict=True)):
             if one.lower() != two.lower():
                 raise UserError(
@@ -271,7 +272,7 @@ def _page(
             _signed(mean["difference"]),
             f"B less A, 95 %: {_signed(mean['low'])} to {_signed(mean['high'])}",
         ),
-        ("–" if mean["p"] is None else f"{mean['p']:.3g}", "p of no difference in mIoU"),
+        ("–" if mean["p"] is None else f"{mean['p']:.3f}", "p of no difference in mIoU"),
     ]
     keys = ("iou_a", "iou_b", "difference", "low", "high")
     rows = (
@@ -312,4 +313,4 @@ def _signed(difference: float | None) -> str:
 
 
 def _p(value: float | None) -> Number:
-    return Number(value, "" if value is None else f"{value:.3g}")
+    return Number(value, "" if value is None else f"{value:.3f}")

@@ -313,7 +313,7 @@ def _about(content: Mapping[str, Any]) -> str:
 
 def table(
     header: Sequence[str],
-    rows: Iterable[Sequence[str | Number]],
+    rows: Iterable[Sequence[Any]],
     num_text: int = 1,
     is_sortable: bool = True,
 ) -> str:
@@ -321,7 +321,7 @@ def table(
 
     Args:
         header: Names of the columns, plain text.
-        rows: Cells, HTML or numbers.
+        rows: Cells: HTML, or `Number`.
         num_text: Columns of text, the first ones.
         is_sortable: By a click on a column's name.
     """

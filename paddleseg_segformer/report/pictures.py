@@ -37,7 +37,7 @@ def image_strip(
     shown = displayable(image)
     grey = cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY)[..., None] // 2 + 96
     is_wrong = (label != prediction)[..., None]
-    errors = np.where(is_wrong, np.uint8(_WRONG), grey)
+    errors = np.where(is_wrong, np.array(_WRONG, np.uint8), grey)
     levels = cv2.applyColorMap(np.rint(255 * confidence).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     panels = [
         shown,

@@ -64,6 +64,22 @@ MISTAKES = {
         f"{CONFIG} --model_path file --opts iterz=3": "unknown key 'iterz'",
         f"{CONFIG} --model_path file --json file/x": "file: expected a folder, found a file",
         f"{CONFIG} --model_path file --per_image_csv .": "expected a file, found a folder",
+        f"{CONFIG} --model_path file --report file": "file: expected a folder, found a file",
+    },
+    "report": {
+        "": "the following arguments are required: RUN_DIR",
+        "nowhere": "nowhere: no such folder. Name the --save_dir of a training run",
+        ". --num_shown -1": "--num_shown: found -1, expected 0 or more",
+        ". --model_path nowhere": NO_WEIGHTS,
+        ". --out file/x": NO_FOLDER,
+    },
+    "compare": {
+        "": "the following arguments are required: A, B, DATA",
+        "nowhere file x": NO_WEIGHTS,
+        "file file nowhere": NO_CONFIG,
+        "file file x --num_workers 0": "--num_workers: found 0, expected 1 or more",
+        "file file x --save_dir file/x": NO_FOLDER,
+        "file file x --backend tvm": "argument --backend: invalid choice: 'tvm'",
     },
     "predict": {
         "--nope": NO_FLAG,
@@ -75,6 +91,7 @@ MISTAKES = {
         "--image_path a.jpg --model_path file --config nowhere": NO_CONFIG,
         "--image_path a.jpg --export_dir nowhere": "nowhere: no such file",
         "--image_path a.jpg --model_path file --save_dir file/x": NO_FOLDER,
+        "--image_path a.jpg --min_confidence 2": "--min_confidence: found 2.0, expected 0 to 1",
         "--image_path a.jpg --use_trt maybe": "argument --use_trt: found 'maybe', expected True",
     },
     "infer": {
@@ -89,6 +106,13 @@ MISTAKES = {
         "--model_path file": "--image_path is missing",
         "--image_path a.jpg --model_path nowhere": NO_WEIGHTS,
         "--image_path a.jpg --model_path file --save_dir file/x": NO_FOLDER,
+    },
+    "erf": {
+        "": "the following arguments are required: MODEL",
+        "nowhere --image_path a.jpg": "nowhere: no such model",
+        "file --size 0": "--size: found 0, expected 1 or more",
+        "file": "--image_path is missing",
+        "file --image_path a.jpg --save_dir file/x": NO_FOLDER,
     },
     "export": {
         "--nope": NO_FLAG,

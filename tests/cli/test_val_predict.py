@@ -20,6 +20,7 @@ from tqdm import tqdm
 from paddleseg_segformer.cli import main, predict
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_model
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.memory_plan import plan_memory
 from paddleseg_segformer.inference.overlay import write_image
 from paddleseg_segformer.predictor import Predictor
@@ -220,6 +221,40 @@ def test_predict_folder(run_dir, tmp_path) -> None:
         np.testing.assert_array_equal(added, prediction.overlay())
         probabilities = np.load(tmp_path / "ü" / "probabilities" / f"{index}.npy")
         np.testing.assert_allclose(probabilities, prediction.probabilities, atol=1e-3)
+
+
+@pytest.mark.check
+def test_predict_writes_confidence_and_leaves_unsure_pixels_out(run_dir, tmp_path) -> None:
+    flags = ["--image_path", str(run_dir / "images"), "--save_dir", str(tmp_path)]
+    flags += ["--opts", "test_config.temperatures=[0.5]", "--save_confidence"]
+    predictor = Predictor.from_config(run_dir / "config.yml", run_dir / "model.pdparams")
+    prediction = predictor(run_dir / "images" / "0.png")
+    powers = prediction.probabilities**2
+    confidence = powers.max(0) / powers.sum(0)
+    threshold = float(np.median(confidence))
+    assert job("predict", run_dir, *flags, "--min_confidence", str(threshold)) == 0
+    saved = np.asarray(Image.open(tmp_path / "confidence" / "0.png"))
+    assert abs(saved - 255 * confidence).max() < 0.6 and saved.std() > 1
+    label = np.asarray(Image.open(tmp_path / "pseudo_color_prediction" / "0.png"))
+    is_clear = abs(confidence - threshold) > 1e-5
+    expected = np.where(confidence < threshold, 255, prediction.label)
+    np.testing.assert_array_equal(label[is_clear], expected[is_clear])
+    assert 0.4 < (label == 255).mean() < 0.6
+
+
+def test_unknown_pixels_need_an_id_that_is_no_class(run_dir) -> None:
+    predictor = Predictor.from_config(
+        run_dir / "config.yml", run_dir / "model.pdparams", ["val_dataset.ignore_index=2"]
+    )
+    with pytest.raises(UserError, match="ignore_index 2 is a class"):
+        predictor(run_dir / "images" / "0.png").mark_unknown(0.5)
+
+
+def test_confidence_flags_are_not_for_videos(run_dir, tmp_path, capsys) -> None:
+    (tmp_path / "a.mp4").touch()
+    flags = ["--image_path", str(tmp_path / "a.mp4"), "--min_confidence", "0.5"]
+    assert job("predict", run_dir, *flags) == 1
+    assert "--min_confidence has no effect on a video" in capsys.readouterr().err
 
 
 def test_predict_goes_on_after_a_bad_image(run_dir, tmp_path, capsys) -> None:

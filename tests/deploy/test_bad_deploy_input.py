@@ -123,6 +123,11 @@ def drop(line: str) -> Callable[[str], str]:
     )
 
 
+def temperatures(values: str) -> Callable[[str], str]:
+    """Return an edit that sets temperatures."""
+    return lambda text: text.replace("inference:\n", f"inference:\n  temperatures: {values}\n")
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -131,8 +136,11 @@ def drop(line: str) -> Callable[[str], str]:
         (drop("format"), "deploy.yaml: "),
         (drop("  op: "), "op"),
         (drop("  num_classes: "), "num_classes"),
-        (lambda text: text.replace("format: 3", "format: 6"), "format 6, but this"),
+        (lambda text: text.replace("format: 3", "format: 7"), "format 7, but this"),
         (lambda text: text.replace("format: 3", "format: three"), "format"),
+        (temperatures("[1, 2]"), "temperatures: found 2, expected 1, or one for each of the 5"),
+        (temperatures("[0]"), "expected numbers above 0"),
+        (temperatures("[x]"), "temperatures"),
     ],
 )
 def test_deploy_yaml(run, folder, tmp_path, edit, message) -> None:

@@ -28,6 +28,7 @@ SLIDE = {"is_slide": True, "crop_size_hw": (512, 1024)}
         ({"window_batch": 0}, "window_batch: found 0"),
         ({"temperatures": (1.0, 0.0)}, r"temperatures: found \[1.0, 0.0\], expected numbers above"),
         ({"temperatures": (float("nan"),)}, "temperatures: found"),
+        ({"temperatures": 1.5}, "temperatures: found 1.5, expected numbers above 0"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(values, message) -> None:

@@ -212,7 +212,7 @@ def test_other_files_stay_and_old_pictures_go(run_dir, tmp_path) -> None:
     [
         (["nowhere"], "nowhere: no such folder. Name the --save_dir of a training run"),
         (["."], "found neither best_model nor a checkpoint iter_N"),
-        (["RUN", "--num_shown", "-1"], "--num_shown: expected 0 or more"),
+        (["RUN", "--num_shown", "-1"], "--num_shown: found -1, expected 0 or more"),
         (["RUN", "--out", "FILE"], "expected a folder, found a file"),
         (["RUN", "--model_path", "nowhere"], "nowhere: no such weight file"),
         (["RUN", "--opts", "val_dataset.val_path=nowhere"], "nowhere"),
@@ -272,3 +272,35 @@ def test_legend_takes_names_of_any_script() -> None:
 
     label_set = dataclasses.replace(generic_label_set(2), classes=("道路", "x" * 80))
     assert legend(label_set).shape == (44, 260, 3)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_in_a_browser(report, scheme) -> None:
+    """It loads nothing, says nothing in the console, has the theme, and sorts its tables."""
+    browser_module = pytest.importorskip("benchmarks.deployment.browser")
+    pytest.importorskip("playwright")
+    if not any(map(shutil.which, browser_module.BROWSERS)):
+        pytest.skip("needs chromium")
+    with browser_module.browser_page() as first:
+        page = first.context.browser.new_page(
+            color_scheme=scheme, viewport={"width": 700, "height": 900}
+        )
+        seen: list[str] = []
+        page.on("console", lambda message: seen.append(message.text))
+        page.on("pageerror", lambda error: seen.append(str(error)))
+        page.on("request", lambda request: seen.append(request.url[:30]))
+        page.goto(report.page.as_uri())
+        assert [item for item in seen if not item.startswith(("data:", "file:"))] == []
+        assert len([item for item in seen if item.startswith("file:")]) == 1
+        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (back == "rgb(255, 255, 255)") == (scheme == "light")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 700
+        images = page.locator("img.strip")
+        assert images.count() == 4
+        assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 50)")
+        table = page.locator("#all-images ~ .scroll table").first
+        for is_descending in (True, False):
+            table.get_by_role("button", name="mIoU", exact=True).click()
+            cells = table.locator("tbody tr td:nth-child(3)").all_inner_texts()
+            assert cells == sorted(cells, key=float, reverse=is_descending)
+        assert len(cells) == 5
