@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import cv2
+import numpy as np
 import paddle
 import paddle.distributed as dist
 import paddle.nn.functional as F
@@ -250,6 +252,89 @@ class RMILoss(nn.Layer):
         return rows.reshape([batch, classes, self.radius**2, -1])
 
 
+class LovaszSoftmaxLoss(nn.Layer):
+    """The convex surrogate of one minus the IoU, the mean over classes, of all pixels of a batch.
+
+    Args:
+        ignore_index: label of pixels that do not count.
+        classes: "present" for those in the labels, "all", or ids.
+
+    Source: Berman et al., "The Lovász-Softmax loss", 2018, equations 8 and 9 and algorithm 1.
+    """
+
+    def __init__(self, ignore_index: int = 255, classes: str | Sequence[int] = "present") -> None:
+        super().__init__()
+        if isinstance(classes, str) and classes not in ("present", "all"):
+            raise UserError(f"classes: found {classes!r}, expected present, all, or ids.")
+        self.ignore_index = ignore_index
+        self.classes = classes
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        probabilities = F.softmax(logits.astype("float32"), axis=1).transpose([0, 2, 3, 1])
+        places = (label != self.ignore_index).flatten().nonzero().flatten()
+        valid_label = label.flatten().gather(places)  # (P,)
+        classes = range(logits.shape[1]) if self.classes == "all" else self.classes
+        if self.classes == "present":
+            classes = valid_label.unique().tolist()
+        if not len(places) or not len(classes):
+            return (probabilities * 0).sum()
+        valid = probabilities.flatten(0, 2).gather(places)  # (P, K)
+        losses = [_lovasz(valid[:, k], (valid_label == k).astype("float32")) for k in classes]
+        return paddle.stack(losses).mean()
+
+
+def _lovasz(probability: Tensor, target: Tensor) -> Tensor:
+    """Return the Lovász extension of one class's Jaccard loss at its errors; both (P,)."""
+    errors = (target - probability).abs()
+    order = errors.detach().argsort(descending=True)
+    target = target.gather(order)
+    intersection = target.sum() - target.cumsum()
+    jaccard = 1 - intersection / (target.sum() + (1 - target).cumsum())
+    steps = paddle.concat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+    return (errors.gather(order) * steps).sum()
+
+
+class BoundaryLoss(nn.Layer):
+    """Probability times signed distance to the boundary of the labelled class, in pixels.
+
+    The distance is negative inside, and 0 for classes that an image does not have, or has
+    everywhere. The mean is over classes and pixels. Other losses have to come beside it
+    (`MixedLoss`): alone it says nothing of images without a boundary.
+
+    Args:
+        ignore_index: label of pixels that do not count.
+
+    Source: Kervadec et al., "Boundary loss for highly unbalanced segmentation", 2019, equation 5,
+        with the distances of its code, 0 at the first pixel inside.
+    """
+
+    def __init__(self, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        valid = (label != self.ignore_index).astype("float32")  # (N, H, W)
+        probabilities = F.softmax(logits.astype("float32"), axis=1)
+        distances = paddle.to_tensor(_signed_distances(label.numpy(), logits.shape[1]))
+        total = (probabilities * distances * valid.unsqueeze(1)).sum()
+        return total / (logits.shape[1] * _mean_sum(valid))
+
+
+def _signed_distances(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the distance of each pixel to each class's boundary, (N, K, H, W) float32."""
+    distances = np.zeros((len(label), num_classes, *label.shape[1:]), np.float32)
+    for image, ids in enumerate(label):
+        for k in np.unique(ids):
+            mask = (ids == k).astype(np.uint8)
+            if k < num_classes and not mask.all():
+                outside, inside = (
+                    cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+                    for part in (1 - mask, mask)
+                )
+                distances[image, k] = outside - np.maximum(inside - 1, 0)
+    return distances
+
+
 class MixedLoss(nn.Layer):
     """Weighted sum of losses.
 
@@ -323,6 +408,8 @@ LOSSES: dict[str, Callable[..., nn.Layer]] = {
         DiceLoss,
         MultiClassFocalLoss,
         RMILoss,
+        LovaszSoftmaxLoss,
+        BoundaryLoss,
         MixedLoss,
     )
 }

@@ -19,6 +19,7 @@ from paddleseg_segformer.config.building import build_component
 from paddleseg_segformer.config.schema import config_from
 from paddleseg_segformer.data.labels import palette_of
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models.one_logit import subtract_first_logit
 from paddleseg_segformer.weights import (
     Checkpoint,
     load_pretrained,
@@ -60,6 +61,8 @@ def start_from_pretrained(model: nn.Layer, config: Config) -> None:
             raise UserError(
                 f"{key}: {error} To start from random weights: --opts {key}=null"
             ) from None
+    if getattr(model, "one_logit", False):
+        subtract_first_logit(model.classifier_layer)
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Layer:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
+import cv2
 import numpy as np
+from PIL import Image, ImageOps
 
 from paddleseg_segformer.components import img_channels_of, stated_of_dataset
-from paddleseg_segformer.data.io import read_image, write_label
+from paddleseg_segformer.data.io import decode_image, read_image, write_label
 from paddleseg_segformer.data.labels import (
     IGNORE_INDEX,
     LabelSet,
@@ -21,8 +25,15 @@ from paddleseg_segformer.data.labels import (
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.arrays import Network, takes_numpy
-from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, color_label, overlay
+from paddleseg_segformer.inference.overlay import (
+    OVERLAY_ALPHA,
+    color_label,
+    overlay,
+    with_legend,
+    write_image,
+)
 from paddleseg_segformer.inference.pipeline import ImageLogits, Pipeline
+from paddleseg_segformer.inference.polygons import geojson, regions_of
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.runtimes.engines import MAX_SIDE_PX, EngineOptions
@@ -32,7 +43,8 @@ if TYPE_CHECKING:
 
     from paddleseg_segformer.config import Config
 
-ImageLike = str | os.PathLike[str] | np.ndarray
+ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
+PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
 class Prediction:
@@ -67,19 +79,31 @@ class Prediction:
         """
         return self._logits.confidence()
 
-    def mark_unknown(self, min_confidence: float) -> None:
+    def mark_unknown(self, min_confidence: float | Sequence[float]) -> None:
         """Give pixels of a lower confidence the label set's `ignore_index` in `label`.
 
+        Args:
+            min_confidence: 0..1, one for all classes or one for each.
+
         Raises:
-            UserError: that is the id of a class.
+            UserError: that is the id of a class, or not one number for each class.
         """
+        limits = np.asarray(min_confidence, np.float32)
+        if limits.ndim and limits.shape != (self.label_set.num_classes,):
+            raise UserError(
+                f"min_confidence: found {limits.size} numbers, expected one, or one for each of "
+                f"the {self.label_set.num_classes} classes."
+            )
         unknown = self.label_set.ignore_index
         if not self.label_set.num_classes <= unknown <= 65535:
             raise UserError(
                 f"min_confidence: ignore_index {unknown} is a class, or no id of 16 bits, so it "
                 "cannot mark unknown pixels. Choose another ignore_index in the data set."
             )
-        is_unknown = self.confidence < min_confidence
+        is_class = self.label < self.label_set.num_classes
+        if limits.ndim:
+            limits = limits[np.where(is_class, self.label, 0)]
+        is_unknown = ~is_class | (self.confidence < limits)
         label = self.label if unknown <= np.iinfo(self.label.dtype).max else np.int32(self.label)
         self.label = np.where(is_unknown, label.dtype.type(unknown), label)
 
@@ -104,6 +128,49 @@ class Prediction:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the label map as a PNG that holds the class ids and shows their colours."""
         write_label(path, self.label, self.label_set.colors)
+
+    def save_overlay(
+        self, path: str | os.PathLike[str], alpha: float = OVERLAY_ALPHA, has_legend: bool = True
+    ) -> None:
+        """Write the overlay, with a legend of its classes beside it.
+
+        Args:
+            path: An image file; its suffix says the format.
+            alpha: Opacity of the colours, 0..1.
+            has_legend: Whether the legend is there; without it the size is the image's.
+        """
+        picture = self.overlay(alpha)
+        if has_legend:
+            picture = with_legend(picture, self.label, self.label_set)
+        write_image(path, picture)
+
+    def polygons(self) -> dict[str, Any]:
+        """Return the label map as GeoJSON polygons along the edges of the pixels.
+
+        Raises:
+            MissingDependency: rasterio is not installed.
+        """
+        regions = regions_of(self.label, self.label_set.num_classes, self.confidence)
+        return geojson(regions, self.label_set)
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        title = f"Prediction of {height}x{width} px, {self.label_set.num_classes} classes"
+        if "label" not in vars(self):
+            return f"<{title}, computed when asked for>"
+        ids, counts = np.unique(self.label, return_counts=True)
+        names = self.label_set.classes
+        largest = sorted(zip(counts.tolist(), ids.tolist(), strict=True), reverse=True)[:5]
+        shares = ", ".join(
+            f"{names[index] if index < len(names) else 'unknown'} {count / self.label.size:.1%}"
+            for count, index in largest
+        )
+        return f"<{title}: {shares}{', ...' if len(ids) > 5 else ''}>"
+
+    def _repr_png_(self) -> bytes:
+        """Return what notebooks show: the overlay with its legend."""
+        picture = with_legend(self.overlay(), self.label, self.label_set)
+        return bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1])
 
 
 class Predictor:
@@ -190,6 +257,12 @@ class Predictor:
         test_config = dataclasses.replace(config.test_config, aug_eval=False)
         settings = test_config.inference_settings().replace(overrides)
         model = build_model(config)
+        if model.num_classes == 1:
+            raise UserError(
+                f"{model_path}: a model of one logit, which has no second class to tell from. Take "
+                "it as model.pretrained of a model with num_classes 2 and one_logit: true, and "
+                "save that."
+            )
         load_weights(model, model_path)
         section = config.val_dataset or config.train_dataset or {}
         return cls(
@@ -313,7 +386,8 @@ class Predictor:
         """Predict one image, or several whose windows go through the network together.
 
         Args:
-            image: A path, an array (H, W, C) or (H, W) of 0..255, RGB uint8, or a list of these.
+            image: A path, an image of Pillow, an array (H, W, C) or (H, W) of 0..255, RGB uint8, or
+                a list of these.
                 Where the data set has a `value_range`, of the values that its files hold.
             bgr: Arrays are in OpenCV's order blue, green, red.
         """
@@ -340,13 +414,20 @@ class Predictor:
     def _array(self, image: ImageLike, bgr: bool) -> np.ndarray:
         """Return the image (H, W, C) in RGB."""
         if isinstance(image, (str, os.PathLike)):
+            if "://" in str(image):
+                raise UserError(f"{image}: URLs are not fetched. Download it, and name the file.")
             return self.read(image)
+        if isinstance(image, Image.Image) and image.mode not in ("F", "I"):
+            return self._read_pillow(image)
+        if isinstance(image, Image.Image):
+            image = np.asarray(image)
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
             found = (
                 f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             )
             raise UserError(
-                f"image: found {found}, expected a path or an array (height, width, 3)."
+                f"image: found {found}, expected a path, an image of Pillow or an array (height, "
+                "width, 3)."
             )
         value_range = self.pipeline.preprocess.value_range
         if image.dtype.kind not in "uif" or (image.dtype == np.uint16 and not value_range):
@@ -363,6 +444,15 @@ class Predictor:
         elif image.dtype != np.uint8:
             image = image.astype(np.float32)
         return np.ascontiguousarray(image[:, :, ::-1]) if bgr else image
+
+    def _read_pillow(self, image: Image.Image) -> np.ndarray:
+        """Return the image as the network is to see it, as if it were read from a file."""
+        image = ImageOps.exif_transpose(image)
+        file = io.BytesIO()
+        kept = image if image.mode in PNG_MODES else image.convert("RGB")
+        kept.save(file, "PNG", compress_level=1)
+        value_range = self.pipeline.preprocess.value_range
+        return decode_image(Path("image.png"), file.getvalue(), self.img_channels, value_range)
 
 
 def _is_layer(network: Network) -> TypeGuard[nn.Layer]:

@@ -8,8 +8,10 @@ import pytest
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.losses import (
+    BoundaryLoss,
     CrossEntropyLoss,
     DiceLoss,
+    LovaszSoftmaxLoss,
     MixedLoss,
     MultiClassFocalLoss,
     OhemCrossEntropyLoss,
@@ -201,3 +203,60 @@ def test_mixed_loss_sums_with_coefficients(batch):
     assert run(MixedLoss(parts, [0.8, 0.2]), *batch) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(UserError, match="2 losses and 1 coef"):
         MixedLoss(parts, [1.0])
+
+
+def jaccard_extension(errors: np.ndarray, target: np.ndarray) -> float:
+    """Return the Lovász extension of the Jaccard loss by its definition over growing sets."""
+    order, total, before, wrong = np.argsort(-errors, kind="stable"), 0.0, 0.0, set()
+    for pixel in order:
+        wrong.add(pixel)
+        is_wrong = np.isin(np.arange(len(errors)), list(wrong))
+        predicted = np.where(is_wrong, ~target, target)
+        loss = 1 - (predicted & target).sum() / max((predicted | target).sum(), 1)
+        total += errors[pixel] * (loss - before)
+        before = loss
+    return total
+
+
+@pytest.mark.parametrize("classes", ["present", "all", [1, 3]])
+def test_lovasz_softmax_equals_its_definition(batch, classes):
+    logits, label = batch
+    label = np.where(label == 2, 0, label)  # class 2 is absent
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    valid, losses = label != 255, []
+    counted = {"present": [0, 1, 3], "all": [0, 1, 2, 3]}.get(str(classes), classes)
+    for k in counted:
+        target = label[valid] == k
+        losses.append(jaccard_extension(np.abs(target - probabilities[:, k][valid]), target))
+    loss = LovaszSoftmaxLoss(classes=classes)
+    assert run(loss, logits, label) == pytest.approx(np.mean(losses), rel=1e-4)
+    assert run(loss, logits, np.full_like(label, 255)) == 0
+
+
+def test_lovasz_and_boundary_losses_lower_what_they_measure(batch):
+    label = np.zeros((1, 8, 8), np.int64)
+    label[0, 2:6, 2:6] = 1
+    for loss in (LovaszSoftmaxLoss(), BoundaryLoss()):
+        logits = paddle.zeros([1, 2, 8, 8])
+        logits.stop_gradient = False
+        for _ in range(60):
+            loss(logits, paddle.to_tensor(label)).backward()
+            logits = (logits - 20 * logits.grad).detach()
+            logits.stop_gradient = False
+        assert (logits.numpy().argmax(1) == label).mean() > 0.95, type(loss)
+
+
+def test_boundary_loss_equals_its_definition_with_scipys_distances(batch):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    logits, _ = batch
+    label = np.zeros((2, 5, 6), np.int64)
+    label[0, 1:4, 1:4], label[0, 2:, 5], label[1] = 1, 255, 3  # the second has no boundary
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    total = 0.0
+    for k in (0, 1):
+        mask = label[0] == k
+        inside, outside = (ndimage.distance_transform_edt(part) for part in (mask, ~mask))
+        distance = np.where(mask, -(inside - 1), outside)
+        total += (probabilities[0, k] * distance)[label[0] != 255].sum()
+    expected = total / (4 * (label != 255).sum())
+    assert run(BoundaryLoss(), logits, label) == pytest.approx(expected, rel=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import sys
 import time
@@ -31,16 +32,16 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_with_flags,
 )
 from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
-from paddleseg_segformer.data.io import write_label
-from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_path, check_folder
+from paddleseg_segformer.cli.prediction_files import OUTPUTS, OVERLAYS, RESULTS, ResultFiles
+from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.files import check_folder
 from paddleseg_segformer.inference.image_sources import (
     ImageFile,
     find_images,
     is_video,
     read_ahead,
 )
-from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA, write_image
+from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA
 from paddleseg_segformer.inference.plan import memory_line
 from paddleseg_segformer.runtimes.engines import BACKENDS, MAX_SIDE_PX, PRECISIONS
 from paddleseg_segformer.video import overlay_video
@@ -54,15 +55,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LABELS, OVERLAYS, PROBABILITIES, CONFIDENCE = RESULTS = (
-    "pseudo_color_prediction",
-    "added_prediction",
-    "probabilities",
-    "confidence",
-)
 WINDOW_SIDES_PX = (1024, 768, 512, 256)  # tried for images that do not fit into memory
 LOG_INTERVAL_S = 30.0  # between lines on the windows of large images
-OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # flags of exported models alone, with their defaults
 EXPORT_FLAGS: dict[str, Any] = {
     "backend": "auto",
@@ -140,6 +134,15 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
     add_inference_arguments(parser, aug_flag)
     add("--save_probabilities", action="store_true", help="also write (K, H, W) float16 .npy files")
     add(
+        "--outputs",
+        type=_outputs,
+        default=("label", "overlay"),
+        metavar="NAME,...",
+        help="what to write, of label (PNG of class ids), overlay, confidence (as of "
+        "--save_confidence), polygons (GeoJSON of each image, COCO of all; in pixels), and legend "
+        "(legend.png, and beside each overlay)",
+    )
+    add(
         "--save_confidence",
         action="store_true",
         help="also write the probability of each pixel's class as grey PNG files, 255 for certain; "
@@ -151,6 +154,14 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         default=0.0,
         help="give pixels of a lower confidence, 0..1, the ignored id: unknown",
     )
+    add(
+        "--class_confidence",
+        nargs="+",
+        type=_class_confidence,
+        default=[],
+        metavar="CLASS=MIN",
+        help="--min_confidence of single classes, by name or id: car=0.7 3=0.5",
+    )
     add("--overlay_alpha", type=float, default=OVERLAY_ALPHA, help="opacity of the colours, 0..1")
     add(
         "--custom_color",
@@ -159,6 +170,24 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         metavar="VALUE",
         help="red, green and blue of every class in turn, 0..255; without it: the data set's",
     )
+
+
+def _outputs(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in names if name not in OUTPUTS]:
+        raise ArgumentTypeError(f"found {unknown[0]!r}.{did_you_mean(unknown[0], OUTPUTS)}")
+    return names
+
+
+def _class_confidence(text: str) -> tuple[str, float]:
+    name, _, number = text.rpartition("=")
+    try:
+        limit = float(number)
+    except ValueError:
+        limit = math.nan
+    if not name or not 0 <= limit <= 1:
+        raise ArgumentTypeError(f"found {text!r}, expected CLASS=MIN with MIN from 0 to 1")
+    return name, limit
 
 
 def _true_or_false(text: str) -> bool:
@@ -185,9 +214,10 @@ def run(args: Namespace) -> None:
     has_images = not (is_video(args.image_path) or is_check_alone)
     if is_video(args.image_path) and not os.path.isfile(args.image_path):
         raise UserError(f"{args.image_path}: no such file (--image_path).")
-    for flag in ("save_confidence", "min_confidence"):
+    for flag in ("save_confidence", "min_confidence", "class_confidence"):
         if is_video(args.image_path) and getattr(args, flag):
             raise UserError(f"--{flag} has no effect on a video. Leave it out, or name images.")
+    files = ResultFiles(args)
     results = [Path(args.save_dir) / folder for folder in RESULTS]
     images = find_images(args.image_path, args.file_list, results) if has_images else []
     predictor, runs_on = _exported(args) if args.export_dir else _built(args)
@@ -209,7 +239,7 @@ def run(args: Namespace) -> None:
         network = predictor.pipeline.network = _TimedNetwork(predictor.pipeline.network, timer)
         _predict(list(read_ahead(images[:1], predictor.read)), predictor, timer)
         timer.seconds.clear()  # the first call sets up memory
-    num_done = _predict_images(predictor, images, args, timer)
+    num_done = _predict_images(predictor, images, args, files, timer)
     logger.info("%d images written to %s", num_done, args.save_dir)
     if args.benchmark:
         threads = f", {network.options.threads} threads" if network.device == "cpu" else ""
@@ -293,7 +323,11 @@ def _recolored(label_set: LabelSet, values: Sequence[int]) -> LabelSet:
 
 
 def _predict_images(
-    predictor: Predictor, images: Sequence[ImageFile], args: Namespace, timer: Timer
+    predictor: Predictor,
+    images: Sequence[ImageFile],
+    args: Namespace,
+    files: ResultFiles,
+    timer: Timer,
 ) -> int:
     """Write the results of all images, in batches; return how many there were."""
     source = read_ahead(images, predictor.read)
@@ -305,12 +339,13 @@ def _predict_images(
             with timer("read"):
                 batch = list(islice(source, args.batch_size))
             if not batch:
+                files.finish()
                 return num_done
             for settings, items in room.groups(batch):
                 predictor.settings = settings
                 for image, prediction in _predict(items, predictor, timer):
                     with timer("write"):
-                        _save(prediction, image, args)
+                        files.save(prediction, image)
                     num_done += 1
             predictor.settings = room.settings
             progress.update(len(batch))
@@ -422,25 +457,6 @@ def _predict(
         tqdm.write(f"failed: {message}", file=sys.stderr)
         return []
     return [(image, made) for (image, _), made in zip(batch, predictions, strict=True)]
-
-
-def _save(prediction: Prediction, image: ImageFile, args: Namespace) -> None:
-    """Write one image's results, in sub-folders as the images are."""
-    save_dir = Path(args.save_dir)
-    if args.min_confidence:
-        prediction.mark_unknown(args.min_confidence)
-    prediction.save(save_dir / LABELS / f"{image.name}.png")
-    suffix = image.path.suffix.lower()
-    if args.has_png_overlays or suffix not in OVERLAY_SUFFIXES:
-        suffix = ".png"
-    overlay = prediction.overlay(args.overlay_alpha)
-    write_image(save_dir / OVERLAYS / f"{image.name}{suffix}", overlay)
-    if args.save_confidence:
-        levels = np.rint(255 * prediction.confidence).astype(np.uint8)
-        write_label(save_dir / CONFIDENCE / f"{image.name}.png", levels)
-    if args.save_probabilities:
-        with atomic_path(save_dir / PROBABILITIES / f"{image.name}.npy") as temporary:
-            np.save(temporary, prediction.probabilities.astype(np.float16))
 
 
 class Timer:

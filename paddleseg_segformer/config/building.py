@@ -81,6 +81,11 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
     hooks = mistakes.attempt(build_components, "hook", config.hooks or [], "hooks")
     optimizer_of = mistakes.attempt(_build_known, _optimizer_maker, config.optimizer)
     model = mistakes.attempt(build_model, config) if config.model["type"] else None
+    if model and model.num_classes == 1:
+        mistakes.add(
+            "model.num_classes is 1, but the softmax of one logit is always 1. For a binary model "
+            "set num_classes to 2, and one_logit: true for a sigmoid of one logit."
+        )
     frozen = mistakes.attempt(freeze_stages, model, config.freeze_stages) if model else []
     mistakes.raise_all()
     loss, coefficient = scaled_loss

@@ -48,6 +48,9 @@ def find_images(
     Raises:
         UserError: no such path, or no image in it.
     """
+    for source in (image_path, file_list):
+        if "://" in (source or ""):
+            raise UserError(f"{source}: URLs are not fetched. Download it, and name the file.")
     if file_list:
         return _named(*_listed(Path(file_list), Path(image_path) if image_path else None))
     if not image_path:

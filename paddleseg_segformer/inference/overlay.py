@@ -28,7 +28,9 @@ def color_label(label: np.ndarray, label_set: LabelSet) -> np.ndarray:
 def overlay(
     image: np.ndarray, label: np.ndarray, label_set: LabelSet, alpha: float = OVERLAY_ALPHA
 ) -> np.ndarray:
-    """Return the image (H, W, C) with the classes' colours over it.
+    """Return the image (H, W, C) with the colours of all its classes over it.
+
+    Pixels without a class show the image alone.
 
     Args:
         alpha: Opacity of the colours, 0..1.
@@ -37,7 +39,48 @@ def overlay(
         raise UserError(
             f"overlay alpha: found {alpha}, expected 0 (image only) to 1 (colours only)."
         )
-    return cv2.addWeighted(displayable(image), 1 - alpha, color_label(label, label_set), alpha, 0)
+    shown = displayable(image)
+    mixed = cv2.addWeighted(shown, 1 - alpha, color_label(label, label_set), alpha, 0)
+    is_class = label < label_set.num_classes
+    return mixed if is_class.all() else np.where(is_class[:, :, None], mixed, shown)
+
+
+def legend(label_set: LabelSet, ids: Sequence[int] | None = None) -> np.ndarray:
+    """Return the classes' names beside their colours, (h, w, 3) RGB uint8.
+
+    Args:
+        ids: of the classes to show; by default all.
+    """
+    row_px, width_px = 22, 260
+    shown = range(label_set.num_classes) if ids is None else ids
+    picture = np.full((row_px * len(shown), width_px, 3), 255, np.uint8)
+    for row, index in enumerate(shown):
+        top = row * row_px
+        picture[top + 3 : top + row_px - 3, 4:34] = label_set.palette[index]
+        cv2.putText(
+            picture,
+            label_set.classes[index].encode("ascii", "replace").decode()[:26],
+            (42, top + 16),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.45,
+            (0, 0, 0),
+            1,
+            cv2.LINE_AA,
+        )
+    return picture
+
+
+def with_legend(picture: np.ndarray, label: np.ndarray, label_set: LabelSet) -> np.ndarray:
+    """Return a picture with the legend of the label map's classes at its right side."""
+    ids = np.unique(label)
+    side = legend(label_set, ids[ids < label_set.num_classes].tolist())
+    height = max(len(picture), len(side))
+    panels = []
+    for panel in (picture, side):
+        whole = np.full((height, panel.shape[1], 3), 255, np.uint8)
+        whole[: len(panel)] = panel
+        panels.append(whole)
+    return np.hstack(panels)
 
 
 def displayable(image: np.ndarray) -> np.ndarray:

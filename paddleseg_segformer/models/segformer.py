@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -35,6 +36,7 @@ from paddleseg_segformer.models.layers import (
     upsample,
     upsampled_sum,
 )
+from paddleseg_segformer.models.one_logit import from_one_row, keep_first_logit_zero
 
 
 class _Head(nn.Layer):
@@ -158,6 +160,7 @@ class _EncoderDecoder(nn.Layer):
         embedding_dim: int = 256,
         dropout_rate: float = 0.1,
         align_corners: bool = False,
+        one_logit: bool = False,
     ) -> None:
         if num_classes < 1:
             raise UserError(f"num_classes: found {num_classes}, expected 1 or more.")
@@ -172,6 +175,19 @@ class _EncoderDecoder(nn.Layer):
             backbone.feat_channels, num_classes, embedding_dim, dropout_rate, align_corners
         )
         self.backbone = backbone
+        self.one_logit = one_logit
+        if one_logit:
+            keep_first_logit_zero(self.linear_pred, num_classes)
+
+    @property
+    def classifier_layer(self) -> nn.Layer:
+        """Return the layer that gives the logits."""
+        return self.linear_pred
+
+    def reshape_pretrained(self, name: str, array: np.ndarray) -> np.ndarray | None:
+        """Return the classifier of a file with one logit as this one's; None for the rest."""
+        is_classifier = self.one_logit and name.startswith("linear_pred.")
+        return from_one_row(self.linear_pred, array) if is_classifier else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) normalised image -> (N, K, ceil(H / 4), ceil(W / 4)) logits."""
@@ -189,6 +205,7 @@ class SegFormer(_EncoderDecoder, AllMLPHead):
         embedding_dim: D, the head's width; published: 256 for B0 and B1, 768 for B2 to B5.
         dropout_rate: share of the fused map's channels that training drops.
         align_corners: of the upsampling inside the head; published: False.
+        one_logit: of 2 classes, the first keeps the logit 0: the model of one logit and a sigmoid.
 
     Raises:
         UserError: no classes, or not such a backbone.
@@ -206,6 +223,7 @@ class SegFormerMM(_EncoderDecoder, MMHead):
         embedding_dim: D, the head's width; mmsegmentation: 256.
         dropout_rate: share of the fused map's channels that training drops.
         align_corners: of the upsampling inside the head; published: False.
+        one_logit: of 2 classes, the first keeps the logit 0: the model of one logit and a sigmoid.
 
     Raises:
         UserError: no classes, or not such a backbone.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 
@@ -16,6 +17,7 @@ from paddleseg_segformer.contracts import TokenBackbone, check
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.init import init_tokens, init_vit_weights
 from paddleseg_segformer.models.layers import tokens_to_map
+from paddleseg_segformer.models.one_logit import from_one_row, keep_first_logit_zero
 from paddleseg_segformer.models.vision_transformer import make_blocks
 
 logger = logging.getLogger(__name__)
@@ -140,11 +142,25 @@ class LinearSegmenter(Segmenter):
     Args:
         num_classes: K, number of classes.
         backbone: a `VisionTransformer`, or another `contracts.TokenBackbone`.
+        one_logit: of 2 classes, the first keeps the logit 0: the model of one logit and a sigmoid.
     """
 
-    def __init__(self, num_classes: int, backbone: TokenBackbone) -> None:
+    def __init__(self, num_classes: int, backbone: TokenBackbone, one_logit: bool = False) -> None:
         _check(num_classes, backbone)
         super().__init__(num_classes, backbone, LinearHead(backbone.embed_dim, num_classes))
+        self.one_logit = one_logit
+        if one_logit:
+            keep_first_logit_zero(self.head.head, num_classes)
+
+    @property
+    def classifier_layer(self) -> nn.Layer:
+        """Return the layer that gives the logits."""
+        return self.head.head
+
+    def reshape_pretrained(self, name: str, array: np.ndarray) -> np.ndarray | None:
+        """Return the classifier of a file with one logit as this one's; None for the rest."""
+        is_classifier = self.one_logit and name.startswith("head.head.")
+        return from_one_row(self.head.head, array) if is_classifier else None
 
 
 class MaskSegmenter(Segmenter):

@@ -17,10 +17,10 @@ from paddleseg_segformer.evaluation import ConfusionMatrix, Metrics, evaluate
 from paddleseg_segformer.evaluation.bootstrap import Difference, image_areas, paired_difference
 from paddleseg_segformer.evaluation.evaluate import EvaluatedImage
 from paddleseg_segformer.files import atomic_files, atomic_folder
-from paddleseg_segformer.inference.overlay import write_image
+from paddleseg_segformer.inference.overlay import legend, write_image
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.report.page import Number, Strip, cell, percent, shell, strips_html, table
-from paddleseg_segformer.report.pictures import COMPARED, comparison_strip, legend, page_jpeg
+from paddleseg_segformer.report.pictures import COMPARED, comparison_strip, page_jpeg
 from paddleseg_segformer.report.tables import plain, write_csv, write_json
 from paddleseg_segformer.runtimes.deploy_config import FILE_NAME
 

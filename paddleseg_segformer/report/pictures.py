@@ -91,23 +91,3 @@ def page_jpeg(strip: np.ndarray) -> bytes:
     quality = [cv2.IMWRITE_JPEG_QUALITY, 85]
     _, content = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), quality)
     return bytes(content)
-
-
-def legend(label_set: LabelSet) -> np.ndarray:
-    """Return the classes' names beside their colours, (h, w, 3) RGB uint8."""
-    row_px, width_px = 22, 260
-    picture = np.full((row_px * label_set.num_classes, width_px, 3), 255, np.uint8)
-    for index, name in enumerate(label_set.classes):
-        top = index * row_px
-        picture[top + 3 : top + row_px - 3, 4:34] = label_set.palette[index]
-        cv2.putText(
-            picture,
-            name.encode("ascii", "replace").decode()[:26],
-            (42, top + 16),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.45,
-            (0, 0, 0),
-            1,
-            cv2.LINE_AA,
-        )
-    return picture

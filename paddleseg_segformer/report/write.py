@@ -21,13 +21,13 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import Metrics
 from paddleseg_segformer.evaluation.error_kinds import KINDS, SIZE_NAMES
 from paddleseg_segformer.files import atomic_files, atomic_folder
-from paddleseg_segformer.inference.overlay import write_image
+from paddleseg_segformer.inference.overlay import legend, write_image
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.report import figures as draw
 from paddleseg_segformer.report.curves import Curves, read_curves
 from paddleseg_segformer.report.findings import Findings, ImageFigures, peak_memory_mib
 from paddleseg_segformer.report.page import Shown, page_html
-from paddleseg_segformer.report.pictures import image_strip, legend, page_jpeg
+from paddleseg_segformer.report.pictures import image_strip, page_jpeg
 from paddleseg_segformer.report.tables import plain, write_csv, write_json
 
 if TYPE_CHECKING:

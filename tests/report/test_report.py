@@ -268,7 +268,7 @@ def test_numbers_that_do_not_exist_are_empty(tmp_path) -> None:
 def test_legend_takes_names_of_any_script() -> None:
     import dataclasses
 
-    from paddleseg_segformer.report.pictures import legend
+    from paddleseg_segformer.inference.overlay import legend
 
     label_set = dataclasses.replace(generic_label_set(2), classes=("道路", "x" * 80))
     assert legend(label_set).shape == (44, 260, 3)
