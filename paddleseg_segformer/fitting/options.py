@@ -70,7 +70,6 @@ class FitOptions:
     freeze: int = 0
     export: Sequence[str] = (AUTO,)
     seed: int = 0
-    device: str | None = None
     opts: Sequence[str] = ()
     imports: Sequence[str] = ()
     resume: bool = False
@@ -88,6 +87,15 @@ class FitOptions:
         for name in options:
             if name not in known:
                 raise UserError(f"fit: no option '{name}'.{did_you_mean(name, known)}")
+        for name in ("classes", "val_dir"):
+            if options.get(name) is not None:
+                options[name] = Path(options[name])
+        for name, default in (("size", AUTO), ("bands", "all")):
+            if options.get(name) == default:
+                options[name] = None
+        for name in ("export", "opts", "imports"):
+            if isinstance(options.get(name), str):
+                options[name] = [options[name]]
         given = {name: value for name, value in options.items() if name in of_data}
         others = {name: value for name, value in options.items() if name in own}
         return cls(str(data), annotations=Options(**given), **others)

@@ -124,6 +124,8 @@ def plan_data(
         device: "cpu" or "gpu".
     """
     recipe, train = Recipe(), sections["train_dataset"]
+    if options.imports:
+        recipe.content["needs_import"] = list(options.imports)
     largest_px = options.size or MAX_CROP_PX[device]
     resize, seen = _resize(recipe, fingerprint, largest_px)
     crop_px = _crop(recipe, seen, options, largest_px)
@@ -255,13 +257,13 @@ def _model(
 
 def _optimizer(recipe: Recipe, pretrained: str | None) -> None:
     """Choose the optimizer by the model and its start weights."""
-    is_segformer = recipe.content["model"]["type"] in ("SegFormer", "SegFormerMM")
+    backbone = (recipe.content["model"].get("backbone") or {}).get("type", "")
     optimizer: dict[str, Any] = {"type": "AdamW", "weight_decay": 0.01}
-    if is_segformer:
+    if backbone.startswith("MixVisionTransformer"):  # the rules are by its names
         head = {"name": "linear_"} | ({"lr_mult": 10.0} if pretrained else {})
         optimizer["custom_cfg"] = [head, {"name": "norm", "weight_decay_mult": 0.0}]
         why = "SegFormer's: AdamW without decay of the norms"
-        why += ", and the head, which starts anew, at ten times the rate." if pretrained else "."
+        why += ", and the head at ten times the rate." if pretrained else "."
     else:
         optimizer["grad_clip_cfg"] = {"name": "ClipGradByGlobalNorm", "clip_norm": 1.0}
         why = "AdamW with bounded gradients, which transformers start with safely."

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 STATE, DATA, EXPORT, CARD, CLASSES, CALIBRATED = (
     *("fit.json", "data", "export", "README.md", "classes.txt", "calibrated.yml"),
 )
-FREE_OPTIONS = ("out", "resume", "dry_run", "device")  # that may change when a run resumes
+FREE_OPTIONS = ("out", "resume", "dry_run")  # that may change when a run resumes
 PROGRAM = "python -m paddleseg_segformer"
 
 

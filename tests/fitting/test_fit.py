@@ -48,7 +48,7 @@ def done(data, model, tmp_path_factory):
     out = tmp_path_factory.mktemp("fit") / "out"
     names = data / "names.txt"
     return paddleseg_segformer.fit(
-        data, out=out, model=model, iters=ITERS, classes=names, export=["paddle"]
+        data, out=out, model=model, iters=ITERS, classes=str(names), export="paddle", size="auto"
     )
 
 
@@ -161,6 +161,38 @@ def test_dry_run_prints_conclusions_and_recipe_and_writes_nothing(
     assert parse_yaml(report.config_yaml, "") == parse_yaml(text, "")  # comments hold times
     with pytest.raises(UserError, match="a dry run leaves nothing behind"):
         report.predictor()
+
+
+BACKBONE = """
+from paddle import nn
+from paddleseg_segformer import register_component
+
+@register_component("backbone")
+class FitConvNet(nn.Layer):
+    def __init__(self, in_channels=3):
+        super().__init__()
+        self.in_channels, self.feat_channels = in_channels, [8, 8, 8, 8]
+        strides = zip([in_channels, 8, 8, 8], [4, 2, 2, 2])
+        self.stages = nn.LayerList(
+            nn.Conv2D(c, 8, 2 * s - 1, stride=s, padding=s - 1) for c, s in strides
+        )
+
+    def forward(self, x):
+        maps = []
+        for stage in self.stages:
+            maps.append(stage(maps[-1] if maps else x))
+        return maps
+"""
+
+
+def test_model_may_be_of_components_of_ones_own(data, tmp_path, own_components, capsys):
+    (tmp_path / "my_fit_backbone.py").write_text(BACKBONE)
+    config = tmp_path / "own.yml"
+    config.write_text("model: {type: SegFormer, embedding_dim: 8, backbone: {type: FitConvNet}}\n")
+    command = ["fit", str(data), "--model", str(config), "--iters", "2", "--dry_run"]
+    assert main([*command, "--import", str(tmp_path / "my_fit_backbone.py")]) == 0
+    printed = capsys.readouterr().out
+    assert "type: FitConvNet" in printed and "needs_import: [my_fit_backbone]" in printed
 
 
 def test_audit_stops_a_run_before_it_trains(tmp_path, model, capsys):

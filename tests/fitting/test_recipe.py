@@ -157,7 +157,12 @@ def test_every_model_makes_a_config_that_loads_with_its_reasons(model, tmp_path)
         assert [backbone["img_size"]] * 2 == config.test_config.crop_size == crop(recipe)
 
 
-def test_model_of_a_config_is_taken_with_its_reasons(tmp_path):
+def test_modules_of_components_are_noted():
+    recipe = planned(imports=["my_backbone"])
+    assert recipe.config().needs_import == ["my_backbone"]
+
+
+def test_model_of_a_config_is_taken(tmp_path):
     path = tmp_path / "own.yml"
     path.write_text("model: {type: SegFormer, embedding_dim: 8, num_classes: 7}\n")
     assert planned(model=str(path)).content["model"] == {"type": "SegFormer", "embedding_dim": 8}
