@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ from paddleseg_segformer.cli.common import (
     load_config_from,
     set_device,
     set_up_logging,
+    true_or_false,
 )
 from paddleseg_segformer.cli.inference_flags import (
     add_inference_arguments,
@@ -108,7 +109,7 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         "--use_trt",
         nargs="?",
         const=True,
-        type=_true_or_false,
+        type=true_or_false,
         metavar="True|False",
         help="TensorRT, with --backend paddle --device gpu and a Paddle that was built with it",
     )
@@ -131,7 +132,7 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         nargs="?",
         const=True,
         default=False,
-        type=_true_or_false,
+        type=true_or_false,
         metavar="True|False",
         help="print the time of each step, after a warm-up",
     )
@@ -145,12 +146,6 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         metavar="VALUE",
         help="red, green and blue of every class in turn, 0..255; without it: the data set's",
     )
-
-
-def _true_or_false(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ArgumentTypeError(f"found {text!r}, expected True or False")
-    return text.lower() == "true"
 
 
 def run(args: Namespace) -> None:

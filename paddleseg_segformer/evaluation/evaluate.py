@@ -18,8 +18,9 @@ from tqdm import tqdm
 from paddleseg_segformer.data.loader import read_ahead
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation.metrics import ConfusionMatrix, Metrics, image_row
+from paddleseg_segformer.evaluation.roc import RocCounts, areas_under_curves
 from paddleseg_segformer.files import write_text
-from paddleseg_segformer.inference.pipeline import Network, Pipeline
+from paddleseg_segformer.inference.pipeline import ImageLogits, Network, Pipeline
 from paddleseg_segformer.inference.plan import memory_line
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
@@ -45,6 +46,7 @@ def evaluate(
     all_reduce: Callable[[np.ndarray], np.ndarray] | None = None,
     per_image_csv: str | os.PathLike[str] | None = None,
     memory: MemoryPlan | None = None,
+    with_auc: bool = False,
 ) -> Metrics:
     """Compare predictions with labels at the labels' own size.
 
@@ -62,6 +64,7 @@ def evaluate(
         per_image_csv: Also write accuracy, mIoU and IoU of each image to this file; several
             processes add `.rank0` and so on to its stem.
         memory: See `Pipeline`.
+        with_auc: Also the areas under the ROC curves.
 
     Raises:
         UserError: no images, a missing or wrong label, or class counts that do not agree.
@@ -71,6 +74,7 @@ def evaluate(
     if rank == 0:
         logger.info("evaluating %d images: %s", len(dataset), settings.describe())
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+    roc = RocCounts(dataset.num_classes, dataset.ignore_index) if with_auc else None
     pipeline = Pipeline(network, preprocess, settings, memory)
     indices = range(rank, len(dataset), world_size)
     rows: list[dict[str, Any]] = []
@@ -80,15 +84,18 @@ def evaluate(
     with _evaluation_mode(network), bar:
         samples = read_ahead(dataset, indices, num_workers)
         while batch := list(islice(samples, batch_size)):
-            predictions = _predictions(pipeline, batch, matrix.num_classes, logs_memory)
+            images = _predictions(pipeline, batch, matrix.num_classes, logs_memory)
             logs_memory = False
-            for sample, prediction in zip(batch, predictions, strict=True):
+            for sample, (prediction, logits) in zip(batch, images, strict=True):
                 if sample.label is None:
                     raise UserError(
                         f"{sample.image_path}: has no label; evaluation needs one for every image."
                     )
                 path = sample.label_path or sample.image_path
                 counts = matrix.add(sample.label, prediction, path)
+                for tile, probabilities in logits.probability_tiles() if roc else ():
+                    rows, columns = slice(tile.top, tile.bottom), slice(tile.left, tile.right)
+                    roc.add(sample.label[rows, columns], probabilities)
                 if per_image_csv:
                     rows.append({"image": sample.image_path, **image_row(counts)})
             bar.update(len(batch))
@@ -97,19 +104,22 @@ def evaluate(
     confusion, num_images = matrix.counts, len(indices)
     if all_reduce:
         confusion, num_images = all_reduce(confusion), int(all_reduce(np.array([num_images]))[0])
-    return Metrics(confusion, tuple(dataset.label_set.classes), num_images, absent_class)
+    auc = None
+    if roc:
+        auc = areas_under_curves(all_reduce(roc.counts) if all_reduce else roc.counts)
+    return Metrics(confusion, tuple(dataset.label_set.classes), num_images, absent_class, auc)
 
 
 def _predictions(
     pipeline: Pipeline, batch: list[RawSample], num_classes: int, logs_memory: bool
-) -> list[np.ndarray]:
-    """Return the predicted ids (H, W) of each image."""
+) -> list[tuple[np.ndarray, ImageLogits]]:
+    """Return the predicted ids (H, W) of each image, and its logits."""
     try:
         if logs_memory:
             line = memory_line(pipeline, batch[0].image.shape)
             logger.info("%s: %s", batch[0].image_path, line)
         logits = pipeline.batch([sample.image for sample in batch])
-        predictions = [image_logits.labels() for image_logits in logits]
+        predictions = [(image_logits.labels(), image_logits) for image_logits in logits]
     except UserError as error:
         raise UserError(f"{', '.join(sample.image_path for sample in batch)}: {error}") from None
     if logits[0].num_classes != num_classes:
