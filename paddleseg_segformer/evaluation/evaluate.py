@@ -93,9 +93,10 @@ def evaluate(
                     )
                 path = sample.label_path or sample.image_path
                 counts = matrix.add(sample.label, prediction, path)
-                for tile, probabilities in logits.probability_tiles() if roc else ():
-                    rows, columns = slice(tile.top, tile.bottom), slice(tile.left, tile.right)
-                    roc.add(sample.label[rows, columns], probabilities)
+                if roc:
+                    for tile, probabilities in logits.probability_tiles():
+                        tile_rows = sample.label[tile.top : tile.bottom]
+                        roc.add(tile_rows[:, tile.left : tile.right], probabilities)
                 if per_image_csv:
                     rows.append({"image": sample.image_path, **image_row(counts)})
             bar.update(len(batch))
