@@ -232,9 +232,24 @@ def _check_lists_files(dataset: Any) -> None:
         raise UserError(f"{type(dataset).__name__}: {OWN_SAMPLES}")
 
 
+def _optimizer(component: Component) -> Component:
+    """Return the component, but for one that fails at its first step, whatever the model."""
+    if component.__name__ != "AdamWDL":
+        return component
+
+    def refuse(**arguments: Any) -> None:
+        raise UserError(
+            "AdamWDL: PaddleSeg's code fails at the first step. Use AdamW; its `custom_cfg` has a "
+            "factor of the rate for each group of layers."
+        )
+
+    return refuse
+
+
 ADAPTERS: dict[str, Callable[[Component], Component]] = {  # by table of the manager
     "MODELS": _model,
     "BACKBONES": _backbone,
     "DATASETS": _dataset,
     "LOSSES": _loss,
+    "OPTIMIZERS": _optimizer,
 }

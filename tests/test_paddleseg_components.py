@@ -13,8 +13,13 @@ from paddle import nn
 from PIL import Image
 
 from paddleseg_segformer import UserError
-from paddleseg_segformer.components import find, is_own
-from paddleseg_segformer.config.building import build_dataset, build_loss, build_model
+from paddleseg_segformer.components import KINDS, find, is_own, resolve
+from paddleseg_segformer.config.building import (
+    build_dataset,
+    build_loss,
+    build_model,
+    build_optimizer,
+)
 from paddleseg_segformer.config.schema import config_from
 from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.export import export_model
@@ -193,6 +198,24 @@ def test_loss_that_fails_on_this_paddle_says_so_in_one_line() -> None:
     logits, label = paddle.rand([1, 4, 16, 16]), paddle.zeros([1, 16, 16], "int64")
     with pytest.raises(UserError, match=r"RelaxBoundaryLoss: PaddleSeg's code fails.*promotion"):
         loss(logits, label)
+
+
+def test_optimizer_that_fails_at_its_first_step_is_refused_before() -> None:
+    theirs = manager.OPTIMIZERS["AdamWDL"](layerwise_decay=0.8)
+    layer = nn.Linear(2, 2)
+    layer(paddle.rand([1, 2])).sum().backward()
+    with pytest.raises(TypeError):
+        theirs(layer, 0.1).step()
+    with pytest.raises(UserError, match="AdamWDL: PaddleSeg's code fails at the first step"):
+        build_optimizer({"type": "AdamWDL", "layerwise_decay": 0.8}, layer, 0.1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, item in KINDS.items() if item.paddleseg])
+def test_known_names_are_listed_once(kind) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(kind, "0")
+    names = str(caught.value).partition("Known: ")[2].rstrip(".").split(", ")
+    assert len(names) > 3 and len(set(names)) == len(names)
 
 
 def test_loss_of_theirs_gives_its_value() -> None:

@@ -185,3 +185,10 @@ def size_hw(text: str) -> tuple[int, int]:
     if not match:
         raise ArgumentTypeError(f"found {text!r}, expected a side or HEIGHTxWIDTH in px")
     return int(match[1]), int(match[2] or match[1])
+
+
+def true_or_false(text: str) -> bool:
+    """Return what `True` or `False` says, as PaddleSeg's flags have it."""
+    if text.lower() not in ("true", "false"):
+        raise ArgumentTypeError(f"found {text!r}, expected True or False")
+    return text.lower() == "true"

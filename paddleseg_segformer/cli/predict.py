@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ from paddleseg_segformer.cli.common import (
     load_config_from,
     set_device,
     set_up_logging,
+    true_or_false,
 )
 from paddleseg_segformer.cli.inference_flags import (
     add_inference_arguments,
@@ -104,7 +105,7 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         "--use_trt",
         nargs="?",
         const=True,
-        type=_true_or_false,
+        type=true_or_false,
         metavar="True|False",
         help="TensorRT, with --backend paddle --device gpu and a Paddle that was built with it",
     )
@@ -127,7 +128,7 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         nargs="?",
         const=True,
         default=False,
-        type=_true_or_false,
+        type=true_or_false,
         metavar="True|False",
         help="print the time of each step, after a warm-up",
     )
@@ -188,12 +189,6 @@ def _class_confidence(text: str) -> tuple[str, float]:
     if not name or not 0 <= limit <= 1:
         raise ArgumentTypeError(f"found {text!r}, expected CLASS=MIN with MIN from 0 to 1")
     return name, limit
-
-
-def _true_or_false(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ArgumentTypeError(f"found {text!r}, expected True or False")
-    return text.lower() == "true"
 
 
 def run(args: Namespace) -> None:

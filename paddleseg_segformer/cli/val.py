@@ -16,6 +16,7 @@ from paddleseg_segformer.cli.common import (
     load_config_from,
     set_device,
     set_up_logging,
+    true_or_false,
 )
 from paddleseg_segformer.cli.inference_flags import add_inference_arguments, settings_from_config
 from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
@@ -46,6 +47,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=("nan", "0", "1"),
         help="IoU of a class neither labelled nor predicted: nan leaves it out of the mean; "
         "by default as in the config",
+    )
+    add(
+        "--auc_roc",
+        nargs="?",
+        const=True,
+        default=False,
+        type=true_or_false,
+        metavar="True|False",
+        help="also the area under the ROC curve of each class against the others, and their mean",
     )
     add("--json", metavar="FILE", help="also write all metrics to this JSON file")
     add("--per_image_csv", metavar="FILE", help="also write the metrics of each image")
@@ -153,6 +163,7 @@ def _evaluate(
             world_size=world_size,
             all_reduce=sum_over_processes,
             per_image_csv=args.per_image_csv,
+            with_auc=args.auc_roc,
             memory=plan_memory(model, args.memory_budget_mib, dataset.img_channels),
             watch=findings,
         )

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from paddleseg_segformer.data.loader import read_ahead
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation.metrics import ConfusionMatrix, Metrics, image_row
+from paddleseg_segformer.evaluation.roc import RocCounts, areas_under_curves
 from paddleseg_segformer.files import write_text
 from paddleseg_segformer.inference.pipeline import ImageLogits, Network, Pipeline
 from paddleseg_segformer.inference.plan import memory_line
@@ -57,6 +58,7 @@ def evaluate(
     per_image_csv: str | os.PathLike[str] | None = None,
     memory: MemoryPlan | None = None,
     watch: Callable[[EvaluatedImage], None] | None = None,
+    with_auc: bool = False,
 ) -> Metrics:
     """Compare predictions with labels at the labels' own size.
 
@@ -75,6 +77,7 @@ def evaluate(
             processes add `.rank0` and so on to its stem.
         memory: See `Pipeline`.
         watch: Called with each image; nothing of it is kept here.
+        with_auc: Also the areas under the ROC curves.
 
     Raises:
         UserError: no images, a missing or wrong label, or class counts that do not agree.
@@ -84,6 +87,7 @@ def evaluate(
     if rank == 0:
         logger.info("evaluating %d images: %s", len(dataset), settings.describe())
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+    roc = RocCounts(dataset.num_classes, dataset.ignore_index) if with_auc else None
     pipeline = Pipeline(network, preprocess, settings, memory)
     indices = range(rank, len(dataset), world_size)
     rows: list[dict[str, Any]] = []
@@ -104,6 +108,10 @@ def evaluate(
                     )
                 path = sample.label_path or sample.image_path
                 counts = matrix.add(sample.label, prediction, path)
+                if roc:
+                    for tile, probabilities in logits.probability_tiles():
+                        tile_rows = sample.label[tile.top : tile.bottom]
+                        roc.add(tile_rows[:, tile.left : tile.right], probabilities)
                 if per_image_csv:
                     rows.append({"image": sample.image_path, **image_row(counts)})
                 if watch:
@@ -114,7 +122,10 @@ def evaluate(
     confusion, num_images = matrix.counts, len(indices)
     if all_reduce:
         confusion, num_images = all_reduce(confusion), int(all_reduce(np.array([num_images]))[0])
-    return Metrics(confusion, tuple(dataset.label_set.classes), num_images, absent_class)
+    auc = None
+    if roc:
+        auc = areas_under_curves(all_reduce(roc.counts) if all_reduce else roc.counts)
+    return Metrics(confusion, tuple(dataset.label_set.classes), num_images, absent_class, auc)
 
 
 def _predictions(

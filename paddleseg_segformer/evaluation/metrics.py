@@ -76,12 +76,14 @@ class Metrics:
         absent_class: IoU and F1 of a class that is neither labelled nor predicted anywhere: "nan"
             leaves it out of the mean (NVlabs, mmsegmentation); else 1 (PaddleSeg's development
             version) or 0 (PaddleSeg 2.8.0).
+        auc: Area under the ROC curve of each class (K,), where it was asked for.
     """
 
     confusion: np.ndarray
     classes: tuple[str, ...]
     num_images: int
     absent_class: str | int = "nan"
+    auc: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if str(self.absent_class) not in ABSENT_CLASS:
@@ -154,13 +156,14 @@ class Metrics:
     @property
     def summary(self) -> dict[str, float]:
         """Return the metrics over all classes by name."""
-        return {
+        figures = {
             "mIoU": self.miou,
             "accuracy": self.accuracy,
             "class_accuracy": self.class_accuracy,
             "F1": self.mean_f1,
             "kappa": self.kappa,
         }
+        return figures if self.auc is None else {**figures, "AUC": _mean(self.auc)}
 
     def table(self) -> str:
         """Return a table for the terminal: a line per class, then the summary; in %."""
@@ -191,6 +194,7 @@ class Metrics:
                 "precision": _plain(self.precision[index]),
                 "recall": _plain(self.recall[index]),
                 "labelled_px": int(self.labelled[index]),
+                **({} if self.auc is None else {"auc": _plain(self.auc[index])}),
             }
             for index, name in enumerate(self.classes)
         }

@@ -231,7 +231,7 @@ class ImageLogits:
     def probabilities(self) -> np.ndarray:
         """Return the class probabilities (K, H, W) float32: all classes at full size."""
         full = np.empty((self.num_classes, *self.size_hw), np.float32)
-        for tile, probabilities in self._probability_tiles():
+        for tile, probabilities in self.probability_tiles():
             full[:, tile.top : tile.bottom, tile.left : tile.right] = probabilities.transpose(
                 1, 0, 2
             )
@@ -240,14 +240,14 @@ class ImageLogits:
     def confidence(self) -> np.ndarray:
         """Return the probability of the most probable class, (H, W) float32."""
         full = np.empty(self.size_hw, np.float32)
-        for tile, probabilities in self._probability_tiles():
+        for tile, probabilities in self.probability_tiles():
             full[tile.top : tile.bottom, tile.left : tile.right] = probabilities.max(axis=1)
         return full
 
     def entropy(self) -> np.ndarray:
         """Return the entropy of the class probabilities in nats, (H, W) float32."""
         full = np.empty(self.size_hw, np.float32)
-        for tile, probabilities in self._probability_tiles():
+        for tile, probabilities in self.probability_tiles():
             information = -np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
             full[tile.top : tile.bottom, tile.left : tile.right] = np.einsum(
                 "rkc,rkc->rc", probabilities, information
@@ -273,7 +273,8 @@ class ImageLogits:
                 found[is_inside] = probabilities[at]
         return np.log(np.maximum(found, np.finfo(np.float32).tiny))
 
-    def _probability_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
+    def probability_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Yield the class probabilities of one tile after the other, each (h, K, w) float32."""
         temperatures = self._temperatures
         for tile, views in self._tiles(self._arrays.tile_hw):
             yield tile, tile_probabilities(views, tile, self._average, self._arrays, temperatures)

@@ -91,6 +91,17 @@ def test_val_writes_json_and_csv(run_dir, tmp_path, capsys) -> None:
         assert len(list(csv.DictReader(file))) == 3
 
 
+def test_val_tells_the_areas_under_roc_curves(run_dir, tmp_path, capsys) -> None:
+    files = ["--json", str(tmp_path / "m.json"), "--per_image_csv", str(tmp_path / "m.csv")]
+    assert job("val", run_dir, "--auc_roc", "True", *files) == 0
+    report = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+    areas = [item["auc"] for item in report["classes"].values()]
+    assert all(0.3 < area < 0.7 for area in areas)  # of noise
+    assert report["AUC"] == pytest.approx(np.mean(areas))
+    assert f"AUC {100 * report['AUC']:.2f}" in capsys.readouterr().out
+    assert len((tmp_path / "m.csv").read_text(encoding="utf-8").splitlines()) == 4
+
+
 def test_val_flags_reach_the_pipeline(run_dir, tmp_path, capsys) -> None:
     flags = ["--aug_eval", "--scales", "0.75", "1.5", "--flip_horizontal", "--flip_vertical"]
     flags += [

@@ -13,7 +13,7 @@ from paddleseg_segformer.data.datasets import RawSample
 from paddleseg_segformer.data.labels import generic_label_set
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import evaluate
-from paddleseg_segformer.inference.pipeline import predict_label
+from paddleseg_segformer.inference.pipeline import Pipeline, predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 
@@ -97,6 +97,23 @@ def test_all_reduce_is_applied_to_counts() -> None:
     single = evaluate(Network(), InMemory(), PREPROCESS, InferenceSettings())
     np.testing.assert_array_equal(metrics.confusion, 2 * single.confusion)
     assert metrics.num_images == 10
+
+
+def test_areas_under_roc_curves_are_those_of_all_valid_pixels() -> None:
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    network, data, settings = Network(), InMemory(), InferenceSettings()
+    pipeline = Pipeline(network, PREPROCESS, settings)
+    values = [pipeline(image).probabilities().reshape(3, -1) for image in data.images]
+    label = np.concatenate([label.ravel() for label in data.labels])
+    is_valid = label != 255
+    metrics = evaluate(network, data, PREPROCESS, settings, batch_size=2, with_auc=True)
+    assert metrics.auc is not None
+    for index, found in enumerate(metrics.auc):
+        scores = np.concatenate(values, axis=1)[index, is_valid]
+        expected = sklearn_metrics.roc_auc_score(label[is_valid] == index, scores)
+        assert found == pytest.approx(expected, abs=2e-4)
+    assert metrics.summary["AUC"] == pytest.approx(metrics.auc.mean())
+    assert "AUC" not in evaluate(network, data, PREPROCESS, settings).summary
 
 
 @pytest.mark.parametrize("is_training", [True, False])
