@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, overload
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from paddleseg_segformer.config import Config
 
-ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
+ImageLike: TypeAlias = "str | os.PathLike[str] | np.ndarray | Image.Image"
 PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
@@ -79,7 +79,7 @@ class Prediction:
         """
         return self._logits.confidence()
 
-    def mark_unknown(self, min_confidence: float | Sequence[float]) -> None:
+    def mark_unknown(self, min_confidence: float | Sequence[float] | np.ndarray) -> None:
         """Give pixels of a lower confidence the label set's `ignore_index` in `label`.
 
         Args:
@@ -421,10 +421,9 @@ class Predictor:
             return self._read_pillow(image)
         if isinstance(image, Image.Image):
             image = np.asarray(image)
-        if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
-            found = (
-                f"shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            )
+        is_array = isinstance(image, np.ndarray)
+        if not is_array or image.ndim not in (2, 3):
+            found = f"shape {image.shape}" if is_array else type(image).__name__
             raise UserError(
                 f"image: found {found}, expected a path, an image of Pillow or an array (height, "
                 "width, 3)."

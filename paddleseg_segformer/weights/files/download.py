@@ -53,7 +53,9 @@ def _fetch_model(model: PublishedModel) -> Path:
         urls = [f"{model.url}/{name}" for name in model.files] or [model.url]
         for url in urls:
             path = fetch(url + (f"#sha256={model.sha256}" if model.sha256 else ""), folder)
-        return folder if model.files else path
+        if model.files:
+            return folder
+    assert path is not None
     return _extracted(path) if path.name.endswith(".tar.gz") else path
 
 
