@@ -102,7 +102,7 @@ sys.stderr = sys.stdout
 from paddleseg_segformer.cli import main
 print(main(["train", "--config", "segformer_b0_street_scenes_256x512"]))
 """
-    message, status = run_python(code).splitlines()
+    *_, message, status = run_python(code).splitlines()
     assert message.startswith("error: paddle is not installed. Run: pip install")
     assert status == "1"
 

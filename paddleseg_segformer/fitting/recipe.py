@@ -106,7 +106,8 @@ class Recipe:
 
 def _comment(text: str) -> str:
     """Return a text as lines of a comment."""
-    return textwrap.fill(text, 98, initial_indent="# ", subsequent_indent="#   ") + "\n"
+    lines = textwrap.wrap(text, 96, break_on_hyphens=False, break_long_words=False)  # of commands
+    return "# " + "\n#   ".join(lines) + "\n"
 
 
 def plan_data(
