@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 from paddleseg_segformer.cli.annotation_flags import add_annotation_arguments, annotation_options
@@ -82,6 +83,7 @@ def _size(text: str) -> int | None:
 
 def run(args: Namespace) -> None:
     """Fit."""
+    begun_s = time.monotonic()
     set_up_logging()
     names = {field.name for field in dataclasses.fields(FitOptions)}
     own = {name: value for name, value in vars(args).items() if name in names}
@@ -94,6 +96,6 @@ def run(args: Namespace) -> None:
     from paddleseg_segformer.fitting.run import run as run_fit
 
     logger.info("device %s", device)
-    report = run_fit(options, detected)
+    report = run_fit(options, detected, begun_s)
     if options.dry_run:
         print(report.config_yaml)

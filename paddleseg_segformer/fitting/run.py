@@ -120,13 +120,16 @@ def fit(data: Any, **options: Any) -> FitReport:
     return run(FitOptions.of(data, **options))
 
 
-def run(options: FitOptions, detected: Detected | None = None) -> FitReport:
+def run(
+    options: FitOptions, detected: Detected | None = None, begun_s: float | None = None
+) -> FitReport:
     """Do what the options say; see `fit`.
 
     Args:
         detected: The data, where it was detected before.
+        begun_s: When `minutes` began, of `time.monotonic`; by default now.
     """
-    begun_s = time.monotonic()
+    begun_s = time.monotonic() if begun_s is None else begun_s
     if dist.get_world_size() > 1:
         raise UserError(
             "fit: found several processes, expected one. Train what it writes: --dry_run shows a "
