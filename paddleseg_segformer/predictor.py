@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from paddleseg_segformer.config import Config
 
-ImageLike: TypeAlias = "str | os.PathLike[str] | np.ndarray | Image.Image"
+ImageLike: TypeAlias = str | os.PathLike[str] | np.ndarray | Image.Image
 PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
