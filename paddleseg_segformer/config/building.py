@@ -45,14 +45,17 @@ class TrainingParts(NamedTuple):
     Args:
         val_dataset: None where the run does not evaluate.
         loss: (logits (N, K, H, W), label (N, H, W) int64) -> scalar, with its coefficient.
+        distill_loss: the same with the teacher's logits in between; None where there is none.
+        optimizer_of: Returns the optimizer of a layer's trainable parameters.
     """
 
     dataset: SegmentationDataset
     val_dataset: SegmentationDataset | None
     model: nn.Layer
     loss: Callable[[Tensor, Tensor], Tensor]
+    distill_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None
     schedule: LRScheduler
-    optimizer: Any
+    optimizer_of: Callable[[nn.Layer], Any]
     hooks: list[Any]
 
 
@@ -73,22 +76,31 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
     dataset = mistakes.attempt(_build_known, build_dataset, config.train_dataset, "train_dataset")
     val_dataset = mistakes.attempt(build_val_dataset, config) if do_eval else None
     ignore_index = dataset.ignore_index if dataset else ignored_id(config.train_dataset or {})
-    scaled_loss = mistakes.attempt(build_loss, config.loss, ignore_index)
+    loss = mistakes.attempt(build_loss, config.loss, ignore_index)
+    distill_loss = None
+    if config.distill is not None:
+        distill_loss = mistakes.attempt(
+            build_loss, config.distill.loss, ignore_index, "distill.loss", "distill_loss"
+        )
     schedule = mistakes.attempt(_build_known, build_lr_schedule, config.lr_scheduler, config.iters)
     hooks = mistakes.attempt(build_components, "hook", config.hooks or [], "hooks")
     optimizer_of = mistakes.attempt(_build_known, _optimizer_maker, config.optimizer)
     model = mistakes.attempt(build_model, config) if config.model["type"] else None
     mistakes.raise_all()
-    loss, coefficient = scaled_loss
     return TrainingParts(
         dataset,
         val_dataset,
         model,
-        lambda logits, label: coefficient * loss(logits, label),
+        _scaled(*loss),
+        distill_loss and _scaled(*distill_loss),
         schedule,
-        optimizer_of(model, schedule),
+        lambda layer: optimizer_of(layer, schedule),
         hooks,
     )
+
+
+def _scaled(loss: Component, coefficient: float) -> Component:
+    return lambda *arguments: coefficient * loss(*arguments)
 
 
 def build_evaluation(config: Config) -> tuple[SegmentationDataset, nn.Layer]:
@@ -377,12 +389,16 @@ def _check_numbers(value: Any, name: str, mistakes: Mistakes) -> None:
         mistakes.add(f"{name}: found {value}, expected at most {MAX_MODEL_NUMBER}.")
 
 
-def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Component, float]:
+def build_loss(
+    section: dict[str, Any], ignore_index: int = 255, name: str = "loss", kind: str = "loss"
+) -> tuple[Component, float]:
     """Build the loss of the model's one output; return it and its coefficient.
 
     Args:
         section: lists `types` and `coef`, of one entry each.
         ignore_index: of the data set; the loss, and each part of a `MixedLoss`, gets it.
+        name: of the section, for messages.
+        kind: `loss` or `distill_loss`.
 
     Raises:
         UserError: not exactly one type and one coefficient, or another `ignore_index`.
@@ -390,41 +406,43 @@ def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Compon
     types, coefficients = section.get("types"), section.get("coef")
     unknown = set(section) - {"types", "coef"}
     if unknown or not isinstance(types, list) or not isinstance(coefficients, list):
-        raise UserError(f"loss: found keys {sorted(section)}, expected lists `types` and `coef`.")
+        raise UserError(f"{name}: found keys {sorted(section)}, expected lists `types` and `coef`.")
     mistakes = Mistakes()
     if len(types) != 1 or len(coefficients) != 1:
         mistakes.add(
-            f"loss: found {len(types)} types and {len(coefficients)} coef, expected one each: "
+            f"{name}: found {len(types)} types and {len(coefficients)} coef, expected one each: "
             "these models have one output. Combine losses with `type: MixedLoss`."
         )
     for coefficient in coefficients:
         if type(coefficient) not in (int, float):
-            mistakes.add(f"loss.coef: found {coefficient!r}, expected a number.")
+            mistakes.add(f"{name}.coef: found {coefficient!r}, expected a number.")
     losses = [
-        mistakes.attempt(_build_loss, item, ignore_index, f"loss.types.{index}")
+        mistakes.attempt(_build_loss, item, ignore_index, f"{name}.types.{index}", kind)
         for index, item in enumerate(types)
     ]
     mistakes.raise_all()
     return losses[0], float(coefficients[0])
 
 
-def _build_loss(section: Any, ignore_index: int, name: str) -> Component:
+def _build_loss(section: Any, ignore_index: int, name: str, kind: str) -> Component:
+    title = name.partition(".types")[0]
     if not isinstance(section, dict):
-        raise UserError(f"loss: found {section!r}, expected keys with a `type`.")
+        raise UserError(f"{title}: found {section!r}, expected keys with a `type`.")
     mistakes = Mistakes()
     if isinstance(section.get("losses"), list):
         parts = [
-            mistakes.attempt(_build_loss, item, ignore_index, f"{name}.losses.{index}")
+            mistakes.attempt(_build_loss, item, ignore_index, f"{name}.losses.{index}", kind)
             for index, item in enumerate(section["losses"])
         ]
         mistakes.raise_all()
-        return build_component("loss", section, name, losses=parts)
+        return build_component(kind, section, name, losses=parts)
     found = section.get("ignore_index", ignore_index)
     if found != ignore_index:
         mistakes.add(
-            f"loss: ignore_index is {found}, but the data set's is {ignore_index}. Make them equal."
+            f"{title}: ignore_index is {found}, but the data set's is {ignore_index}. Make them "
+            "equal."
         )
-    loss = mistakes.attempt(build_component, "loss", section, name, ignore_index=ignore_index)
+    loss = mistakes.attempt(build_component, kind, section, name, ignore_index=ignore_index)
     mistakes.raise_all()
     return loss
 
