@@ -339,6 +339,10 @@ def build_model(config: Config) -> nn.Layer:
     model = build_component("model", section, "model")
     _take_over({"num_classes": model.num_classes}, "num_classes", classes, "model", mistakes)
     mistakes.raise_all()
+    if config.qat is not None:
+        from paddleseg_segformer.models.quantized import quantize
+
+        quantize(model, config.qat.moving_rate)
     return model
 
 

@@ -90,6 +90,13 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class QatConfig:
+    """Training for INT8: quantisation-aware training."""
+
+    moving_rate: float = 0.99  # what the range of an input keeps of itself in a step
+
+
+@dataclass(frozen=True)
 class Config:
     """One training run, or one model with its preprocessing and classes.
 
@@ -114,6 +121,7 @@ class Config:
     ema_decay: float = 0.999  # of the averaged weights (--use_ema)
     test_config: TestConfig = field(default_factory=TestConfig)  # how to evaluate
     distill: DistillConfig | None = None  # a teacher to learn from
+    qat: QatConfig | None = None  # train for INT8; `{}` for the defaults
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
     hooks: list[dict[str, Any]] | None = None  # your own, called around each training step
     needs_import: list[str] | None = None  # modules the run imported; a note, nothing imports them
@@ -149,6 +157,8 @@ def _refused(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "distill", f"distill.feature_coef: {found}"
         if any(len(pair) != 2 for pair in distill.layers or ()):
             yield "distill", "distill.layers: expected pairs [the model's layer, the teacher's]."
+    if (qat := values.get("qat")) is not None and not 0 <= qat.moving_rate < 1:
+        yield "qat", f"qat.moving_rate: found {qat.moving_rate}, expected a number in [0, 1)."
     sections = [(name, name, values.get(name)) for name in SECTIONS]
     sections += [("hooks", f"hooks.{i}", hook) for i, hook in enumerate(values.get("hooks") or ())]
     for key, name, section in sections:

@@ -174,6 +174,10 @@ def _trainer(
             )
         network = paddle.jit.to_static(network, full_graph=True)
     precision = Precision(options.precision, options.amp_level)
+    if config.qat is not None and (config.to_static_training or precision.enabled):
+        raise UserError(
+            "qat: trains in dygraph and float32. Leave --to_static_training and --precision out."
+        )
     distillation, learners = None, parts.model
     if config.distill and parts.distill_loss:
         if config.to_static_training and config.distill.feature_coef:
