@@ -77,7 +77,8 @@ def config_page() -> str:
     schema = typing.get_type_hints(load_config)["return"]
     test_schema = typing.get_type_hints(schema)["test_config"]
     optional = [
-        (name, typing.get_args(typing.get_type_hints(schema)[name])[0]) for name in ("distill", "qat")
+        (name, typing.get_args(typing.get_type_hints(schema)[name])[0])
+        for name in ("distill", "qat")
     ]
     parts = [
         NOTE,

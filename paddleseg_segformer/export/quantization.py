@@ -233,7 +233,7 @@ def _round_products(source: Path, path: Path, ranges: Sequence[LearntRange]) -> 
         x = node.input_value(0)
         key = (x.get_node().get_friendly_name(), x.get_index()), found.low, found.high
         if key not in inputs:
-            inputs[key] = _rounded(x, *(np.float32(end) for end in key[1:]), 256)
+            inputs[key] = _rounded(x, found.low, found.high, 256)
         node.input(0).replace_source_output(inputs[key])
     if any(waiting.values()):
         raise UserError(

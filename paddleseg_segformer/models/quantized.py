@@ -125,7 +125,7 @@ class _Rounder:
 
     def __call__(self, layer: FoldedLayer, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.moving_rate is not None:
-            self._follow(x)
+            self._follow(x, self.moving_rate)
         step = weight_bound(layer) / WEIGHT_MOST
         weight = rounded(layer.weight / step, -WEIGHT_MOST, WEIGHT_MOST) * step
         if id(x) not in self.inputs:
@@ -136,11 +136,10 @@ class _Rounder:
             self.inputs[id(x)] = x, x_rounded
         return self.inputs[id(x)][1], weight
 
-    def _follow(self, x: Tensor) -> None:
+    def _follow(self, x: Tensor, rate: float) -> None:
         seen = Range(*paddle.stack([x.detach().min(), x.detach().max()]).tolist())
         if self.range != (0, 0):
             pairs = zip(self.range, seen, strict=True)
-            rate = self.moving_rate
             seen = Range(*(rate * before + (1 - rate) * now for before, now in pairs))
         self.range = seen
 
