@@ -211,6 +211,7 @@ def _round_products(source: Path, path: Path, ranges: Sequence[LearntRange]) -> 
         UserError: the graph does not have the products of the model.
     """
     import openvino
+    from openvino._offline_transformations import compress_quantize_weights_transformation
 
     model = _folded_constants(source)
     waiting = Counter(item.weight.tobytes() for item in ranges)
@@ -241,6 +242,7 @@ def _round_products(source: Path, path: Path, ranges: Sequence[LearntRange]) -> 
             "products were not found in the graph as often as in the model. Train it a little "
             "longer, so that no two weights are equal."
         )
+    compress_quantize_weights_transformation(model)  # weights of 8 bits in the file, as NNCF does
     openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
