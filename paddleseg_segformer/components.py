@@ -37,6 +37,7 @@ KINDS = {
     "dataset": Kind("paddleseg_segformer.data", "DATASETS", "DATASETS"),
     "transform": Kind("paddleseg_segformer.data", "TRANSFORMS", "TRANSFORMS"),
     "loss": Kind("paddleseg_segformer.losses", "LOSSES", "LOSSES"),
+    "distill_loss": Kind("paddleseg_segformer.losses", "DISTILL_LOSSES", "LOSSES"),
     "optimizer": Kind("paddleseg_segformer.optimizers", "OPTIMIZERS", "OPTIMIZERS"),
     "hook": Kind(),
     "annotation_format": Kind("paddleseg_segformer.annotations.formats", "FORMATS"),
@@ -62,7 +63,7 @@ def register_component(kind: str, name: str | None = None, component: Any = None
     """Register a class or function, which configs then name as `type: NAME`.
 
     Args:
-        kind: model, backbone, dataset, transform, loss, optimizer, hook, tracker or
+        kind: model, backbone, dataset, transform, loss, distill_loss, optimizer, hook, tracker or
             annotation_format; its contract (`contracts.CONTRACTS`) holds for what is built.
         name: by default the component's own.
         component: the class or function; without it, what is returned is a decorator of it.

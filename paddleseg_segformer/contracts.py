@@ -138,6 +138,13 @@ class Loss(Protocol):
         """Logits (N, K, H, W) float32 and labels (N, H, W) int64 -> a scalar."""
 
 
+class DistillLoss(Protocol):
+    """A loss of distillation; its constructor takes `ignore_index` too."""
+
+    def __call__(self, logits: Tensor, teacher_logits: Tensor, label: Tensor) -> Tensor:
+        """Two maps of logits (N, K, H, W) float32, labels (N, H, W) int64 -> a scalar."""
+
+
 class MakesOptimizer(Protocol):
     """What an optimizer's section builds: it is called with the model."""
 
@@ -202,6 +209,7 @@ CONTRACTS: dict[str, type] = {  # by kind of component
     "dataset": Data,
     "transform": Transform,
     "loss": Loss,
+    "distill_loss": DistillLoss,
     "optimizer": MakesOptimizer,
     "hook": RunHook,
     "annotation_format": ReadsAnnotations,

@@ -357,6 +357,39 @@ class MixedLoss(nn.Layer):
         return sum(terms[1:], terms[0])
 
 
+class KLLoss(nn.Layer):
+    """Kullback-Leibler divergence of a model's classes from a teacher's, for distillation.
+
+    It is the mean over classes and valid pixels of T^2 p log(p / q), p and q the softmax of the
+    teacher's and the model's logits over T, as in PaddleSeg; the divergence itself is the sum over
+    the classes, K times as much.
+
+    Args:
+        ignore_index: label of pixels that do not count.
+        temperature: T; above 1 the classes that are not the likeliest weigh more.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
+    """
+
+    def __init__(self, ignore_index: int = 255, temperature: float = 1.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise UserError(f"temperature: found {temperature}, expected a number above 0.")
+        self.ignore_index = ignore_index
+        self.temperature = temperature
+
+    def forward(self, logits: Tensor, teacher_logits: Tensor, label: Tensor) -> Tensor:
+        """Logits (N, K, H, W) twice, labels (N, H, W) -> a scalar."""
+        # over the last axis softmax is faster
+        log_q, log_p = (
+            F.log_softmax(x.transpose([0, 2, 3, 1]) / self.temperature)
+            for x in (logits, teacher_logits)
+        )
+        losses = (log_p.exp() * (log_p - log_q)).mean(axis=-1)  # (N, H, W)
+        valid = (label != self.ignore_index).astype("float32")
+        return self.temperature**2 * (losses * valid).sum() / _mean_sum(valid)
+
+
 def pixel_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Return each pixel's loss (0 where ignored) and the 0/1 mask of valid ones, both (N, H, W).
 
@@ -413,3 +446,4 @@ LOSSES: dict[str, Callable[..., nn.Layer]] = {
         MixedLoss,
     )
 }
+DISTILL_LOSSES: dict[str, Callable[..., nn.Layer]] = {KLLoss.__name__: KLLoss}

@@ -76,6 +76,10 @@ def config_page() -> str:
 
     schema = typing.get_type_hints(load_config)["return"]
     test_schema = typing.get_type_hints(schema)["test_config"]
+    optional = [
+        (name, typing.get_args(typing.get_type_hints(schema)[name])[0])
+        for name in ("distill", "qat")
+    ]
     parts = [
         NOTE,
         "# Config reference",
@@ -90,6 +94,8 @@ def config_page() -> str:
         prose(test_schema),
         field_table(test_schema),
     ]
+    for name, section in optional:
+        parts += [f"## {name}", prose(section), field_table(section)]
     for title, text, tables in component_kinds():
         parts += [f"## {title}", text, *component_entries(tables)]
     return "\n\n".join(parts) + "\n"
@@ -98,7 +104,7 @@ def config_page() -> str:
 def component_kinds() -> Iterable[tuple[str, str, Mapping[str, Any]]]:
     """Yield heading, introduction and table of each kind of component."""
     from paddleseg_segformer.data import DATASETS, TRANSFORMS
-    from paddleseg_segformer.losses import LOSSES
+    from paddleseg_segformer.losses import DISTILL_LOSSES, LOSSES
     from paddleseg_segformer.models import BACKBONES, MODELS
 
     optimizer = importlib.import_module("paddleseg_segformer.optimizers")
@@ -124,6 +130,12 @@ def component_kinds() -> Iterable[tuple[str, str, Mapping[str, Any]]]:
         "`types` is a list of one section, `coef` a list of one factor; combine losses with "
         "`MixedLoss`. Where PaddleSeg is installed, its losses can be named too.",
         LOSSES,
+    )
+    yield (
+        "distill.loss",
+        "As `loss`; it is called with the teacher's logits too. PaddleSeg's key `distill_loss`, "
+        "beside `distill`, is the same.",
+        DISTILL_LOSSES,
     )
     yield (
         "optimizer",

@@ -46,6 +46,8 @@ class TrainingParts(NamedTuple):
     Args:
         val_dataset: None where there is none, or without `do_eval` a wrong one.
         loss: (logits (N, K, H, W), label (N, H, W) int64) -> scalar, with its coefficient.
+        distill_loss: the same with the teacher's logits in between; None where there is none.
+        optimizer_of: Returns the optimizer of a layer's trainable parameters.
         frozen: names of the layers and parameters of the model that stay as they are.
     """
 
@@ -53,8 +55,9 @@ class TrainingParts(NamedTuple):
     val_dataset: SegmentationDataset | None
     model: nn.Layer
     loss: Callable[[Tensor, Tensor], Tensor]
+    distill_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None
     schedule: LRScheduler
-    optimizer: Any
+    optimizer_of: Callable[[nn.Layer], Any]
     hooks: list[Any]
     frozen: Sequence[str] = ()
 
@@ -85,8 +88,14 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
     with mistakes if do_eval else only_warned(NO_SCORE):
         val_dataset = build_val_dataset(config)
     ignore_index = dataset.ignore_index if dataset else ignored_id(config.train_dataset or {})
+    distill_loss = None
     with mistakes:
-        loss, coefficient = build_loss(config.loss, ignore_index)
+        loss = build_loss(config.loss, ignore_index)
+    if config.distill is not None:
+        with mistakes:
+            distill_loss = build_loss(
+                config.distill.loss, ignore_index, "distill.loss", "distill_loss"
+            )
     with mistakes:
         schedule = _build_known(build_lr_schedule, config.lr_scheduler, config.iters)
     with mistakes:
@@ -106,12 +115,17 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
         dataset,
         val_dataset,
         model,
-        lambda logits, label: coefficient * loss(logits, label),
+        _scaled(*loss),
+        distill_loss and _scaled(*distill_loss),
         schedule,
-        optimizer_of(model, schedule),
+        lambda layer: optimizer_of(layer, schedule),
         hooks,
         frozen,
     )
+
+
+def _scaled(loss: Component, coefficient: float) -> Component:
+    return lambda *arguments: coefficient * loss(*arguments)
 
 
 def build_evaluation(config: Config) -> tuple[SegmentationDataset, nn.Layer]:
@@ -357,6 +371,10 @@ def build_model(config: Config) -> nn.Layer:
     model = build_component("model", section, "model")
     _take_over({"num_classes": model.num_classes}, "num_classes", classes, "model", mistakes)
     mistakes.raise_all()
+    if config.qat is not None:
+        from paddleseg_segformer.models.quantized import quantize
+
+        quantize(model, config.qat.moving_rate)
     return model
 
 
@@ -408,12 +426,16 @@ def _check_numbers(value: Any, name: str, mistakes: Mistakes) -> None:
         mistakes.add(f"{name}: found {value}, expected at most {MAX_MODEL_NUMBER}.")
 
 
-def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Component, float]:
+def build_loss(
+    section: dict[str, Any], ignore_index: int = 255, name: str = "loss", kind: str = "loss"
+) -> tuple[Component, float]:
     """Build the loss of the model's one output; return it and its coefficient.
 
     Args:
         section: lists `types` and `coef`, of one entry each.
         ignore_index: of the data set; the loss, and each part of a `MixedLoss`, gets it.
+        name: of the section, for messages.
+        kind: `loss` or `distill_loss`.
 
     Raises:
         UserError: not exactly one type and one coefficient, or another `ignore_index`.
@@ -421,45 +443,47 @@ def build_loss(section: dict[str, Any], ignore_index: int = 255) -> tuple[Compon
     types, coefficients = section.get("types"), section.get("coef")
     unknown = set(section) - {"types", "coef"}
     if unknown or not isinstance(types, list) or not isinstance(coefficients, list):
-        raise UserError(f"loss: found keys {sorted(section)}, expected lists `types` and `coef`.")
+        raise UserError(f"{name}: found keys {sorted(section)}, expected lists `types` and `coef`.")
     mistakes = Mistakes()
     if len(types) != 1 or len(coefficients) != 1:
         mistakes.add(
-            f"loss: found {len(types)} types and {len(coefficients)} coef, expected one each: "
+            f"{name}: found {len(types)} types and {len(coefficients)} coef, expected one each: "
             "these models have one output. Combine losses with `type: MixedLoss`."
         )
     for coefficient in coefficients:
         if type(coefficient) not in (int, float):
-            mistakes.add(f"loss.coef: found {coefficient!r}, expected a number.")
+            mistakes.add(f"{name}.coef: found {coefficient!r}, expected a number.")
     for index, item in enumerate(types):
         with mistakes:
-            loss = _build_loss(item, ignore_index, f"loss.types.{index}")
+            loss = _build_loss(item, ignore_index, f"{name}.types.{index}", kind)
         if mistakes.is_full:
             break
     mistakes.raise_all()
     return loss, float(coefficients[0])
 
 
-def _build_loss(section: Any, ignore_index: int, name: str) -> Component:
+def _build_loss(section: Any, ignore_index: int, name: str, kind: str) -> Component:
+    title = name.partition(".types")[0]
     if not isinstance(section, dict):
-        raise UserError(f"loss: found {section!r}, expected keys with a `type`.")
+        raise UserError(f"{title}: found {section!r}, expected keys with a `type`.")
     mistakes = Mistakes()
     if isinstance(section.get("losses"), list):
         parts = []
         for index, item in enumerate(section["losses"]):
             with mistakes:
-                parts.append(_build_loss(item, ignore_index, f"{name}.losses.{index}"))
+                parts.append(_build_loss(item, ignore_index, f"{name}.losses.{index}", kind))
             if mistakes.is_full:
                 break
         mistakes.raise_all()
-        return build_component("loss", section, name, losses=parts)
+        return build_component(kind, section, name, losses=parts)
     found = section.get("ignore_index", ignore_index)
     if found != ignore_index:
         mistakes.add(
-            f"loss: ignore_index is {found}, but the data set's is {ignore_index}. Make them equal."
+            f"{title}: ignore_index is {found}, but the data set's is {ignore_index}. Make them "
+            "equal."
         )
     with mistakes:
-        loss = build_component("loss", section, name, ignore_index=ignore_index)
+        loss = build_component(kind, section, name, ignore_index=ignore_index)
     mistakes.raise_all()
     return loss
 

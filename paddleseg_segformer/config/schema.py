@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,7 +33,7 @@ MAX_BASES = 50  # in a row
 SECTIONS = ("model", "train_dataset", "val_dataset", "optimizer", "lr_scheduler")
 # keys of PaddleSeg's configs that have no effect here, or are flags of a job
 PADDLESEG_KEYS = (
-    *("export", "distill_loss", "print_mem_info", "log_ranks", "uniform_output_enabled"),
+    *("export", "print_mem_info", "log_ranks", "uniform_output_enabled"),
     *("pdx_model_name", "hpi_config_path", "num_workers", "test_dataset"),
 )
 PADDLESEG_TEST_KEYS = ("auc_roc", "use_multilabel", "custom_color", "aug_pred")
@@ -80,6 +81,25 @@ class TestConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """What the model learns from a trained one, its teacher, beside the labels."""
+
+    teacher: str  # its weights, of any code base, or a config whose `model.pretrained` names them
+    loss: dict[str, Any] = field(  # between the logits of both: `types` and `coef`, as in `loss`
+        default_factory=lambda: {"types": [{"type": "KLLoss"}], "coef": [1]}
+    )
+    feature_coef: float = 0.0  # factor of the loss between their features; 0 for none
+    layers: list[list[str]] | None = None  # compared [of the model, of the teacher]; or backbones
+
+
+@dataclass(frozen=True)
+class QatConfig:
+    """Training for INT8: quantisation-aware training."""
+
+    moving_rate: float = 0.99  # what the range of an input keeps of itself in a step
+
+
+@dataclass(frozen=True)
 class Config:
     """One training run, or one model with its preprocessing and classes.
 
@@ -103,6 +123,8 @@ class Config:
     accumulation_steps: int = 1  # batches per optimizer step
     ema_decay: float = 0.999  # of the averaged weights (--use_ema)
     test_config: TestConfig = field(default_factory=TestConfig)  # how to evaluate
+    distill: DistillConfig | None = None  # a teacher to learn from
+    qat: QatConfig | None = None  # train for INT8; `{}` for the defaults
     freeze_stages: int = 0  # stages of the backbone held fixed, counted from its input
     class_balanced_sampling: float = 0.0  # share of samples drawn by class, each class alike
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
@@ -154,6 +176,14 @@ def _refused(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
     if not 0 <= values.get("ema_decay", 0) < 1:
         yield "ema_decay", f"ema_decay: found {values['ema_decay']}, expected a number in [0, 1)."
+    if (distill := values.get("distill")) is not None:
+        if not 0 <= distill.feature_coef < math.inf:
+            found = f"found {distill.feature_coef}, expected 0 or more."
+            yield "distill", f"distill.feature_coef: {found}"
+        if any(len(pair) != 2 for pair in distill.layers or ()):
+            yield "distill", "distill.layers: expected pairs [the model's layer, the teacher's]."
+    if (qat := values.get("qat")) is not None and not 0 <= qat.moving_rate < 1:
+        yield "qat", f"qat.moving_rate: found {qat.moving_rate}, expected a number in [0, 1)."
     sections = [(name, name, values.get(name)) for name in SECTIONS]
     sections += [("hooks", f"hooks.{i}", hook) for i, hook in enumerate(values.get("hooks") or ())]
     for key, name, section in sections:
@@ -230,6 +260,12 @@ def _adapted(content: dict[str, Any], name: str) -> dict[str, Any]:
     """
     ignored = [key for key in PADDLESEG_KEYS if key in content]
     content = {key: value for key, value in content.items() if key not in ignored}
+    if "distill_loss" in content:  # PaddleSeg's key, whose teacher is named on the command line
+        distill, loss = content.get("distill"), content.pop("distill_loss")
+        if isinstance(distill, dict) and "loss" not in distill:
+            content["distill"] = {**distill, "loss": loss}
+        else:
+            ignored.append("distill_loss (without a distill.teacher, or beside distill.loss)")
     for key in ("train_dataset", "val_dataset"):
         section = content.get(key)
         classes = section.get("classes") if isinstance(section, dict) else None

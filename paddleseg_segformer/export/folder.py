@@ -24,7 +24,6 @@ from paddleseg_segformer.export.checks import (
     check_save_dir,
 )
 from paddleseg_segformer.export.fixture import write_fixture
-from paddleseg_segformer.export.folding import check_exportable
 from paddleseg_segformer.export.onnx_graph import save_onnx, save_openvino
 from paddleseg_segformer.export.onnx_with_preprocess import (
     check_expressible,
@@ -41,6 +40,8 @@ from paddleseg_segformer.export.verify import verify
 from paddleseg_segformer.files import atomic_folder
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.models.folding import check_exportable
+from paddleseg_segformer.models.quantized import in_float, learnt_ranges
 from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
     Artefact,
@@ -110,7 +111,8 @@ def export_model(
         )
     if WITH_PREPROCESS in formats:
         check_expressible(preprocess, settings, output_op, full_input_shape(model, input_shape))
-    with atomic_folder(save_dir) as folder:
+    ranges = learnt_ranges(model) if INT8 in formats else None
+    with in_float(model), atomic_folder(save_dir) as folder:
         wanted = set(formats) if INT8 not in formats else {*formats, "onnx"} - {INT8}
         made = [name for name in ARTEFACT_FILES if name in wanted]  # INT8 is made of ONNX, below
         _save_artefacts(model, folder, made, output_op, input_shape, preprocess, is_standard_onnx)
@@ -137,7 +139,7 @@ def export_model(
             deploy = replace(deploy, artefacts=artefacts)
             deploy.save(folder)
         if quantization and INT8 in formats:
-            deploy = add_int8(folder, deploy, quantization, is_verified)
+            deploy = add_int8(folder, deploy, quantization, is_verified, ranges)
             deploy = _without_others(folder, deploy, formats)
     return deploy
 

@@ -1,8 +1,13 @@
-"""INT8 for OpenVINO by post-training quantisation, calibrated on images, with an accuracy check."""
+"""INT8 for OpenVINO, with an accuracy check: quantised after training, or trained for it.
+
+After training, NNCF takes the ranges of values from images. A model that was trained for INT8 has
+its own (`models.quantized`), and the export rounds the products that training rounded.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +21,7 @@ from paddleseg_segformer.export.accuracy_gate import AccuracyGate
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.models.quantized import LearntRange
 from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
     Artefact,
@@ -27,6 +33,7 @@ from paddleseg_segformer.runtimes.engines import EngineOptions
 
 logger = logging.getLogger(__name__)
 
+PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")  # of OpenVINO's operators
 INT8 = "int8"  # key of `ARTEFACT_FILES`
 SIZES_HW = ((64, 64), (97, 131))  # of the corners of an image that the network is tried on
 MIN_AGREEMENT = 0.8  # of their labels: a network that is broken at a size is far below
@@ -118,7 +125,11 @@ def check_quantization(quantization: Quantization | None, output_op: str) -> Non
 
 
 def add_int8(
-    folder: Path, deploy: DeployConfig, quantization: Quantization, is_verified: bool
+    folder: Path,
+    deploy: DeployConfig,
+    quantization: Quantization,
+    is_verified: bool,
+    ranges: Sequence[LearntRange] | None = None,
 ) -> DeployConfig:
     """Write INT8's files into the folder of an export that holds ONNX.
 
@@ -126,6 +137,7 @@ def add_int8(
         folder: A complete export.
         deploy: Its `deploy.yaml`.
         is_verified: Try the quantised network on several sizes.
+        ranges: Those of a model that was trained for INT8; without them the images give them.
 
     Returns:
         `deploy` with INT8, saved in the folder.
@@ -135,10 +147,16 @@ def add_int8(
     """
     network = load_network(folder, EngineOptions("openvino", "cpu"))
     inputs = CalibrationInputs(quantization, network)
-    logger.info("int8: calibrating on %d images", len(inputs))
     paths = [folder / name for name in ARTEFACT_FILES[INT8]]
-    _quantize(folder / ARTEFACT_FILES["onnx"][0], paths[0], inputs)
-    quality: dict[str, Any] = {"calibration_images": len(inputs)}
+    quality: dict[str, Any] = {}
+    if ranges is None:
+        logger.info("int8: calibrating on %d images", len(inputs))
+        _quantize(folder / ARTEFACT_FILES["onnx"][0], paths[0], inputs)
+        quality["calibration_images"] = len(inputs)
+    else:
+        logger.info("int8: by the ranges of %d products, learnt in training", len(ranges))
+        _round_products(folder / ARTEFACT_FILES["onnx"][0], paths[0], ranges)
+        quality["learnt_ranges"] = len(ranges)
     artefact = replace(Artefact.of(folder, INT8), precision=INT8, quality=quality)
     deploy = replace(deploy, artefacts={**deploy.artefacts, INT8: artefact})
     deploy.save(folder)
@@ -159,12 +177,8 @@ def _quantize(source: Path, path: Path, inputs: CalibrationInputs) -> None:
     """
     import nncf
     import openvino
-    from openvino.passes import ConstantFolding, Manager
 
-    model = openvino.Core().read_model(str(source))
-    passes = Manager()
-    passes.register_pass(ConstantFolding())
-    passes.run_passes(model)
+    model = _folded_constants(source)
     nncf.set_log_level(logging.ERROR)
     quantized = nncf.quantize(
         model,
@@ -174,6 +188,70 @@ def _quantize(source: Path, path: Path, inputs: CalibrationInputs) -> None:
         subset_size=len(inputs),
     )
     openvino.save_model(quantized, str(path), compress_to_fp16=False)
+
+
+def _folded_constants(source: Path) -> Any:
+    """Return an ONNX file as OpenVINO's model, what is constant computed."""
+    import openvino
+    from openvino.passes import ConstantFolding, Manager
+
+    model = openvino.Core().read_model(str(source))
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(model)
+    return model
+
+
+def _round_products(source: Path, path: Path, ranges: Sequence[LearntRange]) -> None:
+    """Write an ONNX file as OpenVINO's `.xml` and `.bin`, its products rounded as in training.
+
+    A product is known by its weight.
+
+    Raises:
+        UserError: the graph does not have the products of the model.
+    """
+    import openvino
+    from openvino._offline_transformations import compress_quantize_weights_transformation
+
+    model = _folded_constants(source)
+    waiting = Counter(item.weight.tobytes() for item in ranges)
+    by_weight = {item.weight.tobytes(): item for item in ranges}
+    inputs: dict[tuple[Any, float, float], Any] = {}  # several products have one
+    for node in model.get_ordered_ops():
+        if node.get_type_name() not in PRODUCTS:
+            continue
+        constant = node.input_value(1).get_node()
+        if constant.get_type_name() != "Constant":
+            continue
+        values = constant.get_data()
+        found = by_weight.get(np.ascontiguousarray(values, np.float32).tobytes())
+        if found is None:
+            continue
+        waiting[found.weight.tobytes()] -= 1
+        # a depthwise weight has an axis for its groups here, of one channel each
+        bound = found.bound.reshape([*found.bound.shape, *[1] * (values.ndim - found.bound.ndim)])
+        node.input(1).replace_source_output(_rounded(constant.output(0), -bound, bound, 255))
+        x = node.input_value(0)
+        key = (x.get_node().get_friendly_name(), x.get_index()), found.low, found.high
+        if key not in inputs:
+            inputs[key] = _rounded(x, found.low, found.high, 256)
+        node.input(0).replace_source_output(inputs[key])
+    if any(waiting.values()):
+        raise UserError(
+            f"int8: {sum(count != 0 for count in waiting.values())} of the model's {len(ranges)} "
+            "products were not found in the graph as often as in the model. Train it a little "
+            "longer, so that no two weights are equal."
+        )
+    compress_quantize_weights_transformation(model)  # weights of 8 bits in the file, as NNCF does
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def _rounded(x: Any, low: Any, high: Any, levels: int) -> Any:
+    """Return the output of a node that rounds to `levels` values from low to high."""
+    from openvino import opset13 as ops
+
+    ends = [np.asarray(end, np.float32) for end in (low, high)]
+    return ops.fake_quantize(x, *ends, *ends, levels).output(0)
 
 
 def verified(folder: Path, x: np.ndarray) -> Verification:

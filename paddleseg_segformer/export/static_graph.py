@@ -11,7 +11,7 @@ from paddle import Tensor, nn
 
 from paddleseg_segformer.contracts import input_of, pad_multiple_of
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.export.folding import fold
+from paddleseg_segformer.models.folding import fold
 from paddleseg_segformer.models.layers import upsample_to_input
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, INPUT_NAME, OUTPUT_OPS
 

@@ -60,9 +60,34 @@ class Linear(nn.Linear):
         return out + in_type_of(out, self.bias)
 
 
-def has_hooks(*layers: nn.Layer) -> bool:
-    """Tell whether something watches or changes layers as they run, so that they have to run."""
-    return any(layer._forward_pre_hooks or layer._forward_post_hooks for layer in layers)
+PLAIN = (
+    *(nn.Linear, Linear, nn.Conv2D, Conv2D, nn.LayerNorm, nn.BatchNorm2D),
+    *(nn.Dropout, nn.Dropout2D, DropPath),
+)
+
+
+def are_plain(*layers: nn.Layer) -> bool:
+    """Tell whether layers may be computed from their weights, without being called.
+
+    They have to be called where something watches or changes them as they run (hooks), and where
+    they were replaced by another kind of layer, such as one of LoRA's.
+    """
+    return all(type(layer) in PLAIN and not has_hooks(layer) for layer in layers)
+
+
+def is_only(container: nn.Layer) -> bool:
+    """Tell whether a layer is a sequence that does no more than run its layers."""
+    return type(container) is nn.Sequential and not has_hooks(container)
+
+
+def have_biases(layers: Sequence[nn.Layer]) -> bool:
+    """Tell whether each of some linears or convolutions has a bias."""
+    return all(layer.bias is not None for layer in layers)
+
+
+def has_hooks(layer: nn.Layer) -> bool:
+    """Tell whether something watches or changes a layer as it runs."""
+    return bool(layer._forward_pre_hooks or layer._forward_post_hooks)
 
 
 def add_channel_bias(x: Tensor, bias: Tensor) -> Tensor:

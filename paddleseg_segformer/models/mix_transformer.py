@@ -23,7 +23,9 @@ from paddleseg_segformer.models.layers import (
     Conv2D,
     DropPath,
     Linear,
-    has_hooks,
+    are_plain,
+    have_biases,
+    is_only,
     map_to_tokens,
     tokens_to_map,
 )
@@ -76,11 +78,18 @@ class MixFFN(nn.Layer):
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
         is_dropping = self.training and self.drop.p
-        if cpu_gradients.is_on_cpu(x) and not is_dropping and not has_hooks(*self.sublayers()):
+        if cpu_gradients.is_on_cpu(x) and not is_dropping and self.is_plain():
             return cpu_gradients.mix_ffn(x, hw, *self.parameters())
         x = self.dwconv(tokens_to_map(self.fc1(x), hw))  # (N, 4C, h, w)
         x = map_to_tokens(self.drop(F.gelu(x)))
         return self.drop(self.fc2(x))
+
+    def is_plain(self) -> bool:
+        """Tell whether the six weights of three layers say all that it does; see `are_plain`."""
+        if not is_only(self.dwconv) or len(self.dwconv) != 1:
+            return False
+        layers = [self.fc1, self.dwconv[0], self.fc2]
+        return are_plain(*layers, self.drop) and have_biases(layers)
 
 
 class Block(nn.Layer):

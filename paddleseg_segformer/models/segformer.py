@@ -5,7 +5,8 @@ alone, and its weights sum to 1 at every pixel, so it commutes with 1x1 convolut
 F U(W x + b) = U(F W x) + F b. The fuse convolution F = [F4 | F3 | F2 | F1] is therefore applied to
 each stage at the stage's own resolution, merged with that stage's linear W, instead of to a
 4D-channel concatenation at a quarter of the input's resolution. Where one of these layers has
-hooks, such as those of `paddle.flops` and `paddle.summary`, the head is computed as published.
+hooks, such as those of `paddle.flops` and `paddle.summary`, or was replaced by another kind of
+layer, the head is computed as published.
 
 Shapes: N batch, C_i channels of stage i, D head width, K classes, h w the sides of stage 1's map.
 Source: Xie et al., "SegFormer", 2021, section 3.2.
@@ -27,8 +28,9 @@ from paddleseg_segformer.models.init import init_head_weights
 from paddleseg_segformer.models.layers import (
     Conv2D,
     add_channel_bias,
+    are_plain,
     conv_bn,
-    has_hooks,
+    have_biases,
     in_type_of,
     map_to_tokens,
     project,
@@ -60,7 +62,7 @@ class _Head(nn.Layer):
         """(N, D, h, w) -> (N, K, h, w)."""
         fused = F.relu(fused)
         is_dropping = self.training and self.dropout.p and cpu_gradients.is_on_cpu(fused)
-        if is_dropping and not has_hooks(self.dropout, self.linear_pred):
+        if is_dropping and are_plain(self.dropout, self.linear_pred):
             return cpu_gradients.drop_and_classify(fused, self.dropout, self.linear_pred)
         return self.linear_pred(self.dropout(fused))
 
@@ -96,7 +98,7 @@ class AllMLPHead(_Head):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
         linears = [getattr(self, f"linear_c{stage}").proj for stage in range(1, 5)]
-        if has_hooks(*linears, self.linear_fuse[0]):
+        if not are_plain(*linears, self.linear_fuse[0]) or not have_biases(linears):
             maps = [
                 tokens_to_map(linears[stage](map_to_tokens(x)), x.shape[2:])
                 for stage, x in enumerate(features)
@@ -139,7 +141,7 @@ class MMHead(_Head):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
         maps = [F.relu(self.convs[stage](x)) for stage, x in enumerate(features)]
-        if has_hooks(self.fusion_conv[0]):
+        if not are_plain(self.fusion_conv[0]):
             return self.classify(self.fusion_conv(self._concatenated(maps, features[0])))
         # (D, D) slices of the fuse weight, stage 1 first
         fuse_slices = self.fusion_conv[0].weight.flatten(1).chunk(4, axis=1)
@@ -175,6 +177,7 @@ class _EncoderDecoder(nn.Layer):
             backbone.feat_channels, num_classes, embedding_dim, dropout_rate, align_corners
         )
         self.backbone = backbone
+        self.quantizers: nn.Layer | None = None  # see `quantized.quantize`
         self.one_logit = one_logit
         if one_logit:
             keep_first_logit_zero(self.linear_pred, num_classes)
@@ -191,6 +194,8 @@ class _EncoderDecoder(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) normalised image -> (N, K, ceil(H / 4), ceil(W / 4)) logits."""
+        if self.quantizers is not None:
+            return self.quantizers(self, x)
         return self.decode(self.backbone(x))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from paddle import nn
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_folder, clear_leftovers, sha256
 from paddleseg_segformer.model_folder import CONFIG, WEIGHTS
-from paddleseg_segformer.training.distributed import of_first_process
+from paddleseg_segformer.training.distributed import of_first_process, unwrapped
 from paddleseg_segformer.training.faults import nonfinite
 from paddleseg_segformer.weights import load_weights, save_weights
 from paddleseg_segformer.weights.files.pickles import read_pickle, write_pickle
@@ -84,6 +84,7 @@ def save_checkpoint(
         "scaler": trainer.precision.scaler.state_dict(),
         "ema": ema.state_dict() if ema else {},
         "faults": trainer.faults.state_dict(),
+        "distillation": _distillation_state(trainer),
         "samples": samples,
     }
     newest = max((serial(path) for path in checkpoints(folder.parent)), default=0)
@@ -230,6 +231,7 @@ def restore(
     """
     _check_config(folder, config_yaml)
     load_weights(trainer.network, folder / WEIGHTS)
+    _restore_distillation(trainer, state.get("distillation", {}), folder)
     for _ in range(state["iteration"]):  # rather than a state: right for a changed schedule too
         trainer.schedule.step()
     automatic = {name: key for key, name in _structured_names(trainer).items()}
@@ -262,12 +264,38 @@ def restore(
     logger.info("resumed from %s at iter %d", folder, trainer.iteration)
 
 
+def _distillation_state(trainer: Trainer) -> dict[str, Any]:
+    """Return the projections of distillation by name."""
+    if trainer.distillation is None:
+        return {}
+    return dict(unwrapped(trainer.distillation).state_dict())
+
+
+@paddle.no_grad()
+def _restore_distillation(trainer: Trainer, saved: Mapping[str, Any], folder: Path) -> None:
+    """Restore the projections of distillation.
+
+    Raises:
+        UserError: they are of other features.
+    """
+    own = _distillation_state(trainer)
+    shapes = [{key: list(item.shape) for key, item in state.items()} for state in (saved, own)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{folder}: the checkpoint projects other features for distillation ({shapes[0]}) than "
+            f"the config ({shapes[1]}). Put the keys of `distill` back, or start a new run with "
+            "its weights as model.pretrained."
+        )
+    for key, tensor in own.items():
+        tensor.set_value(saved[key])
+
+
 def _structured_names(trainer: Trainer) -> dict[str, str]:
     """Return automatic parameter name -> name in the model, longest first.
 
     Paddle names optimizer state by automatic names, which differ from process to process.
     """
-    names = {parameter.name: name for name, parameter in trainer.network.named_parameters()}
+    names = {parameter.name: name for name, parameter in trainer.learners.named_parameters()}
     return dict(sorted(names.items(), key=lambda item: -len(item[0])))
 
 

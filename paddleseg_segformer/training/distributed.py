@@ -22,10 +22,17 @@ def init_distributed() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
+def unwrapped(model: nn.Layer) -> nn.Layer:
+    """Return a model without its data-parallel wrapper."""
+    return model._layers if isinstance(model, paddle.DataParallel) else model
+
+
 def data_parallel(model: nn.Layer) -> nn.Layer:
     """Wrap the model: batch norm sees the batches of all processes, gradients are averaged."""
-    if dist.get_world_size() == 1:
+    if dist.get_world_size() == 1 or not model.parameters():
         return model
+    if getattr(model, "quantizers", None) is not None:  # its batch norm has fixed statistics
+        return paddle.DataParallel(model)
     if paddle.get_device().startswith("gpu"):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     else:

@@ -36,6 +36,7 @@ from paddleseg_segformer.training.checkpoints import (
     read_checkpoint,
     restore,
 )
+from paddleseg_segformer.training.distillation import Distillation, Learners, Teacher
 from paddleseg_segformer.training.distributed import (
     check_same_in_all,
     data_parallel,
@@ -239,21 +240,40 @@ def make_trainer(
                 "only. Set it to false, or train in one process."
             )
         network = paddle.jit.to_static(network, full_graph=True)
+    precision = Precision(options.precision, options.amp_level)
+    if config.qat is not None and (config.to_static_training or precision.enabled):
+        raise UserError(
+            "qat: trains in dygraph and float32. Leave --to_static_training and --precision out."
+        )
+    distillation, learners = None, parts.model
+    if config.distill and parts.distill_loss:
+        if config.to_static_training and config.distill.feature_coef:
+            raise UserError(
+                "distill.feature_coef: found with to_static_training, whose graph hides the "
+                "features. Set one of them to 0 or false."
+            )
+        teacher = Teacher(config.distill.teacher)
+        distillation = Distillation(
+            parts.model, teacher, config.distill, parts.distill_loss, precision.autocast
+        )
+        learners = Learners(parts.model, distillation)
+        distillation = data_parallel(distillation)
     return Trainer(
         data_parallel(network),
-        parts.optimizer,
+        parts.optimizer_of(learners),
         parts.schedule,
         parts.loss,
         batches,
         dataset.normalize.on_device if dataset.normalize else lambda x: x.astype("float32"),
         config.iters,
-        precision=Precision(options.precision, options.amp_level),
+        precision=precision,
         accumulation_steps=config.accumulation_steps,
         seed=seed,
         rank=rank,
         frozen=parts.frozen,
         faults=Faults(options.fault_policy()),
         sample_names=lambda batch: [dataset.samples[index][0] for index in batch.indices],
+        distillation=distillation,
     )
 
 

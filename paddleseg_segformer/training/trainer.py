@@ -18,7 +18,8 @@ from paddleseg_segformer.data.loader import Batch
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.layers import upsample_to_input
 from paddleseg_segformer.models.stages import set_training
-from paddleseg_segformer.training.distributed import any_process, mean_over_processes
+from paddleseg_segformer.training.distillation import Learners
+from paddleseg_segformer.training.distributed import any_process, mean_over_processes, unwrapped
 from paddleseg_segformer.training.faults import Faults, gradient_problem, gradient_sum, loss_problem
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -101,6 +102,7 @@ class Trainer:
         hooks: called in order.
         faults: decides whether non-finite steps are skipped, and counts bad samples.
         sample_names: returns the files of a batch, for messages.
+        distillation: (batch as loaded, logits, label) -> scalar, added to the loss.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Trainer:
         hooks: Sequence[Hook] = (),
         faults: Faults | None = None,
         sample_names: Callable[[Batch], list[str]] = lambda batch: [],
+        distillation: nn.Layer | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -137,6 +140,10 @@ class Trainer:
         self.hooks = list(hooks)
         self.faults = faults or Faults()
         self.sample_names = sample_names
+        self.distillation = distillation
+        self.learners = self.network  # all that is trained
+        if distillation is not None:
+            self.learners = Learners(self.network, unwrapped(distillation))
         self.iteration = 0
         self.stop_requested = False
         # of the last step: lr, data_s, step_s, and of all processes together loss and images
@@ -145,7 +152,7 @@ class Trainer:
     @property
     def network(self) -> nn.Layer:
         """Return the model without its data-parallel wrapper."""
-        return self.model._layers if isinstance(self.model, paddle.DataParallel) else self.model
+        return unwrapped(self.model)
 
     def train(self) -> None:
         """Train from `iteration` to `iters`, or until `stop_requested`."""
@@ -197,14 +204,17 @@ class Trainer:
         }
 
     def _forward_backward(self, batch: Batch) -> Tensor:
-        image = self.prepare(paddle.to_tensor(batch.img))
+        loaded = paddle.to_tensor(batch.img)
         label = paddle.to_tensor(batch.label).astype("int64")
         with self.precision.autocast():
-            logits = self.model(image)
+            logits = self.model(self.prepare(loaded))
         logits = upsample_to_input(
             logits.astype("float32"), label.shape[1:], pad_multiple_of(self.network)
         )
-        loss = self.loss(logits, label) / self.accumulation_steps
+        loss = self.loss(logits, label)
+        if self.distillation is not None:
+            loss = loss + self.distillation(loaded, logits, label)
+        loss = loss / self.accumulation_steps
         if dist.get_world_size() > 1:  # the backward pass spreads it to the other processes
             self.faults.check_loss(float(loss), self.iteration + 1, self.sample_names(batch))
         self.precision.backward(loss)
@@ -218,9 +228,9 @@ class Trainer:
         """
         figures = [paddle.add_n(list(losses)).astype("float32")]
         if not self.precision.is_scaled:
-            figures.append(gradient_sum(self.network))
+            figures.append(gradient_sum(self.learners))
         total_loss, *sums = paddle.stack(figures).tolist()
         problem = loss_problem(total_loss)
         if not problem and not all(map(math.isfinite, sums)):
-            problem = gradient_problem(self.network)
+            problem = gradient_problem(self.learners)
         return total_loss, problem

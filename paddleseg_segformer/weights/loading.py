@@ -21,7 +21,7 @@ from paddleseg_segformer.weights.architectures.sizes import Section, describe, s
 from paddleseg_segformer.weights.files.download import local_path
 from paddleseg_segformer.weights.files.pickles import write_pickle
 from paddleseg_segformer.weights.formats import FORMATS
-from paddleseg_segformer.weights.weight_file import Checkpoint, State, open_checkpoint
+from paddleseg_segformer.weights.weight_file import RANGES, Checkpoint, State, open_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,7 @@ def load_pretrained(layer: nn.Layer, source: str) -> LoadReport:
     state = _state_for(layer, checkpoint)
     report = _compare(layer, state, checkpoint)
     reshaped = _reshape(layer, state, report)
+    report.missing = [key for key in report.missing if key != RANGES]  # training finds them
     _leave_out(report, heads=set() if state is checkpoint.state else checkpoint.head_keys)
     if not report.is_exact:
         raise UserError(f"{path}: {_difference(layer, checkpoint, report)}.")

@@ -31,6 +31,7 @@ from paddleseg_segformer.weights.sidecars.source import source_of
 
 logger = logging.getLogger(__name__)
 
+RANGES = "quantizers.ranges"  # of a model trained for INT8, beside its weights
 READABLE_TYPES = ("float32", "float16", "bfloat16", "float64")  # all read as float32
 
 # A matrix that is not square, and a vector with one value per input: canonical names.
@@ -264,7 +265,7 @@ def _known(container: Container, names: Names, reads_config: bool) -> Checkpoint
     assert architecture is not None, "a fingerprint that marks no architecture"
     found = architecture.section(names.shape)
     source = source_of(container, names.format, found, reads_config)
-    keys = architecture.keys(found)
+    keys = [*architecture.keys(found), *(key for key in (RANGES,) if key in container.tensors)]
     entries = {key: entry for key in keys if (entry := names.entry(key))}
     unexpected = names.unused(entries)
     model = _section(found, guessed(names.shape, found), source, names.format)

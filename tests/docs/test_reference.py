@@ -7,13 +7,15 @@ import dataclasses
 import pytest
 
 from paddleseg_segformer.config import Config, TestConfig
+from paddleseg_segformer.config.schema import DistillConfig, QatConfig
 from paddleseg_segformer.data import DATASETS, TRANSFORMS
-from paddleseg_segformer.losses import LOSSES
+from paddleseg_segformer.losses import DISTILL_LOSSES, LOSSES
 from paddleseg_segformer.models import BACKBONES, MODELS
 from tests.docs.pages import DOCS
 from tools.make_reference import REQUIRED, kind, pages, yaml
 
 PAGES = pages()
+SCHEMAS = (Config, TestConfig, DistillConfig, QatConfig)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -24,8 +26,8 @@ def test_page_is_up_to_date(name: str) -> None:
 
 def test_every_key_and_component_is_described() -> None:
     page = PAGES["config-reference.md"]
-    keys = [field.name for cls in (Config, TestConfig) for field in dataclasses.fields(cls)]
-    components = [*MODELS, *BACKBONES, *DATASETS, *TRANSFORMS, *LOSSES]
+    keys = [field.name for cls in SCHEMAS for field in dataclasses.fields(cls)]
+    components = [*MODELS, *BACKBONES, *DATASETS, *TRANSFORMS, *LOSSES, *DISTILL_LOSSES]
     assert [
         name
         for name in (*keys, *components)

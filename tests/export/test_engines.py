@@ -14,12 +14,12 @@ from small_models import small_segformer
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.data.io import read_label
 from paddleseg_segformer.export import export_model
-from paddleseg_segformer.export.folding import HEAD_WIDTH
 from paddleseg_segformer.inference.overlay import write_image
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
+from paddleseg_segformer.models.folding import HEAD_WIDTH
 from paddleseg_segformer.runtimes.engine_network import load_network
 from paddleseg_segformer.runtimes.engines import ENGINES, EngineOptions
 from paddleseg_segformer.street_scenes.dataset import render_scene

@@ -7,8 +7,8 @@ from paddle import nn
 from small_models import small_segformer
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.export.folded_encoder import FFN_PARTS
-from paddleseg_segformer.export.folding import HEAD_WIDTH, fold
+from paddleseg_segformer.models.folded_encoder import FFN_PARTS
+from paddleseg_segformer.models.folding import HEAD_WIDTH, fold
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

@@ -17,10 +17,10 @@ from paddleseg_segformer.data.labels import make_label_set
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import Quantization, Samples, export_model
 from paddleseg_segformer.export.accuracy_gate import AccuracyGate, measure
-from paddleseg_segformer.export.folded_encoder import FFN_PARTS
 from paddleseg_segformer.export.quantization import CalibrationInputs, verified
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.models.folded_encoder import FFN_PARTS
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network

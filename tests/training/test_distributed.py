@@ -104,6 +104,19 @@ def test_two_processes_train_as_one(folder):
     assert names[0] == names[1]  # one process writes
 
 
+def test_two_processes_learn_from_a_teacher_as_one(folder):
+    ignore_one_image(folder)
+    wider = "model.backbone.embed_dims=[16, 16, 40, 64]"
+    assert main(train_arguments(folder, "teacher", "--iters", "1", "--opts", wider)) == 0
+    teacher = f"distill.teacher={folder / 'teacher' / 'iter_1'}"
+    opts = ("--opts", *NO_DROPOUT, teacher, "distill.feature_coef=1.0")
+    flags = ("--iters", "10")
+    assert main(train_arguments(folder, "one", *flags, "--batch_size", "4", *opts)) == 0
+    status, output = launch(folder, 2, *train_arguments(folder, "two", *flags, *opts))
+    assert status == 0, output
+    assert_equal_runs(folder, "one", "two", 10)
+
+
 @pytest.mark.parametrize("shape", [(3, 5, 7, 9), (2, 5, 1, 1)])
 def test_batch_norm_of_sums_is_batch_norm(monkeypatch, shape):
     monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor: None)

@@ -17,29 +17,36 @@ Shapes: N batch, C channels, L query tokens, S key tokens, M heads, D head width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddleseg_segformer.export.affine import (
+from paddleseg_segformer.models.affine import (
     Affine,
     array,
+    bias_of,
     channel_slices,
     conv_weight,
     parameter,
 )
 from paddleseg_segformer.models.attention import EfficientSelfAttention
 from paddleseg_segformer.models.layers import (
+    are_plain,
+    has_hooks,
     map_to_tokens,
     merge_tokens,
     spread_tokens,
     tokens_to_map,
 )
-from paddleseg_segformer.models.mix_transformer import Block, MixFFN, MixVisionTransformer
+from paddleseg_segformer.models.mix_transformer import (
+    Block,
+    MixFFN,
+    MixVisionTransformer,
+    OverlapPatchEmbed,
+)
 
 FFN_PARTS = (4, 4, 2, 2)  # of each stage, two or more; see docs/performance.md
 
@@ -48,33 +55,59 @@ QUERY_BLOCKS = (16, 8, 2, 1)  # of each stage; never more than it has tokens
 Sides = Sequence[int | Tensor]
 
 
-class FoldedLinear(nn.Layer):
-    """A linear on tokens: (N, L, C) -> (N, L, D)."""
+class FoldedLayer(nn.Layer):
+    """A product of its input with given weights, which may be quantised.
 
-    def __init__(self, affine: Affine) -> None:
-        super().__init__()
-        self.weight = parameter(affine.weight)
-        self.bias = parameter(affine.bias)
+    While `quantize` is set, it is called with the layer and the input, and returns what is
+    multiplied in place of input and weight.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    out_axis: int  # of the weight
 
-
-class FoldedConv(nn.Layer):
-    """A convolution with given weights (D, C, k, k) and bias (D,)."""
-
-    def __init__(
-        self, weight: np.ndarray, bias: np.ndarray, stride: int = 1, is_depthwise: bool = False
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.weight = parameter(weight)
-        self.bias = parameter(bias)
-        self.stride = stride
-        self.groups = len(weight) if is_depthwise else 1
-        self.padding = weight.shape[-1] // 2 if is_depthwise else 0
+        self.bias = None if bias is None else parameter(bias)
+        self.quantize: Callable[[FoldedLayer, Tensor], tuple[Tensor, Tensor]] | None = None
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input and the weight, as they are multiplied."""
+        return (x, self.weight) if self.quantize is None else self.quantize(self, x)
+
+
+class FoldedLinear(FoldedLayer):
+    """A linear on tokens: (N, L, C) -> (N, L, D)."""
+
+    out_axis = 1
+
+    def __init__(self, affine: Affine) -> None:
+        super().__init__(affine.weight, affine.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+        return F.linear(*self.operands(x), self.bias)
+
+
+class FoldedConv(FoldedLayer):
+    """A convolution with given weights (D, C, k, k) and bias (D,)."""
+
+    out_axis = 0
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        is_depthwise: bool = False,
+        padding: int | Sequence[int] = 0,
+    ) -> None:
+        super().__init__(weight, bias)
+        self.stride = stride
+        self.groups = weight.shape[0] if is_depthwise else 1
+        self.padding = weight.shape[-1] // 2 if is_depthwise else padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self.operands(x)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, groups=self.groups)
 
 
 class FoldedAttention(nn.Layer):
@@ -95,7 +128,7 @@ class FoldedAttention(nn.Layer):
             self.reduction = _folded_reduction(attention, norm)
             norm = attention.norm
         kv = Affine.of_linear(attention.kv).after_norm(norm)
-        dim = len(kv.bias) // 2
+        dim = kv.bias.shape[0] // 2
         v = kv.outputs(slice(dim, None))
         proj = Affine.of_linear(attention.proj)
         self.proj: nn.Layer = nn.Identity()
@@ -135,8 +168,9 @@ class FoldedAttention(nn.Layer):
 def _folded_reduction(attention: EfficientSelfAttention, norm: nn.LayerNorm) -> nn.Sequential:
     """Return the convolution of the keys and values, and its norm; it has no padding."""
     weight = array(attention.sr.weight)  # (C, C, R, R)
-    bias = array(attention.sr.bias) + np.einsum("dcij,c->d", weight, array(norm.bias))
-    weight = weight * array(norm.weight)[:, None, None]
+    gain, shift = (array(item).reshape([-1, 1, 1]) for item in (norm.weight, norm.bias))
+    bias = bias_of(attention.sr) + (weight * shift).sum(axis=[1, 2, 3])
+    weight = weight * gain
     return nn.Sequential(
         FoldedConv(weight, bias, stride=attention.sr_ratio), _bare_norm(attention.norm)
     )
@@ -150,17 +184,17 @@ class FoldedFFN(nn.Layer):
         fc1 = Affine.of_linear(mlp.fc1).after_norm(norm)
         fc2 = Affine.of_linear(mlp.fc2)
         depthwise = mlp.dwconv[0]
-        hidden = len(fc1.bias)
+        hidden = fc1.bias.shape[0]
         self.parts = nn.LayerList()
         for channels in channel_slices(hidden, -(-hidden // num_parts)):
             rows = fc1.outputs(channels)
-            bias = fc2.bias if channels.start == 0 else np.zeros_like(fc2.bias)
+            bias = fc2.bias if channels.start == 0 else paddle.zeros_like(fc2.bias)
             self.parts.append(
                 nn.Sequential(
                     FoldedConv(conv_weight(rows.weight), rows.bias),
                     FoldedConv(
                         array(depthwise.weight)[channels],
-                        array(depthwise.bias)[channels],
+                        bias_of(depthwise)[channels],
                         is_depthwise=True,
                     ),
                     nn.GELU(),
@@ -190,6 +224,23 @@ class FoldedBlock(nn.Layer):
         return map_to_tokens(tokens_to_map(x, hw) + (first + second))
 
 
+class FoldedPatchEmbed(nn.Layer):
+    """The embedding of patches; nothing of it is merged."""
+
+    def __init__(self, embed: OverlapPatchEmbed) -> None:
+        super().__init__()
+        conv = embed.proj
+        self.proj = FoldedConv(
+            array(conv.weight), bias_of(conv), conv._stride, padding=conv._padding
+        )
+        self.norm = embed.norm
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Sides]:
+        """(N, C, H, W) -> tokens (N, L, D), and the sides of their map."""
+        x = self.proj(x)
+        return self.norm(map_to_tokens(x)), x.shape[2:]
+
+
 class FoldedEncoder(nn.Layer):
     """A MiT that gives the same maps as the one it was made from, for inference only.
 
@@ -207,11 +258,15 @@ class FoldedEncoder(nn.Layer):
                 nn.LayerList(
                     [
                         FoldedBlock(block, FFN_PARTS[stage - 1], num_query_blocks)
+                        if is_foldable(block)
+                        else block
                         for block in getattr(backbone, f"block{stage}")
                     ]
                 )
             )
-            self.patch_embeds.append(getattr(backbone, f"patch_embed{stage}"))
+            embed = getattr(backbone, f"patch_embed{stage}")
+            is_plain = type(embed) is OverlapPatchEmbed and are_plain(embed.proj)
+            self.patch_embeds.append(FoldedPatchEmbed(embed) if is_plain else embed)
             self.norms.append(getattr(backbone, f"norm{stage}"))
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -224,6 +279,17 @@ class FoldedEncoder(nn.Layer):
             x = tokens_to_map(self.norms[stage](tokens), hw)
             features.append(x)
         return features
+
+
+def is_foldable(block: nn.Layer) -> bool:
+    """Tell whether a block's weights say all that it does; see `are_plain`."""
+    attn, mlp = block.attn, block.mlp
+    if (type(block), type(attn), type(mlp)) != (Block, EfficientSelfAttention, MixFFN):
+        return False
+    layers = [block.norm1, block.norm2, block.drop_path, attn.q, attn.kv, attn.proj, attn.proj_drop]
+    layers += [attn.sr, attn.norm] if attn.sr_ratio > 1 else []
+    has_hook = any(has_hooks(item) for item in (block, attn, mlp))
+    return are_plain(*layers) and mlp.is_plain() and not has_hook
 
 
 def sum_parts(parts: Sequence[Tensor]) -> Tensor:

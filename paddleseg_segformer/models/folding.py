@@ -19,17 +19,24 @@ Shapes: N batch, C_i channels of stage i, D head width, K classes, h w the sides
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
-import numpy as np
+import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.contracts import Backbone, SegmentationModel, check, input_of
-from paddleseg_segformer.export.affine import Affine, array, channel_slices, conv_weight, parameter
-from paddleseg_segformer.export.folded_encoder import FoldedConv, FoldedEncoder, sum_parts
-from paddleseg_segformer.models.layers import upsample
+from paddleseg_segformer.models.affine import (
+    Affine,
+    array,
+    bias_of,
+    channel_slices,
+    conv_weight,
+)
+from paddleseg_segformer.models.folded_encoder import FoldedConv, FoldedEncoder, sum_parts
+from paddleseg_segformer.models.layers import are_plain, is_only, upsample
 from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
-from paddleseg_segformer.models.segformer import AllMLPHead, MMHead
+from paddleseg_segformer.models.segformer import AllMLPHead, MMHead, SegFormer, SegFormerMM
 
 HEAD_WIDTH = 64  # channels of the head at a time
 
@@ -46,8 +53,8 @@ class FoldedHead(nn.Layer):
 
     def __init__(
         self,
-        projections: Sequence[np.ndarray],
-        shift: np.ndarray,
+        projections: Sequence[Tensor],
+        shift: Tensor,
         classifier: Affine,
         align_corners: bool,
     ) -> None:
@@ -55,9 +62,7 @@ class FoldedHead(nn.Layer):
         # stage 1 has the shift and comes last: backends add the others and apply ReLU while they
         # compute it
         self.largest = FoldedConv(conv_weight(projections[0]), shift)
-        self.smaller = nn.ParameterList(
-            [parameter(conv_weight(weight)) for weight in projections[1:]]
-        )
+        self.smaller = nn.LayerList([FoldedConv(conv_weight(item)) for item in projections[1:]])
         self.classifier = FoldedConv(conv_weight(classifier.weight), classifier.bias)
         self.align_corners = align_corners
 
@@ -66,10 +71,28 @@ class FoldedHead(nn.Layer):
         hw = features[0].shape[2:]
         total = None
         for stage in (3, 2, 1):
-            small = F.conv2d(features[stage], self.smaller[stage - 1])  # (N, d, h_i, w_i)
+            small = self.smaller[stage - 1](features[stage])  # (N, d, h_i, w_i)
             resized = upsample(small, hw, self.align_corners)
             total = resized if total is None else total + resized
         return self.classifier(F.relu(total + self.largest(features[0])))
+
+
+class UnfoldedHead(nn.Layer):
+    """A model whose head has layers of other kinds, on a folded encoder: they are called.
+
+    Args:
+        encoder: Gives the four maps.
+        model: Its head is used.
+    """
+
+    def __init__(self, encoder: nn.Layer, model: nn.Layer) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) normalised image -> (N, K, h, w) logits."""
+        return self.model.decode(self.encoder(x))
 
 
 class FoldedSegFormer(nn.Layer):
@@ -102,34 +125,50 @@ class FoldedSegFormer(nn.Layer):
         return sum_parts([head(features) for head in self.heads])
 
 
-def fold(model: nn.Layer, has_query_blocks: bool = False) -> nn.Layer:
+def fold(model: nn.Layer, has_query_blocks: bool = False, is_trainable: bool = False) -> nn.Layer:
     """Return a network that gives the model's logits in the form that backends run fastest.
 
     The model's weights are not changed. Later changes of them do not reach the folded network.
-    Other models than SegFormer and SegFormerMM are returned as they are.
+    Other models than SegFormer and SegFormerMM are returned as they are, and blocks or a head with
+    layers of other kinds, or with hooks, are not folded: their layers are called.
 
     Args:
         model: SegFormer, SegFormerMM, a Segmenter or another `contracts.SegmentationModel`.
         has_query_blocks: MiT's attention takes the queries in blocks, for backends that do not fuse
             it themselves.
+        is_trainable: The model's weights get gradients by the network's output.
 
     Raises:
         UserError: another kind of model.
     """
     check_exportable(model)
-    if isinstance(model, AllMLPHead):
-        branches, projections, shift = _fold_all_mlp(model)
-    elif isinstance(model, MMHead):
-        branches, projections, shift = _fold_mm(model)
-    else:
+    with nullcontext() if is_trainable else paddle.no_grad():
+        return _folded(model, has_query_blocks)
+
+
+def _folded(model: nn.Layer, has_query_blocks: bool) -> nn.Layer:
+    if type(model) not in (SegFormer, SegFormerMM):
         return model
     encoder = model.backbone
-    if isinstance(encoder, MixVisionTransformer):
+    if type(encoder) is MixVisionTransformer:
         encoder = FoldedEncoder(encoder, has_query_blocks)
+    if not _is_foldable_head(model):
+        return UnfoldedHead(encoder, model)
+    fold_head = _fold_all_mlp if isinstance(model, AllMLPHead) else _fold_mm
+    branches, projections, shift = fold_head(model)
     heads = _heads(projections, shift, model.linear_pred, model.align_corners)
-    folded = FoldedSegFormer(encoder, branches, heads)
-    folded.eval()
-    return folded
+    return FoldedSegFormer(encoder, branches, heads)
+
+
+def _is_foldable_head(head: AllMLPHead | MMHead) -> bool:
+    """Tell whether the weights of a head say all that it does; see `are_plain`."""
+    if isinstance(head, AllMLPHead):
+        sequences = [getattr(head, f"linear_c{stage}") for stage in range(1, 5)]
+        sequences.append(head.linear_fuse)
+    else:
+        sequences = [*head.convs, head.fusion_conv]
+    layers = [layer for item in sequences for layer in item.children()]
+    return all(map(is_only, sequences)) and are_plain(*layers, head.dropout, head.linear_pred)
 
 
 def check_exportable(model: nn.Layer) -> None:
@@ -149,32 +188,32 @@ def check_exportable(model: nn.Layer) -> None:
 
 
 def _heads(
-    projections: Sequence[np.ndarray], shift: np.ndarray, classifier: nn.Conv2D, align_corners: bool
+    projections: Sequence[Tensor], shift: Tensor, classifier: nn.Conv2D, align_corners: bool
 ) -> list[FoldedHead]:
     """Return the head in parts; the first one's classifier has the bias."""
-    weight, bias = _matrix(classifier), array(classifier.bias)
+    weight, bias = _matrix(classifier), bias_of(classifier)
     return [
         FoldedHead(
             [projection[:, channels] for projection in projections],
             shift[channels],
-            Affine(weight[channels], bias if channels.start == 0 else np.zeros_like(bias)),
+            Affine(weight[channels], bias if channels.start == 0 else paddle.zeros_like(bias)),
             align_corners,
         )
-        for channels in channel_slices(len(shift), HEAD_WIDTH)
+        for channels in channel_slices(shift.shape[0], HEAD_WIDTH)
     ]
 
 
-Folded = tuple[list[Affine], list[np.ndarray], np.ndarray]
+Folded = tuple[list[Affine], list[Tensor], Tensor]
 
 
 def _fold_all_mlp(head: AllMLPHead) -> Folded:
     gain, shift = _batch_norm(head.linear_fuse[1])
-    slices = np.split(_matrix(head.linear_fuse[0]), 4, axis=0)[::-1]  # (D, D), stage 1 first
+    slices = _matrix(head.linear_fuse[0]).chunk(4, axis=0)[::-1]  # (D, D), stage 1 first
     projections = []
     for stage, fuse in enumerate(slices, start=1):
         linear = getattr(head, f"linear_c{stage}").proj
-        projections.append(array(linear.weight) @ fuse * gain)
-        shift = shift + array(linear.bias) @ fuse * gain
+        projections.append(paddle.matmul(array(linear.weight), fuse) * gain)
+        shift = shift + paddle.matmul(bias_of(linear), fuse) * gain
     return [], projections, shift
 
 
@@ -184,16 +223,16 @@ def _fold_mm(head: MMHead) -> Folded:
         gain, shift = _batch_norm(batch_norm)
         branches.append(Affine(_matrix(conv) * gain, shift))
     gain, shift = _batch_norm(head.fusion_conv[1])
-    slices = np.split(_matrix(head.fusion_conv[0]), 4, axis=0)  # (D, D), stage 1 first
+    slices = _matrix(head.fusion_conv[0]).chunk(4, axis=0)  # (D, D), stage 1 first
     return branches, [fuse * gain for fuse in slices], shift
 
 
-def _batch_norm(layer: nn.BatchNorm2D) -> tuple[np.ndarray, np.ndarray]:
+def _batch_norm(layer: nn.BatchNorm2D) -> tuple[Tensor, Tensor]:
     """Return gain and shift (D,) of a batch norm with its running statistics."""
-    gain = array(layer.weight) / np.sqrt(array(layer._variance) + layer._epsilon)
+    gain = array(layer.weight) / (array(layer._variance) + layer._epsilon).sqrt()
     return gain, array(layer.bias) - array(layer._mean) * gain
 
 
-def _matrix(conv: nn.Conv2D) -> np.ndarray:
+def _matrix(conv: nn.Conv2D) -> Tensor:
     """Return the weight of a 1x1 convolution as (inputs, outputs)."""
-    return array(conv.weight)[:, :, 0, 0].T
+    return array(conv.weight).flatten(1).transpose([1, 0])
