@@ -196,10 +196,12 @@ def _covered(annotations: Annotations, exif_orientation: bool) -> float:
     for index in spread(len(annotations.samples), LOOK_COVERED):
         header = read_header(annotations.samples[index].image)
         size_hw = header.turned_hw if exif_orientation else header.size_hw
-        raw = annotations.label(index, annotations.size_hw(index) or size_hw)
+        if annotations.size_hw(index) not in (None, size_hw):
+            continue  # it is refused when all are read
+        raw = annotations.label(index, size_hw)
         total += raw.size
         covered += int(np.count_nonzero(raw != NOTHING))
-    return covered / total
+    return covered / max(total, 1)
 
 
 def _orientation(annotations: Annotations, options: Options) -> tuple[bool, Conclusion | None]:
