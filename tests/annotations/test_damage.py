@@ -18,7 +18,7 @@ from paddleseg_segformer.annotations import Options, detect, prepare
 pytest.importorskip("pycocotools")
 
 VALUES = (None, "x", -1, 1e30, [], {}, [1], True, "", 0, float("nan"), {"a": 1}, "1,2;3")
-TRIES = 40
+TRIES = 20
 
 
 def places(content: Any, place: tuple = ()) -> Iterator[tuple]:
