@@ -25,6 +25,7 @@ from paddleseg_segformer.components import names_of, resolve
 from paddleseg_segformer.data.values import DeclaredRange
 from paddleseg_segformer.errors import UserError
 
+MAX_NAMES = 20  # that are shown
 LOOK_COVERED = 20  # labels of which the share of annotated pixels is taken
 
 
@@ -124,12 +125,13 @@ def detect(data: str | Path, options: Options | None = None) -> Detected:
     exif_orientation, conclusion = _orientation(annotations, options)
     covered = _covered(annotations, exif_orientation)
     class_map = make_class_map(annotations, options, covered)
+    names = ", ".join(class_map.names[:MAX_NAMES]) + " ..." * (len(class_map.names) > MAX_NAMES)
     counts = {name: sum(s.set == name for s in annotations.samples) for name in ("", *SETS)}
     conclusions = [
         Conclusion(f"annotations are {name}", reason, "--format"),
         *annotations.conclusions,
         Conclusion(
-            f"{len(class_map.names)} classes: {', '.join(class_map.names)}",
+            f"{len(class_map.names)} classes: {names}",
             "as the annotations have them" if not options.classes else str(options.classes),
             "--classes",
         ),

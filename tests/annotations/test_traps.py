@@ -12,7 +12,7 @@ from PIL import Image
 
 from paddleseg_segformer import UserError
 from paddleseg_segformer.annotations import Options, detect, prepare
-from paddleseg_segformer.annotations.folders import LOOK_LABELS
+from paddleseg_segformer.annotations.label_values import LOOK_LABELS
 from paddleseg_segformer.annotations.source import spread
 
 pytest.importorskip("pycocotools")
