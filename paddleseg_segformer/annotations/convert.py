@@ -20,6 +20,7 @@ from paddleseg_segformer.annotations.classes import ClassMap, make_class_map
 from paddleseg_segformer.annotations.detect import Detected
 from paddleseg_segformer.annotations.images import read_header, stored_values
 from paddleseg_segformer.annotations.source import (
+    MADE,
     NOTHING,
     SETS,
     Color,
@@ -42,7 +43,8 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_folder, make_folder
 from paddleseg_segformer.yaml_files import dump_yaml, read_yaml
 
-SECTIONS, FACTS = "dataset.yml", "prepared.json"
+SECTIONS, FACTS = "dataset.yml", MADE
+FEW = 1e-4  # share of the labelled pixels, below which a class is named
 CLASSES, SPLIT, LABELS, IMAGES = "classes.txt", "split.csv", "labels", "images"
 
 
@@ -330,6 +332,9 @@ def _class_warnings(
     """Return warnings of classes that no label holds, or none of a set."""
     index_of = {image: index for index, (image, _) in enumerate(paths)}
     warnings = []
+    shares = pixels.sum(axis=0) / max(int(pixels.sum()), 1)
+    if few := [class_map.names[i] for i in np.flatnonzero((shares > 0) & (shares < FEW))]:
+        warnings.append(f"fewer than one in {1 / FEW:.0f} labelled pixels: {', '.join(few)}")
     for set_name, where in (
         ("", "no label"),
         ("train", "no training label"),

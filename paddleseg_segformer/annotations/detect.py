@@ -137,7 +137,7 @@ def detect(data: str | Path, options: Options | None = None) -> Detected:
         *images.conclusions,
         *([conclusion] if conclusion else []),
     ]
-    if counts["train"] or counts["val"]:
+    if counts["val"]:
         found = ", ".join(f"{count} {name}" for name, count in counts.items() if name and count)
         conclusions.append(
             Conclusion(

@@ -27,12 +27,18 @@ from paddleseg_segformer.annotations.source import (
 from paddleseg_segformer.components import names_of
 from paddleseg_segformer.data.headers import JPEG_START, open_image
 from paddleseg_segformer.data.io import color_codes, decode_label, decode_rgb, read_file
-from paddleseg_segformer.data.labels import IGNORE_INDEX, LABEL_SETS, distinct_palette
+from paddleseg_segformer.data.labels import (
+    IGNORE_INDEX,
+    LABEL_SETS,
+    class_names,
+    distinct_palette,
+)
 from paddleseg_segformer.data.lists import read_list_text, split_items
 from paddleseg_segformer.errors import UserError
 
 LOOK_LABELS = 50
 MAX_COLORS = 256
+NAMES = "classes.txt"  # of the ids, beside the labels
 TABLES = ("label_colors.txt", "labelmap.txt", "class_dict.csv")  # of colours, beside the labels
 LABEL_WORDS = (
     "labels?|masks?|annotations?|annots?|ann|gt|ground[-_ ]?truths?|seg|segmentations?|targets?|"
@@ -83,6 +89,10 @@ class Folders(Annotations):
                     )
                     break
         self.open(samples, options.label_values, table.colors)
+        names = files.root / NAMES
+        if self.holds_ids and names.is_file() and not options.classes:
+            self.classes = {**self.classes, **dict(enumerate(class_names(str(names))))}
+            conclusions.append(Conclusion("classes by their ids", str(names), "--classes"))
         self.conclusions = [*conclusions, *self.conclusions]
 
     def open(
@@ -105,7 +115,6 @@ class Folders(Annotations):
         self.classes, self.palette = self._values.classes, self._values.palette
         self.is_open = self._values.is_open
         self.holds_ids = self._values.kind == "ids"
-        self.background = "background" if self._values.kind == "binary" else None
         self.conclusions = [self._values.conclusion]
 
     def size_hw(self, index: int) -> tuple[int, int] | None:
@@ -234,7 +243,6 @@ def _by_key(files: Files, paths: Iterable[Path], template: str = "") -> dict[str
         kept = [_stripped(part, IN_LABEL_FOLDER, IN_IMAGE_FOLDER) for part in folders]
         if pattern and (match := pattern.search(files.relative(path))):
             stem = match["stem"]
-            kept = kept if "/" not in template else []
         else:
             stem = _stripped(path.stem, LABEL_NAME, IMAGE_NAME)
         found["/".join([*(part for part in kept if part), stem])].append(path)
@@ -359,6 +367,9 @@ class _Values:
     ) -> None:
         self.is_open = False
         self.palette: dict[int, Color] | None = None
+        self._is_auto = given == "auto"
+        self._shown: dict[int, tuple[Color, Path]] = {}  # colour of each id in palette images
+        self._palettes: set[bytes] = {b""}  # that agree with it
         looked = [labels[index] for index in spread(len(labels), LOOK_LABELS)]
         self._where = f"{len(looked)} labels"
         if not isinstance(given, str):
@@ -398,6 +409,8 @@ class _Values:
             return ids
         ids = decode_label(path, content).astype(np.int32)
         if self.kind == "ids":
+            if self._is_auto:
+                self._check_palette(path, content)
             ids[ids == IGNORE_INDEX] = IGNORED
             if ids.min(initial=0) < IGNORED:
                 raise UserError(f"{path}: found the id {ids.min()}, expected 0 or above.")
@@ -455,8 +468,9 @@ class _Values:
                 f"{looked[0]}: the labels hold {IGNORE_INDEX} alone, which is for pixels without a "
                 "class. Correct them."
             )
-        if is_auto:
-            self._refuse_palettes_that_differ(looked)
+        for path in looked if is_auto else ():
+            self._check_palette(path, read_file(path))
+        self.palette = {raw_id: color for raw_id, (color, _) in self._shown.items()} or None
         self.classes = {index: f"class_{index}" for index in range(ids[-1] + 1)}
         self.conclusion = Conclusion(
             f"labels hold ids 0..{ids[-1]}" + (", 255 is ignored" * (IGNORE_INDEX in values)),
@@ -464,30 +478,29 @@ class _Values:
             option,
         )
 
-    def _refuse_palettes_that_differ(self, looked: Sequence[Path]) -> None:
-        """Refuse palette images in which one id has different colours; note their colours."""
-        colors: dict[int, tuple[Color, Path]] = {}
-        for path in looked:
-            if path.suffix.lower() == ".npy":
+    def _check_palette(self, path: Path, content: bytes) -> None:
+        """Refuse a palette image in which an id has another colour than in those before."""
+        if path.suffix.lower() == ".npy":
+            return
+        with open_image(content) as file:
+            palette = file.palette.palette if file.mode == "P" and file.palette else b""
+            if palette in self._palettes:
                 return
-            with open_image(read_file(path)) as file:
-                if file.mode != "P" or not file.palette:
-                    return
-                palette = np.frombuffer(file.palette.palette, np.uint8)
-                palette = palette[: len(palette) // 3 * 3].reshape(-1, 3)
-                for raw_id in np.unique(np.asarray(file)).tolist():
-                    if raw_id >= len(palette):
-                        continue
-                    red, green, blue = palette[raw_id].tolist()
-                    color, other = colors.setdefault(raw_id, ((red, green, blue), path))
-                    if color != (red, green, blue):
-                        raise UserError(
-                            f"{path}: the id {raw_id} is shown as {(red, green, blue)}, but in "
-                            f"{other} as {color}. Say what counts: --label_values ids or "
-                            "--label_values colors."
-                        )
-        if any(len({*color}) > 1 for color, _ in colors.values()):  # not greys alone
-            self.palette = {raw_id: color for raw_id, (color, _) in colors.items()}
+            ids = np.unique(np.asarray(file)).tolist()
+        table = np.frombuffer(palette[: len(palette) // 3 * 3], np.uint8).reshape(-1, 3)
+        used = [raw_id for raw_id in ids if raw_id < len(table)]
+        if (table[used] == table[used][:, :1]).all():  # greys, as optimisers of files write them
+            return
+        for raw_id in used:
+            red, green, blue = table[raw_id].tolist()
+            color, other = self._shown.setdefault(raw_id, ((red, green, blue), path))
+            if color != (red, green, blue):
+                raise UserError(
+                    f"{path}: the id {raw_id} is shown as {(red, green, blue)}, but in {other} as "
+                    f"{color}. Say what counts: --label_values ids or --label_values colors."
+                )
+        if set(range(len(table))) <= self._shown.keys():  # all of it was compared
+            self._palettes.add(palette)
 
     def _colors(self, looked: Sequence[Path], table: Mapping[str, Color]) -> None:
         self.kind = "colors"

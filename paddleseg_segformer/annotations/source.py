@@ -17,6 +17,7 @@ from paddleseg_segformer.errors import UserError
 
 NOTHING, IGNORED = -1, -2  # raw ids: nothing was drawn there; pixels that do not count
 SETS = ("train", "val", "test")
+MADE = "prepared.json"  # in folders that `convert.prepare` wrote
 LOOK = 100  # images and labels that are looked at before all are read
 
 Color = tuple[int, int, int]
@@ -173,8 +174,10 @@ class Files:
 
     @cached_property
     def all(self) -> list[Path]:
-        """Return every file, in the order of their paths."""
-        return list(walk_files(self.root))
+        """Return every file, in the order of their paths; without converted data sets below."""
+        found = list(walk_files(self.root))
+        made = {path.parent for path in found if path.name == MADE} - {self.root}
+        return [path for path in found if made.isdisjoint(path.parents)] if made else found
 
     @cached_property
     def rasters(self) -> list[Path]:

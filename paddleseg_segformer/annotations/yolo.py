@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ class Yolo(Drawn):
         images = {name: _images(content, name, self._yaml) for name in SETS}
         if not any(content.get(name) for name in SETS):
             images = {"": files.rasters}
+        for one, other in combinations(images, 2):
+            if both := sorted({*images[one]} & {*images[other]}):
+                raise UserError(
+                    f"{self._yaml}: {both[0]} is in {one} and in {other}. Remove it from one of "
+                    "the two, or leave val out to have the images split."
+                )
         for set_name, paths in images.items():
             for image in paths:
                 label = _label_path(image)

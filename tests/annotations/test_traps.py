@@ -12,6 +12,8 @@ from PIL import Image
 
 from paddleseg_segformer import UserError
 from paddleseg_segformer.annotations import Options, detect, prepare
+from paddleseg_segformer.annotations.folders import LOOK_LABELS
+from paddleseg_segformer.annotations.source import spread
 
 pytest.importorskip("pycocotools")
 
@@ -410,3 +412,56 @@ def test_a_table_of_colours_beside_the_labels_names_them(name: str, root: Path) 
     for key, label in forms.labels().items():
         stored = Image.open(root.parent / "out" / "labels" / f"{key}.png")
         np.testing.assert_array_equal(np.asarray(stored), label)
+
+
+def test_a_palette_that_differs_in_any_file_is_found_when_all_are_read(root: Path) -> None:
+    names = [f"img {number:03d}" for number in range(60)]
+    forms.write_images(root / "images", names)
+    palette = [value for color in forms.COLORS for value in color]
+    unseen = names[min({*range(60)} - {*spread(60, LOOK_LABELS)})]
+    for name in names:
+        other = palette[:9] + [1, 2, 3] if name == unseen else palette
+        forms.png(forms.labels()["third"], root / "labels" / f"{name}.png", other)
+    detect(root)  # it looks at fifty
+    refused(root, f"{unseen}.png: the id 3 is shown as|the id 3 is shown as .*{unseen}")
+    greys = [0, 0, 0, 2, 2, 2, 1, 1, 1, 3, 3, 3]  # as optimisers of PNG files write them
+    forms.png(forms.labels()["third"], root / "labels" / f"{unseen}.png", greys)
+    assert prepare(detect(root), root.parent / "other").num_samples["train"] > 40
+
+
+def test_a_set_that_is_train_and_val_is_refused(root: Path) -> None:
+    forms.write_yolo(root)
+    path = root / "data.yaml"
+    path.write_text(path.read_text() + "val: images\n")
+    refused(root, "first one.jpg is in train and in val. Remove it")
+    path.write_text("nc: 3\nnames: [car, road, tree]\n")
+    assert {sample.set for sample in detect(root).samples} == {""}
+
+
+def test_a_converted_data_set_below_is_left_out_and_one_is_read_with_its_names(root: Path) -> None:
+    forms.write_folders(root)
+    names = root.parent / "names.txt"
+    names.write_text("nothing\ncar\nroad\ntree\n")
+    options = Options(val=0.34, classes=names)
+    first = prepare(detect(root, options), root / "own", copy_labels=True)
+    assert prepare(detect(root, options), root / "own", copy_labels=True) == first
+    again = prepare(detect(root / "own"), root.parent / "again")
+    assert (again.classes, again.palette) == (first.classes, first.palette)
+    assert again.num_samples == first.num_samples
+
+
+def test_classes_of_hardly_any_pixels_are_named(root: Path) -> None:
+    forms.write_folders(root)
+    label = forms.labels()["third"]
+    label[0, 0] = 4
+    Image.fromarray(np.tile(label, (3, 3))).save(root / "masks" / "third_mask.png")
+    image = root / "images" / "third.jpg"
+    Image.open(image).resize((180, 120)).save(image)
+    found = prepare(detect(root, Options(val=0.34)), root.parent / "out").warnings
+    assert not any("fewer than one in" in text for text in found)
+    label = np.tile(label, (3, 3))
+    label[label == 4] = 0
+    label[0, 0] = 4
+    Image.fromarray(label).save(root / "masks" / "third_mask.png")
+    found = prepare(detect(root, Options(val=0.34)), root.parent / "out").warnings
+    assert "fewer than one in 10000 labelled pixels: class_4" in found
