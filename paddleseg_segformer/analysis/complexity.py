@@ -73,6 +73,14 @@ def count_parameters(model: nn.Layer) -> int:
     )
 
 
+def is_countable(model: nn.Layer) -> bool:
+    """Tell whether `count_macs` knows a segmentation model."""
+    is_segformer = isinstance(model, (SegFormer, SegFormerMM))
+    if is_segformer and isinstance(model.backbone, MixVisionTransformer):
+        return True
+    return isinstance(model, Segmenter) and isinstance(model.backbone, VisionTransformer)
+
+
 def count_macs(model: nn.Layer, hw: tuple[int, int], rewritten: bool = True) -> Counter[str]:
     """Return multiply-accumulates by part for one image.
 

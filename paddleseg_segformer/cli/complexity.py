@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paddleseg_segformer.cli.common import check_outputs, size_hw
@@ -13,8 +15,12 @@ from paddleseg_segformer.files import write_text
 if TYPE_CHECKING:
     from paddle import nn
 
+    from paddleseg_segformer.config import Config
+
 VARIANTS = ("B0", "B1", "B2", "B3", "B4", "B5")
 HEADS = ("canonical", "mmseg")
+# of a backbone; others change its cost
+PLAIN_BACKBONE_KEYS = {"type", "pretrained", "drop_rate", "attn_drop_rate", "drop_path_rate"}
 COUNTED = """\
 GMACs: 1e9 multiply-accumulates of convolutions, linears and attention products for one image (the
 paper calls them FLOPs), as published and as computed here. GiB: float32 outputs of all operators up
@@ -28,6 +34,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the job's flags."""
     add = parser.add_argument
     add("--models", nargs="+", default=list(VARIANTS), metavar="MODEL", help="B0 to B5")
+    add(
+        "--config",
+        nargs="+",
+        metavar="CONFIG",
+        help="the models of these configs instead, Segmenters too: YAML files, or names of "
+        "packaged ones",
+    )
     add(
         "--sizes",
         nargs="+",
@@ -49,15 +62,19 @@ def run(args: Namespace) -> None:
             raise UserError(f"--models: found {name!r}.{did_you_mean(name, VARIANTS)}")
     if min(args.num_classes) < 1:
         raise UserError(f"--num_classes: found {min(args.num_classes)}, expected 1 or more.")
+    plain = {"models": list(VARIANTS), "num_classes": [150, 19], "head": "canonical"}
+    for name, default in plain.items() if args.config else ():
+        if getattr(args, name) != default:
+            raise UserError(f"--{name} has no effect with --config. Leave one of them out.")
     check_outputs(args.json)
-    from paddleseg_segformer.analysis.complexity import build_published
+    from paddleseg_segformer.config import load_config
 
+    # all configs are read before Paddle is imported
+    configs = {name: load_config(name) for name in args.config or ()}
     records = []
-    for variant in args.models:
-        for num_classes in args.num_classes:
-            model = build_published(variant, num_classes, args.head == "mmseg")
-            for size in args.sizes:
-                records.append({**_record(model, variant, size, args.head), "head": args.head})
+    for name, variant, model in _of_configs(configs) if configs else _published(args):
+        for size in args.sizes:
+            records.append({"model": name, **_record(model, variant, size)})
     print(COUNTED)
     rows = [COLUMNS, *(_cells(record) for record in records)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -70,7 +87,39 @@ def run(args: Namespace) -> None:
         write_text(args.json, json.dumps(records, indent=1))
 
 
-def _record(model: nn.Layer, variant: str, size: tuple[int, int], head: str) -> dict[str, Any]:
+def _published(args: Namespace) -> Iterator[tuple[str, str, nn.Layer]]:
+    """Yield name, variant and network of the published models asked for."""
+    from paddleseg_segformer.analysis.complexity import build_published
+
+    for variant in args.models:
+        for num_classes in args.num_classes:
+            yield variant, variant, build_published(variant, num_classes, args.head == "mmseg")
+
+
+def _of_configs(configs: Mapping[str, Config]) -> Iterator[tuple[str, str, nn.Layer]]:
+    """Yield name, variant ("" for none that was published) and network of configs' models.
+
+    Raises:
+        UserError: a model that cannot be counted.
+    """
+    from paddleseg_segformer.analysis.complexity import is_countable
+    from paddleseg_segformer.config.building import build_model
+
+    for name, config in configs.items():
+        model = build_model(config)
+        if not is_countable(model):
+            raise UserError(
+                f"{name}: the multiply-accumulates of {type(model).__name__} on "
+                f"{type(model.backbone).__name__} are not known here. Name a SegFormer on a MiT or "
+                "a Segmenter."
+            )
+        backbone = config.model.get("backbone") or {}
+        variant = str(backbone.get("type", "")).rpartition("_")[2]
+        is_published = variant in VARIANTS and set(backbone) <= PLAIN_BACKBONE_KEYS
+        yield Path(name).stem, variant if is_published else "", model
+
+
+def _record(model: nn.Layer, variant: str, size: tuple[int, int]) -> dict[str, Any]:
     from paddleseg_segformer.analysis.complexity import (
         GMACS,
         PARAMETERS_M,
@@ -78,10 +127,11 @@ def _record(model: nn.Layer, variant: str, size: tuple[int, int], head: str) -> 
         count_macs,
         count_parameters,
     )
+    from paddleseg_segformer.models.segformer import SegFormer, SegFormerMM
 
-    is_paper = head == "canonical"
+    is_paper = isinstance(model, SegFormer) and variant in VARIANTS
+    has_activations = isinstance(model, (SegFormer, SegFormerMM))
     return {
-        "model": variant,
         "size_hw": size,
         "num_classes": model.num_classes,
         "parameters": count_parameters(model),
@@ -89,8 +139,11 @@ def _record(model: nn.Layer, variant: str, size: tuple[int, int], head: str) -> 
         "paper_gmacs": GMACS.get((variant, size, model.num_classes)) if is_paper else None,
         "macs": dict(count_macs(model, size, rewritten=False)),
         "macs_rewritten": dict(count_macs(model, size)),
-        "activation_bytes": dict(activation_bytes(model, size, rewritten=False)),
-        "activation_bytes_rewritten": dict(activation_bytes(model, size)),
+        "activation_bytes": dict(activation_bytes(model, size, False)) if has_activations else {},
+        "activation_bytes_rewritten": dict(activation_bytes(model, size))
+        if has_activations
+        else {},
+        "head": {SegFormer: "canonical", SegFormerMM: "mmseg"}.get(type(model)),
     }
 
 
@@ -110,8 +163,8 @@ def _cells(record: dict[str, Any]) -> tuple[str, ...]:
         f"{gmacs:.2f}",
         _or_dash(record["paper_gmacs"]),
         f"{here:.2f}",
-        f"{gib:.2f}",
-        f"{gib_here:.2f}",
+        f"{gib:.2f}" if gib else "-",
+        f"{gib_here:.2f}" if gib_here else "-",
     )
 
 

@@ -74,7 +74,7 @@ def write_fields(
         with atomic_files(path.parent) as folder:
             save_png(fields_figure(of_image), folder / f"{path.name}.png")
     lines = [f"{'side in px that holds':<32}" + "".join(f"{100 * s:>7g} %" for s in SHARES)]
-    for name, title, *sides in rows:
-        cells = "".join(f"{'-' if side is None else side:>9}" for side in sides)
-        lines.append(f"{name[-22:]:<23}{title:<9}{cells}")
+    for row in rows:
+        cells = "".join(f"{'-' if side is None else side:>9}" for side in row[2:])
+        lines.append(f"{str(row[0])[-22:]:<23}{row[1]:<9}{cells}")
     return "\n".join([*lines, f"picture: {out / 'erf.png'}"])

@@ -82,3 +82,38 @@ def test_command_line_prints_and_writes_both_forms(tmp_path, capsys):
 def test_command_line_refuses_an_unknown_model(capsys):
     assert main(["complexity", "--models", "B7"]) == 1
     assert "B7" in capsys.readouterr().err
+
+
+def test_models_of_configs(tmp_path, capsys):
+    own = tmp_path / "own.yml"
+    own.write_text(
+        "model: {type: SegFormer, num_classes: 19, embedding_dim: 256, backbone: "
+        "{type: MixVisionTransformer_B0, depths: [1, 2, 2, 2]}}"
+    )
+    packaged = "segformer_b0_cityscapes_640x1280_160k"
+    segmenter = "segmenter_vit_small_linear_ade20k_512x512_160k"
+    path = tmp_path / "complexity.json"
+    configs = [packaged, segmenter, str(own)]
+    flags = ["--sizes", "640x1280", "--json", str(path)]
+    assert main(["complexity", "--config", *configs, *flags]) == 0
+    published, linear, changed = json.loads(path.read_text())
+    assert (published["model"], published["paper_gmacs"]) == (packaged, 31.5)
+    assert sum(published["macs"].values()) / 1e9 == pytest.approx(31.5, rel=0.006)
+    assert changed["paper_gmacs"] is None and changed["paper_parameters_m"] is None
+    assert changed["parameters"] < published["parameters"]
+    # ViT-S/16 by hand: 40 x 80 patches and the class token through 12 blocks of width 384
+    patches, width = 40 * 80, 384
+    block = (patches + 1) * 12 * width**2 + 2 * (patches + 1) ** 2 * width
+    expected = patches * 16 * 16 * 3 * width + 12 * block + patches * width * 150
+    assert sum(linear["macs"].values()) == expected
+    assert linear["head"] is None and segmenter in capsys.readouterr().out
+
+
+def test_models_that_cannot_be_counted_are_refused(tmp_path, capsys):
+    own = tmp_path / "own.yml"
+    own.write_text("model: {type: MixVisionTransformerClassifier, num_classes: 5}")
+    assert main(["complexity", "--config", str(own)]) == 1
+    assert "\n" not in capsys.readouterr().err.strip()
+    arguments = ["--config", "segformer_b0_camvid_480x360", "--head", "mmseg"]
+    assert main(["complexity", *arguments]) == 1
+    assert "--head has no effect with --config" in capsys.readouterr().err

@@ -150,6 +150,7 @@ MISTAKES = {
     },
     "complexity": {
         "--models B9": "--models: found 'B9'. Known: B0",
+        "--config nowhere": NO_CONFIG,
         "--sizes 0": "argument --sizes: found '0', expected a side or HEIGHTxWIDTH",
         "--num_classes 0": "--num_classes: found 0, expected 1 or more",
         "--json file/x": "file: expected a folder, found a file",
