@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, overload
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from paddleseg_segformer.config import Config
 
-ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
+ImageLike: TypeAlias = str | os.PathLike[str] | np.ndarray | Image.Image
 PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
@@ -79,7 +79,7 @@ class Prediction:
         """
         return self._logits.confidence()
 
-    def mark_unknown(self, min_confidence: float | Sequence[float]) -> None:
+    def mark_unknown(self, min_confidence: float | Sequence[float] | np.ndarray) -> None:
         """Give pixels of a lower confidence the label set's `ignore_index` in `label`.
 
         Args:

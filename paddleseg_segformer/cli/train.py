@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 OVERRIDES = (  # flags that stand for a key of the config
     *("iters", "batch_size", "accumulation_steps"),
-    *("freeze_stages", "class_balanced_sampling"),
+    *("freeze_stages", "class_balanced_sampling", "cache", "cache_gib"),
 )
 
 
@@ -87,6 +87,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="share of the samples for which a class is drawn first, each alike, then an image "
         "that has it; overrides the config",
     )
+    add("--cache", metavar="ram|DIR", help="keep decoded samples in memory or in a folder")
+    add("--cache_gib", type=float, help="the most that the cache may hold; overrides the config")
     add("--accumulation_steps", type=int, help="batches per optimizer step; overrides the config")
     add("--early_stop_intervals", type=int, help="evaluations without improvement before stopping")
     add(

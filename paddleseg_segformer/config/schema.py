@@ -106,6 +106,8 @@ class Config:
     freeze_stages: int = 0  # stages of the backbone held fixed, counted from its input
     class_balanced_sampling: float = 0.0  # share of samples drawn by class, each class alike
     to_static_training: bool = False  # train the compiled static graph instead of dygraph
+    cache: str | None = None  # keep decoded samples: "ram", or a folder
+    cache_gib: float = 4.0  # the most that the cache may hold, in GiB
     early_stop_intervals: int | None = None  # evaluations without improvement before stopping
     trackers: list[str] | None = None  # visualdl, tensorboard, wandb, mlflow, or your own
     hooks: list[dict[str, Any]] | None = None  # your own, called around each training step
@@ -142,6 +144,8 @@ def _refused(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if (values.get("early_stop_intervals") or 1) < 1:
         found = values["early_stop_intervals"]
         yield "early_stop_intervals", f"early_stop_intervals: found {found}, expected 1 or more."
+    if not values.get("cache_gib", 1) > 0:
+        yield "cache_gib", f"cache_gib: found {values['cache_gib']}, expected more than 0."
     share = values.get("class_balanced_sampling", 0)
     if not 0 <= share <= 1:
         yield (

@@ -9,7 +9,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from paddleseg_segformer.contracts import Transform
+from paddleseg_segformer.data.cache import Cache, digest_of, pack, unpack
 from paddleseg_segformer.data.findings import Fault
 from paddleseg_segformer.data.io import (
     as_stored,
@@ -89,6 +90,7 @@ class SegmentationDataset:
     reduce_zero_label = False  # whether label files hold 0 for no class and id + 1 for the others
     stored_ids = ""  # the ids that label files may hold, where an id map is used
     label_colors: np.ndarray | None = None  # (K, 3), where label files are colour images
+    cache: Cache | None = None  # of samples for training, before the transforms
 
     def __init__(
         self,
@@ -196,7 +198,33 @@ class SegmentationDataset:
             The image (C, h, w), uint8, or float32 where it was stored so or is normalised by a
             transform; the label (h, w).
         """
-        return self.transformed(self.read_files(image_path, label_path), seed)
+        return self.transformed(self._read_cached(image_path, label_path), seed)
+
+    def _read_cached(self, image_path: str, label_path: str | None) -> RawSample:
+        """Return the sample of two files, from the cache where it is there."""
+        if self.cache is None:
+            return self.read_files(image_path, label_path)
+        digest = digest_of((image_path, label_path), self.reading)
+        packed = self.cache.get(digest)
+        if packed and (arrays := unpack(packed)):
+            return RawSample(*arrays, image_path, label_path)
+        sample = self.read_files(image_path, label_path)
+        if sample.label is not None:
+            self.cache.put(digest, pack(sample.image, sample.label))
+        return sample
+
+    @cached_property
+    def reading(self) -> str:
+        """Return what decides how files become samples, attributes of subclasses included."""
+        left_out = ("samples", "transforms", "normalize", "cache", "mode")
+        settings = {
+            key: (value.dtype, value.shape, value.tobytes())
+            if isinstance(value, np.ndarray)
+            else value
+            for key, value in vars(self).items()
+            if key not in left_out
+        }
+        return repr((type(self).__module__, type(self).__qualname__, settings))
 
     def transformed(self, sample: RawSample, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a sample as it was read after the transforms; see `make_sample`."""
@@ -231,7 +259,7 @@ class SegmentationDataset:
     def _other(self, num_transforms: int) -> dict[str, Any]:
         """Return a random sample after the first transforms."""
         paths = self.samples[np.random.randint(len(self.samples))]
-        return self._augmented(self.read_files(*paths), num_transforms)
+        return self._augmented(self._read_cached(*paths), num_transforms)
 
     def _train_ids(self, stored: np.ndarray, label_path: str) -> np.ndarray:
         """Return the label with training ids; refuse ids that are no class."""

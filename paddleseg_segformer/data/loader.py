@@ -27,6 +27,7 @@ from typing import NamedTuple, TypeVar
 import cv2
 import numpy as np
 
+from paddleseg_segformer.data.cache import worker_context
 from paddleseg_segformer.data.datasets import RawSample, SegmentationDataset
 from paddleseg_segformer.errors import UserError
 
@@ -281,8 +282,7 @@ def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessP
     They are not forked from this process: a fork does not copy OpenCV's and Paddle's threads, and
     now and then a forked worker waits for them forever.
     """
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
+    context = worker_context()
     modules = {type(part).__module__ for part in (dataset, *dataset.transforms)}
     context.set_forkserver_preload(["__main__", __name__, *sorted(modules)])
     worker_dataset = copy.copy(dataset)

@@ -20,6 +20,7 @@ from paddleseg_segformer.config.building import TrainingParts, build_training, b
 from paddleseg_segformer.contracts import CONTRACTS, check
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.data import SegmentationDataset
+from paddleseg_segformer.data.cache import make_cache
 from paddleseg_segformer.data.class_sampling import ClassSampler, class_presence
 from paddleseg_segformer.data.datasets import SamplePaths
 from paddleseg_segformer.data.loader import Batch, train_loader
@@ -217,6 +218,13 @@ def make_trainer(
     """Return a trainer without hooks, at its first iteration."""
     dataset, network = parts.dataset, parts.model
 
+    if config.cache:
+        if getattr(type(dataset), "make_sample", None) is not SegmentationDataset.make_sample:
+            raise UserError(
+                f"cache: {type(dataset).__name__} makes its samples itself, so that they cannot be "
+                "kept. Leave cache out."
+            )
+        dataset.cache = make_cache(config.cache, config.cache_gib, len(dataset))
     draw = None
     if config.class_balanced_sampling:
         presence = class_presence(dataset, rank == 0, options.on_bad_sample == "skip")

@@ -7,6 +7,9 @@ import shutil
 import numpy as np
 import pytest
 from small_runs import assert_equal_weights, train, weights
+from test_distributed import launch, losses, train_arguments
+
+from paddleseg_segformer.cli import main
 
 FROZEN = ("--freeze_stages", "2", "--opts")
 
@@ -68,3 +71,37 @@ def test_mixed_and_balanced_samples_are_the_same_after_a_resume(folder, num_work
 def test_share_of_class_balanced_sampling_is_checked(folder, capsys):
     assert train(folder, "out", "--class_balanced_sampling", "1.5") == 1
     assert "class_balanced_sampling: found 1.5, expected a share" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["ram", "kept"])
+def test_cache_changes_nothing(folder, place):
+    where = place if place == "ram" else str(folder / place)
+    flags = ("--num_workers", "2", "--iters", "8")
+    assert train(folder, "plain", *flags) == 0
+    assert train(folder, "cached", *flags, "--cache", where, "--cache_gib", "0.01") == 0
+    assert_equal_weights(folder, "plain", "cached", "iter_8")
+    assert place == "ram" or len(list((folder / place).rglob("*.sample"))) == 7
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_every_aid(folder):
+    aids = (
+        "class_balanced_sampling=0.5",
+        "train_dataset.transforms.0={type: RareClassCrop, crop_size: [48, 32]}",
+        "train_dataset.transforms.1={type: CutMix}",
+        "model.backbone.drop_path_rate=0.0",
+        "model.dropout_rate=0.0",
+        "optimizer={type: SGD, layer_decay: 0.8}",
+        f"cache={folder / 'kept'}",
+        pretrained(folder),
+    )
+    flags = ("--freeze_stages", "1", "--iters", "5")
+    arguments = train_arguments(folder, "one", *flags, "--batch_size", "4", "--opts", *aids)
+    assert main(arguments) == 0
+    two = train_arguments(folder, "two", *flags, "--batch_size", "2", "--opts", *aids)
+    status, output = launch(folder, 2, *two)
+    assert status == 0, output
+    np.testing.assert_allclose(losses(folder, "two"), losses(folder, "one"), rtol=1e-4)
+    one, other = weights(folder, "one", "iter_5"), weights(folder, "two", "iter_5")
+    for name, value in one.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=1e-5, err_msg=name)

@@ -48,13 +48,13 @@ def local_path(source: str | os.PathLike[str]) -> Path:
 
 def _fetch_model(model: PublishedModel) -> Path:
     """Return the file or folder of a published model."""
-    if not (path := local_copy(model)):
-        folder = cache_folder() / model.name.replace("/", "--")
-        urls = [f"{model.url}/{name}" for name in model.files] or [model.url]
-        for url in urls:
-            path = fetch(url + (f"#sha256={model.sha256}" if model.sha256 else ""), folder)
-        return folder if model.files else path
-    return _extracted(path) if path.name.endswith(".tar.gz") else path
+    if path := local_copy(model):
+        return _extracted(path) if path.name.endswith(".tar.gz") else path
+    folder = cache_folder() / model.name.replace("/", "--")
+    urls = [f"{model.url}/{name}" for name in model.files] or [model.url]
+    checksum = f"#sha256={model.sha256}" if model.sha256 else ""
+    paths = [fetch(url + (checksum if url == urls[-1] else ""), folder) for url in urls]
+    return folder if model.files else paths[0]
 
 
 def known_names(missing: Path) -> str:
