@@ -32,16 +32,6 @@ MISTAKES = {
         ".": "--out output/",
         "without": "recognised no annotations",
     },
-    "convert_dataset": {
-        "": "the following arguments are required: DATA",
-        "without": "--out is missing. Name a folder",
-        "nowhere --dry_run": "nowhere: no such folder",
-        "without --dry_run": "recognised no annotations",
-        "without --out x --format coko": "Did you mean 'coco'?",
-        "without --out x --to vok": "argument --to: invalid choice: 'vok'",
-        "without --out x --to voc --preview 3": "--to voc: excludes --preview and --bands",
-        "without --out file/x": NO_FOLDER,
-    },
     "train": {
         f"{CONFIG} --itres 5": "unknown argument --itres. Did you mean '--iters'?",
         "": "the following arguments are required: --config",
