@@ -70,9 +70,8 @@ class OhemCrossEntropyLoss(nn.Layer):
 
     Args:
         thresh: pixels are hard whose class is predicted with less than this probability.
-        min_kept: of a batch's valid pixels, fewer than this many never count alone: at least those
-            that are harder than the one of this rank do. All count where there are no more, or if
-            it is 0.
+        min_kept: pixels that are harder than the one of this rank count too, whatever their
+            probability; all valid pixels count if there are no more than this many, or if it is 0.
         ignore_index: label of pixels that do not count.
         weight: one factor per class; the sum over pixels is divided by their number all the same.
 

@@ -92,9 +92,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Export."""
     set_up_logging()
-    if args.output_op is None:
-        args.output_op = "none"
-        logger.info("without --output_op the export gives logits (PaddleSeg's gives class ids)")
+    output_op = args.output_op or "none"
     formats = [name for item in args.format for name in item.split(",")]
     if args.with_preprocess and WITH_PREPROCESS not in formats:
         formats.append(WITH_PREPROCESS)
@@ -114,10 +112,12 @@ def run(args: Namespace) -> None:
             write_paddleseg_folder,
         )
 
-        check_for_paddleseg(formats, args.output_op, preprocess, settings)
+        check_for_paddleseg(formats, output_op, preprocess, settings)
         check_destination(args.paddleseg_dir)
     quantization = quantization_of(args, config, formats)
     set_device(args.device)
+    if args.output_op is None:
+        logger.info("without --output_op the export gives logits (PaddleSeg's gives class ids)")
 
     from paddleseg_segformer.export import export_model
     from paddleseg_segformer.weights import load_weights
@@ -133,7 +133,7 @@ def run(args: Namespace) -> None:
         preprocess=preprocess,
         settings=settings,
         label_set=label_set_of(config.val_dataset or config.train_dataset, model.num_classes),
-        output_op=args.output_op,
+        output_op=output_op,
         input_shape=args.input_shape,
         is_verified=args.verify,
         formats=formats,

@@ -132,11 +132,11 @@ def run(args: Namespace) -> None:
     if args.to_static_training:
         overrides["to_static_training"] = True
     config = with_imports(dataclasses.replace(config, **overrides), args.imports)
-    if config.val_dataset and not args.do_eval:
-        logger.info("without --do_eval the model is evaluated once, at the end of the run")
     device = set_device(args.device)
 
     from paddleseg_segformer.training.run import train
 
     logger.info("device %s", device)
+    if config.val_dataset and not args.do_eval:
+        logger.info("without --do_eval the model is evaluated once, at the end of the run")
     train(config, options)

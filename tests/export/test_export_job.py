@@ -49,7 +49,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_trained_weights_are_exported_with_all_that_evaluation_uses(
-    config, tmp_path, small_model
+    config, tmp_path, small_model, capsys
 ) -> None:
     model = small_model(num_classes=19)
     save_weights(model, tmp_path / "model.pdparams")
@@ -63,6 +63,7 @@ def test_trained_weights_are_exported_with_all_that_evaluation_uses(
         save_dir,
     ]
     assert main(["export", *map(str, flags)]) == 0
+    assert capsys.readouterr().out.count("without --output_op the export gives logits") == 1
     deploy = DeployConfig.load(save_dir)
     assert deploy.artefacts["paddle"].verified[0].label_agreement > 0.999
     assert deploy.classes == list(LABEL_SETS["cityscapes"].classes)

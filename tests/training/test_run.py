@@ -273,7 +273,8 @@ def test_precision_names_are_checked():
 
 def test_run_without_do_eval_ends_with_a_score_and_the_next_command(folder, capsys):
     assert train(folder, "out") == 0
-    *_, before, last = capsys.readouterr().out.splitlines()
+    *_, before, last = lines = capsys.readouterr().out.splitlines()
+    assert sum("without --do_eval the model is evaluated once" in line for line in lines) == 1
     assert before.startswith("best mIoU ")
     best = folder / "out" / "best_model"
     score, command = re.fullmatch(
