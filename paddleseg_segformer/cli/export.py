@@ -77,7 +77,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--paddleseg_dir",
         metavar="DIR",
         help="also write inference.json, inference.pdiparams, deploy.yaml and inference.yml for "
-        "PaddleSeg's infer.py, PaddleX and FastDeploy into this folder; needs --output_op argmax",
+        "PaddleSeg's infer.py, PaddleX and FastDeploy into this folder; needs --output_op argmax, "
+        "or softmax for PaddleSeg's alone",
     )
     add(
         "--verify",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from paddle import nn
 
@@ -32,10 +31,12 @@ PADDLEX_FILE = "inference.yml"
 # those that do the same there by the same arguments
 TRANSFORMS = ("Resize", "ResizeByShort", "ResizeByLong", "LimitLong", "Padding", "Normalize")
 PADDLEX_TRANSFORMS = ("Resize", "Normalize")
+# what models without a name of PaddleX's run under: it runs all its SegFormers by the same code
+PADDLEX_NAME = "SegFormer-B0"
 
 
 def write_paddleseg_folder(
-    export: str | os.PathLike[str], destination: str | os.PathLike[str], model_name: str | None
+    export: str | os.PathLike[str], destination: str | os.PathLike[str], model_name: str
 ) -> list[Path]:
     """Write an export's Paddle files under the names, and with the descriptions, of these programs.
 
@@ -44,8 +45,9 @@ def write_paddleseg_folder(
     Args:
         export: The folder of an export, or the path of its `deploy.yaml`.
         destination: A folder of its own; an earlier one is replaced.
-        model_name: PaddleX's name of the model. Without one, or with a transform that PaddleX
-            lacks, its `inference.yml` is left out.
+        model_name: PaddleX's name of the model. Its `inference.yml` is left out where PaddleX
+            could not run the folder: for softmax, with another transform than `Resize` and
+            `Normalize`, or without `Normalize`.
 
     Returns:
         The files.
@@ -62,12 +64,17 @@ def write_paddleseg_folder(
     section = {
         "model": MODEL_FILES[0],
         "params": MODEL_FILES[1],
-        "transforms": [_section(transform) for transform in transforms],
+        "transforms": transforms,
         "input_shape": deploy.input.shape,
         "output_op": deploy.output.op,
         "output_dtype": deploy.output.dtype,
     }
-    is_paddlex = model_name and all(item["type"] in PADDLEX_TRANSFORMS for item in transforms)
+    types = [item["type"] for item in transforms]
+    is_paddlex = (
+        deploy.output.op == "argmax"
+        and types[-1:] == ["Normalize"]
+        and not {*types} - {*PADDLEX_TRANSFORMS}
+    )
     fixture = deploy.fixture
     fixture_files = [fixture.image, fixture.labels] if fixture else []
     with atomic_folder(destination) as folder:
@@ -91,16 +98,16 @@ def check_for_paddleseg(
     """Refuse what these programs would not run as it was evaluated.
 
     Raises:
-        UserError: no Paddle files, another output than class ids, transforms or a value_range that
-            they lack, or windows, scales or flips.
+        UserError: no Paddle files, logits as output (theirs are at the input's size), transforms or
+            a value_range that they lack, or windows, scales or flips.
     """
     others = [item["type"] for item in preprocess.sections if item["type"] not in TRANSFORMS]
     paddings = [item.get("im_padding_value", 0) for item in preprocess.sections]
     reason = ""
     if "paddle" not in formats:
         reason = f"found --format {' '.join(formats)}, expected paddle among them"
-    elif output_op != "argmax":
-        reason = f"found --output_op {output_op}, expected argmax"
+    elif output_op == "none":
+        reason = "found --output_op none, expected argmax or softmax"
     elif others:
         reason = f"PaddleSeg has no transform {others[0]}; expected {', '.join(TRANSFORMS)}"
     elif not all(isinstance(value, (int, float)) for value in paddings):
@@ -128,18 +135,13 @@ def check_destination(destination: str | os.PathLike[str]) -> None:
         )
 
 
-def paddlex_name(model: nn.Layer) -> str | None:
-    """Return PaddleX's name of a model, such as SegFormer-B2; None if it has none."""
+def paddlex_name(model: nn.Layer) -> str:
+    """Return PaddleX's name of a model, such as SegFormer-B2; `PADDLEX_NAME` if it has none."""
     if not isinstance(model, SegFormer) or not isinstance(model.backbone, MixVisionTransformer):
-        return None
+        return PADDLEX_NAME
     found = (model.backbone.feat_channels, model.backbone.depths)
     for name, difference in VARIANTS.items():
         variant = {"embed_dims": (32, 64, 160, 256), "depths": (2, 2, 2, 2), **difference}
         if found == (list(variant["embed_dims"]), list(variant["depths"])):
             return f"SegFormer-{name}"
-    return None
-
-
-def _section(transform: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a transform without arguments that are null, which are PaddleSeg's defaults."""
-    return {key: value for key, value in transform.items() if value is not None}
+    return PADDLEX_NAME
