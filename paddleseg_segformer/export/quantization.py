@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from paddleseg_segformer.export.accuracy_gate import AccuracyGate
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.models.quantized import LearntRange
 from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
     Artefact,
@@ -30,6 +29,9 @@ from paddleseg_segformer.runtimes.deploy_config import (
 )
 from paddleseg_segformer.runtimes.engine_network import EngineNetwork, load_network
 from paddleseg_segformer.runtimes.engines import EngineOptions
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.models.quantized import LearntRange
 
 logger = logging.getLogger(__name__)
 
