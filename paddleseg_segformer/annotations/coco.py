@@ -12,6 +12,7 @@ from paddleseg_segformer.annotations.drawn import (
     ImageFinder,
     Object,
     Rle,
+    explained_content,
     number_in,
     polygons,
     read_json,
@@ -61,7 +62,8 @@ class Coco(Drawn):
         self._sizes: dict[Path, tuple[int, int]] = {}
         finder, samples = ImageFinder(files), []
         for set_name, path in by_set.items():
-            samples += self._read(path, set_name, finder)
+            with explained_content(path):
+                samples += self._read(path, set_name, finder)
         self.samples = sorted_samples(samples, files.root)
         self.warnings = finder.warnings()
         self._raw_ids = {category: index for index, category in enumerate(sorted(self._names))}
@@ -94,13 +96,10 @@ class Coco(Drawn):
         images, annotations, categories = parts
         if not annotations:
             raise UserError(f"{path}: lists no annotations. Annotate the images, or leave it out.")
-        try:
-            names = {int(item["id"]): str(item["name"]) for item in categories}
-            by_id = {item["id"]: item for item in images}
-            sizes = {item["id"]: (int(item["height"]), int(item["width"])) for item in images}
-            files_of = {item["id"]: str(item["file_name"]) for item in images}
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: an image or category lacks {error}. Export again.") from None
+        names = {int(item["id"]): str(item["name"]) for item in categories}
+        by_id = {item["id"]: item for item in images}
+        sizes = {item["id"]: (int(item["height"]), int(item["width"])) for item in images}
+        files_of = {item["id"]: str(item["file_name"]) for item in images}
         if self._names and names != self._names:
             differing = sorted({*names.items()} ^ {*self._names.items()})
             raise UserError(

@@ -15,6 +15,7 @@ from paddleseg_segformer.annotations.drawn import (
     Rle,
     box,
     ellipse,
+    explained_content,
     number_in,
     of_mask,
     polygons,
@@ -85,8 +86,9 @@ class Cvat(Drawn):
         sample = self.samples[index]
         image = self._images[sample.image]
         where = f"{sample.annotation}: image {image.get('name')}"
-        height, width = (number_in(image.get(key), where) for key in ("height", "width"))
-        return int(height), int(width)
+        with explained_content(sample.annotation):
+            height, width = (int(number_in(image.get(key), where)) for key in ("height", "width"))
+        return height, width
 
     def objects(self, index: int, size_hw: tuple[int, int]) -> Iterable[Object]:
         sample = self.samples[index]

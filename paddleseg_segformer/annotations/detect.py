@@ -25,6 +25,7 @@ from paddleseg_segformer.components import names_of, resolve
 from paddleseg_segformer.data.values import DeclaredRange
 from paddleseg_segformer.errors import UserError
 
+MAX_NAMES = 20  # that are shown
 LOOK_COVERED = 20  # labels of which the share of annotated pixels is taken
 
 
@@ -124,12 +125,13 @@ def detect(data: str | Path, options: Options | None = None) -> Detected:
     exif_orientation, conclusion = _orientation(annotations, options)
     covered = _covered(annotations, exif_orientation)
     class_map = make_class_map(annotations, options, covered)
+    names = ", ".join(class_map.names[:MAX_NAMES]) + " ..." * (len(class_map.names) > MAX_NAMES)
     counts = {name: sum(s.set == name for s in annotations.samples) for name in ("", *SETS)}
     conclusions = [
         Conclusion(f"annotations are {name}", reason, "--format"),
         *annotations.conclusions,
         Conclusion(
-            f"{len(class_map.names)} classes: {', '.join(class_map.names)}",
+            f"{len(class_map.names)} classes: {names}",
             "as the annotations have them" if not options.classes else str(options.classes),
             "--classes",
         ),
@@ -196,10 +198,12 @@ def _covered(annotations: Annotations, exif_orientation: bool) -> float:
     for index in spread(len(annotations.samples), LOOK_COVERED):
         header = read_header(annotations.samples[index].image)
         size_hw = header.turned_hw if exif_orientation else header.size_hw
-        raw = annotations.label(index, annotations.size_hw(index) or size_hw)
+        if annotations.size_hw(index) not in (None, size_hw):
+            continue  # it is refused when all are read
+        raw = annotations.label(index, size_hw)
         total += raw.size
         covered += int(np.count_nonzero(raw != NOTHING))
-    return covered / total
+    return covered / max(total, 1)
 
 
 def _orientation(annotations: Annotations, options: Options) -> tuple[bool, Conclusion | None]:

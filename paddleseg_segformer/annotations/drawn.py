@@ -12,7 +12,8 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -55,8 +56,9 @@ class Drawn(Annotations):
         with explained():
             from pycocotools import mask as coco_mask
         raw = np.full(size_hw, NOTHING, np.int32)
-        for raw_id, rle in self.objects(index, size_hw):
-            raw[coco_mask.decode(rle).view(bool)] = raw_id
+        with explained_content(self.samples[index].annotation):
+            for raw_id, rle in self.objects(index, size_hw):
+                raw[coco_mask.decode(rle).view(bool)] = raw_id
         return raw
 
 
@@ -188,6 +190,20 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"{path}: not valid JSON ({error}). Is it cut off? Export it again."
         ) from None
+
+
+@contextmanager
+def explained_content(where: Path | None) -> Iterator[None]:
+    """Turn what damaged content of an annotation file causes into one line that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"[:120]
+        raise UserError(
+            f"{where}: its content is not as annotation tools write it ({reason}). Export it again."
+        ) from error
 
 
 def number_in(value: Any, where: str) -> float:

@@ -19,6 +19,7 @@ from paddleseg_segformer.annotations.drawn import (
     Rle,
     box,
     ellipse,
+    explained_content,
     number_in,
     of_mask,
     polygons,
@@ -55,18 +56,23 @@ class LabelMe(Drawn):
         for path in files.of_kind(".json"):
             if path.with_suffix("") not in beside and '"shapes"' not in files.head(path):
                 continue
-            content = read_json(path)
-            shapes = content.get("shapes") if isinstance(content, dict) else None
-            if not isinstance(shapes, list) or not all(isinstance(item, dict) for item in shapes):
-                raise UserError(f"{path}: expected a list of shapes. Save it with LabelMe again.")
-            name = str(content.get("imagePath") or path.with_suffix(".jpg").name)
-            image = finder.find(name, path)
-            if image is None:
-                continue
-            self._shapes[image] = shapes
-            if content.get("imageHeight") and content.get("imageWidth"):
-                self._sizes[image] = int(content["imageHeight"]), int(content["imageWidth"])
-            samples.append(Sample(image, path, set_named(path.parent.name)))
+            with explained_content(path):
+                content = read_json(path)
+                shapes = content.get("shapes") if isinstance(content, dict) else None
+                if not isinstance(shapes, list) or not all(
+                    isinstance(item, dict) for item in shapes
+                ):
+                    raise UserError(
+                        f"{path}: expected a list of shapes. Save it with LabelMe again."
+                    )
+                name = str(content.get("imagePath") or path.with_suffix(".jpg").name)
+                image = finder.find(name, path)
+                if image is None:
+                    continue
+                self._shapes[image] = shapes
+                if content.get("imageHeight") and content.get("imageWidth"):
+                    self._sizes[image] = int(content["imageHeight"]), int(content["imageWidth"])
+                samples.append(Sample(image, path, set_named(path.parent.name)))
         self.samples = sorted_samples(samples, files.root)
         self.warnings = finder.warnings()
         used = {str(item.get("label")) for shapes in self._shapes.values() for item in shapes}

@@ -17,6 +17,7 @@ from paddleseg_segformer.annotations.drawn import (
     Rle,
     box,
     ellipse,
+    explained_content,
     number_in,
     of_mask,
     polygons,
@@ -50,19 +51,21 @@ class LabelStudio(Drawn):
         finder, samples = ImageFinder(files), []
         self._results: dict[Path, list[Result]] = {}
         for path in _annotation_files(files):
-            tasks = read_json(path)
-            if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-                raise UserError(f"{path}: expected a list of tasks. Export as JSON.")
-            for task in tasks:
-                results = _results(task, path)
-                name = _image_name(task, path)
-                image = finder.find(name, path, UPLOAD.sub("", name))
-                if image is not None and results is not None:
-                    self._results[image] = results
-                    samples.append(Sample(image, path, set_named(path.stem)))
+            with explained_content(path):
+                tasks = read_json(path)
+                if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+                    raise UserError(f"{path}: expected a list of tasks. Export as JSON.")
+                for task in tasks:
+                    results = _results(task, path)
+                    name = _image_name(task, path)
+                    image = finder.find(name, path, UPLOAD.sub("", name))
+                    if image is not None and results is not None:
+                        self._results[image] = results
+                        samples.append(Sample(image, path, set_named(path.stem)))
         self.samples = sorted_samples(samples, files.root)
         self.warnings = finder.warnings()
-        names = sorted({_label(item) for found in self._results.values() for item in found})
+        with explained_content(files.root):
+            names = sorted({_label(item) for found in self._results.values() for item in found})
         self._raw_ids = {name: index for index, name in enumerate(names)}
         self.classes = dict(enumerate(names))
         self.conclusions = [
@@ -71,11 +74,12 @@ class LabelStudio(Drawn):
 
     def size_hw(self, index: int) -> tuple[int, int] | None:
         sample = self.samples[index]
-        found = {
-            (int(item["original_height"]), int(item["original_width"]))
-            for item in self._results[sample.image]
-            if item.get("original_height") and item.get("original_width")
-        }
+        with explained_content(sample.annotation):
+            found = {
+                (int(item["original_height"]), int(item["original_width"]))
+                for item in self._results[sample.image]
+                if item.get("original_height") and item.get("original_width")
+            }
         if len(found) > 1:
             raise UserError(f"{sample.annotation}: {sample.image} has regions of {sorted(found)}.")
         return found.pop() if found else None

@@ -118,7 +118,7 @@ def _data_files(files: Files) -> list[Path]:
 def _names(content: Any, path: Path) -> dict[int, str]:
     """Return the names by id."""
     pairs = list(content.items() if isinstance(content, dict) else enumerate(content or []))
-    if not pairs or sorted(key for key, _ in pairs) != list(range(len(pairs))):
+    if not pairs or {key for key, _ in pairs} != {*range(len(pairs))}:
         raise UserError(
             f"{path}: names: found {str(content)[:60]}, expected ids from 0 with names."
         )

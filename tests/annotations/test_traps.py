@@ -12,7 +12,7 @@ from PIL import Image
 
 from paddleseg_segformer import UserError
 from paddleseg_segformer.annotations import Options, detect, prepare
-from paddleseg_segformer.annotations.folders import LOOK_LABELS
+from paddleseg_segformer.annotations.label_values import LOOK_LABELS
 from paddleseg_segformer.annotations.source import spread
 
 pytest.importorskip("pycocotools")
@@ -178,7 +178,10 @@ def test_files_that_are_cut_off_or_empty_are_refused(name: str, root: Path) -> N
             lambda c: c["annotations"][0].update(segmentation={"size": [9, 9], "counts": [81]}),
             r"run lengths of \[9, 9\]",
         ),
-        (lambda c: c["images"][0].pop("height"), "lacks 'height'"),
+        (
+            lambda c: c["images"][0].pop("height"),
+            "not as annotation tools write it .KeyError: 'height'",
+        ),
         (lambda c: c["annotations"].clear(), "lists no annotations"),
         (lambda c: c.update(images=3), "expected lists of images"),
         (lambda c: c["annotations"][0].update(image_id=99), "of image 99, which is not listed"),

@@ -136,6 +136,17 @@ MISTAKES = {
         "nowhere out --to hf": NO_WEIGHTS,
         "a.jpg file/x --to hf": "file: expected a folder, found a file",
     },
+    "convert_dataset": {
+        "": "the following arguments are required: DATA",
+        ".": "--out is missing",
+        "nowhere --dry_run": "nowhere: no such folder",
+        ". --out file/x": NO_FOLDER,
+        ". --dry_run": "recognised no annotations among",
+        ". --dry_run --format cocoo": "unknown annotation_format type 'cocoo'. Did you mean 'coco'",
+        ". --dry_run --label_values x": "argument --label_values: found 'x', expected numbers",
+        ". --out out --to voc --preview 3": "--to voc: excludes --preview and --bands",
+        ". --dry_run --labels mask.png": "expected {stem} once",
+    },
     "check_dataset": {
         "--config nowhere": NO_CONFIG,
         f"{CONFIG} --split test": "argument --split: invalid choice",
