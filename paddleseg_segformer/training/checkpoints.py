@@ -17,6 +17,7 @@ import paddle
 import paddle.distributed as dist
 from paddle import nn
 
+from paddleseg_segformer.config import Config
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_folder, clear_leftovers, sha256
 from paddleseg_segformer.model_folder import CONFIG, WEIGHTS
@@ -278,6 +279,10 @@ def _check_config(folder: Path, config_yaml: str) -> None:
     if saved_yaml == config_yaml:
         return
     old, new = (dict(_flat(parse_yaml(text, str(path)))) for text in (saved_yaml, config_yaml))
+    defaults = dict(_flat(Config(model={"type": ""}).to_dict()))
+    for key in new:  # keys that are younger than the checkpoint
+        if key not in old and key in defaults:
+            old[key] = defaults[key]
     changes = {
         key: f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
         for key in dict.fromkeys([*old, *new])

@@ -42,7 +42,7 @@ def train_fails(folder, capsys):
             if (folder / "out").is_dir()
             else set()
         )
-        assert left <= {"config.yml", "log.jsonl"}
+        assert left <= {"config.yml", "log.jsonl", "log.txt"}
         return line
 
     return run

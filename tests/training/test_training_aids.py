@@ -10,6 +10,7 @@ from small_runs import assert_equal_weights, train, weights
 from test_distributed import launch, losses, train_arguments
 
 from paddleseg_segformer.cli import main
+from paddleseg_segformer.training.checkpoints import read_manifest, write_manifest
 
 FROZEN = ("--freeze_stages", "2", "--opts")
 
@@ -105,3 +106,17 @@ def test_two_processes_train_as_one_with_every_aid(folder):
     one, other = weights(folder, "one", "iter_5"), weights(folder, "two", "iter_5")
     for name, value in one.items():
         np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_checkpoint_of_an_older_version_differs_in_no_key(folder, capsys):
+    assert train(folder, "out", "--save_interval", "3") == 0
+    checkpoint = folder / "out" / "iter_3"
+    config = (checkpoint / "config.yml").read_text().splitlines(keepends=True)
+    new = ("freeze_stages", "class_balanced_sampling", "cache_gib")
+    old = [line for line in config if not line.startswith(new)]
+    assert len(old) == len(config) - 3
+    (checkpoint / "config.yml").write_text("".join(old))
+    manifest = read_manifest(checkpoint)
+    write_manifest(checkpoint, **{key: manifest[key] for key in ("iteration", "serial")})
+    assert train(folder, "out", "--resume_model", str(checkpoint)) == 0
+    assert "has changed since" not in capsys.readouterr().out
