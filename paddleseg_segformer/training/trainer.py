@@ -200,6 +200,8 @@ class Trainer:
             logits.astype("float32"), label.shape[1:], pad_multiple_of(self.network)
         )
         loss = self.loss(logits, label) / self.accumulation_steps
+        if loss.stop_gradient:
+            raise UserError("the loss has no gradient: nothing would be trained. Choose another.")
         if dist.get_world_size() > 1:  # the backward pass spreads it to the other processes
             self.faults.check_loss(float(loss), self.iteration + 1, self.sample_names(batch))
         self.precision.backward(loss)
