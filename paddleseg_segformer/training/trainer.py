@@ -215,6 +215,8 @@ class Trainer:
         if self.distillation is not None:
             loss = loss + self.distillation(loaded, logits, label)
         loss = loss / self.accumulation_steps
+        if loss.stop_gradient:
+            raise UserError("the loss has no gradient: nothing would be trained. Choose another.")
         if dist.get_world_size() > 1:  # the backward pass spreads it to the other processes
             self.faults.check_loss(float(loss), self.iteration + 1, self.sample_names(batch))
         self.precision.backward(loss)

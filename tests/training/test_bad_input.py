@@ -7,9 +7,11 @@ import re
 import cv2
 import numpy as np
 import pytest
+from paddle import nn
 from small_runs import train
 
 from paddleseg_segformer.cli import main
+from paddleseg_segformer.components import register_component
 from paddleseg_segformer.files import make_folder, only_writer
 
 pytestmark = pytest.mark.check
@@ -55,6 +57,19 @@ def test_missing_data_folder(train_fails):
 
 def test_config_without_train_dataset(train_fails):
     assert "no train_dataset, which training needs" in train_fails("--opts", "train_dataset=null")
+
+
+def test_loss_without_gradient(train_fails, own_components):
+    @register_component("loss")
+    class Constant(nn.Layer):
+        def __init__(self, ignore_index):
+            super().__init__()
+
+        def forward(self, logits, label):
+            return logits.detach().mean()
+
+    line = train_fails("--opts", "loss={types: [{type: Constant}], coef: [1]}")
+    assert line == "error: the loss has no gradient: nothing would be trained. Choose another."
 
 
 def test_missing_cityscapes_says_what_is_expected_and_how_to_get_it(capsys, tmp_path):
