@@ -25,6 +25,7 @@ from paddleseg_segformer.data.labels import (
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.arrays import Network, takes_numpy
+from paddleseg_segformer.inference.given_labels import LabelPipeline
 from paddleseg_segformer.inference.overlay import (
     OVERLAY_ALPHA,
     color_label,
@@ -206,7 +207,7 @@ class Predictor:
                 paddle.set_device(device)
             if isinstance(network, paddle.nn.Layer):
                 network.eval()
-        self.pipeline = Pipeline(network, preprocess, settings)
+        self.pipeline: Pipeline = Pipeline(network, preprocess, settings)
         self.label_set = label_set
         self.img_channels = img_channels
         self.config = config
@@ -336,7 +337,8 @@ class Predictor:
         """Load an exported model with the `deploy.yaml` beside it.
 
         Args:
-            folder: What `export` wrote.
+            folder: What `export` wrote, or PaddleSeg's `tools/export.py`, or PaddleX. Of an export
+                with `output_op` argmax there are label maps alone; see `LabelPipeline`.
             device: cpu, gpu or gpu:1; by default Paddle's current device where Paddle runs the
                 network, else the CPU.
             threads: CPU threads.
@@ -356,16 +358,24 @@ class Predictor:
             MissingDependency: the engine is not installed.
         """
         from paddleseg_segformer.runtimes import self_check as checks
+        from paddleseg_segformer.runtimes.deploy_config import DeployConfig
         from paddleseg_segformer.runtimes.engine_network import load_network
 
+        is_argmax = DeployConfig.load(folder, check_files=False).output.op == "argmax"
         options = EngineOptions(
-            backend, device, threads, precision, use_trt=use_trt, max_side_px=max_side_px
+            backend,
+            device,
+            threads,
+            precision,
+            "argmax" if is_argmax else "none",
+            use_trt,
+            max_side_px,
         )
         network = load_network(folder, options)
         if self_check:
             checks.self_check(network, folder)
         deploy = network.deploy
-        return cls(
+        predictor = cls(
             network,
             Preprocess.from_dict(deploy.preprocess),
             InferenceSettings.from_dict(deploy.inference).replace(overrides),
@@ -373,6 +383,11 @@ class Predictor:
             network.device,
             img_channels=deploy.input.num_channels,
         )
+        if is_argmax:
+            pipeline = LabelPipeline(network, predictor.pipeline.preprocess, predictor.settings)
+            pipeline.num_classes = deploy.output.num_classes
+            predictor.pipeline = pipeline
+        return predictor
 
     @overload
     def __call__(self, image: ImageLike, bgr: bool = False) -> Prediction: ...

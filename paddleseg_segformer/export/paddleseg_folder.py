@@ -19,17 +19,14 @@ from paddleseg_segformer.models.mix_transformer import VARIANTS
 from paddleseg_segformer.runtimes.deploy_config import (
     FILE_NAME,
     FIXTURE_FILES,
-    PADDLESEG_SECTION,
     DeployConfig,
     ModelFile,
     deploy_path,
 )
+from paddleseg_segformer.runtimes.paddleseg_export import PADDLEX_FILE, SECTION, TRANSFORMS
 from paddleseg_segformer.yaml_files import dump_yaml
 
 MODEL_FILES = ("inference.json", "inference.pdiparams")
-PADDLEX_FILE = "inference.yml"
-# those that do the same there by the same arguments
-TRANSFORMS = ("Resize", "ResizeByShort", "ResizeByLong", "LimitLong", "Padding", "Normalize")
 PADDLEX_TRANSFORMS = ("Resize", "Normalize")
 # what models without a name of PaddleX's run under: it runs all its SegFormers by the same code
 PADDLEX_NAME = "SegFormer-B0"
@@ -85,9 +82,9 @@ def write_paddleseg_folder(
         files = [ModelFile.of(folder / name) for name in MODEL_FILES]
         artefact = replace(deploy.artefacts["paddle"], files=files)
         path = replace(deploy, artefacts={"paddle": artefact}).save(folder)
-        write_text(path, path.read_text("utf-8") + dump_yaml({PADDLESEG_SECTION: section}))
+        write_text(path, path.read_text("utf-8") + dump_yaml({SECTION: section}))
         if is_paddlex:
-            content = {"Global": {"model_name": model_name}, PADDLESEG_SECTION: section}
+            content = {"Global": {"model_name": model_name}, SECTION: section}
             write_text(folder / PADDLEX_FILE, dump_yaml(content))
     return sorted(Path(destination).iterdir())
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import yaml
 
-from paddleseg_segformer.data.labels import LabelSet
+from paddleseg_segformer.data.labels import LabelSet, generic_label_set
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.files import sha256, write_text
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
+from paddleseg_segformer.runtimes.paddleseg_export import PADDLEX_FILE, read_section
+from paddleseg_segformer.runtimes.paddleseg_export import SECTION as PADDLESEG_SECTION
 from paddleseg_segformer.typed import from_plain
 from paddleseg_segformer.yaml_files import Dumper, read_yaml
 
@@ -24,7 +26,6 @@ FORMAT = 3  # of deploy.yaml; raised when a reader of the old one would go wrong
 VALUE_RANGE_FORMAT = 4  # the same with `preprocess.value_range`
 ALIGN_CORNERS_FORMAT = 5  # the same with `inference.align_corners`
 TEMPERATURES_FORMAT = 6  # the same with `inference.temperatures`
-PADDLESEG_SECTION = "Deploy"  # for PaddleSeg's programs, in `export.paddleseg_folder`
 INPUT_NAME = "x"
 OUTPUT_OPS = ("none", "argmax", "softmax")
 # what an export can hold, and its files in the order in which engines take them
@@ -191,7 +192,7 @@ class DeployConfig:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], check_files: bool = True) -> DeployConfig:
-        """Read an export's `deploy.yaml`.
+        """Read an export's `deploy.yaml`, or PaddleSeg's or PaddleX's description of theirs.
 
         Args:
             folder: The folder of the export, or the path of its `deploy.yaml`.
@@ -203,6 +204,11 @@ class DeployConfig:
         """
         path = deploy_path(folder)
         content = read_yaml(path)
+        if "format" not in content and isinstance(content.get(PADDLESEG_SECTION), dict):
+            try:
+                return cls._of_paddleseg(path, content[PADDLESEG_SECTION])
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
         if "format" not in content:
             raise UserError(f"{path}: not a deploy.yaml of this package. Export the model again.")
         content.pop(PADDLESEG_SECTION, None)
@@ -223,6 +229,22 @@ class DeployConfig:
         if check_files:
             config.check_files(path.parent)
         return config
+
+    @classmethod
+    def _of_paddleseg(cls, path: Path, section: dict[str, Any]) -> DeployConfig:
+        """Return what PaddleSeg's section says; classes have no names there."""
+        found = read_section(path, section)
+        label_set = generic_label_set(found["num_classes"])
+        return cls(
+            made_with={"PaddleSeg": "unknown version"},
+            artefacts={"paddle": Artefact([ModelFile.of(file) for file in found["files"]])},
+            input=InputSpec(found["shape"]),
+            output=OutputSpec(stride=1, num_classes=label_set.num_classes, **found["output"]),
+            preprocess={"transforms": found["transforms"]},
+            inference=InferenceSettings().to_dict(),
+            classes=list(label_set.classes),
+            palette=[list(color) for color in label_set.palette],
+        )
 
     def check_files(self, folder: Path, names: Iterable[str] | None = None) -> list[Path]:
         """Compare files with their checksums.
@@ -290,13 +312,17 @@ def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def deploy_path(folder: str | os.PathLike[str]) -> Path:
-    """Return the path of the `deploy.yaml` in a folder; the file itself may be given too.
+    """Return the path of the `deploy.yaml` in a folder, or of PaddleX's `inference.yml`.
+
+    The file itself may be given too.
 
     Raises:
         UserError: there is none.
     """
     path = Path(folder)
-    path = path / FILE_NAME if path.is_dir() else path
+    if path.is_dir():
+        has_only_theirs = (path / PADDLEX_FILE).is_file() and not (path / FILE_NAME).is_file()
+        path = path / (PADDLEX_FILE if has_only_theirs else FILE_NAME)
     if not path.is_file():
         raise UserError(f"{path}: no such file. Name the folder that an export was written into.")
     return path

@@ -46,7 +46,10 @@ class EngineNetwork(ABC):
         self.deploy = DeployConfig.load(folder, check_files=False)
         self.pad_multiple = self.deploy.output.pad_multiple
         found = self.deploy.output.op
-        if found != options.output_op:
+        # logarithms of probabilities are logits but for a number per pixel, which neither
+        # resizing nor argmax nor softmax sees
+        self._takes_log = (found, options.output_op) == ("softmax", "none")
+        if found != options.output_op and not self._takes_log:
             raise UserError(
                 f"{folder}: exported with --output_op {found}, but {options.output_op} is needed "
                 f"here. Export it again with --output_op {options.output_op}."
@@ -111,12 +114,13 @@ class EngineNetwork(ABC):
         x = np.ascontiguousarray(x)
         batch = self.deploy.input.shape[0]
         try:
-            return self._run(x) if batch in (-1, len(x)) else self._run_in_parts(x, batch)
+            output = self._run(x) if batch in (-1, len(x)) else self._run_in_parts(x, batch)
         except Exception as error:  # each engine raises kinds of its own, without a common base
             raise UserError(
                 f"{self.description} failed on an input of {x.shape[2]}x{x.shape[3]} px (height x "
                 f"width): {last_line(error)}"
             ) from error
+        return np.log(np.maximum(output, np.finfo(np.float32).tiny)) if self._takes_log else output
 
     def _run_in_parts(self, x: np.ndarray, batch: int) -> np.ndarray:
         """Run any number of images through a network of fixed batch size; the last is repeated."""
