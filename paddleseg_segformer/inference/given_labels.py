@@ -79,7 +79,10 @@ class ImageLabels(ImageLogits):
     def probabilities(self) -> np.ndarray:
         raise _no_probabilities()
 
-    def _probability_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
+    def probability_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
+        raise _no_probabilities()
+
+    def log_probabilities(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         raise _no_probabilities()
 
 
