@@ -204,12 +204,13 @@ def test_training_gives_the_weights_of_paddlesegs_loop(
     prepare(parts.model)
     missing, unexpected = parts.model.set_state_dict(initial)
     assert not missing and not unexpected
-    found = watch(parts.optimizer, parts.model)
+    optimizer = parts.optimizer_of(parts.model)
+    found = watch(optimizer, parts.model)
     normalize = parts.dataset.normalize
     assert normalize
     trainer = Trainer(
         parts.model,
-        parts.optimizer,
+        optimizer,
         parts.schedule,
         parts.loss,
         lambda start: batches_of(parts, data.order),

@@ -184,8 +184,8 @@ def on_a_terminal(folder: Path, *flags: str, keys: str) -> tuple[int, str]:
         screen += piece
         if keys and re.search(rb"train:.* [1-9]\d+/100000", screen):
             for key in keys:
+                time.sleep(1)  # until a step that takes long has begun, and the next key counts
                 os.write(main_end, key.encode())
-                time.sleep(1)
             keys = ""
     if process.poll() is None and keys:
         process.kill()
