@@ -67,6 +67,12 @@ def own_components(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def no_noted_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the modules that configs of earlier tests have noted: messages name them."""
+    monkeypatch.setattr(components, "_noted", set())
+
+
+@pytest.fixture(autouse=True)
 def no_log_set_up(caplog: pytest.LogCaptureFixture) -> None:
     """Undo what command lines and libraries set in earlier tests: `caplog` hears the package."""
     package = logging.getLogger("paddleseg_segformer")

@@ -131,7 +131,6 @@ def test_absent_paddleseg_is_one_line_where_it_is_needed(monkeypatch):
     for name in ("paddleseg", "paddleseg.cvlibs"):
         monkeypatch.setitem(sys.modules, name, None)
     paddleseg_components._table.cache_clear()
-    components.note_needed(())  # of a config that another test has read
     remedy = re.escape(f"Run: {REMEDIES['paddleseg']}")
     with pytest.raises(MissingDependency, match=f"^paddleseg cannot be imported .*{remedy}$"):
         register()
