@@ -11,7 +11,7 @@ import warnings
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from paddleseg_segformer.errors import UserError, printable
 from paddleseg_segformer.files import check_folder
@@ -147,7 +147,7 @@ def set_device(device: str | None) -> str:
         ) from None
 
 
-class _Console(logging.StreamHandler[TextIO]):
+class _Console(logging.StreamHandler):  # subscripted from Python 3.11 on
     """Standard output, beside bars of tqdm; what a bar shows is left to it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
