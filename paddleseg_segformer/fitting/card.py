@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import paddle
 
 import paddleseg_segformer
+from paddleseg_segformer.annotations.archives import folder_of
 from paddleseg_segformer.fitting.options import FitOptions
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ def model_card(
 
 def _licence(data: Path) -> str:
     """Return what a data set says of its licence."""
-    folder = data if data.is_dir() else data.parent
-    found = sorted({path.name for pattern in LICENCES for path in folder.glob(pattern)})
+    found = sorted({path.name for pattern in LICENCES for path in folder_of(data).glob(pattern)})
     if found:
         return f"see {', '.join(f'`{name}`' for name in found)} in its folder."
     return "not stated in its folder. Ask its owners before you pass the model on."
