@@ -28,7 +28,6 @@ def model_card(
     """
     metrics = report.metrics
     assert metrics is not None
-    name = Path(options.data).resolve().name
     height, width = facts["size_hw"]
     rows = zip(metrics.classes, facts["shares"], metrics.iou, metrics.f1, strict=True)
     classes = [f"| {c} | {share:.2%} | {iou:.4f} | {f1:.4f} |" for c, share, iou, f1 in rows]
@@ -40,7 +39,7 @@ def model_card(
             "license: unknown",
             "---",
             "",
-            f"# {options.model} on {name}",
+            f"# {options.model} on {options.name}",
             "",
             f"A model for semantic segmentation with {len(metrics.classes)} classes, trained by "
             f"paddleseg_segformer {paddleseg_segformer.__version__} with Paddle "

@@ -147,7 +147,13 @@ class FitOptions:
     @property
     def out_dir(self) -> Path:
         """Return the folder of all results, by default `output/` and the data's name."""
-        return Path(self.out or Path("output", Path(self.data).resolve().stem))
+        return Path(self.out or Path("output", self.name))
+
+    @property
+    def name(self) -> str:
+        """Return the name of the data: its folder's, or its file's."""
+        data = Path(self.data).resolve()
+        return data.name if data.is_dir() else data.stem
 
     def model_section(self) -> dict[str, Any]:
         """Return the `model` of the config that `model` stands for."""

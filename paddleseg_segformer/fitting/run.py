@@ -334,7 +334,8 @@ class _Stages:
 
     def report(self) -> None:
         """Evaluate the best model and write the page."""
-        self.state.metrics = write_report(self.out, self.out).metrics.to_dict()
+        title = f"{self.options.model} on {self.options.name}"
+        self.state.metrics = write_report(self.out, self.out, title=title).metrics.to_dict()
 
     def export(self) -> None:
         """Export the best model and compare it in each engine."""
