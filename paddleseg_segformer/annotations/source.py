@@ -57,8 +57,8 @@ class Options:
         exif: Whether labels fit images as their EXIF turns them: "auto", "turned" or "stored".
         val: Share of the images for validation.
         test: Share of the images that are kept for a test.
-        val_by: Beginning of the paths of the validation images, or `COLUMN=VALUE` of a
-            `metadata.csv` beside the data.
+        val_by: Beginning of the paths of the validation images; or of a `metadata.csv` in the
+            data: `COLUMN=VALUE`, or a `COLUMN` of sets, or of values that are to stay together.
         val_dir: Folder of the validation images, in the data set.
         seed: Of the split.
     """

@@ -328,7 +328,10 @@ class _Stages:
             **planned,
         )
         if not train(config, options).is_finished:
-            raise UserError(f"{self.out}: the training was stopped. Go on with it by --resume.")
+            raise UserError(
+                f"{self.out}: the training was stopped. {BEST} there is its best model so far. Go "
+                "on with it by --resume."
+            )
         if self.state.begun_s and (scored_s := _first_score(self.out)):
             self.state.first_score_s = round(scored_s - self.state.begun_s, 1)
 
