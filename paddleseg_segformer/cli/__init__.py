@@ -19,6 +19,7 @@ JOBS = {
     "train": "train a model from a YAML config",
     "val": "evaluate a trained model on a labelled data set",
     "report": "write a page on a training run's model: figures, errors, calibration, curves",
+    "curves": "write a page on the curves and settings of training runs, beside each other",
     "import_log": "make a run of a training log by PaddleSeg or mmsegmentation, to compare curves",
     "compare": "compare two models or exports on the same labelled images",
     "predict": "write label maps and overlays for images, folders, lists or videos",

@@ -73,6 +73,11 @@ MISTAKES = {
         ". --model_path nowhere": NO_WEIGHTS,
         ". --out file/x": NO_FOLDER,
     },
+    "curves": {
+        "": "the following arguments are required: RUN_DIR",
+        "nowhere": "nowhere: no such folder. Name the --save_dir of a training run",
+        ". --save_dir file/x": NO_FOLDER,
+    },
     "import_log": {
         "": "the following arguments are required: LOG, --save_dir",
         "nowhere --save_dir out": "nowhere: expected a training log, found nothing",
