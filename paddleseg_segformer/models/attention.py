@@ -10,6 +10,7 @@ Source: Vaswani et al., "Attention Is All You Need", 2017; Xie et al., "SegForme
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
@@ -53,6 +54,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
     return _weighted(attention_weights(q, k), v, dropout, training)
 
 
+def _attend_kept(layer: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return `attend` by a layer's settings; keep its weights while `layer.kept` is a list."""
+    if layer.kept is None:
+        return attend(q, k, v, layer.attn_drop, layer.training)
+    layer.kept.append(attention_weights(q, k))
+    v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
+    return _weighted(layer.kept[-1], v, layer.attn_drop, layer.training)
+
+
 def _weighted(weights: Tensor, v: Tensor, dropout: float, training: bool) -> Tensor:
     """(N, M, L, S) weights, (N, M, S, D) values -> (N, L, M, D)."""
     weights = F.dropout(weights, dropout, training=training)
@@ -91,6 +101,9 @@ class SelfAttention(nn.Layer):
         qk_scale: factor of the scores; by default 1 / sqrt(D).
         attn_drop, proj_drop: dropout on the attention weights, and after the last linear.
 
+    While `kept` is a list, each call appends the weights (N, M, L, L) that it applies, without
+    dropout; the output depends on them, so that they get gradients.
+
     Raises:
         UserError: the channels are no multiple of the heads.
     """
@@ -105,6 +118,7 @@ class SelfAttention(nn.Layer):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
+        self.kept: list[Tensor] | None = None
         self.num_heads = num_heads
         self.head_dim = head_width(dim, num_heads)
         self.query_gain = 1.0 if qk_scale is None else qk_scale * self.head_dim**0.5
@@ -116,7 +130,7 @@ class SelfAttention(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         """(N, L, C) -> (N, L, C)."""
         q, k, v = self._project(x)
-        out = attend(q, k, v, self.attn_drop, self.training)
+        out = _attend_kept(self, q, k, v)
         return self.proj_drop(self.proj(out.flatten(2)))
 
     def weights(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
@@ -187,12 +201,7 @@ class EfficientSelfAttention(nn.Layer):
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
         q, k, v = self._project(x, hw)
-        if self.kept is None:
-            out = attend(q, k, v, self.attn_drop, self.training)
-        else:
-            self.kept.append(attention_weights(q, k))
-            v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
-            out = _weighted(self.kept[-1], v, self.attn_drop, self.training)
+        out = _attend_kept(self, q, k, v)
         return self.proj_drop(spread_tokens(self.proj(out.flatten(2)), hw, self.merge))
 
     def weights(self, x: Tensor, hw: Sequence[int | Tensor], rows: slice = slice(None)) -> Tensor:
