@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from paddleseg_segformer.report.curves import Curves, read_curves
 from paddleseg_segformer.report.figures import INK, figure_of, inline_svg, save_png
 from paddleseg_segformer.report.page import Number, cell, number, percent, shell, table
 from paddleseg_segformer.report.tables import write_csv
-from paddleseg_segformer.yaml_files import parse_yaml
+from paddleseg_segformer.yaml_files import dotted, parse_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,21 +91,12 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
         )
     config = folder / CONFIG
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
-    settings = dict(_flat(parse_yaml(text, str(config)))) if text else {}
+    values = dotted(parse_yaml(text, str(config))) if text else {}
+    settings = {
+        key: value if isinstance(value, str) else json.dumps(value, default=str)
+        for key, value in values.items()
+    }
     return Run(str(run_dir), curves, settings, text)
-
-
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the values of a config by their dotted keys."""
-    if isinstance(value, dict) and value:
-        items: Any = value.items()
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        items = enumerate(value)
-    else:
-        yield key, value if isinstance(value, str) else json.dumps(value, default=str)
-        return
-    for name, item in items:
-        yield from _flat(item, f"{key}.{name}" if key else str(name))
 
 
 def write_runs(
