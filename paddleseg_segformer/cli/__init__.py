@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Mistakes in the flags themselves end the process with status 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # pipes of Windows cannot hold every character
+            stream.reconfigure(errors="backslashreplace")
     try:
         with explained():
             _run(list(sys.argv[1:] if argv is None else argv))

@@ -46,6 +46,20 @@ def split_byte_order_mark(content: bytes) -> tuple[str, bytes]:
     return _MARKS.get(mark, "utf-8"), content[len(mark) :]
 
 
+def with_own_separators(text: bytes, root: Path, separator: str = " ") -> bytes:
+    r"""Return the text of a list that may have been written on Windows, where `\` divides paths.
+
+    It is taken for such a list where its first path with a `\` is found with `/` alone.
+    """
+    if os.sep == "\\" or b"\\" not in text:
+        return text
+    line = next(line for line in text.split(b"\n") if b"\\" in line)
+    name = next(iter(split_items(os.fsdecode(line), separator)), "")
+    if (root / name).exists() or not (root / name.replace("\\", "/")).exists():
+        return text
+    return text.replace(b"\\", b"/")
+
+
 def split_items(line: str, separator: str = " ") -> list[str]:
     """Return the paths in a line of a list, such as an image and its label; none in a comment.
 

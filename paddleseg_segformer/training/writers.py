@@ -110,7 +110,7 @@ class JsonLinesWriter(Writer):
                 if file.write(line) != len(line):
                     raise OSError(0, "a part of the line could not be written")
             except OSError:
-                os.truncate(self.path, end)
+                file.truncate(end)
                 raise
 
 
@@ -302,7 +302,7 @@ class WandbWriter(Writer):
             project=os.environ.get("WANDB_PROJECT", "paddleseg_segformer"),
             name=save_dir.name,
             dir=str(save_dir),
-            id=None if is_new else id_file.read_text().strip(),
+            id=None if is_new else id_file.read_text("utf-8").strip(),
             resume="allow",
             mode=os.environ.get("WANDB_MODE", "offline"),
             settings=wandb.Settings(console="off", silent=True),
@@ -339,7 +339,7 @@ class MlflowWriter(Writer):
         self.client = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", local))
         id_file = save_dir / "mlflow_run_id"
         if start is not None and id_file.is_file():
-            self.run_id = id_file.read_text().strip()
+            self.run_id = id_file.read_text("utf-8").strip()
             self.client.update_run(self.run_id, status="RUNNING")
             return
         name = "paddleseg_segformer"
