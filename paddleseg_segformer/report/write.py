@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from paddleseg_segformer.config import Config
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import Metrics
 from paddleseg_segformer.evaluation.error_kinds import KINDS, SIZE_NAMES
-from paddleseg_segformer.files import atomic_files, atomic_folder
+from paddleseg_segformer.files import atomic_files, atomic_folder, only_writer
 from paddleseg_segformer.inference.overlay import legend, write_image
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.report import figures as draw
@@ -213,6 +214,8 @@ def write_findings(
         )
         (folder / PAGE).write_text(page, encoding="utf-8")
     logger.info("report: %s", out / PAGE)
+    if subject.run_dir:
+        _link_from_visualdl(subject.run_dir, out / PAGE)
     return Report(out, metrics, content, temperatures)
 
 
@@ -231,6 +234,24 @@ def _model_of(run_dir: Path) -> Path:
         f"{run_dir}: found neither {BEST} nor a checkpoint iter_N. Name the --save_dir of a "
         "training run; for weights of another kind: val --report."
     )
+
+
+def _link_from_visualdl(run_dir: Path, page: Path) -> None:
+    """Add the page's address to a run's VisualDL record, if it has one, and once."""
+    from paddleseg_segformer.training.writers import VisualDLWriter
+
+    record, address = run_dir / VisualDLWriter.FILE, page.absolute().as_uri()
+    if not record.is_file() or not find_spec("visualdl"):
+        return
+    if address.encode() in record.read_bytes():
+        return
+    try:
+        with only_writer(run_dir):
+            writer = VisualDLWriter(run_dir)
+            writer.text("report", f"report of the best model: {address}")
+            writer.close()
+    except UserError:  # the run goes on, and its record is its own
+        logger.info("%s: a run writes into it, so its record got no link to the report", run_dir)
 
 
 def _write_pictures(
@@ -404,7 +425,7 @@ def _versions() -> dict[str, str]:
 def _processor() -> str:
     """Return the processor's name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:  # not Linux
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

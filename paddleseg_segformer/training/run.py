@@ -280,7 +280,9 @@ def _hooks(
     saving: list[Hook] = [save] if rank == 0 else []
     if parts.val_dataset is None:
         return [*hooks, *saving]
-    evaluation = ModelEvaluation(config, parts, options.num_workers, rank, world_size)
+    evaluation = ModelEvaluation(
+        config, parts, options.num_workers, rank, world_size, run.writers.take_details
+    )
     early_stop = options.early_stop_intervals or config.early_stop_intervals
     if early_stop and not options.do_eval:
         logger.warning("early_stop_intervals has no effect without --do_eval")
