@@ -280,6 +280,11 @@ def _check_convertible(
         raise UserError(
             f"{source}: holds a {kind}, but {format.title}'s files are of a {format.backbone_type}."
         )
+    if full_backbone(backbone).get("positional_encoding") == "learned":
+        raise UserError(
+            f"{source}: {format.title} has no MixVisionTransformer with positional_encoding "
+            "learned. It stays in this package's own files."
+        )
     if not full_backbone(backbone)["qkv_bias"]:
         raise UserError(f"{source}: {format.title} has no attention without qkv_bias.")
     if is_vit(backbone) and not full_backbone(backbone).get("final_norm"):
