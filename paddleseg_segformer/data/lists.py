@@ -29,7 +29,11 @@ def read_list_text(path: Path) -> bytes:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such list file.")
-    content = path.read_bytes()
+    return decode_list(path, path.read_bytes())
+
+
+def decode_list(path: object, content: bytes) -> bytes:
+    """Return a list file's text from its content, as `read_list_text` does."""
     mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
     encoding = _MARKS.get(mark, "utf-8")
     content = content[len(mark) :]
