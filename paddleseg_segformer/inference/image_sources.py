@@ -60,7 +60,7 @@ def find_images(
     if is_url(image_path) or is_url(file_list):
         return _find_in_store(image_path, file_list, [str(folder) for folder in results])
     if file_list:
-        return _named(*_listed(Path(file_list), Path(image_path) if image_path else None))
+        return name_results(*_listed(Path(file_list), Path(image_path) if image_path else None))
     if not image_path:
         raise UserError("--image_path is missing: name an image, a folder, a list or a video.")
     path = Path(image_path)
@@ -69,16 +69,16 @@ def find_images(
         found = sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise UserError(f"{path}: no images in this folder ({', '.join(IMAGE_SUFFIXES)}).")
-        return _named(found, path)
+        return name_results(found, path)
     if not path.is_file():
         matches = (Path(item) for item in sorted(glob(image_path, recursive=True)))
         if found := [item for item in matches if item.suffix.lower() in IMAGE_SUFFIXES]:
-            return _named(found, None)
+            return name_results(found, None)
         raise UserError(f"{path}: no such file or folder (--image_path).")
     suffix = path.suffix.lower()
     if suffix == ".txt" or (suffix not in IMAGE_SUFFIXES and not cv2.haveImageReader(str(path))):
-        return _named(*_listed(path, None))
-    return _named([path], path.parent)
+        return name_results(*_listed(path, None))
+    return name_results([path], path.parent)
 
 
 def read_ahead(
@@ -150,7 +150,7 @@ def _find_in_store(
         root = root.partition("*")[0].rpartition("/")[0] if "*" in root else root
     scheme = root.partition("://")[0]
     paths = [Path(url.removeprefix(f"{scheme}:/")) for url in urls]
-    named = _named(paths, Path(root.removeprefix(f"{scheme}:/")))
+    named = name_results(paths, Path(root.removeprefix(f"{scheme}:/")))
     return [ImageFile.of(f"{scheme}:/{path.as_posix()}", name) for path, name in named]
 
 
@@ -165,7 +165,7 @@ def _url_in_list(item: str, root: str) -> str:
     return url
 
 
-def _named(paths: Sequence[Path], root: Path | None) -> list[ImageFile]:
+def name_results(paths: Sequence[Path], root: Path | None) -> list[ImageFile]:
     """Name the results of each image once, below one folder.
 
     Names are relative to `root`, or to the folder that all images share where some lie elsewhere.
