@@ -40,6 +40,7 @@ REMEDIES = {
     "safetensors": "pip install safetensors",
     "pycocotools": "pip install pycocotools",
     "rasterio": "pip install rasterio",
+    "av": "pip install av",
     "scipy": "pip install scipy",
     "imagecorruptions": CORRUPTIONS,
     "numba": CORRUPTIONS,

@@ -25,7 +25,10 @@ from paddleseg_segformer.data.lists import (
 )
 from paddleseg_segformer.errors import UserError
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts"),
+    *(".m2ts", ".wmv", ".flv", ".ogv", ".mxf"),
+)
 
 
 class ImageFile(NamedTuple):
