@@ -23,7 +23,7 @@ from paddleseg_segformer.data.findings import Fault
 from paddleseg_segformer.data.headers import max_pixels, open_image, orientation, tiff_layout
 from paddleseg_segformer.data.io import decode_image, read_file
 from paddleseg_segformer.data.values import ValueRange, check_finite, is_nodata
-from paddleseg_segformer.dependencies import explained
+from paddleseg_segformer.dependencies import REMEDIES, MissingDependency, explained
 from paddleseg_segformer.errors import UserError, one_line
 
 PYRAMID_SUFFIXES = (".svs", ".ndpi", ".scn", ".qptiff")  # microscopes'
@@ -136,9 +136,7 @@ def open_raster(path: str | os.PathLike[str]) -> Raster:
     elif is_tiff:
         raster = _TiffRaster(path)
     elif path.suffix.lower() in RASTER_SUFFIXES:
-        with explained():
-            import rasterio  # noqa: F401  it is missing: says so
-        raise AssertionError
+        raise MissingDependency(f"{path}: {REMEDIES['rasterio']} to read {path.suffix} files.")
     else:
         return _WholeRaster(path)
     block = int(np.prod(raster.block_hw)) * raster.shape[2] * raster.dtype.itemsize
@@ -410,7 +408,7 @@ class _WholeRaster(_ArrayRaster):
             )
         self._array = decode_image(path, content, channels)
         self.shape, self.dtype = self._array.shape, self._array.dtype
-        self.block_hw, self.band_names = self.shape[:2], ("",) * channels
+        self.block_hw, self.band_names = (1, self.shape[1]), ("",) * channels
         self.has_alpha = channels == 4
 
 
