@@ -111,7 +111,7 @@ def _of_configs(configs: Mapping[str, Config]) -> Iterator[tuple[str, str, nn.La
             raise UserError(
                 f"{name}: the multiply-accumulates of {type(model).__name__} on "
                 f"{type(model.backbone).__name__} are not known here. Name a SegFormer on a MiT or "
-                "a Segmenter."
+                "a ResNet, or a Segmenter."
             )
         backbone = config.model.get("backbone") or {}
         variant = str(backbone.get("type", "")).rpartition("_")[2]
@@ -127,10 +127,12 @@ def _record(model: nn.Layer, variant: str, size: tuple[int, int]) -> dict[str, A
         count_macs,
         count_parameters,
     )
-    from paddleseg_segformer.models.segformer import SegFormer, SegFormerMM
+    from paddleseg_segformer.models import MixVisionTransformer, SegFormer, SegFormerMM
 
     is_paper = isinstance(model, SegFormer) and variant in VARIANTS
-    has_activations = isinstance(model, (SegFormer, SegFormerMM))
+    has_activations = isinstance(model, (SegFormer, SegFormerMM)) and isinstance(
+        model.backbone, MixVisionTransformer
+    )
     return {
         "size_hw": size,
         "num_classes": model.num_classes,
