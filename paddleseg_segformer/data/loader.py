@@ -284,7 +284,8 @@ def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessP
     """
     context = worker_context()
     modules = {type(part).__module__ for part in (dataset, *dataset.transforms)}
-    context.set_forkserver_preload(["__main__", __name__, *sorted(modules)])
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(["__main__", __name__, *sorted(modules)])
     worker_dataset = copy.copy(dataset)
     if not any(getattr(item, "mixes_samples", False) for item in dataset.transforms):
         worker_dataset.samples = ()

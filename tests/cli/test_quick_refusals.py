@@ -73,6 +73,17 @@ MISTAKES = {
         ". --model_path nowhere": NO_WEIGHTS,
         ". --out file/x": NO_FOLDER,
     },
+    "curves": {
+        "": "the following arguments are required: RUN_DIR",
+        "nowhere": "nowhere: no such folder. Name the --save_dir of a training run",
+        ". --save_dir file/x": NO_FOLDER,
+    },
+    "import_log": {
+        "": "the following arguments are required: LOG, --save_dir",
+        "nowhere --save_dir out": "nowhere: expected a training log, found nothing",
+        "file --save_dir file/x": NO_FOLDER,
+        "file --save_dir out": "file: found no step and no score of a training run",
+    },
     "compare": {
         "": "the following arguments are required: A, B, DATA",
         "nowhere file x": NO_WEIGHTS,
