@@ -52,6 +52,28 @@ GMACS: dict[tuple[str, tuple[int, int], int], float] = {
     ("B0", (512, 1024), 19): 17.7,
 }
 
+# Images per second by (variant, (height, width)).
+# Sources: table 2 of the paper, on a V100; mmsegmentation's model card, with its own head, on a GTX
+# 1080 Ti (B0), Titan Xp (B1, B2) and V100 for 512x512, else a V100, by windows on Cityscapes.
+PAPER_FPS: dict[tuple[str, tuple[int, int]], float] = {
+    ("B0", (512, 512)): 50.5,
+    ("B0", (1024, 2048)): 15.2,
+    ("B0", (768, 1536)): 26.3,
+    ("B0", (640, 1280)): 37.1,
+    ("B0", (512, 1024)): 47.6,
+    ("B4", (512, 512)): 15.4,
+    ("B4", (1024, 2048)): 3.0,
+    ("B5", (640, 640)): 9.8,
+    ("B5", (1024, 2048)): 2.5,
+}
+_MMSEG_ADE20K = (51.32, 47.66, 30.88, 22.11, 15.45, 11.89)
+_MMSEG_CITYSCAPES = (4.74, 4.3, 3.36, 2.53, 1.88, 1.39)
+MMSEG_FPS: dict[tuple[str, tuple[int, int]], float] = {
+    **{(name, (512, 512)): fps for name, fps in zip(_ADE20K, _MMSEG_ADE20K, strict=True)},
+    **{(name, (1024, 2048)): fps for name, fps in zip(_ADE20K, _MMSEG_CITYSCAPES, strict=True)},
+    ("B5", (640, 640)): 11.3,
+}
+
 
 def build_published(variant: str, num_classes: int, is_mm: bool = False) -> nn.Layer:
     """Return SegFormer B0 to B5 of the published widths.
