@@ -40,6 +40,7 @@ REMEDIES = {
     "safetensors": "pip install safetensors",
     "pycocotools": "pip install pycocotools",
     "rasterio": "pip install rasterio",
+    "av": "pip install av",
     "scipy": "pip install scipy",
     "imagecorruptions": CORRUPTIONS,
     "numba": CORRUPTIONS,
@@ -60,6 +61,12 @@ REMEDIES = {
     "gradio_client": "pip install gradio_client",
     "playwright": "pip install playwright && apt-get install chromium",
     "torch": "pip install 'torch>=2.6' (to read PyTorch's files)",
+    "ray": "pip install 'ray[data]'",
+    "pyarrow": "pip install 'ray[data]'",
+    "fsspec": "pip install fsspec",
+    "s3fs": "pip install s3fs",
+    "gcsfs": "pip install gcsfs",
+    "adlfs": "pip install adlfs",
 }
 # part of the message of an installed package that does not load -> remedy
 LOADER_REMEDIES = {

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from paddleseg_segformer.cloud import is_url, upload
 from paddleseg_segformer.errors import UserError
 
 IS_WINDOWS = sys.platform == "win32"
@@ -70,11 +71,19 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary name keeps the destination's suffix, since many writers choose the format by it.
     On an exception the temporary file is removed and the destination stays as it was. The first
-    write into a folder removes what killed processes left there.
+    write into a folder removes what killed processes left there. Where the destination is a URL the
+    file is written here, and uploaded on success.
 
     Raises:
         UserError: the disk is full, or cannot be written to.
     """
+    if is_url(destination):
+        url = str(destination)
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, url.rpartition("/")[2])
+            yield temporary
+            upload(temporary, url)
+        return
     destination = Path(destination)
     make_folder(destination.parent)
     _sweep(destination.parent)

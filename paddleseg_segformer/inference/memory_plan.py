@@ -163,7 +163,9 @@ def _available_mib() -> float | None:
 def _cgroup_mib() -> float | None:
     """Return what a container's limit leaves."""
     try:
-        limit, used = ((CGROUP / f"memory.{name}").read_text("utf-8") for name in ("max", "current"))
+        limit, used = (
+            (CGROUP / f"memory.{name}").read_text("utf-8") for name in ("max", "current")
+        )
         return (int(limit) - int(used)) / MIB
     except (OSError, ValueError):  # no such file, or `max`: no limit
         return None
