@@ -534,14 +534,14 @@ def cost_tables() -> Iterable[str]:
         ("Images", "Model", "M params", "Paper", "GMACs", "Paper", "Img/s: paper", "mmseg"), rows
     )
     yield "Segmenter, ADE20K at 512x512; its publishers state neither."
-    rows = []
+    segmenters = []
     for size, head in itertools.product(("small", "base"), ("linear", "mask")):
         name = f"segmenter_vit_{size}_{head}_ade20k_512x512_160k"
         build = functools.partial(building.build_model, config.load_config(name))
         model = built_of_zeros(build)
         millions = f"{costs.count_parameters(model) / 1e6:.2f}"
-        rows.append((f"`{name}`", millions, macs_of(model, (512, 512))))
-    yield markdown_table(("Config", "M params", "GMACs"), rows)
+        segmenters.append((f"`{name}`", millions, macs_of(model, (512, 512))))
+    yield markdown_table(("Config", "M params", "GMACs"), segmenters)
 
 
 def macs_of(model: Any, hw: tuple[int, int]) -> str:

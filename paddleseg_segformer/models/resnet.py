@@ -20,7 +20,7 @@ from paddleseg_segformer.errors import UserError
 DEPTHS = (50, 101, 152)
 
 
-class ResNet(VisionResNet):  # type: ignore[misc]
+class ResNet(VisionResNet):
     """The four maps of a ResNet, before its classifier.
 
     Names of weights are `paddle.vision`'s, whose ImageNet weights are read as they are.
@@ -61,7 +61,7 @@ class ResNet(VisionResNet):  # type: ignore[misc]
 
     def stages(self) -> list[list[tuple[str, ...]]]:
         """Return the four stages, each of as many depths as it has blocks; see `Staged`."""
-        found = [
+        found: list[list[tuple[str, ...]]] = [
             [(f"layer{stage}.{index}",) for index in range(len(getattr(self, f"layer{stage}")))]
             for stage in range(1, 5)
         ]
