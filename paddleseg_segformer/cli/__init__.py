@@ -27,6 +27,8 @@ JOBS = {
     "infer": "predict images with an exported model, on any engine and without Paddle",
     "visualize": "draw the attention of a patch and a mask transformer's class maps over images",
     "erf": "draw effective receptive fields of stages and head, several models side by side",
+    "robustness": "evaluate a model on corrupted images: the 16 corruptions of Cityscapes-C",
+    "resolution_sweep": "evaluate models at several sizes of the images, whole and by windows",
     "export": "write a static graph and its deploy.yaml for Paddle Inference",
     "serve": "answer HTTP requests with the predictions of an exported model",
     "convert_weights": "write weights as another code base's files, where that is possible exactly",

@@ -35,6 +35,8 @@ def run(args: Namespace) -> None:
     from paddleseg_segformer.report.runs import PAGE, write_runs
 
     for found in write_runs(args.run_dirs, args.save_dir):
-        best = f"best mIoU {found.best[1]:.4f} at {found.best[0]}" if found.best else "not evaluated"
+        best = (
+            f"best mIoU {found.best[1]:.4f} at {found.best[0]}" if found.best else "not evaluated"
+        )
         print(f"{found.name}: {found.num_iters} iterations, {best}")
     print(f"page: {Path(args.save_dir) / PAGE}")

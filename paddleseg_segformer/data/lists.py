@@ -29,7 +29,12 @@ def read_list_text(path: Path) -> bytes:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such list file.")
-    encoding, content = split_byte_order_mark(path.read_bytes())
+    return decode_list(path, path.read_bytes())
+
+
+def decode_list(path: object, content: bytes) -> bytes:
+    """Return a list file's text from its content, as `read_list_text` does."""
+    encoding, content = split_byte_order_mark(content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:

@@ -321,9 +321,14 @@ _worker_dataset: SegmentationDataset
 
 
 def _start_worker(dataset: SegmentationDataset) -> None:
-    """Prepare a worker process: it leaves signals to its parent, and ends with it."""
+    """Prepare a worker process of `train_loader`."""
     global _worker_dataset
     _worker_dataset = dataset
+    prepare_worker()
+
+
+def prepare_worker() -> None:
+    """Prepare a worker process: it leaves signals to its parent, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_soon)
     if hasattr(signal, "pthread_sigmask"):

@@ -10,6 +10,7 @@ Source: Vaswani et al., "Attention Is All You Need", 2017; Xie et al., "SegForme
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import paddle
@@ -26,6 +27,7 @@ from paddleseg_segformer.models.layers import (
     tokens_to_map,
 )
 
+AMPERE = 8  # generation of GPUs: 7 Volta and Turing, 8 Ampere and Ada, 9 Hopper
 BLOCK_SCORES = 1 << 22  # scores held at once without gradients: 16 MiB in float32
 
 
@@ -44,7 +46,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
         (N, L, M, D).
     """
     if _has_fused_kernel(q):
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training)
+        # not by `training`: Paddle 2.6 drops whatever that says
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout if training else 0.0)
     v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
     if is_eager() and not paddle.is_grad_enabled():
         rows = max(BLOCK_SCORES // (k.shape[0] * k.shape[1] * k.shape[2]), 1)
@@ -87,8 +90,24 @@ def head_width(dim: int, num_heads: int) -> int:
 
 
 def _has_fused_kernel(q: Tensor) -> bool:
-    """Return whether Paddle fuses attention here: on GPU, in half precision, not in a graph."""
-    return is_eager() and q.place.is_gpu_place() and q.dtype != paddle.float32
+    """Return whether Paddle fuses attention here: on GPU, in half precision, not in a graph.
+
+    Its kernels are for GPUs from Ampere on and widths in eights; Paddle before 3.3 does not look.
+    """
+    return (
+        is_eager()
+        and q.place.is_gpu_place()
+        and q.dtype in (paddle.float16, paddle.bfloat16)
+        and q.shape[-1] % 8 == 0
+        and _gpu_generation(q.place.gpu_device_id()) >= AMPERE
+    )
+
+
+@cache
+def _gpu_generation(device_id: int) -> int:
+    """Return the major number of a GPU's compute capability."""
+    major: int = paddle.device.cuda.get_device_capability(device_id)[0]
+    return major
 
 
 class SelfAttention(nn.Layer):

@@ -127,7 +127,14 @@ def write_runs(
     return runs
 
 
-_COLUMNS = ("iterations", "best_mIoU", "at_iteration", "accuracy_there", "last_loss", "images_per_s")
+_COLUMNS = (
+    "iterations",
+    "best_mIoU",
+    "at_iteration",
+    "accuracy_there",
+    "last_loss",
+    "images_per_s",
+)
 
 
 def _figures(run: Run) -> list[float | None]:

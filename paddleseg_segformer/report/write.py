@@ -80,6 +80,7 @@ class Subject:
         settings: As evaluated: windows, scales, flips.
         device: As Paddle names it.
         run_dir: What `train` wrote, for its curves; None for a model without a run.
+        title: Of the page; by default the names of the model and of the data set.
     """
 
     model_path: Path
@@ -90,6 +91,7 @@ class Subject:
     settings: InferenceSettings
     device: str
     run_dir: Path | None = None
+    title: str = ""
 
 
 def write_report(
@@ -100,6 +102,7 @@ def write_report(
     opts: Sequence[str] = (),
     num_workers: int = 2,
     num_shown: int = 8,
+    title: str = "",
 ) -> Report:
     """Evaluate a training run's model on its `val_dataset` and write the report.
 
@@ -115,6 +118,7 @@ def write_report(
         opts: Overrides of the config, such as "val_dataset.dataset_root=DIR".
         num_workers: Threads that read images ahead.
         num_shown: Images shown of the worst, and of the best.
+        title: Of the page; by default the names of the model and of the data set.
 
     Raises:
         UserError: no run, no model or no `val_dataset`; or as of `evaluate`.
@@ -148,6 +152,7 @@ def write_report(
         config.test_config.inference_settings(),
         paddle.get_device(),
         run_dir,
+        title,
     )
     findings = Findings(len(dataset), dataset.num_classes, dataset.ignore_index)
     metrics = evaluate(
@@ -287,6 +292,7 @@ def _figures(subject: Subject, metrics: Metrics, findings: Findings) -> dict[str
         for index, (name, figures) in enumerate(metrics.to_dict()["classes"].items())
     }
     content = metrics.to_dict() | {
+        "title": subject.title,
         "mIoU_interval": intervals.miou,
         "boundary_IoU": _mean(findings.boundary_iou),
         "boundary_F": _mean(findings.boundary_f),

@@ -14,8 +14,10 @@ import math
 import os
 import re
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ from paddleseg_segformer.yaml_files import dotted, parse_yaml
 
 logger = logging.getLogger(__name__)
 
+LOG = "log.txt"
 Scalars = Mapping[str, float]
 NUM_BUCKETS, NUM_THRESHOLDS = 50, 50  # of histograms, of curves of precision and recall
 
@@ -126,7 +129,7 @@ class TextLog(logging.FileHandler):
     """The messages of a run as lines of `log.txt`, appended to on resume."""
 
     def __init__(self, save_dir: Path) -> None:
-        super().__init__(save_dir / "log.txt", encoding="utf-8")
+        super().__init__(save_dir / LOG, encoding="utf-8")
         self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.is_failing = False
 
@@ -137,6 +140,36 @@ class TextLog(logging.FileHandler):
         if not self.is_failing:
             self.is_failing = True
             logger.warning("%s: lines are being lost", self.baseFilename)
+
+
+@contextmanager
+def logged(folder: Path | None, to_console: bool = False) -> Iterator[None]:
+    """Write the messages of this package to a folder's `log.txt`, unless they go there anyway.
+
+    Args:
+        folder: None for no file.
+        to_console: Also to standard output, unless they are shown anyway.
+    """
+    package = logging.getLogger("paddleseg_segformer")
+    handlers: list[logging.Handler] = []
+    if folder is not None:
+        written = {getattr(other, "baseFilename", None) for other in package.handlers}
+        if os.path.abspath(folder / LOG) not in written:
+            handlers.append(TextLog(folder))
+    if to_console and not package.hasHandlers():
+        handlers.append(logging.StreamHandler(sys.stdout))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    level = package.level
+    package.setLevel(level or logging.INFO)
+    for handler in handlers:
+        package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+        for handler in handlers:
+            package.removeHandler(handler)
+            handler.close()
 
 
 class VisualDLWriter(Writer):

@@ -50,7 +50,10 @@ def cells(page: str, section: str) -> list[list[str]]:
     body = page.partition(f'id="{section}"')[2]
     body = body.partition("<table")[2].partition("</table>")[0]
     return [
-        [html.unescape(re.sub("<[^>]+>", "", cell)) for cell in re.findall("<t[hd].*?</t[hd]>", row)]
+        [
+            html.unescape(re.sub("<[^>]+>", "", cell))
+            for cell in re.findall("<t[hd].*?</t[hd]>", row)
+        ]
         for row in re.findall("<tr>.*?</tr>", body)
     ]
 

@@ -318,6 +318,26 @@ def test_precision_names_are_checked():
     assert paddle.get_device() == "cpu" and not Precision("fp32").enabled
 
 
+@pytest.mark.parametrize(
+    ("name", "capability", "message"),
+    [
+        ("bf16", (7, 5), r"bf16: found T4 \(compute capability 7.5\), .* Use fp32 or fp16"),
+        ("fp16", (6, 1), r"fp16: found T4 .* 6.1\), expected 7.0 or newer. Use fp32\."),
+        ("fp16", (7, 0), None),
+        ("bf16", (8, 0), None),
+    ],
+)
+def test_precision_that_the_gpu_lacks_is_refused(name, capability, message, monkeypatch):
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda: "T4")
+    if message is None:
+        assert Precision(name).enabled
+    else:
+        with pytest.raises(UserError, match=message):
+            Precision(name)
+
+
 def test_run_without_do_eval_ends_with_a_score_and_the_next_command(folder, capsys):
     assert train(folder, "out") == 0
     *_, before, last = lines = capsys.readouterr().out.splitlines()
