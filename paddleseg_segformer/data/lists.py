@@ -30,7 +30,7 @@ def read_list_text(path: Path) -> bytes:
     if not path.is_file():
         raise UserError(f"{path}: no such list file.")
     content = path.read_bytes()
-    mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
+    mark = byte_order_mark(content)
     encoding = _MARKS.get(mark, "utf-8")
     content = content[len(mark) :]
     try:
@@ -41,6 +41,11 @@ def read_list_text(path: Path) -> bytes:
     if encoding != "utf-8":
         content = text.encode()
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def byte_order_mark(content: bytes) -> bytes:
+    """Return the mark that a text begins with, empty if none."""
+    return next((mark for mark in _MARKS if content.startswith(mark)), b"")
 
 
 def split_items(line: str, separator: str = " ") -> list[str]:
