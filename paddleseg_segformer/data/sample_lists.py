@@ -15,11 +15,12 @@ from typing import BinaryIO
 import numpy as np
 
 from paddleseg_segformer.data.lists import (
-    byte_order_mark,
     read_list_text,
+    split_byte_order_mark,
     split_items,
     visible,
     walk_files,
+    with_own_separators,
 )
 from paddleseg_segformer.errors import UserError
 
@@ -248,9 +249,9 @@ def read_list_file(
     if not path.is_file():
         raise UserError(f"{path}: no such list file. Expected lines 'image{separator}label'.")
     with path.open("rb") as file:
-        is_utf8 = byte_order_mark(file.read(4)) in (b"", codecs.BOM_UTF8)
-    is_long = is_utf8 and path.stat().st_size >= LONG_BYTES
-    text = ListFile(path) if is_long else read_list_text(path)
+        encoding, head = split_byte_order_mark(file.read(BLOCK_BYTES))
+    is_long = path.stat().st_size >= LONG_BYTES and encoding == "utf-8" and b"\\" not in head
+    text = ListFile(path) if is_long else with_own_separators(read_list_text(path), root, separator)
     return SampleList(
         text, separator=separator, root=root, source=str(path), needs_label=needs_label
     )
