@@ -32,7 +32,7 @@ class TemporalAverage:
         if not 0 <= share < 1:
             raise UserError(f"--smooth: found {share}, expected 0 to below 1.")
         self.share = share
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._flow.setFinestScale(0)
         self._before: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         self._now: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
