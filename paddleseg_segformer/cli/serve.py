@@ -49,7 +49,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_device_argument(parser)
     add("--threads", type=int, default=os.cpu_count(), help="threads of the network on the CPU")
-    add("--precision", choices=PRECISIONS, default="fp32", help="precision of the computation")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="precision of the computation; auto: what export --speed chose, else fp32",
+    )
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all")
     add("--port", type=int, default=8000, help="0: any free one")
     defaults = ServingSettings()
