@@ -18,6 +18,7 @@ from paddleseg_segformer.data.headers import (
     JPEG_SCAN,
     JPEG_START,
     MAX_PAGES,
+    PNG_START,
     TiffLayout,
     check_array,
     check_image,
@@ -35,7 +36,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".n
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _JPEG_END = b"\xff\xd9"
-_PNG_START = b"\x89PNG"
 
 
 def read_image(
@@ -302,7 +302,7 @@ def _decode_channels(
         return _decode_bands(path, content, layout)
     if layout and layout.bits == 16 and not value_range:
         return _decode_wide_tiff(path, content, layout, img_channels)
-    if content.startswith(_PNG_START) and content[24:25] == b"\x10" and not value_range:
+    if content.startswith(PNG_START) and content[24:25] == b"\x10" and not value_range:
         _refuse_few_bits(path, _decode(path, content, cv2.IMREAD_UNCHANGED))
     flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
     return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if value_range else flag)
@@ -331,7 +331,7 @@ def _is_cut_jpeg(content: bytes) -> bool:
 
 def _hides_a_still_image(content: bytes) -> bool:
     """Tell whether the first frame of an animated PNG is another image than its still one."""
-    if not content.startswith(_PNG_START):
+    if not content.startswith(PNG_START):
         return False
     head = content[: content.find(b"IDAT")]
     return b"acTL" in head and b"fcTL" not in head
@@ -359,7 +359,7 @@ def _refuse_changed_values(
     path: Path, content: bytes, layout: TiffLayout | None, value_range: ValueRange
 ) -> None:
     """Refuse files whose decoded values are not the stored ones, which `value_range` is about."""
-    is_grey_png = content.startswith(_PNG_START) and content[25:26] == b"\0"
+    is_grey_png = content.startswith(PNG_START) and content[25:26] == b"\0"
     bits = content[24] if is_grey_png else layout.bits if layout else 8
     if bits <= 8 and value_range.keeps_uint8:
         return
@@ -422,7 +422,7 @@ def _decode_bands(path: Path, content: bytes, layout: TiffLayout | None) -> np.n
         return _decode_tiff(path, content, layout)
     if len(pages) < 2:
         image = _decode(path, content, cv2.IMREAD_UNCHANGED)
-        is_turned = content.startswith(_PNG_START)  # OpenCV does not turn what it reads unchanged
+        is_turned = content.startswith(PNG_START)  # OpenCV does not turn what it reads unchanged
         return _turned(image, orientation(content)) if is_turned else image
     if len({page.shape for page in pages}) > 1:
         raise UserError(f"{path}: the pages differ in size; expected one page per band.")
