@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
@@ -54,6 +55,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
         blocks = [paddle.matmul(attention_weights(q[:, i : i + rows], k), v) for i in starts]
         return paddle.concat(blocks, axis=2).transpose([0, 2, 1, 3])
     return _weighted(attention_weights(q, k), v, dropout, training)
+
+
+def _attend_kept(layer: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return `attend` by a layer's settings; keep its weights while `layer.kept` is a list."""
+    if layer.kept is None:
+        return attend(q, k, v, layer.attn_drop, layer.training)
+    layer.kept.append(attention_weights(q, k))
+    v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
+    return _weighted(layer.kept[-1], v, layer.attn_drop, layer.training)
 
 
 def _weighted(weights: Tensor, v: Tensor, dropout: float, training: bool) -> Tensor:
@@ -110,6 +120,9 @@ class SelfAttention(nn.Layer):
         qk_scale: factor of the scores; by default 1 / sqrt(D).
         attn_drop, proj_drop: dropout on the attention weights, and after the last linear.
 
+    While `kept` is a list, each call appends the weights (N, M, L, L) that it applies, without
+    dropout; the output depends on them, so that they get gradients.
+
     Raises:
         UserError: the channels are no multiple of the heads.
     """
@@ -124,6 +137,7 @@ class SelfAttention(nn.Layer):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
+        self.kept: list[Tensor] | None = None
         self.num_heads = num_heads
         self.head_dim = head_width(dim, num_heads)
         self.query_gain = 1.0 if qk_scale is None else qk_scale * self.head_dim**0.5
@@ -135,7 +149,7 @@ class SelfAttention(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         """(N, L, C) -> (N, L, C)."""
         q, k, v = self._project(x)
-        out = attend(q, k, v, self.attn_drop, self.training)
+        out = _attend_kept(self, q, k, v)
         return self.proj_drop(self.proj(out.flatten(2)))
 
     def weights(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
@@ -206,12 +220,7 @@ class EfficientSelfAttention(nn.Layer):
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
         q, k, v = self._project(x, hw)
-        if self.kept is None:
-            out = attend(q, k, v, self.attn_drop, self.training)
-        else:
-            self.kept.append(attention_weights(q, k))
-            v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
-            out = _weighted(self.kept[-1], v, self.attn_drop, self.training)
+        out = _attend_kept(self, q, k, v)
         return self.proj_drop(spread_tokens(self.proj(out.flatten(2)), hw, self.merge))
 
     def weights(self, x: Tensor, hw: Sequence[int | Tensor], rows: slice = slice(None)) -> Tensor:
