@@ -249,11 +249,12 @@ def test_job_writes_a_run_that_other_jobs_and_visualdl_read(tmp_path, capsys) ->
         (["nowhere.log"], "nowhere.log: expected a training log, found nothing. Name PaddleSeg's"),
         (["."], ".: expected a training log, found a folder"),
         (["other.txt"], "other.txt: found no step and no score of a training run"),
-        (["other.txt", "--trackers", "vdl"], "unknown tracker type 'vdl'"),
+        (["good.log", "--trackers", "vdl"], "unknown tracker type 'vdl'"),
     ],
 )
 def test_bad_input_is_one_line(flags, message, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.log").write_text(MMCV)
     (tmp_path / "other.txt").write_text('hello\n{"iteration": 3}\n| a | b |\n')
     assert main(["import_log", *flags, "--save_dir", "out"]) == 1
     error = capsys.readouterr().err.strip()
