@@ -128,12 +128,18 @@ def atomic_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder; on success its files are moved into `folder`, else none is.
 
+    A folder that is new is there as a whole or not at all; in one that holds files, they are
+    replaced one after the other.
+
     Raises:
         UserError: as of `atomic_folder`.
     """
-    folder = make_folder(folder)
+    folder = Path(folder)
     with _temporary_folder(folder) as temporary:
         yield temporary
+        if not folder.exists():
+            replace_folder(folder, temporary)
+            return
         paths = sorted(temporary.iterdir())
         for path in paths:
             _sync(path)

@@ -153,7 +153,8 @@ def _encoder_macs(encoder: MixVisionTransformer, hw: tuple[int, int]) -> Counter
             if attention.sr_ratio > 1:
                 macs["spatial reduction"] += reduced * attention.sr.weight.size
             macs["fc1, fc2"] += tokens * (mlp.fc1.weight.size + mlp.fc2.weight.size)
-            macs["depthwise convolution"] += tokens * mlp.dwconv.dwconv.weight.size
+            if block.has_mix_ffn:
+                macs["depthwise convolution"] += tokens * mlp.dwconv.dwconv.weight.size
     return macs
 
 
@@ -208,7 +209,9 @@ def _encoder_activations(
     for stage, (h, w) in enumerate(stage_sizes(hw), start=1):
         tokens = h * w
         channels = encoder.feat_channels[stage - 1]
-        values["patch embeddings, stage norms"] += 3 * tokens * channels
+        # convolution, norm; positions resized, sum; norm of the stage
+        maps = 3 if encoder.positional_encoding == "mix_ffn" else 5
+        values["patch embeddings, stage norms"] += maps * tokens * channels
         for block in getattr(encoder, f"block{stage}"):
             attention = block.attn
             queries, reduced = _attention_tokens(attention, (h, w))
@@ -222,7 +225,8 @@ def _encoder_activations(
             if not rewritten:
                 values["attention scores, softmax"] += 2 * attention.num_heads * queries * reduced
             values["feed-forward"] += 3 * tokens * channels  # norm, fc2, sum
-            values["feed-forward"] += 3 * tokens * hidden  # fc1, depthwise convolution, GELU
+            # fc1, depthwise convolution, GELU
+            values["feed-forward"] += (2 + block.has_mix_ffn) * tokens * hidden
     return values
 
 

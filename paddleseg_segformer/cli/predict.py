@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import os
+import re
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -34,7 +35,7 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_with_flags,
 )
 from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
-from paddleseg_segformer.cli.prediction_files import OUTPUTS, OVERLAYS, RESULTS, ResultFiles
+from paddleseg_segformer.cli.prediction_files import FILM_FOLDERS, OUTPUTS, RESULTS, ResultFiles
 from paddleseg_segformer.cli.prediction_record import RunRecord, identity
 from paddleseg_segformer.cloud import CloudFile, check_store, is_url, read_bytes
 from paddleseg_segformer.components import import_components
@@ -49,7 +50,7 @@ from paddleseg_segformer.inference.image_sources import (
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA
 from paddleseg_segformer.inference.plan import memory_line
 from paddleseg_segformer.runtimes.engines import BACKENDS, MAX_SIDE_PX, PRECISIONS
-from paddleseg_segformer.video import overlay_video
+from paddleseg_segformer.video import SUFFIXES, FilmOptions, predict_video
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
@@ -63,6 +64,8 @@ logger = logging.getLogger(__name__)
 
 WINDOW_SIDES_PX = (1024, 768, 512, 256)  # tried for images that do not fit into memory
 LOG_INTERVAL_S = 30.0  # between lines on the windows of large images
+# flags of videos alone, with their defaults
+FILM_FLAGS = {"every": 1, "max_frames": None, "smooth": 0.0, "keep_audio": False}
 # flags of exported models alone, with their defaults
 EXPORT_FLAGS: dict[str, Any] = {
     "backend": "auto",
@@ -93,8 +96,8 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
     add = parser.add_argument
     add(
         "--image_path",
-        help="image, folder, list file (.txt), or video (.mp4, .avi, .mov); or a URL: s3://..., "
-        "gs://...",
+        help="image, folder, list file (.txt), or video (.mp4, .mkv, .mov ...); or a URL: "
+        "s3://..., gs://...",
     )
     add("--file_list", help="list file, an image a line, relative to --image_path or to the list")
     add("--save_dir", default="output/result", help="folder of the results, or its URL: s3://...")
@@ -161,8 +164,9 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         default=("label", "overlay"),
         metavar="NAME,...",
         help="what to write, of label (PNG of class ids), overlay, confidence (as of "
-        "--save_confidence), polygons (GeoJSON of each image, COCO of all; in pixels), and legend "
-        "(legend.png, and beside each overlay)",
+        "--save_confidence), polygons (GeoJSON of each image, COCO of all; in pixels), legend "
+        "(legend.png, and beside each overlay), and side_by_side (image and overlay). Of a video: "
+        "label (FFV1, lossless), overlay, side_by_side",
     )
     add(
         "--save_confidence",
@@ -183,6 +187,23 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         default=[],
         metavar="CLASS=MIN",
         help="--min_confidence of single classes, by name or id: car=0.7 3=0.5",
+    )
+    add("--every", type=int, default=1, metavar="N", help="of a video, each N-th frame alone")
+    add("--max_frames", type=int, help="of a video, so many frames at most")
+    add(
+        "--smooth",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of a video, average the logits along the motion: share of the frames before, 0 (off) "
+        "to below 1, such as 0.7",
+    )
+    add("--keep_audio", action="store_true", help="copy a video's sound into the overlays")
+    add(
+        "--live",
+        action="store_true",
+        help="--image_path is a URL (rtsp://, http:// ...) or a camera (/dev/video0), read "
+        "until it ends, for --max_frames, or until Ctrl-C",
     )
     add("--overlay_alpha", type=float, default=OVERLAY_ALPHA, help="opacity of the colours, 0..1")
     add(
@@ -227,12 +248,11 @@ def run(args: Namespace) -> None:
         raise UserError(f"--batch_size: found {args.batch_size}, expected 1 or more.")
     (check_store if is_url(args.save_dir) else check_folder)(args.save_dir)
     is_check_alone = bool(args.self_check) and not (args.image_path or args.file_list)
-    has_images = not (is_video(args.image_path) or is_check_alone)
-    if is_video(args.image_path) and not os.path.isfile(args.image_path):
-        raise UserError(f"{args.image_path}: no such file (--image_path).")
-    for flag in ("save_confidence", "min_confidence", "class_confidence", "resume", "actors"):
-        if is_video(args.image_path) and getattr(args, flag):
-            raise UserError(f"--{flag} has no effect on a video. Leave it out, or name images.")
+    film = _film_options(args) if args.live or is_video(args.image_path) else None
+    has_images = not (film or is_check_alone)
+    for flag, default in FILM_FLAGS.items():
+        if has_images and getattr(args, flag) != default:
+            raise UserError(f"--{flag} has an effect on videos alone. Leave it out, or name one.")
     rank, world_size = _share(args)
     files = ResultFiles(args)
     results = [f"{files.folder}/{folder}" for folder in RESULTS]
@@ -245,12 +265,8 @@ def run(args: Namespace) -> None:
         return
     predictor = worker.predictor
     logger.info("%s: %s", worker.runs_on, predictor.settings.describe())
-    if not has_images:
-        destination = Path(args.save_dir) / OVERLAYS / f"{Path(args.image_path).stem}.mp4"
-        num_frames, rate = overlay_video(
-            predictor, args.image_path, destination, args.overlay_alpha
-        )
-        logger.info("%s: %d frames, %.2f frames/s", destination, num_frames, rate)
+    if film:
+        _predict_film(predictor, args, film)
         return
     record = RunRecord(worker.files, worker.identity(), images, rank, world_size)
     share = images[rank::world_size]
@@ -292,7 +308,7 @@ def _share(args: Namespace) -> tuple[int, int]:
         raise UserError("--actors: found several processes of a launcher, expected one.")
     if args.actors and args.benchmark:
         raise UserError("--benchmark measures one process. Leave out --actors.")
-    if world_size > 1 and is_video(args.image_path):
+    if world_size > 1 and (args.live or is_video(args.image_path)):
         raise UserError(f"{args.image_path}: a video is not shared. Start it without launch.")
     if "polygons" in args.outputs and (args.actors or args.resume or world_size > 1):
         raise UserError(
@@ -419,6 +435,35 @@ class Worker:
                         self.files.save(prediction, image)
                     yield image, ""
             self.predictor.settings = room.settings
+
+
+def _film_options(args: Namespace) -> FilmOptions:
+    """Return how a video is to be predicted; refuse flags that are for images alone."""
+    if not args.live and not os.path.isfile(args.image_path):
+        raise UserError(f"{args.image_path}: no such file (--image_path).")
+    images_alone = ("save_confidence", "save_probabilities", "min_confidence", "class_confidence")
+    for flag in (*images_alone, "resume", "actors"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag} has no effect on a video. Leave it out, or name images.")
+    if unknown := [name for name in args.outputs if name not in FILM_FOLDERS]:
+        raise UserError(
+            f"--outputs: {unknown[0]} has no effect on a video. Known: {', '.join(FILM_FOLDERS)}."
+        )
+    return FilmOptions(args.every, args.max_frames, args.smooth, args.keep_audio, args.live)
+
+
+def _predict_film(predictor: Predictor, args: Namespace, options: FilmOptions) -> None:
+    """Write the results of a video."""
+    name = Path(args.image_path).stem
+    if args.live:
+        name = re.sub(r"\W+", "_", args.image_path.rpartition("@")[2]).strip("_")  # no password
+    paths = {
+        kind: Path(args.save_dir) / FILM_FOLDERS[kind] / f"{name}{SUFFIXES[kind]}"
+        for kind in args.outputs
+    }
+    num_frames, rate = predict_video(predictor, args.image_path, paths, options, args.overlay_alpha)
+    written = ", ".join(map(str, paths.values()))
+    logger.info("%s: %d frames, %.2f frames/s", written, num_frames, rate)
 
 
 def _exported(args: Namespace) -> tuple[Predictor, str]:

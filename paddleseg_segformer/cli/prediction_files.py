@@ -14,21 +14,23 @@ from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.files import atomic_path, write_text
 from paddleseg_segformer.inference.image_sources import ImageFile
-from paddleseg_segformer.inference.overlay import legend, write_image
+from paddleseg_segformer.inference.overlay import displayable, legend, write_image
 from paddleseg_segformer.inference.polygons import CocoFile, geojson, regions_of
 
 if TYPE_CHECKING:
     from paddleseg_segformer.data.labels import LabelSet
     from paddleseg_segformer.predictor import Prediction
 
-LABELS, OVERLAYS, PROBABILITIES, CONFIDENCE, POLYGONS = RESULTS = (
+LABELS, OVERLAYS, PROBABILITIES, CONFIDENCE, POLYGONS, PAIRS = RESULTS = (
     "pseudo_color_prediction",
     "added_prediction",
     "probabilities",
     "confidence",
     "polygons",
+    "side_by_side",
 )
-OUTPUTS = ("label", "overlay", "confidence", "polygons", "legend")
+OUTPUTS = ("label", "overlay", "side_by_side", "confidence", "polygons", "legend")
+FILM_FOLDERS = {"label": LABELS, "overlay": OVERLAYS, "side_by_side": PAIRS}  # of a video's outputs
 OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -61,6 +63,7 @@ class ResultFiles:
         names = {
             "label": f"{LABELS}/{name}.png",
             "overlay": f"{OVERLAYS}/{name}{suffix}",
+            "side_by_side": f"{PAIRS}/{name}.png",
             "confidence": f"{CONFIDENCE}/{name}.png",
             "polygons": f"{POLYGONS}/{name}.geojson",
         }
@@ -80,6 +83,9 @@ class ResultFiles:
                 prediction.save(path)
             elif kind == "overlay":
                 prediction.save_overlay(path, args.overlay_alpha, "legend" in self.outputs)
+            elif kind == "side_by_side":
+                overlay = prediction.overlay(args.overlay_alpha)
+                write_image(path, np.hstack([displayable(prediction.image), overlay]))
             elif kind == "confidence":
                 levels = np.rint(255 * prediction.confidence).astype(np.uint8)
                 write_label(path, levels)

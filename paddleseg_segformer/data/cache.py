@@ -107,7 +107,7 @@ class FolderCache:
         self.is_full = False
         with self._counted() as counter:
             sizes = (path.stat().st_size for path in self.folder.glob(f"*/*{SUFFIX}"))
-            counter.write_text(str(sum(sizes)))
+            counter.write_text(str(sum(sizes)), encoding="utf-8")
 
     def get(self, digest: bytes) -> bytes | None:
         try:
@@ -120,11 +120,11 @@ class FolderCache:
             return
         try:
             with self._counted() as counter:
-                total = int(counter.read_text() or 0) + len(packed)
+                total = int(counter.read_text("utf-8") or 0) + len(packed)
                 if total > self.max_bytes:
                     self.is_full = True
                     return
-                counter.write_text(str(total))
+                counter.write_text(str(total), encoding="utf-8")
             with atomic_path(self._path(digest)) as temporary:
                 temporary.write_bytes(packed)
         except OSError as error:

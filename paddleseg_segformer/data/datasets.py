@@ -228,7 +228,7 @@ class SegmentationDataset:
 
     def transformed(self, sample: RawSample, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a sample as it was read after the transforms; see `make_sample`."""
-        with _seeded(seed):
+        with seeded(seed):
             data = self._augmented(sample, len(self.transforms))
         image = data["img"]
         is_normalized = any(type(item).__name__ == "Normalize" for item in self.transforms)
@@ -585,7 +585,7 @@ def _apply(transform: Transform, data: dict[str, Any], image_path: str) -> dict[
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed `random` and `np.random` with 32 bits within the block, and restore their states."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     random.seed(seed)

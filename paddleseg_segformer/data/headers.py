@@ -91,8 +91,11 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
 
 
 @contextmanager
-def open_image(content: bytes) -> Iterator[Image.Image]:
+def open_image(content: bytes | Path) -> Iterator[Image.Image]:
     """Open an image with Pillow, which reads its header; `check_pixels` is its only bound.
+
+    Args:
+        content: of a file, or its path.
 
     Raises:
         Exception: of any type; Pillow's readers are not made for damaged files.
@@ -100,14 +103,15 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
     with _pillow_limit:  # Pillow's own bound is lower, and a global
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            source = io.BytesIO(content) if isinstance(content, bytes) else content
+            image = Image.open(source, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         yield image
 
 
-def orientation(content: bytes) -> int:
+def orientation(content: bytes | Path) -> int:
     """Return how an image is to be turned, 1 to 8 as EXIF counts; 1 where nothing says it."""
     try:
         with open_image(content) as file:
@@ -202,14 +206,19 @@ def _nodata(stated: Any) -> float | None:
         return None
 
 
-def tiff_layout(content: bytes) -> TiffLayout | None:
-    """Return the layout of a TIFF file; None for other files, and where the header is damaged."""
-    if not content.startswith(_TIFF_STARTS):
+def tiff_layout(content: bytes | Path) -> TiffLayout | None:
+    """Return the layout of a TIFF file; None for other files, and where the header is damaged.
+
+    Args:
+        content: of the file, or its path.
+    """
+    if isinstance(content, bytes) and not content.startswith(_TIFF_STARTS):
         return None
     with explained():
         import tifffile  # it takes a while to import
     try:
-        with tifffile.TiffFile(io.BytesIO(content)) as file:
+        source = io.BytesIO(content) if isinstance(content, bytes) else content
+        with tifffile.TiffFile(source) as file:
             page = file.pages.first
             return TiffLayout(
                 int(page.imagelength),

@@ -11,7 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from paddleseg_segformer.data.lists import read_list_text, split_items, visible, walk_files
+from paddleseg_segformer.data.lists import (
+    read_list_text,
+    split_items,
+    visible,
+    walk_files,
+    with_own_separators,
+)
 from paddleseg_segformer.errors import UserError
 
 
@@ -108,7 +114,7 @@ def read_list_file(
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such list file. Expected lines 'image{separator}label'.")
-    text = read_list_text(path)
+    text = with_own_separators(read_list_text(path), root, separator)
     return SampleList(
         text, separator=separator, root=root, source=str(path), needs_label=needs_label
     )

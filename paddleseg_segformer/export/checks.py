@@ -9,7 +9,12 @@ from pathlib import Path
 
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, did_you_mean
-from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, FILE_NAME, FIXTURE_FILES
+from paddleseg_segformer.runtimes.deploy_config import (
+    ARTEFACT_FILES,
+    FILE_NAME,
+    FIXTURE_FILES,
+    PADDLE_2_PROGRAM,
+)
 
 WITH_PREPROCESS = "onnx_with_preprocess"  # key of `ARTEFACT_FILES`
 CONVERTERS: dict[str, tuple[str, ...]] = {  # packages that make an artefact
@@ -54,6 +59,7 @@ def check_save_dir(save_dir: str | os.PathLike[str]) -> None:
     ours = {
         FILE_NAME,
         *FIXTURE_FILES,
+        PADDLE_2_PROGRAM,
         *(name for files in ARTEFACT_FILES.values() for name in files),
     }
     others = sorted({item.name for item in save_dir.iterdir()} - ours)

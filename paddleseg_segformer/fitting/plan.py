@@ -42,7 +42,7 @@ from paddleseg_segformer.inference.memory_plan import free_mib
 logger = logging.getLogger(__name__)
 
 MAX_THREADS, MAX_LOADERS = 8, 4  # threads of the audit, processes of the training
-CLOSING_S = 20.0  # of report and export, whatever the data
+CLOSING_S = 20.0  # of report and export, whatever the data, on a machine without other work
 CLOSING_IMAGES = 1.5  # of the report, in evaluations of the validation set
 UNIMPORTANT = ("normalize-far", "image-small")  # what the recipe takes care of
 Sections = dict[str, dict[str, Any]]
@@ -120,12 +120,14 @@ def make_plan(
     train = build_dataset({**sections["train_dataset"], "transforms": []}, "train_dataset")
     measured = fingerprint(train, train_report, background)
     weights = start_weights(options)
-    recipe = plan_data(sections, measured, options, weights.source, device)
+    recipe = plan_data(sections, measured, options, weights, device)
     _start(recipe, weights, options)
+    start_s, start_cpu_s = time.monotonic(), time.process_time()
     _fit_memory(recipe, measured, options, device)
     trial = _fit_time(recipe, options)
+    waiting = (time.monotonic() - start_s) / (time.process_time() - start_cpu_s)  # for a processor
     num_val = val_report.num_samples
-    closing_s = CLOSING_S + CLOSING_IMAGES * num_val * trial.image_s
+    closing_s = CLOSING_S * max(waiting, 1.0) + CLOSING_IMAGES * num_val * trial.image_s
     minutes = options.minutes or (MINUTES_CPU if device == "cpu" else None)
     left_s = 60 * minutes - (time.monotonic() - begun_s) - closing_s if minutes else None
     plan_length(recipe, measured, options, trial, left_s, num_val, weights.source)

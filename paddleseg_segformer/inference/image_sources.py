@@ -16,10 +16,19 @@ import numpy as np
 from paddleseg_segformer import cloud
 from paddleseg_segformer.cloud import CloudFile, is_url
 from paddleseg_segformer.data.io import IMAGE_SUFFIXES
-from paddleseg_segformer.data.lists import decode_list, read_list_text, split_items, walk_files
+from paddleseg_segformer.data.lists import (
+    decode_list,
+    read_list_text,
+    split_items,
+    walk_files,
+    with_own_separators,
+)
 from paddleseg_segformer.errors import UserError
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts"),
+    *(".m2ts", ".wmv", ".flv", ".ogv", ".mxf"),
+)
 
 
 class ImageFile(NamedTuple):
@@ -112,7 +121,8 @@ def _listed(list_path: Path, root: Path | None) -> tuple[list[Path], Path]:
     """Return the images in a list file, and the folder that their paths are relative to."""
     root = root or list_path.parent
     paths = []
-    for line in read_list_text(list_path).decode().split("\n"):
+    text = with_own_separators(read_list_text(list_path), root)
+    for line in text.decode().split("\n"):
         if items := split_items(line):
             paths.append(root / _first_path(items, root))
     if not paths:

@@ -186,7 +186,8 @@ def _config(paths: list[Path], optimises_memory: bool) -> Any:
     config = inference.Config(*map(str, paths))
     config.disable_glog_info()
     if optimises_memory:
-        config.enable_new_executor()  # without these two, memory_optim fails
-        config.enable_new_ir()
+        if hasattr(config, "enable_new_ir"):  # in Paddle 3, without these two, memory_optim fails
+            config.enable_new_executor()
+            config.enable_new_ir()
         config.enable_memory_optim()
     return config

@@ -6,8 +6,8 @@ import hashlib
 import logging
 import random
 import shlex
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,10 @@ from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.trainer import Hook, Precision, Trainer
 from paddleseg_segformer.training.writers import (
     JsonLinesWriter,
-    TextLog,
     Writer,
     Writers,
     check_trackers,
+    logged,
 )
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
     with ExitStack() as stack:
         if rank == 0:
             stack.enter_context(only_writer(save_dir))
-            stack.enter_context(_logged_to_file(save_dir))
+            stack.enter_context(logged(save_dir))
         if not checkpoint:
             _check_frozen(config)
             start_from_pretrained(parts.model, config)
@@ -144,26 +144,6 @@ def _says(path: Path, config_yaml: str) -> bool:
         return path.is_file() and load_config(path).to_yaml() == config_yaml
     except UserError:
         return False
-
-
-@contextmanager
-def _logged_to_file(save_dir: Path) -> Iterator[None]:
-    """Write the messages of this package to `log.txt` too, unless they are written there anyway."""
-    package, handler = logging.getLogger("paddleseg_segformer"), TextLog(save_dir)
-    written = {getattr(other, "baseFilename", None) for other in package.handlers}
-    if handler.baseFilename in written:
-        handler.close()
-        yield
-        return
-    level = package.level
-    package.setLevel(level or logging.INFO)
-    package.addHandler(handler)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
-        handler.close()
 
 
 def _writers(save_dir: Path, start: int | None, trackers: Sequence[str]) -> list[Writer]:
@@ -300,7 +280,9 @@ def _hooks(
     saving: list[Hook] = [save] if rank == 0 else []
     if parts.val_dataset is None:
         return [*hooks, *saving]
-    evaluation = ModelEvaluation(config, parts, options.num_workers, rank, world_size)
+    evaluation = ModelEvaluation(
+        config, parts, options.num_workers, rank, world_size, run.writers.take_details
+    )
     early_stop = options.early_stop_intervals or config.early_stop_intervals
     if early_stop and not options.do_eval:
         logger.warning("early_stop_intervals has no effect without --do_eval")

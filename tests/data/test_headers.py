@@ -16,7 +16,6 @@ from PIL import Image
 from paddleseg_segformer.data.headers import MAX_PIXELS, check_image
 from paddleseg_segformer.data.io import read_image, read_label
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.video import overlay_video
 
 SIDE = 60_000
 
@@ -162,13 +161,6 @@ def test_pillows_own_limit_stays_for_others(tmp_path):
     for thread in threads:
         thread.join()
     assert Image.MAX_IMAGE_PIXELS == before is not None
-
-
-def test_video_is_opened_as_a_file_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", lambda source: pytest.fail(f"opened {source}"))
-    for source in ("http://127.0.0.1:9/x.mp4", "0", "videotestsrc ! appsink"):
-        with pytest.raises(UserError, match="no such file"):
-            overlay_video(None, source, tmp_path / "out.mp4")
 
 
 def test_jpeg_of_many_scans_is_refused(tmp_path):

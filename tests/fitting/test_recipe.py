@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from paddleseg_segformer.config.schema import config_from
+from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.fitting.fingerprint import Fingerprint
 from paddleseg_segformer.fitting.options import MODELS, FitOptions
@@ -18,6 +19,7 @@ from paddleseg_segformer.fitting.recipe import (
     plan_data,
     plan_length,
 )
+from paddleseg_segformer.fitting.start_weights import StartWeights
 from paddleseg_segformer.yaml_files import parse_yaml
 
 STREETS = Fingerprint(
@@ -38,13 +40,16 @@ def options(**changes):
     return FitOptions.of(".", **{"out": "/tmp/out", **changes})
 
 
-def planned(data=STREETS, pretrained=None, device="cpu", classes=CLASSES, **changes):
+def planned(
+    data=STREETS, pretrained=None, device="cpu", classes=CLASSES, normalize=None, **changes
+):
     base = {"type": "Dataset", "dataset_root": ".", "num_classes": 3, "classes": classes}
     sections = {
         "train_dataset": {**base, "mode": "train", "train_path": "train.txt"},
         "val_dataset": {**base, "mode": "val", "val_path": "val.txt"},
     }
-    return plan_data(sections, data, options(**changes), pretrained, device)
+    weights = StartWeights(pretrained, True, "--pretrained.", normalize)
+    return plan_data(sections, data, options(**changes), weights, device)
 
 
 def transforms(recipe, section="train_dataset"):
@@ -110,6 +115,12 @@ def test_images_are_normalised_by_the_weights_constants_or_by_their_own():
         assert (own["mean"], own["std"]) == ([0.4, 0.41, 0.42], [0.3, 0.31, 0.32])
         theirs = transforms(planned(pretrained="mit_b0.pdparams"), section)["Normalize"]
         assert theirs["mean"] == [0.485, 0.456, 0.406]
+    for constants in ({"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}, {"mean": [0.7]}):
+        known = Normalize(**constants)
+        recipe = planned(pretrained="run/best_model", normalize=known)
+        found = transforms(recipe)["Normalize"]
+        assert (found["mean"], found["std"]) == (list(known.mean), list(known.std))
+        assert "those of the start weights" in reasons(recipe)
     five = replace(STREETS, mean=(0.1,) * 5, std=(0.2,) * 5)
     recipe = planned(five, pretrained="mit_b0.pdparams")
     assert transforms(recipe)["Normalize"]["mean"] == [0.1] * 5

@@ -75,10 +75,14 @@ void set_device(infer::Config& config, const EngineOptions& options) {
   if (options.device == "cpu") {
     config.DisableGpu();
     config.SetCpuMathLibraryNumThreads(options.threads);
+#ifdef SEGMENT_PADDLE_2
+    config.EnableMKLDNN();
+#else
     // oneDNN makes what Paddle fuses faster. With the placement pass it takes all operators, and
     // Paddle 3.3.1 fails on its bilinear resizing.
     config.EnableONEDNN();
     config.DeletePass("onednn_placement_pass");
+#endif
   } else if (const int index = gpu_index(options.device); kHasGpu && index >= 0) {
     config.EnableUseGpu(kGpuMemoryMib, index, infer::PrecisionType::kFloat32);
   } else {
