@@ -28,6 +28,7 @@ from paddleseg_segformer.data.sample_lists import SampleList
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder, only_writer, write_text
 from paddleseg_segformer.model_folder import CONFIG, start_from_pretrained
+from paddleseg_segformer.models.stages import set_training
 from paddleseg_segformer.training.checkpoints import (
     BEST,
     BestModel,
@@ -56,6 +57,7 @@ from paddleseg_segformer.training.hooks import (
     RunFolder,
     TimeLimit,
 )
+from paddleseg_segformer.training.network_graph import network_graph
 from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.trainer import Hook, Precision, Trainer
 from paddleseg_segformer.training.writers import (
@@ -107,6 +109,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
             write_text(save_dir / CONFIG, run.config_yaml)
         batch = config.batch_size * config.accumulation_steps * world_size
         run.writers.config(run.config_yaml)
+        run.writers.network(lambda: _graph(parts))
         logger.info("config\n%s", run.config_yaml.rstrip())
         logger.info(
             "%s: %.3f M parameters; %d training samples%s; batch %d (%d processes); %d "
@@ -136,6 +139,15 @@ def train(config: Config, options: RunOptions) -> BestModel:
                 "model: %s%s; next: python -m paddleseg_segformer %s", model, score, command
             )
         return best
+
+
+def _graph(parts: TrainingParts) -> dict[str, Any]:
+    """Return the network's graph as it evaluates."""
+    parts.model.eval()
+    try:
+        return network_graph(parts.model, parts.dataset.img_channels)
+    finally:
+        set_training(parts.model, parts.frozen)
 
 
 def _says(path: Path, config_yaml: str) -> bool:

@@ -71,6 +71,9 @@ class Writer:
     def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
         """Write a picture, RGB uint8 (H, W, 3)."""
 
+    def network(self, graph: Callable[[], Mapping[str, Any]]) -> None:
+        """Write the graph of the network, which `graph` makes in the form of VisualDL."""
+
     def details(self, iteration: int, details: Details) -> None:
         """Write histograms of the weights, and each class's precision over its recall."""
 
@@ -190,6 +193,7 @@ class VisualDLWriter(Writer):
             kept = b"".join(_records_before(path.read_bytes(), start))
             with atomic_path(path) as temporary:
                 temporary.write_bytes(kept)
+        self.save_dir = save_dir
         self.is_new = not path.is_file()
         self.writer = LogWriter(
             logdir=str(save_dir), file_name=self.FILE, display_name=save_dir.name
@@ -211,6 +215,11 @@ class VisualDLWriter(Writer):
         """Write a text."""
         self.writer.add_text(tag=tag, text_string=text, step=0)
         self.writer.flush()
+
+    def network(self, graph: Callable[[], Mapping[str, Any]]) -> None:
+        """Write the network's graph, of a new run."""
+        if self.is_new:
+            write_text(self.save_dir / "vdlgraph.run.log", json.dumps(graph()))
 
     def scalars(self, iteration: int, values: Scalars) -> None:
         """Add one point to each curve."""
@@ -435,6 +444,15 @@ class Writers:
     def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
         """Write a picture to every log."""
         self._each(lambda writer: writer.image(iteration, tag, image))
+
+    def network(self, graph: Callable[[], Mapping[str, Any]]) -> None:
+        """Write the network's graph to the logs that take details, if it can be traced."""
+        for writer in self.writers:
+            if getattr(writer, "takes_details", False):
+                try:
+                    writer.network(graph)
+                except Exception as error:  # of Paddle's tracing, of any type
+                    logger.info("the network's graph is not drawn (%s)", one_line(error))
 
     @property
     def take_details(self) -> bool:

@@ -71,7 +71,8 @@ int gpu_index(const std::string& device) {
   return is_numbered && device[4] >= '0' && device[4] <= '9' ? device[4] - '0' : -1;
 }
 
-void set_device(infer::Config& config, const EngineOptions& options) {
+void set_device(infer::Config& config, const EngineOptions& options,
+                [[maybe_unused]] bool is_paddle_2_program) {
   if (options.device == "cpu") {
     config.DisableGpu();
     config.SetCpuMathLibraryNumThreads(options.threads);
@@ -79,9 +80,13 @@ void set_device(infer::Config& config, const EngineOptions& options) {
     config.EnableMKLDNN();
 #else
     // oneDNN makes what Paddle fuses faster. With the placement pass it takes all operators, and
-    // Paddle 3.3.1 fails on its bilinear resizing.
-    config.EnableONEDNN();
-    config.DeletePass("onednn_placement_pass");
+    // Paddle 3.3.1 fails on its bilinear resizing. Fusions of Paddle 2's programs need that pass.
+    if (is_paddle_2_program) {
+      config.DisableONEDNN();
+    } else {
+      config.EnableONEDNN();
+      config.DeletePass("onednn_placement_pass");
+    }
 #endif
   } else if (const int index = gpu_index(options.device); kHasGpu && index >= 0) {
     config.EnableUseGpu(kGpuMemoryMib, index, infer::PrecisionType::kFloat32);
@@ -98,7 +103,7 @@ class PaddleEngine : public Engine {
     use_wide_vectors();
     keep_freed_memory();
     config_.DisableGlogInfo();
-    set_device(config_, options);
+    set_device(config_, options, files.at(0).extension() == ".pdmodel");
 #ifdef SEGMENT_PADDLE_INFERENCE
     config_.EnableNewExecutor();  // without these two, memory optimisation fails
     config_.EnableNewIR();
