@@ -69,7 +69,7 @@ class TemporalAverage:
                 np.clip(128 + 48 * (plane - grey.mean()) / spread, 0, 255).astype(np.uint8)
                 for plane in (grey, grey_before)
             )
-            source += self._flow.calc(now, earlier, np.empty_like(source))
+            source += self._flow.calc(now, earlier, np.zeros_like(source))
 
         def moved(plane: np.ndarray, beyond: float) -> np.ndarray:
             border = cv2.BORDER_CONSTANT
