@@ -156,7 +156,16 @@ def decode_label(
     elif colors is None:
         label = _decode_ids(path, content, num_classes)
     else:
-        label = _ids_of_colors(path, decode_rgb(path, content), colors)
+        label = ids_of_colors(path, decode_rgb(path, content), colors)
+    return label_of_values(path, label, is_array)
+
+
+def label_of_values(path: Path, label: np.ndarray, is_array: bool = False) -> np.ndarray:
+    """Return the ids (H, W), uint8 or int32, of stored values (H, W) or planes; see `read_label`.
+
+    Args:
+        is_array: They are of a `.npy` file.
+    """
     if label.ndim == 3:
         label = _from_planes(label)
     if label.ndim == 3 and label.shape[2] <= 4 and not is_array:
@@ -463,7 +472,7 @@ def _from_planes(planes: np.ndarray) -> np.ndarray:
     return planes
 
 
-def _ids_of_colors(path: Path, rgb: np.ndarray, colors: np.ndarray) -> np.ndarray:
+def ids_of_colors(path: Path, rgb: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Return the position in `colors` (K, 3) of the colour of each pixel (H, W, 3)."""
     codes, known = color_codes(rgb), color_codes(colors)
     order = np.argsort(known)
@@ -487,9 +496,9 @@ def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarr
         not layout.is_plain or layout.bits * layout.samples > 24 or layout.num_pages > 1
     ):
         ids = _decode_tiff(path, content, layout)
-        return _grey_of(ids) if layout.num_pages == 1 else ids
+        return grey_of(ids) if layout.num_pages == 1 else ids
     if content.startswith(b"\x89PNG") and content[24] == 16 and content[25]:  # colour or alpha
-        return _grey_of(_decode(path, content, cv2.IMREAD_UNCHANGED))  # Pillow keeps 8 bits
+        return grey_of(_decode(path, content, cv2.IMREAD_UNCHANGED))  # Pillow keeps 8 bits
     try:
         with open_image(content) as file:
             num_frames = getattr(file, "n_frames", 1)
@@ -511,10 +520,10 @@ def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarr
         ids = ids // np.uint8(255 // (2**depth - 1))
     if palette:
         ids = _with_grey_palette(ids, np.frombuffer(palette, np.uint8))
-    return _grey_of(ids) if mode in ("LA", "RGB", "RGBA") else ids
+    return grey_of(ids) if mode in ("LA", "RGB", "RGBA") else ids
 
 
-def _grey_of(bands: np.ndarray) -> np.ndarray:
+def grey_of(bands: np.ndarray) -> np.ndarray:
     """Return the plane (H, W) of grey bands (H, W, C), alpha being opaque; others as they are."""
     if bands.ndim != 3 or bands.dtype.kind != "u":
         return bands
