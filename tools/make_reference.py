@@ -538,13 +538,11 @@ def cost_tables() -> Iterable[str]:
         "the costs of other networks than the released ones: with MLP ratios of 8 in the first two "
         "stages of B0 to B4, where the weights have 4."
     )
-    models = importlib.import_module("paddleseg_segformer.models")
+    networks = importlib.import_module("paddleseg_segformer.models")
     classifiers = []
     for name, (stated_m, gmacs, top1) in costs.CLASSIFIERS.items():
-        backbone = models.BACKBONES[f"MixVisionTransformer_{name}"]
-        model = built_of_zeros(
-            lambda backbone=backbone: models.MixVisionTransformerClassifier(backbone())
-        )
+        make = networks.BACKBONES[f"MixVisionTransformer_{name}"]
+        model = networks.MixVisionTransformerClassifier(built_of_zeros(make))
         millions = f"{costs.count_parameters(model) / 1e6:.2f}"
         shown = macs_of(model, (224, 224))
         classifiers.append((name, millions, str(stated_m), shown, str(gmacs), str(top1)))
