@@ -216,7 +216,7 @@ def dotted(value: Any, key: str = "") -> dict[str, Any]:
         items = enumerate(value)
     else:
         return {key: value}
-    found = {}
+    found: dict[str, Any] = {}
     for name, item in items:
         found |= dotted(item, f"{key}.{name}" if key else str(name))
     return found

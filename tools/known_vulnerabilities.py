@@ -1,4 +1,4 @@
-"""Audit locked requirements for known vulnerabilities: `known_vulnerabilities.py FILE ...`.
+"""Audit locked requirements for known vulnerabilities; needs pip-audit (`make audit`).
 
 pip-audit asks a public service. Where that cannot be reached, or knows nothing of a package, this
 says what was not checked; it ends with 1 for vulnerabilities alone.
@@ -6,6 +6,7 @@ says what was not checked; it ends with 1 for vulnerabilities alone.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -15,17 +16,20 @@ COMMAND = ("-m", "pip_audit", "--disable-pip", "--require-hashes", "--format", "
 TIMEOUT_S = "15"
 
 
-def main(files: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Audit each file; return 1 where a locked version has a known vulnerability."""
+    description = "audit locked requirements for known vulnerabilities (needs pip-audit)"
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="requirements with hashes")
     status = 0
-    for file in files:
+    for file in parser.parse_args(argv).files:
         command = [sys.executable, *COMMAND, "--timeout", TIMEOUT_S, "--requirement", file]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
         try:
             packages = json.loads(done.stdout)["dependencies"]
         except (ValueError, KeyError, TypeError):
-            reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-            print(f"{file}: vulnerabilities not checked, the service did not answer ({reason[:200]})")
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
+            print(f"{file}: vulnerabilities not checked, the service did not answer ({reason})")
             continue
         skipped = [item["name"] for item in packages if "skip_reason" in item]
         if len(skipped) == len(packages):
@@ -45,4 +49,4 @@ def main(files: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

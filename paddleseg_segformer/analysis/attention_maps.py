@@ -44,11 +44,11 @@ class AttentionLayer(NamedTuple):
     """One attention layer of an encoder and the grids it works on.
 
     Args:
-        index: Of the block over the whole encoder.
+        block: Index of its block over the whole encoder.
         token_px, query_px, key_px: side of the square of px that a token, query, key stands for.
     """
 
-    index: int
+    block: int
     attention: nn.Layer
     token_px: int
     query_px: int
@@ -87,7 +87,7 @@ def patch_attention(
     with paddle.no_grad():
         weights = chosen.attention.weights(*inputs, rows=slice(token, token + 1))  # (1, M, 1, S)
     maps = weights[0, :, 0, chosen.num_class_tokens :].reshape([-1, h // ratio, w // ratio])
-    return PatchAttention(maps.numpy(), chosen.index, chosen.query_px, chosen.key_px, (row, column))
+    return PatchAttention(maps.numpy(), chosen.block, chosen.query_px, chosen.key_px, (row, column))
 
 
 def attention_layer(encoder: nn.Layer, layer: int) -> AttentionLayer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import warnings
 from collections import Counter
@@ -92,14 +93,21 @@ class RayActors:
 
     def __init__(self, num_actors: int, address: str | None, device: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         with explained():
             import ray
             import ray.data
         self.ray = ray
         self.num_actors = num_actors
         own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        modules = os.pathsep.join(filter(None, sys.path))  # also those of --import
         try:
-            ray.init(address or "local", logging_level=logging.ERROR, **({} if address else own))
+            ray.init(
+                address or "local",
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {"PYTHONPATH": modules}},
+                **({} if address else own),
+            )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"--ray_address {address}: {one_line(error)[:300]}") from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -352,14 +352,15 @@ def merge_of(model: nn.Layer) -> tuple[int, ...]:
 def merged(model: nn.Layer, merge: Sequence[int]) -> Iterator[None]:
     """Merge a model's queries for a while."""
     before = merge_of(model)
-    _set_merge(model, merge)
+    set_merge(model, merge)
     try:
         yield
     finally:
-        _set_merge(model, before)
+        set_merge(model, before)
 
 
-def _set_merge(model: nn.Layer, merge: Sequence[int]) -> None:
+def set_merge(model: nn.Layer, merge: Sequence[int]) -> None:
+    """Merge a model's queries: the side of the squares that share one, of each stage."""
     for layers, side in zip(_attentions(model), merge, strict=True):
         for layer in layers:
             layer.merge = side

@@ -65,11 +65,11 @@ class TemporalAverage:
         source = np.stack([columns, rows], axis=2).astype(np.float32)
         spread = max(float(grey.std()), 1e-6)
         if min(grey.shape) >= MIN_SIDE_PX:
-            levels = [
+            now, earlier = (
                 np.clip(128 + 48 * (plane - grey.mean()) / spread, 0, 255).astype(np.uint8)
                 for plane in (grey, grey_before)
-            ]
-            source += self._flow.calc(*levels, None)
+            )
+            source += self._flow.calc(now, earlier, np.zeros_like(source))
 
         def moved(plane: np.ndarray, beyond: float) -> np.ndarray:
             border = cv2.BORDER_CONSTANT

@@ -163,9 +163,9 @@ def runs_figure(runs: Sequence[Run]) -> Figure:
             is_noisy = tag == LOSS and len(points) >= 100
             if is_noisy:
                 panel.plot(steps, values, color=color, alpha=0.2, linewidth=0.7)
-                values = smoothed(values)
+            drawn = smoothed(values) if is_noisy else values
             marker = "o" if len(points) < 30 else None
-            panel.plot(steps, values, style, color=color, marker=marker, markersize=3,
+            panel.plot(steps, drawn, style, color=color, marker=marker, markersize=3,
                        linewidth=1.4, label=run.name)  # fmt: skip
         panel.set_title(title, color=INK)
         panel.set_xlabel("iteration")

@@ -43,13 +43,14 @@ def network_graph(network: nn.Layer, num_channels: int) -> dict[str, Any]:
             continue
         layer = operator.attrs().get("struct_name") or "/"
         name = f"{layer}{kind}_{index}"
-        made = {f"tensor_{index}_{number}": value for number, value in enumerate(operator.results())}
+        results = enumerate(operator.results())
+        made = {f"tensor_{index}_{number}": value for number, value in results}
         names |= {value.id: tensor for tensor, value in made.items()}
         tensors |= {
             tensor: {
                 "name": tensor, "shape": list(getattr(value, "shape", ())), "type": "DENSE_TENSOR",
-                "dtype": str(getattr(value, "dtype", "")), "value": [], "persistable": False, "attrs": {},
-                "from_node": name, "to_nodes": [],
+                "dtype": str(getattr(value, "dtype", "")), "value": [], "persistable": False,
+                "attrs": {}, "from_node": name, "to_nodes": [],
             }
             for tensor, value in made.items()
         }  # fmt: skip
@@ -98,4 +99,3 @@ def network_graph(network: nn.Layer, num_channels: int) -> dict[str, Any]:
         "vars": list(tensors.values()),
         "edges": list(edges.values()),
     }
-

@@ -20,10 +20,10 @@ batch_cost: 0.2763, reader_cost: 0.02104, ips: 28.9558 samples/sec | ETA 07:40:2
 2022-01-04 19:24:33 [INFO]\tStart evaluating (total_samples: 40, total_iters: 40)...
 40/40 [==============================] - 6s 30ms/step - batch_cost: 0.0290 - reader cost: 8.5e-0
 2022-01-04 19:24:35 [INFO]\t[EVAL] #Images: 40 mIoU: 0.4759 Acc: 0.9517 Kappa: -0.0010 Dice: 0.4876
-2022-01-04 19:24:35 [INFO]\t[EVAL] Class IoU: 
+2022-01-04 19:24:35 [INFO]\t[EVAL] Class IoU:
 [0.9517 0.1251
  nan    0.5   ]
-2022-01-04 19:24:35 [INFO]\t[EVAL] Class Precision: 
+2022-01-04 19:24:35 [INFO]\t[EVAL] Class Precision:
 [0.9517 0.    ]
 2022-01-04 19:24:36 [INFO]\t[EVAL] The model with the best validation mIoU (0.4759) was saved at \
 iter 15.
@@ -41,7 +41,7 @@ loss: 0.1652
 time: 0.402, data_time: 0.003, memory: 19873, decode.loss_ce: 0.1091, loss: 0.1519
 2020-12-18 19:36:57,692 - mmseg - INFO - Saving checkpoint at 120 iterations
 2020-12-18 19:37:57,692 - mmseg - INFO - per class results:
-2020-12-18 19:37:57,692 - mmseg - INFO - 
+2020-12-18 19:37:57,692 - mmseg - INFO -
 +---------------+-------+-------+
 |     Class     |  IoU  |  Acc  |
 +---------------+-------+-------+
@@ -49,7 +49,7 @@ time: 0.402, data_time: 0.003, memory: 19873, decode.loss_ce: 0.1091, loss: 0.15
 | traffic light |  0.0  |  nan  |
 +---------------+-------+-------+
 2020-12-18 19:37:57,692 - mmseg - INFO - Summary:
-2020-12-18 19:37:57,692 - mmseg - INFO - 
+2020-12-18 19:37:57,692 - mmseg - INFO -
 +-------+-------+-------+
 |  aAcc |  mIoU |  mAcc |
 +-------+-------+-------+
@@ -78,9 +78,9 @@ eta: 6:48:42  time: 0.1667  data_time: 0.0044  memory: 4749  grad_norm: 3.3  los
 decode.loss_ce: 0.6152  decode.acc_seg: 66.1648
 06/03 14:14:49 - mmengine - INFO - Saving checkpoint at 50 iterations
 06/03 14:16:25 - mmengine - INFO - Iter(val) [ 50/2000]    eta: 0:14:06  time: 1.0836  \
-data_time: 0.0013  memory: 75471  
+data_time: 0.0013  memory: 75471
 08/12 11:51:12 - mmengine - INFO - per class results:
-08/12 11:51:12 - mmengine - INFO - 
+08/12 11:51:12 - mmengine - INFO -
 +----------+--------+-------+-------+
 |  Class   | Fscore |  IoU  |  Acc  |
 +----------+--------+-------+-------+
@@ -249,11 +249,12 @@ def test_job_writes_a_run_that_other_jobs_and_visualdl_read(tmp_path, capsys) ->
         (["nowhere.log"], "nowhere.log: expected a training log, found nothing. Name PaddleSeg's"),
         (["."], ".: expected a training log, found a folder"),
         (["other.txt"], "other.txt: found no step and no score of a training run"),
-        (["other.txt", "--trackers", "vdl"], "unknown tracker type 'vdl'"),
+        (["good.log", "--trackers", "vdl"], "unknown tracker type 'vdl'"),
     ],
 )
 def test_bad_input_is_one_line(flags, message, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.log").write_text(MMCV)
     (tmp_path / "other.txt").write_text('hello\n{"iteration": 3}\n| a | b |\n')
     assert main(["import_log", *flags, "--save_dir", "out"]) == 1
     error = capsys.readouterr().err.strip()

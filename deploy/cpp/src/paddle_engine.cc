@@ -72,7 +72,13 @@ int gpu_index(const std::string& device) {
 }
 
 void set_device(infer::Config& config, const EngineOptions& options,
-                [[maybe_unused]] bool is_paddle_2_program) {
+                const std::filesystem::path& program) {
+#ifdef SEGMENT_PADDLE_2
+  if (program.extension() == ".json")  // it would crash
+    fail(program.string(),
+         ": a program of Paddle 3, but this build has Paddle 2. Export the model ",
+         "with Paddle 2, or build with Paddle 3.");
+#endif
   if (options.device == "cpu") {
     config.DisableGpu();
     config.SetCpuMathLibraryNumThreads(options.threads);
@@ -81,7 +87,7 @@ void set_device(infer::Config& config, const EngineOptions& options,
 #else
     // oneDNN makes what Paddle fuses faster. With the placement pass it takes all operators, and
     // Paddle 3.3.1 fails on its bilinear resizing. Fusions of Paddle 2's programs need that pass.
-    if (is_paddle_2_program) {
+    if (program.extension() == ".pdmodel") {
       config.DisableONEDNN();
     } else {
       config.EnableONEDNN();
@@ -103,7 +109,7 @@ class PaddleEngine : public Engine {
     use_wide_vectors();
     keep_freed_memory();
     config_.DisableGlogInfo();
-    set_device(config_, options, files.at(0).extension() == ".pdmodel");
+    set_device(config_, options, files.at(0));
 #ifdef SEGMENT_PADDLE_INFERENCE
     config_.EnableNewExecutor();  // without these two, memory optimisation fails
     config_.EnableNewIR();
