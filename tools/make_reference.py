@@ -334,6 +334,8 @@ def parser_of(script: Path) -> argparse.ArgumentParser:
         except _ParserFound as found:
             (parser,) = found.args
             return parser
+        except SystemExit:  # it ran to its end, which must not pass for the end of this one
+            pass
     raise RuntimeError(f"{script}: makes no parser")
 
 
