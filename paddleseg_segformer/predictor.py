@@ -328,7 +328,7 @@ class Predictor:
         folder: str | os.PathLike[str],
         device: str | None = None,
         threads: int = 1,
-        precision: str = "fp32",
+        precision: str = "auto",
         backend: str = "auto",
         self_check: bool = False,
         use_trt: bool = False,
@@ -344,7 +344,8 @@ class Predictor:
                 network, else the CPU.
             threads: CPU threads.
             precision: fp32; also fp16 in Paddle Inference on GPU; in OpenVINO bf16, and int8 and
-                int8-bf16 where the export holds INT8.
+                int8-bf16 where the export holds INT8; in ONNX Runtime int8 of int8_onnx. auto: what
+                `export --speed` chose, else fp32.
             backend: paddle, onnxruntime, openvino, or auto: the fastest that is installed and reads
                 what was exported, OpenVINO before ONNX Runtime before Paddle Inference.
             self_check: Compare the engine's labels with those that the export expects for its

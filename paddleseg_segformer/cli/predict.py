@@ -69,7 +69,7 @@ FILM_FLAGS = {"every": 1, "max_frames": None, "smooth": 0.0, "keep_audio": False
 # flags of exported models alone, with their defaults
 EXPORT_FLAGS: dict[str, Any] = {
     "backend": "auto",
-    "precision": "fp32",
+    "precision": "auto",
     "cpu_threads": os.cpu_count() or 1,
     "use_trt": False,
     "max_side_px": MAX_SIDE_PX,
@@ -109,8 +109,9 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
     add(
         "--precision",
         choices=PRECISIONS,
-        help="default fp32. fp16: paddle on GPU; bf16: openvino; int8: openvino, of an export "
-        "with --format int8; int8-bf16: the same, and bf16 for what is not int8",
+        help="default auto: what export --speed chose, else fp32. fp16: paddle on GPU; bf16: "
+        "openvino; int8: openvino, of an export with --format int8, or onnxruntime, with --format "
+        "int8_onnx; int8-bf16: openvino, and bf16 for what is not int8",
     )
     add("--cpu_threads", type=int, help="threads of the network on the CPU; default: all cores")
     add(

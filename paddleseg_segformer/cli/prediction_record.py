@@ -76,7 +76,7 @@ class RunRecord:
     ) -> None:
         digest = hashlib.sha256()
         for image in images:
-            digest.update(os.fsencode(f"{image.name}\n{os.path.abspath(image.path)}\n"))
+            digest.update(os.fsencode(f"{image.name}\n{image.source}\n"))
         self.facts = {"images": f"{len(images)}, checksum {digest.hexdigest()[:16]}", **facts}
         self.files = files
         name = f"failed.rank{rank}.csv" if world_size > 1 else FAILED

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ class _Actor:
     make_worker: Callable[[], Worker]
 
     def __post_init__(self) -> None:
+        logging.getLogger("paddleseg_segformer").setLevel(logging.WARNING)
         self.worker = self.make_worker()
         import ray
 
@@ -57,7 +60,7 @@ class _Actor:
             fatal = str(error)
         except Exception as error:
             for image in images:
-                errors.setdefault(image.name, f"{image}: {one_line(repr(error))}")
+                errors.setdefault(image.name, f"{image.path}: {one_line(repr(error))}")
         return {
             "index": [task["index"]],
             "errors": [[os.fsencode(errors.get(image.name, "")) for image in images]],
@@ -65,6 +68,14 @@ class _Actor:
             "actor": [self.name],
             "seconds": [time.monotonic() - start],
         }
+
+
+class _Caller:
+    """An actor that calls functions."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a function gives."""
+        return function(*arguments)
 
 
 class RayActors:
@@ -82,15 +93,21 @@ class RayActors:
 
     def __init__(self, num_actors: int, address: str | None, device: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         with explained():
-            import pyarrow
             import ray
             import ray.data
-        self.ray, self.pyarrow = ray, pyarrow
+        self.ray = ray
         self.num_actors = num_actors
         own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        modules = os.pathsep.join(filter(None, sys.path))  # also those of --import
         try:
-            ray.init(address or "local", logging_level=logging.ERROR, **({} if address else own))
+            ray.init(
+                address or "local",
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {"PYTHONPATH": modules}},
+                **({} if address else own),
+            )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"--ray_address {address}: {one_line(error)[:300]}") from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -105,9 +122,10 @@ class RayActors:
             )
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        context.print_on_execution_start = False
         context.max_errored_blocks = -1  # they are counted below
-        for name in ("ray.data", "ray._private"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", "`ray_remote_args_fn`")  # nothing else bounds the retries
 
     def __enter__(self) -> RayActors:
         return self
@@ -121,13 +139,16 @@ class RayActors:
         Raises:
             UserError: as the function.
         """
-        remote = self.ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_calls=1)
+        remote = self.ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus)
+        actor = remote(_Caller).remote()
         try:
-            return self.ray.get(remote(function).remote(*arguments))
+            return self.ray.get(actor.call.remote(function, *arguments))
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
             raise
+        finally:
+            self.ray.kill(actor)
 
     def map(
         self, make_worker: Callable[[], Worker], images: Sequence[ImageFile]
@@ -138,7 +159,7 @@ class RayActors:
         nevertheless are then tried one by one, so that one which ends its process costs no other.
 
         Raises:
-            UserError: a worker cannot go on, such as on a full disk.
+            UserError: a worker cannot go on, such as on a full disk, or none can begin.
         """
         is_left = np.ones(len(images), bool)
         num_done, seconds = Counter[str](), Counter[str]()
@@ -157,7 +178,7 @@ class RayActors:
                     yield images[index], os.fsdecode(error)
         for index in np.flatnonzero(is_left):
             image = images[index]
-            yield image, f"{image}: its process ended {MAX_RETRIES + 1} times; see Ray's logs"
+            yield image, f"{image.path}: its process ended {MAX_RETRIES + 1} times; see Ray's logs"
         for actor, count in sorted(num_done.items()):
             logger.info("%s: %d images, %.2f images/s", actor, count, count / seconds[actor])
 
@@ -170,18 +191,19 @@ class RayActors:
         num_ahead: int,
     ) -> Iterator[dict[str, Any]]:
         """Yield the outcome of each task of `size` images."""
-        table = self.pyarrow.table(
+        items = [
             {
-                "index": indices,
-                "source": [os.fsencode(str(images[index])) for index in indices],
-                "name": [os.fsencode(images[index].name) for index in indices],
+                "index": index,
+                "source": os.fsencode(images[index].source),
+                "name": os.fsencode(images[index].name),
             }
-        )
-        tasks = [table.slice(start, size) for start in range(0, len(table), size)]
+            for index in indices.tolist()
+        ]
+        num_tasks = -(-len(items) // size)
         pool = self.ray.data.ActorPoolStrategy(
-            size=min(self.num_actors, len(tasks)), max_tasks_in_flight_per_actor=num_ahead
+            size=min(self.num_actors, num_tasks), max_tasks_in_flight_per_actor=num_ahead
         )
-        rows = self.ray.data.from_arrow(tasks).map_batches(
+        rows = self.ray.data.from_items(items, override_num_blocks=num_tasks).map_batches(
             _Actor,
             batch_size=None,
             compute=pool,
@@ -190,7 +212,11 @@ class RayActors:
             num_gpus=self.num_gpus,
             ray_remote_args_fn=lambda: {"max_task_retries": MAX_RETRIES},
         )
-        yield from rows.iter_rows()
+        try:
+            yield from rows.iter_rows()
+        except self.ray.exceptions.RayError as error:  # such as no model on one of the machines
+            last_line = str(error).strip().splitlines()[-1]
+            raise UserError(f"Ray has stopped: {one_line(last_line)[:300]}") from error
 
 
 def _gpus_of_actor(nodes: Sequence[dict[str, float]], num_actors: int, device: str | None) -> int:

@@ -127,9 +127,9 @@ class CorruptedImages(SegmentationDataset):
     def read(self, index: int) -> RawSample:
         sample = self.dataset.read(index)
         seed = seed_of(sample.image_path, self.corruption, self.severity)
-        task = corrupt, sample.image, self.corruption, self.severity, seed
         try:
-            return sample._replace(image=self.executor.submit(*task).result())
+            done = self.executor.submit(corrupt, sample.image, self.corruption, self.severity, seed)
+            return sample._replace(image=done.result())
         except UserError as error:
             raise UserError(f"{sample.image_path}: {error}") from None
         except BrokenProcessPool:

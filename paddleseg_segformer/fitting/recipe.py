@@ -415,7 +415,10 @@ def _iters(
     steps_s = min(left_s - evaluation_s, left_s / (1 + EVALUATION_SHARE))
     timed = max(int(steps_s / trial.step_s), MIN_TIMED_ITERS)
     if options.minutes is not None:
-        return timed, f"what --minutes {options.minutes:g} leaves for training."
+        why = f"what --minutes {options.minutes:g} leaves for training."
+        if timed * trial.step_s > steps_s:
+            why = f"the least, for which --minutes {options.minutes:g} are too short here."
+        return timed, why
     if timed < iters:
         return timed, f"what {MINUTES_CPU:g} minutes hold on this CPU (--minutes for more)."
     return iters, why

@@ -42,6 +42,11 @@ class ImageFile(NamedTuple):
         """Return the image of a path or URL."""
         return cls(CloudFile(source) if is_url(source) else Path(source), name)
 
+    @property
+    def source(self) -> str:
+        """Return the absolute path, or the URL."""
+        return self.path if isinstance(self.path, CloudFile) else os.path.abspath(self.path)
+
 
 def is_video(path: str | None) -> bool:
     """Return whether the name is a video's."""

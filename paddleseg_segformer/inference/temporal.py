@@ -32,7 +32,7 @@ class TemporalAverage:
         if not 0 <= share < 1:
             raise UserError(f"--smooth: found {share}, expected 0 to below 1.")
         self.share = share
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._flow.setFinestScale(0)
         self._before: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         self._now: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
@@ -65,11 +65,11 @@ class TemporalAverage:
         source = np.stack([columns, rows], axis=2).astype(np.float32)
         spread = max(float(grey.std()), 1e-6)
         if min(grey.shape) >= MIN_SIDE_PX:
-            levels = [
+            now, earlier = (
                 np.clip(128 + 48 * (plane - grey.mean()) / spread, 0, 255).astype(np.uint8)
                 for plane in (grey, grey_before)
-            ]
-            source += self._flow.calc(*levels, None)
+            )
+            source += self._flow.calc(now, earlier, np.zeros_like(source))
 
         def moved(plane: np.ndarray, beyond: float) -> np.ndarray:
             border = cv2.BORDER_CONSTANT

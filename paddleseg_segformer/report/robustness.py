@@ -32,7 +32,7 @@ from paddleseg_segformer.evaluation.corruptions import (
     NOISE_SEVERITIES,
     CorruptedImages,
 )
-from paddleseg_segformer.files import atomic_files, only_writer, sha256, write_text
+from paddleseg_segformer.files import atomic_files, make_folder, only_writer, sha256, write_text
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.report.figures import COLORS, INK, save_png
 from paddleseg_segformer.report.tables import write_csv, write_json
@@ -121,10 +121,9 @@ def measure(
         is_noise = CORRUPTIONS[name] == "noise"
         most = noise_severities if is_noise else MAX_SEVERITY
         cells += [(name, severity) for severity in range(1, most + 1)]
-    folder = Path(out) / "cells"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(out) / "cells")
     key = _key(Path(model), predictor, dataset)
-    found = {}
+    found: dict[str, list[float]] = {}
     pool = ProcessPoolExecutor(num_workers, mp_context=worker_context(), initializer=prepare_worker)
     with only_writer(folder), pool:
         for number, (name, severity) in enumerate(cells, 1):
@@ -156,8 +155,10 @@ def _key(model: Path, predictor: Predictor, dataset: SegmentationDataset) -> dic
         sorted(path for path in model.iterdir() if path.is_file()) if model.is_dir() else [model]
     )
     digest = hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in files).encode())
-    images = [Path(dataset.samples[index][0]) for index in range(len(dataset))]
-    listed = "".join(f"{path.name} {path.stat().st_size}\n" for path in images)
+    pairs = (dataset.samples[index] for index in range(len(dataset)))
+    listed = "".join(
+        f"{Path(path).name} {os.path.getsize(path)}\n" for pair in pairs for path in pair if path
+    )
     return {
         "model": digest.hexdigest(),
         "data": hashlib.sha256(listed.encode("utf-8", "replace")).hexdigest(),
@@ -232,16 +233,16 @@ def write_robustness(
     numbers = range(1, MAX_SEVERITY + 1)
     header = ["group", "corruption", *(f"severity_{number}" for number in numbers)]
     header += ["mean", "degradation", *(f"paper: {model}" for model in paper)]
-    rows = [["", CLEAN, *[None] * MAX_SEVERITY, 100 * result.clean, None]]
+    rows: list[list[Any]] = [["", CLEAN, *[None] * MAX_SEVERITY, 100 * result.clean, None]]
     for corruption, values in result.severities.items():
         missing = [None] * (MAX_SEVERITY - len(values))
         means = 100 * result.mean(corruption), 100 * result.degradation(corruption)
-        cells = [*(100 * value for value in values), *missing, *means]
-        rows.append([CORRUPTIONS[corruption], corruption, *cells])
+        percents = [100 * value for value in values]
+        rows.append([CORRUPTIONS[corruption], corruption, *percents, *missing, *means])
     for row in rows:
         row += [values[row[1]] for values in paper.values()]
-    means = np.array([row[MAX_SEVERITY + 2 :] for row in rows[1:]], float).mean(axis=0)
-    rows.append(["", "mean", *[None] * MAX_SEVERITY, *means.tolist()])
+    over_all = np.array([row[MAX_SEVERITY + 2 :] for row in rows[1:]], float).mean(axis=0)
+    rows.append(["", "mean", *[None] * MAX_SEVERITY, *over_all.tolist()])
     with atomic_files(out) as folder:
         save_png(severity_figure({name: result, **(beside or {})}), folder / "robustness.png")
         write_csv(folder, "robustness", header, rows)
@@ -249,14 +250,13 @@ def write_robustness(
         write_json(
             folder, "robustness", {"model": name, "clean": result.clean, "severities": plain}
         )
-    titles = ("mIoU in %", *map(str, numbers), "mean", "lost %", "SegFormer-B5*")
-    lines = [
-        f"{titles[0]:<17}" + "".join(f"{title:>7}" for title in titles[1:-1]) + f"{titles[-1]:>15}"
-    ]
-    for _, corruption, *cells in rows:
-        shown = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
-        row = "".join(f"{text:>7}" for text in shown[: MAX_SEVERITY + 2])
-        lines.append(f"{corruption:<17}{row}{shown[MAX_SEVERITY + 2]:>15}")
+    titles = [*map(str, numbers), "mean", "lost %"]
+    head = "".join(f"{title:>7}" for title in titles)
+    lines = [f"{'mIoU in %':<17}{head}{'SegFormer-B5*':>15}"]
+    for _, corruption, *figures in rows:
+        shown = ["-" if figure is None else f"{figure:.1f}" for figure in figures]
+        texts = "".join(f"{text:>7}" for text in shown[: len(titles)])
+        lines.append(f"{corruption:<17}{texts}{shown[len(titles)]:>15}")
     lines.append("* of the paper, on Cityscapes; noise of 3 severities")
     return "\n".join([*lines, f"picture: {out / 'robustness.png'}"])
 

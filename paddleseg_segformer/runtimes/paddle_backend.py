@@ -46,6 +46,11 @@ class PaddleInferenceNetwork(EngineNetwork):
 
     def _load(self, paths: list[Path]) -> None:
         self.option = PLAIN  # key of `CPU_OPTIONS`
+        if paths[0].suffix == ".json" and paddle.__version__.startswith("2."):  # it would crash
+            raise UserError(
+                f"{paths[0]}: a program of Paddle 3, found Paddle {paddle.__version__}. Export the "
+                "model with this Paddle, install Paddle 3, or use another backend."
+            )
         if self.device.partition(":")[0] == "cpu":
             prepare_cpu()
             if self.options.precision != "fp32":

@@ -127,7 +127,7 @@ def filled(collection: dict, shape: tuple[int, int]) -> np.ndarray:
 def test_image_and_overlay_side_by_side(folder, predictor, tmp_path):
     flags = ["--model_path", folder, "--image_path", folder / "images", "--save_dir", tmp_path]
     assert main(["predict", *map(str, flags), "--outputs", "side_by_side"]) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["side_by_side"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["side_by_side"]
     image = np.asarray(Image.open(folder / "images" / "1.png"))
     expected = np.hstack([image, predictor(image).overlay()])
     np.testing.assert_array_equal(Image.open(tmp_path / "side_by_side" / "1.png"), expected)

@@ -241,6 +241,8 @@ def test_every_job_is_here() -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_mistakes_are_answered_in_one_line_without_paddle(name: str, tmp_path: Path) -> None:
+    if name == "fit":
+        pytest.importorskip("matplotlib")  # without it, `fit` answers that first
     paddle = tmp_path / "without" / "paddle" / "__init__.py"
     paddle.parent.mkdir(parents=True)
     paddle.write_text("raise RuntimeError('Paddle is imported')")

@@ -175,6 +175,24 @@ def test_jpeg_of_many_scans_is_refused(tmp_path):
         read_image(path)
 
 
+def test_png_that_claims_more_than_it_holds_is_refused(tmp_path):
+    """OpenCV 5 makes room for all that a chunk claims: 44 bytes cost 2 GiB and a second."""
+    path = tmp_path / "x.png"
+    Image.fromarray(np.zeros((33, 45, 3), np.uint8)).save(path)
+    content = path.read_bytes()
+    assert read_image(path).shape == (33, 45, 3)
+    path.write_bytes(content[:33] + b"\x7f\xff\xff\xffIDAT")
+    for read in (read_image, read_label):
+        with pytest.raises(UserError, match=r"chunk b'IDAT' claims 2147483647 bytes, found 0"):
+            read(path)
+    chunk = b"\0\0\0\0teST" + zlib.crc32(b"teST").to_bytes(4, "big")
+    path.write_bytes(content[:33] + chunk * 100 + content[33:])
+    assert read_image(path).shape == (33, 45, 3)
+    path.write_bytes(content[:33] + chunk * 100_001 + content[33:])
+    with pytest.raises(UserError, match="a PNG of more than 100000 chunks"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("channels", [4, 3])
 def test_tiff_of_many_pages_is_refused(tmp_path, channels):
     pages = [Image.fromarray(np.zeros((2, 2), np.float32)) for _ in range(1100)]

@@ -13,6 +13,7 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.fitting.fingerprint import Fingerprint
 from paddleseg_segformer.fitting.options import MODELS, FitOptions
 from paddleseg_segformer.fitting.recipe import (
+    MIN_TIMED_ITERS,
     Recipe,
     Trial,
     plan_batch,
@@ -219,6 +220,14 @@ def test_evaluations_take_a_tenth_of_the_time():
     assert lengthened(planned(), iters=1000).run["save_interval"] == 200  # 500 s, 10 s each
     assert lengthened(planned(), iters=100_000).run["save_interval"] == 5000  # 20 at most
     assert lengthened(planned(), iters=3).run["save_interval"] == 3  # one at least
+
+
+def test_a_time_that_holds_too_few_steps_says_so():
+    slow = TRIAL._replace(step_s=30.0)
+    recipe = lengthened(planned(), trial=slow, left_s=60.0, minutes=1)
+    assert recipe.content["iters"] == MIN_TIMED_ITERS
+    assert "the least, for which --minutes 1 are too short here" in reasons(recipe)
+    assert "leaves for training" in reasons(lengthened(planned(), left_s=60.0, minutes=1))
 
 
 def test_pretrained_backbone_learns_slowly_and_its_head_fast():

@@ -290,6 +290,13 @@ def test_paddle_without_tensorrt_is_one_line(dynamic) -> None:
 
 
 @pytest.mark.skipif(IS_PADDLE_2, reason="Paddle 2 writes no such program")
+def test_program_of_paddle_3_is_refused_by_paddle_2(dynamic, monkeypatch) -> None:
+    monkeypatch.setattr(paddle, "__version__", "2.6.2")
+    with pytest.raises(UserError, match=r"model.json: a program of Paddle 3, found Paddle 2.6.2"):
+        PaddleInferenceNetwork(dynamic[1], EngineOptions(device="cpu"))
+
+
+@pytest.mark.skipif(IS_PADDLE_2, reason="Paddle 2 writes no such program")
 def test_tensorrt_is_refused_for_programs_of_paddle_3(dynamic) -> None:
     deploy = DeployConfig.load(dynamic[1])
     with pytest.raises(UserError, match="use_trt: found model.json, but .* of Paddle 2"):

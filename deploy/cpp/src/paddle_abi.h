@@ -26,6 +26,7 @@ class AnalysisConfig {
   void EnableMKLDNN();  // oneDNN's name before
 #else
   void EnableONEDNN();
+  void DisableONEDNN();
   void DeletePass(const std::string& name);
 #endif
   void EnableUseGpu(std::size_t memory_mib, int device_id, Precision precision);

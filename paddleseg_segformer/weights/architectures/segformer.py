@@ -76,6 +76,20 @@ def _segformer_keys(section: Section) -> list[str]:
     ]
 
 
+def _read_last_stage(shapes: Shapes) -> Section:
+    return {
+        "num_classes": axis(shapes, "linear_pred.weight", 0, 4),
+        "embedding_dim": axis(shapes, "linear_c4.proj.weight", 1, 2),
+    }
+
+
+def _last_stage_keys(section: Section) -> list[str]:
+    return [
+        *(f"{name}.{part}" for name in ("linear_c4.proj", "linear_pred") for part in LINEAR),
+        *(f"linear_fuse._batch_norm.{part}" for part in BATCH_NORM),
+    ]
+
+
 def _read_mm(shapes: Shapes) -> Section:
     return {
         "num_classes": axis(shapes, "linear_pred.weight", 0, 4),
@@ -104,6 +118,11 @@ SEGFORMERS = tuple(
     Architecture(name, (_MARK, *marks), mit_section, mit_keys, *head)
     for name, marks, head in (
         ("SegFormer", ["linear_fuse._conv.weight"], (_read_segformer, _segformer_keys)),
+        (
+            "SegFormerLastStage",
+            ["linear_fuse._batch_norm.weight", "linear_c4.proj.weight"],
+            (_read_last_stage, _last_stage_keys),
+        ),
         ("SegFormerMM", ["fusion_conv._conv.weight"], (_read_mm, _mm_keys)),
         ("MixVisionTransformerClassifier", ["head.weight"], (_read_classifier, _classifier_keys)),
         ("", [], ()),
