@@ -93,7 +93,6 @@ class RayActors:
 
     def __init__(self, num_actors: int, address: str | None, device: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         with explained():
             import ray
             import ray.data
