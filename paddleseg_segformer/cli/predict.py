@@ -11,6 +11,7 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -264,7 +265,9 @@ def _exported(args: Namespace) -> tuple[Predictor, str]:
         for flag, default in EXPORT_FLAGS.items()
     }
     threads, is_checked = given.pop("cpu_threads"), given.pop("self_check")
-    predictor = Predictor.from_export(args.export_dir, args.device, threads, **given)
+    predictor = Predictor.from_export(
+        args.export_dir, args.device, threads, has_cache=True, **given
+    )
     network = predictor.pipeline.network
     assert isinstance(network, EngineNetwork)
     if is_checked:
@@ -329,22 +332,50 @@ def _predict_images(
     source = read_ahead(images, predictor.read)
     num_done = 0
     room = _Room(predictor)
-    with tqdm(total=len(images), unit="img", disable=None) as progress:
+    with (
+        tqdm(total=len(images), unit="img", disable=None) as progress,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        writer = _Writer(files, pool)
         predictor.pipeline.watch = _Windows(progress)
         while True:
             with timer("read"):
                 batch = list(islice(source, args.batch_size))
             if not batch:
+                with timer("write"):
+                    writer.finish()
                 files.finish()
                 return num_done
             for settings, items in room.groups(batch):
                 predictor.settings = settings
                 for image, prediction in _predict(items, predictor, timer):
                     with timer("write"):
-                        files.save(prediction, image)
+                        writer.save(prediction, image)
                     num_done += 1
             predictor.settings = room.settings
             progress.update(len(batch))
+
+
+class _Writer:
+    """Writes the results of one image while the next one is predicted."""
+
+    def __init__(self, files: ResultFiles, pool: ThreadPoolExecutor) -> None:
+        self.files, self.pool = files, pool
+        self.pending: Future[None] | None = None
+
+    def save(self, prediction: Prediction, image: ImageFile) -> None:
+        """Write an image's results when those before are written; raises what failed there."""
+        self.finish()
+        if self.files.needs_network:  # it belongs to the thread of the pipeline
+            self.files.save(prediction, image)
+        else:
+            self.pending = self.pool.submit(self.files.save, prediction, image)
+
+    def finish(self) -> None:
+        """Wait until all is written; raises what failed."""
+        if self.pending:
+            pending, self.pending = self.pending, None
+            pending.result()
 
 
 _Read = tuple[ImageFile, np.ndarray | UserError]
@@ -462,7 +493,7 @@ class Timer:
         "read": "waiting for images, which are read meanwhile",
         "predict": "all that lies between image and label map",
         "network": "part of predict",
-        "write": "label map and overlay",
+        "write": "waiting for label map and overlay, which are written meanwhile",
     }
 
     def __init__(self) -> None:

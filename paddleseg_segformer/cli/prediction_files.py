@@ -52,6 +52,13 @@ class ResultFiles:
             with explained():
                 import rasterio  # noqa: F401
 
+    @property
+    def needs_network(self) -> bool:
+        """Tell whether writing may have windows computed: more than the labels is needed."""
+        args = self.args
+        is_more = args.min_confidence or args.class_confidence or args.save_probabilities
+        return bool(is_more) or not self.outputs.isdisjoint({"confidence", "polygons"})
+
     def save(self, prediction: Prediction, image: ImageFile) -> None:
         """Write one image's results, in sub-folders as the images are."""
         args, name = self.args, image.name
