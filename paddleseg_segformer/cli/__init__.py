@@ -25,6 +25,7 @@ JOBS = {
     "visualize": "draw the attention of a patch and a mask transformer's class maps over images",
     "erf": "draw effective receptive fields of stages and head, several models side by side",
     "export": "write a static graph and its deploy.yaml for Paddle Inference",
+    "speed_ladder": "measure faster forms of a model on this machine, and what each loses",
     "serve": "answer HTTP requests with the predictions of an exported model",
     "convert_weights": "write weights as another code base's files, where that is possible exactly",
     "convert_dataset": "own data in any form: recognise, convert to labels and lists, split",

@@ -22,7 +22,6 @@ import numpy as np
 from paddle import nn
 
 from paddleseg_segformer.data.datasets import RawSample
-from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.quantization import INT8_ENGINES, Quantization
 from paddleseg_segformer.export.speed_gate import Bound, Scores, SpeedGate
@@ -364,16 +363,6 @@ def set_merge(model: nn.Layer, merge: Sequence[int]) -> None:
     for layers, side in zip(_attentions(model), merge, strict=True):
         for layer in layers:
             layer.merge = side
-
-
-def check_matplotlib() -> None:
-    """Refuse a ladder before anything is measured if its picture could not be drawn.
-
-    Raises:
-        MissingDependency: Matplotlib is not installed, or does not load.
-    """
-    with explained():
-        import matplotlib.figure  # noqa: F401
 
 
 def draw(rungs: Sequence[Rung], chosen: Rung, path: Path) -> None:
