@@ -8,12 +8,13 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast, overload
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from paddleseg_segformer.cloud import CloudFile
 from paddleseg_segformer.components import img_channels_of, stated_of_dataset
 from paddleseg_segformer.data.io import decode_image, read_image, write_label
 from paddleseg_segformer.data.labels import (
@@ -421,6 +422,11 @@ class Predictor:
             UserError: it cannot be read; see `data.io.read_image`.
         """
         return read_image(path, self.img_channels, self.pipeline.preprocess.value_range)
+
+    def decode(self, name: Path | CloudFile, content: bytes) -> np.ndarray:
+        """Decode a file's content as `read` does; see `data.io.decode_image`."""
+        value_range = self.pipeline.preprocess.value_range
+        return decode_image(cast(Path, name), content, self.img_channels, value_range)
 
     def predict_read(self, images: list[np.ndarray]) -> list[Prediction]:
         """Predict images as `read` returns them; their windows go through the network together."""

@@ -24,9 +24,11 @@ from paddleseg_segformer.errors import UserError
 MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
 DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
+MAX_CHUNKS = 100_000  # of a PNG; the usual ones hold 8 KiB or more
 MAX_PAGES = 1000  # of a TIFF file
 _ORIENTATION = 274  # tag of EXIF and TIFF
 _GDAL_NODATA = 42113  # tag of GeoTIFF
+PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"  # the second is not in compressed data
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript: Pillow runs a program to read it
 
@@ -87,12 +89,38 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
             f"{path}: a JPEG of {content.count(JPEG_SCAN)} scans, expected at most {MAX_SCANS}, "
             "since each may cost as much as a whole image. Save it again."
         )
+    if content.startswith(PNG_START):
+        _check_chunks(path, content)
     return size_hw
 
 
+def _check_chunks(path: Path, content: bytes) -> None:
+    """Refuse a PNG whose chunks claim more bytes than follow: OpenCV makes room for all of them.
+
+    What comes after the last chunk is not looked at.
+    """
+    position = len(PNG_START)
+    for _ in range(MAX_CHUNKS):
+        length = int.from_bytes(content[position : position + 4], "big")
+        name = content[position + 4 : position + 8]
+        if name == b"IEND" or not name:
+            return
+        position += 8 + length
+        if position > len(content):
+            raise UserError(
+                f"{path}: cannot be decoded as an image: the PNG's chunk {name!r} claims {length} "
+                f"bytes, found {max(0, len(content) - position + length)}. Replace it or remove it."
+            )
+        position += 4  # its checksum
+    raise UserError(f"{path}: a PNG of more than {MAX_CHUNKS} chunks. Save it again.")
+
+
 @contextmanager
-def open_image(content: bytes) -> Iterator[Image.Image]:
+def open_image(content: bytes | Path) -> Iterator[Image.Image]:
     """Open an image with Pillow, which reads its header; `check_pixels` is its only bound.
+
+    Args:
+        content: of a file, or its path.
 
     Raises:
         Exception: of any type; Pillow's readers are not made for damaged files.
@@ -100,14 +128,15 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
     with _pillow_limit:  # Pillow's own bound is lower, and a global
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            source = io.BytesIO(content) if isinstance(content, bytes) else content
+            image = Image.open(source, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         yield image
 
 
-def orientation(content: bytes) -> int:
+def orientation(content: bytes | Path) -> int:
     """Return how an image is to be turned, 1 to 8 as EXIF counts; 1 where nothing says it."""
     try:
         with open_image(content) as file:
@@ -202,14 +231,19 @@ def _nodata(stated: Any) -> float | None:
         return None
 
 
-def tiff_layout(content: bytes) -> TiffLayout | None:
-    """Return the layout of a TIFF file; None for other files, and where the header is damaged."""
-    if not content.startswith(_TIFF_STARTS):
+def tiff_layout(content: bytes | Path) -> TiffLayout | None:
+    """Return the layout of a TIFF file; None for other files, and where the header is damaged.
+
+    Args:
+        content: of the file, or its path.
+    """
+    if isinstance(content, bytes) and not content.startswith(_TIFF_STARTS):
         return None
     with explained():
         import tifffile  # it takes a while to import
     try:
-        with tifffile.TiffFile(io.BytesIO(content)) as file:
+        source = io.BytesIO(content) if isinstance(content, bytes) else content
+        with tifffile.TiffFile(source) as file:
             page = file.pages.first
             return TiffLayout(
                 int(page.imagelength),

@@ -13,6 +13,7 @@ from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
     FILE_NAME,
     FIXTURE_FILES,
+    PADDLE_2_PROGRAM,
     SPEED_FILES,
 )
 
@@ -61,6 +62,7 @@ def check_save_dir(save_dir: str | os.PathLike[str]) -> None:
     ours = {
         FILE_NAME,
         *FIXTURE_FILES,
+        PADDLE_2_PROGRAM,
         *SPEED_FILES,
         *(name for files in ARTEFACT_FILES.values() for name in files),
     }

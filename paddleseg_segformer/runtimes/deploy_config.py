@@ -37,6 +37,7 @@ ARTEFACT_FILES = {
     "int8_onnx": ("model_int8.onnx",),  # ONNX Runtime's, quantised
     "onnx_with_preprocess": ("model_with_preprocess.onnx",),  # for programs without the pipeline
 }
+PADDLE_2_PROGRAM = "model.pdmodel"  # what Paddle 2 writes in the place of model.json
 SPEED_FILES = ("speed.json", "speed.png")  # of `export --speed`
 # an image of 1 or 3 channels, one of others (a page for each), and the labels expected for either
 FIXTURE_FILES = ("fixture.png", "fixture.tif", "fixture_labels.png")
@@ -57,6 +58,14 @@ class ModelFile:
     def of(cls, path: Path) -> ModelFile:
         """Describe an existing file."""
         return cls(path.name, sha256(path))
+
+
+def artefact_paths(folder: Path, name: str) -> list[Path]:
+    """Return the files of an artefact that was written into a folder."""
+    paths = [folder / file for file in ARTEFACT_FILES[name]]
+    if name == "paddle" and (folder / PADDLE_2_PROGRAM).is_file():
+        paths[0] = folder / PADDLE_2_PROGRAM
+    return paths
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class Artefact:
     @classmethod
     def of(cls, folder: Path, name: str) -> Artefact:
         """Describe an artefact whose files exist."""
-        return cls([ModelFile.of(folder / file) for file in ARTEFACT_FILES[name]])
+        return cls([ModelFile.of(path) for path in artefact_paths(folder, name)])
 
 
 @dataclass(frozen=True)
