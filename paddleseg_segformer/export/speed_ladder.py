@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -108,7 +108,7 @@ class SpeedLadder:
         self,
         model: nn.Layer,
         export: Export,
-        samples: Sequence[RawSample],
+        samples: Iterable[RawSample],
         bound: Bound | None,
         quantization: Quantization | None,
         folder: Path,
@@ -289,7 +289,9 @@ class SpeedLadder:
 
     def table(self) -> str:
         """Return the rungs as text, with the slowest speed that allows each; losses in points."""
-        rows = [("form", "cpu ms", "times", "labels", "mIoU", "class", "boundary", "allowed by")]
+        rows: list[tuple[str, ...]] = [
+            ("form", "cpu ms", "times", "labels", "mIoU", "class", "boundary", "allowed by")
+        ]
         for rung in self.rungs:
             losses = rung.scores.losses(self.gate.exact).values()
             rows.append(
