@@ -37,6 +37,8 @@ REMEDIES = {
     "safetensors": "pip install safetensors",
     "pycocotools": "pip install pycocotools",
     "rasterio": "pip install rasterio",
+    "pyogrio": "pip install pyogrio shapely",
+    "shapely": "pip install shapely",
     "scipy": "pip install scipy",
     "matplotlib": "pip install matplotlib",
     "paddle2onnx": "pip install paddle2onnx==2.1.0 (for Python up to 3.12)",

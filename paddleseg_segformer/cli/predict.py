@@ -32,8 +32,10 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_from_config,
     settings_with_flags,
 )
+from paddleseg_segformer.cli.large_pictures import is_large, predict_large
 from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
 from paddleseg_segformer.cli.prediction_files import OUTPUTS, OVERLAYS, RESULTS, ResultFiles
+from paddleseg_segformer.data.mosaic import write_mosaic
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.files import check_folder
 from paddleseg_segformer.inference.image_sources import (
@@ -139,9 +141,30 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         type=_outputs,
         default=("label", "overlay"),
         metavar="NAME,...",
-        help="what to write, of label (PNG of class ids), overlay, confidence (as of "
-        "--save_confidence), polygons (GeoJSON of each image, COCO of all; in pixels), and legend "
-        "(legend.png, and beside each overlay)",
+        help="what to write, of label (PNG of class ids; TIFF of large pictures), overlay, "
+        "confidence (as of --save_confidence), polygons (GeoJSON of each image, COCO of all; in "
+        "pixels), legend (legend.png, and beside each overlay), geotiff (class ids with the "
+        "picture's georeference), and vectors (GeoPackage and GeoJSON in its coordinates)",
+    )
+    add(
+        "--mosaic",
+        action="store_true",
+        help="--image_path is a folder of georeferenced tiles, which are one picture",
+    )
+    add("--polygon_min_px", type=int, default=0, help="leave out regions of fewer pixels")
+    add(
+        "--polygon_simplify_px",
+        type=float,
+        default=0.0,
+        help="leave out corners that lie no farther than this from the line without them; default "
+        "0: outlines follow the pixels",
+    )
+    add(
+        "--polygon_classes",
+        nargs="+",
+        default=[],
+        metavar="CLASS",
+        help="only regions of these classes, by name or id",
     )
     add(
         "--save_confidence",
@@ -202,6 +225,9 @@ def run(args: Namespace) -> None:
         raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
     if not 0 <= args.min_confidence <= 1:
         raise UserError(f"--min_confidence: found {args.min_confidence}, expected 0 to 1.")
+    for flag in ("polygon_min_px", "polygon_simplify_px"):
+        if getattr(args, flag) < 0:
+            raise UserError(f"--{flag}: found {getattr(args, flag)}, expected 0 or more.")
     if args.batch_size < 1:
         raise UserError(f"--batch_size: found {args.batch_size}, expected 1 or more.")
     check_folder(args.save_dir)
@@ -214,7 +240,7 @@ def run(args: Namespace) -> None:
             raise UserError(f"--{flag} has no effect on a video. Leave it out, or name images.")
     files = ResultFiles(args)
     results = [Path(args.save_dir) / folder for folder in RESULTS]
-    images = find_images(args.image_path, args.file_list, results) if has_images else []
+    images = _found_images(args, results) if has_images else []
     predictor, runs_on = _exported(args) if args.export_dir else _built(args)
     if args.custom_color:
         assert predictor.label_set is not None
@@ -234,7 +260,16 @@ def run(args: Namespace) -> None:
         network = predictor.pipeline.network = _TimedNetwork(predictor.pipeline.network, timer)
         _predict(list(read_ahead(images[:1], predictor.read)), predictor, timer)
         timer.seconds.clear()  # the first call sets up memory
-    num_done = _predict_images(predictor, images, args, files, timer)
+    large = [image for image in images if is_large(image.path)]
+    others = [image for image in images if image not in large] if large else images
+    num_done = _predict_images(predictor, others, args, files, timer) if others else 0
+    for image in large:
+        try:
+            predict_large(predictor, image, files)
+            num_done += 1
+        except UserError as error:
+            _report(image, error)
+    files.finish()
     logger.info("%d images written to %s", num_done, args.save_dir)
     if args.benchmark:
         threads = f", {network.options.threads} threads" if network.device == "cpu" else ""
@@ -246,6 +281,18 @@ def run(args: Namespace) -> None:
     if num_done < len(images):
         failed = len(images) - num_done
         raise UserError(f"{failed} of {len(images)} images could not be predicted; see above.")
+
+
+def _found_images(args: Namespace, results: Sequence[Path]) -> list[ImageFile]:
+    """Return the images to predict; with `--mosaic`, one for all."""
+    if not args.mosaic:
+        return find_images(args.image_path, args.file_list, results)
+    folder = Path(args.image_path or "")
+    if args.file_list or not args.image_path or not folder.is_dir():
+        raise UserError("--mosaic needs a folder of tiles as --image_path, and no --file_list.")
+    name = folder.absolute().name
+    path = write_mosaic(folder, Path(args.save_dir) / f"{name}.vrt", results)
+    return [ImageFile(path, name)]
 
 
 def _exported(args: Namespace) -> tuple[Predictor, str]:
@@ -334,7 +381,6 @@ def _predict_images(
             with timer("read"):
                 batch = list(islice(source, args.batch_size))
             if not batch:
-                files.finish()
                 return num_done
             for settings, items in room.groups(batch):
                 predictor.settings = settings
@@ -448,10 +494,15 @@ def _predict(
         if len(batch) > 1:  # the others of the batch are not to blame
             return [item for one in batch for item in _predict([one], predictor, timer)]
         [(image, _)] = batch
-        message = str(error) if str(image.path) in str(error) else f"{image.path}: {error}"
-        tqdm.write(f"failed: {message}", file=sys.stderr)
+        _report(image, error)
         return []
     return [(image, made) for (image, _), made in zip(batch, predictions, strict=True)]
+
+
+def _report(image: ImageFile, error: UserError) -> None:
+    """Say why an image could not be predicted."""
+    message = str(error) if str(image.path) in str(error) else f"{image.path}: {error}"
+    tqdm.write(f"failed: {message}", file=sys.stderr)
 
 
 class Timer:

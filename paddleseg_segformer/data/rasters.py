@@ -413,17 +413,26 @@ class _WholeRaster(_ArrayRaster):
 
 
 @contextmanager
-def _gdal_errors(path: Path) -> Iterator[None]:
-    """Turn GDAL's errors into one line; a file without a georeference is none."""
+def not_georeferenced() -> Iterator[None]:
+    """Let files without a georeference be opened without a warning, in rasterio's settings."""
     with explained():
         from rasterio import Env
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        from rasterio.errors import NotGeoreferencedWarning
     with warnings.catch_warnings(), Env():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
+        yield
+
+
+@contextmanager
+def _gdal_errors(path: Path) -> Iterator[None]:
+    """Turn GDAL's errors into one line."""
+    with explained():
+        from rasterio.errors import RasterioError
+    try:
+        with not_georeferenced():
             yield
-        except RasterioError as error:
-            raise _not_opened(path, error) from None
+    except RasterioError as error:
+        raise _not_opened(path, error) from None
 
 
 def _not_opened(path: Path, error: Exception) -> UserError:

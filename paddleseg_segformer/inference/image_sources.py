@@ -15,6 +15,7 @@ import numpy as np
 
 from paddleseg_segformer.data.io import IMAGE_SUFFIXES
 from paddleseg_segformer.data.lists import read_list_text, split_items, walk_files
+from paddleseg_segformer.data.rasters import RASTER_SUFFIXES
 from paddleseg_segformer.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov")
@@ -68,7 +69,8 @@ def find_images(
             return _named(found, None)
         raise UserError(f"{path}: no such file or folder (--image_path).")
     suffix = path.suffix.lower()
-    if suffix == ".txt" or (suffix not in IMAGE_SUFFIXES and not cv2.haveImageReader(str(path))):
+    is_known = suffix in (*IMAGE_SUFFIXES, *RASTER_SUFFIXES)
+    if suffix == ".txt" or (not is_known and not cv2.haveImageReader(str(path))):
         return _named(*_listed(path, None))
     return _named([path], path.parent)
 
