@@ -7,6 +7,7 @@ INSTALLED := $(VENV)/installed
 GRADIO := .venv-gradio
 NEWEST := .venv-newest
 DOCS := .venv-docs
+AUDIT := .venv-audit
 NPM := $(shell command -v npm)
 ESLINT := $(if $(NPM),deploy/web/node_modules/.installed)
 
@@ -19,7 +20,7 @@ NO_PYTHON = Python 3.10 to 3.13 with venv is needed (Paddle has no build for oth
 CHOSEN = $(or $(firstword $(SUITABLE)),$(error $(NO_PYTHON)))
 
 # what the checks install: the extras, and in pyproject.toml the dependency group `dev`
-EXTRAS := cpu visualdl paddleseg int8 serve tiff analysis annotations polygons fit
+EXTRAS := cpu visualdl paddleseg int8 serve tiff analysis annotations polygons fit robustness video
 GRADIO_EXTRAS := cpu openvino demo
 # its builds for CPU and for CUDA are different files of one version, so it is not in the lock;
 # `make test TORCH=` leaves it out, and the tests that need it
@@ -35,7 +36,7 @@ export TEST_ISA := $(ISA)
 REQUIRED ?= dygraph paddle cpp-paddle onnxruntime onnxruntime-whole openvino cpp-openvino \
     http gradio browser
 
-.PHONY: demo test check test-programs test-slow test-newest test-matrix deploy-test lint docs lock package clean
+.PHONY: demo test check test-programs test-slow test-newest test-matrix deploy-test lint docs audit lock package clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m paddleseg_segformer demo
@@ -92,6 +93,16 @@ docs: $(INSTALLED) $(DOCS)/installed
 	$(DOCS)/bin/zensical build --strict --clean
 	! grep -lE '<(script|link|img)[^>]+(src|href)="https?:' build/docs/*.html
 
+# of what the lock names: a bill of materials (CycloneDX), licences, known vulnerabilities; in build/.
+# crc32c (of visualdl) is LGPL, whose name holds that of the GPL.
+COPYLEFT := GNU General Public License;GNU Affero;AGPL;GPL-2.0;GPL-3.0;GPLv2;GPLv3
+audit: $(INSTALLED) $(AUDIT)/installed
+	@mkdir -p build
+	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --of JSON -o build/sbom.cdx.json $(BIN)/python
+	$(AUDIT)/bin/pip-licenses --python $(BIN)/python --format csv --output-file build/licences.csv \
+	    --partial-match --fail-on '$(COPYLEFT)' --ignore-packages crc32c
+	$(AUDIT)/bin/python tools/known_vulnerabilities.py requirements/*.txt
+
 # $(call locked,GROUP,SOURCES): writes the newest versions that fit together, for all Pythons
 locked = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 \
     --no-python-downloads --generate-hashes --custom-compile-command 'make lock' \
@@ -101,6 +112,7 @@ lock: $(INSTALLED)
 	$(call locked,dev,pyproject.toml $(addprefix --extra ,$(EXTRAS)))
 	$(call locked,gradio,pyproject.toml $(addprefix --extra ,$(GRADIO_EXTRAS)))
 	$(call locked,docs)
+	$(call locked,audit)
 	$(call locked,runtime,pyproject.toml --extra runtime)
 
 # what goes to a package index, in dist/
@@ -110,7 +122,7 @@ package: $(INSTALLED)
 	$(BIN)/uv tool run twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) $(GRADIO) $(NEWEST) $(DOCS) .nox build dist output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(GRADIO) $(NEWEST) $(DOCS) $(AUDIT) .nox build dist output .pytest_cache .mypy_cache .ruff_cache
 
 comma := ,
 empty :=
@@ -121,6 +133,14 @@ space := $(empty) $(empty)
 define install
 $(1)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/$(2).txt; \
 $(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+endef
+
+# $(call install_locked,VENV,GROUP): the locked versions alone
+define install_locked
+set -e; \
+$(BIN)/python -m venv --clear $(1); \
+$(1)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/$(2).txt; \
+touch $(1)/installed
 endef
 
 $(INSTALLED): requirements/dev.txt pyproject.toml
@@ -142,10 +162,10 @@ $(GRADIO)/installed: requirements/gradio.txt $(INSTALLED)
 	touch $@
 
 $(DOCS)/installed: requirements/docs.txt $(INSTALLED)
-	@set -e; \
-	$(BIN)/python -m venv --clear $(DOCS); \
-	$(DOCS)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/docs.txt; \
-	touch $@
+	@$(call install_locked,$(DOCS),docs)
+
+$(AUDIT)/installed: requirements/audit.txt $(INSTALLED)
+	@$(call install_locked,$(AUDIT),audit)
 
 deploy/web/node_modules/.installed: deploy/web/package-lock.json
 	npm ci --silent --prefix deploy/web

@@ -55,6 +55,11 @@ CELLS = {
     "python-3.11": Cell("3.11"),
     "python-3.12": Cell("3.12"),
     "python-3.13": Cell("3.13"),
+    "paddle-2.6": Cell(
+        "3.11",
+        ("paddlepaddle==2.6.2", "setuptools", "numpy<2", OPENCV_4_5),
+        "openvino,serve",
+    ),
     "paddle-3.0": Cell("3.11", ("paddlepaddle==3.0.0",)),
     "paddle-3.1": Cell("3.11", ("paddlepaddle==3.1.1",)),
     "paddle-3.2": Cell("3.11", ("paddlepaddle==3.2.2",)),

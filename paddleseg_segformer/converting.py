@@ -16,7 +16,7 @@ from PIL import Image
 
 from paddleseg_segformer.config import Config
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_files, make_folder, write_text
+from paddleseg_segformer.files import atomic_files, check_folder, write_text
 from paddleseg_segformer.model_folder import CONFIG, WEIGHTS, config_of
 from paddleseg_segformer.weights import save_weights
 from paddleseg_segformer.weights.architectures.sizes import full_backbone, is_vit
@@ -178,8 +178,9 @@ def write(conversion: Conversion, destination: str | os.PathLike[str]) -> list[P
 
 
 def _folder_without(folder: str | os.PathLike[str], others: set[str]) -> Path:
-    """Return the folder, made if need be, provided that it holds none of the other files."""
-    folder = make_folder(folder)
+    """Return the folder, provided that it holds none of the other files."""
+    folder = Path(folder)
+    check_folder(folder)
     for name in sorted(others):
         if (folder / name).exists():
             raise UserError(f"{folder}: holds {name} of other weights. Choose another folder.")
@@ -278,6 +279,11 @@ def _check_convertible(
     if kind != format.backbone_type:
         raise UserError(
             f"{source}: holds a {kind}, but {format.title}'s files are of a {format.backbone_type}."
+        )
+    if full_backbone(backbone).get("positional_encoding") == "learned":
+        raise UserError(
+            f"{source}: {format.title} has no MixVisionTransformer with positional_encoding "
+            "learned. It stays in this package's own files."
         )
     if not full_backbone(backbone)["qkv_bias"]:
         raise UserError(f"{source}: {format.title} has no attention without qkv_bias.")

@@ -100,14 +100,16 @@ def free_memory_mib() -> float:
 def _available_mib() -> float | None:
     if not MEMORY_INFO.exists():
         return None
-    lines = dict(line.split(":", 1) for line in MEMORY_INFO.read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in MEMORY_INFO.read_text("utf-8").splitlines())
     return int(lines["MemAvailable"].split()[0]) / 1024
 
 
 def _cgroup_mib() -> float | None:
     """Return what a container's limit leaves."""
     try:
-        limit, used = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
+        limit, used = (
+            (CGROUP / f"memory.{name}").read_text("utf-8") for name in ("max", "current")
+        )
         return (int(limit) - int(used)) / 2**20
     except (OSError, ValueError):  # no such file, or `max`: no limit
         return None

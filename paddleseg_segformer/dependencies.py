@@ -19,6 +19,9 @@ OPENCV = "pip install opencv-python-headless"
 ONE_OPENCV = (
     "pip uninstall --yes opencv-python opencv-contrib-python opencv-python-headless && " + OPENCV
 )
+CORRUPTIONS = (
+    "pip install numba scikit-image && pip install --no-deps imagecorruptions-imaug==1.1.5"
+)
 SERVE = "pip install fastapi uvicorn python-multipart prometheus-client"
 REMEDIES = {
     "paddle": PADDLE,
@@ -39,7 +42,11 @@ REMEDIES = {
     "rasterio": "pip install rasterio",
     "pyogrio": "pip install pyogrio shapely",
     "shapely": "pip install shapely",
+    "av": "pip install av",
     "scipy": "pip install scipy",
+    "imagecorruptions": CORRUPTIONS,
+    "numba": CORRUPTIONS,
+    "skimage": CORRUPTIONS,
     "matplotlib": "pip install matplotlib",
     "paddle2onnx": "pip install paddle2onnx==2.1.0 (for Python up to 3.12)",
     "onnx": "pip install onnx onnxruntime",
@@ -56,6 +63,12 @@ REMEDIES = {
     "gradio_client": "pip install gradio_client",
     "playwright": "pip install playwright && apt-get install chromium",
     "torch": "pip install 'torch>=2.6' (to read PyTorch's files)",
+    "ray": "pip install 'ray[data]'",
+    "pyarrow": "pip install 'ray[data]'",
+    "fsspec": "pip install fsspec",
+    "s3fs": "pip install s3fs",
+    "gcsfs": "pip install gcsfs",
+    "adlfs": "pip install adlfs",
 }
 # part of the message of an installed package that does not load -> remedy
 LOADER_REMEDIES = {

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from paddleseg_segformer.cloud import is_url, upload
 from paddleseg_segformer.errors import UserError
 
 IS_WINDOWS = sys.platform == "win32"
@@ -70,11 +71,19 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary name keeps the destination's suffix, since many writers choose the format by it.
     On an exception the temporary file is removed and the destination stays as it was. The first
-    write into a folder removes what killed processes left there.
+    write into a folder removes what killed processes left there. Where the destination is a URL the
+    file is written here, and uploaded on success.
 
     Raises:
         UserError: the disk is full, or cannot be written to.
     """
+    if is_url(destination):
+        url = str(destination)
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, url.rpartition("/")[2])
+            yield temporary
+            upload(temporary, url)
+        return
     destination = Path(destination)
     make_folder(destination.parent)
     _sweep(destination.parent)
@@ -119,12 +128,18 @@ def atomic_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder; on success its files are moved into `folder`, else none is.
 
+    A folder that is new is there as a whole or not at all; in one that holds files, they are
+    replaced one after the other.
+
     Raises:
         UserError: as of `atomic_folder`.
     """
-    folder = make_folder(folder)
+    folder = Path(folder)
     with _temporary_folder(folder) as temporary:
         yield temporary
+        if not folder.exists():
+            replace_folder(folder, temporary)
+            return
         paths = sorted(temporary.iterdir())
         for path in paths:
             _sync(path)

@@ -8,12 +8,13 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast, overload
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from paddleseg_segformer.cloud import CloudFile
 from paddleseg_segformer.components import img_channels_of, stated_of_dataset
 from paddleseg_segformer.data.io import decode_image, read_image, write_label
 from paddleseg_segformer.data.labels import (
@@ -312,7 +313,7 @@ class Predictor:
         folder: str | os.PathLike[str],
         device: str | None = None,
         threads: int = 1,
-        precision: str = "fp32",
+        precision: str = "auto",
         backend: str = "auto",
         self_check: bool = False,
         use_trt: bool = False,
@@ -328,7 +329,8 @@ class Predictor:
                 network, else the CPU.
             threads: CPU threads.
             precision: fp32; also fp16 in Paddle Inference on GPU; in OpenVINO bf16, and int8 and
-                int8-bf16 where the export holds INT8.
+                int8-bf16 where the export holds INT8; in ONNX Runtime int8 of int8_onnx. auto: what
+                `export --speed` chose, else fp32.
             backend: paddle, onnxruntime, openvino, or auto: the fastest that is installed and reads
                 what was exported, OpenVINO before ONNX Runtime before Paddle Inference.
             self_check: Compare the engine's labels with those that the export expects for its
@@ -402,6 +404,11 @@ class Predictor:
             UserError: it cannot be read; see `data.io.read_image`.
         """
         return read_image(path, self.img_channels, self.pipeline.preprocess.value_range)
+
+    def decode(self, name: Path | CloudFile, content: bytes) -> np.ndarray:
+        """Decode a file's content as `read` does; see `data.io.decode_image`."""
+        value_range = self.pipeline.preprocess.value_range
+        return decode_image(cast(Path, name), content, self.img_channels, value_range)
 
     def predict_read(self, images: list[np.ndarray]) -> list[Prediction]:
         """Predict images as `read` returns them; their windows go through the network together."""

@@ -206,3 +206,17 @@ def dump_yaml(content: Any, is_compact: bool = False) -> str:
     """
     dumper, width = (CompactDumper, 98) if is_compact else (Dumper, 80)
     return yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True, width=width)
+
+
+def dotted(value: Any, key: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings, and of lists of them, by their dotted keys."""
+    if isinstance(value, dict) and value:
+        items: Any = value.items()
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = enumerate(value)
+    else:
+        return {key: value}
+    found: dict[str, Any] = {}
+    for name, item in items:
+        found |= dotted(item, f"{key}.{name}" if key else str(name))
+    return found

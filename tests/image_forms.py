@@ -483,6 +483,7 @@ def _jpeg() -> Iterator[Form]:
     yield Form("jpeg-12 bits.jpg", content[:size] + b"\x0c" + content[size + 1 :])
     many = _saved(rgb, "JPEG", progressive=True)
     last = many.rindex(b"\xff\xda")
+    yield Form("png-endless chunk.png", _saved(rgb, "PNG")[:33] + b"\x7f\xff\xff\xffIDAT")
     yield Form("jpeg-101 scans.jpg", many[:-2] + many[last:-2] * 100 + many[-2:])
     ok, encoded = cv2.imencode(".jpg", rgb[:, :, ::-1])
     assert ok

@@ -9,6 +9,7 @@ from paddle import nn
 
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer, VisionTransformer
 
+IS_PADDLE_2 = paddle.__version__.startswith("2.")
 MIT: dict[str, Any] = {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}
 # every head is equally wide, as in published files
 NARROW_MIT: dict[str, Any] = {**MIT, "embed_dims": (8, 16, 40, 64)}

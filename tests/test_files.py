@@ -155,3 +155,16 @@ def test_folders_and_files_are_replaced_on_windows(tmp_path):
     with files.only_writer(tmp_path):
         files.remove_folder(tmp_path / "new")
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "model"]
+
+
+def test_files_of_a_new_folder_are_there_together(tmp_path):
+    folder = tmp_path / "new"
+    with files.atomic_files(folder) as temporary:
+        (temporary / "a").write_text("1")
+        assert not folder.exists()  # a kill here leaves nothing under its name
+        (temporary / "b").write_text("2")
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
+    with files.atomic_files(folder) as temporary:
+        (temporary / "b").write_text("3")
+    assert (folder / "a").read_text() + (folder / "b").read_text() == "13"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]

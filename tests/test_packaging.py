@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -143,22 +145,51 @@ def test_every_folder_of_the_package_is_installed() -> None:
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the package as its wheel installs it."""
-    pip = [sys.executable, "-m", "pip", "--quiet"]
-    folder = tmp_path_factory.mktemp("wheel")
-    source, wheels, target = (folder / name for name in ("source", "wheels", "target"))
+PIP = (sys.executable, "-m", "pip", "--quiet")
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel from a copy of the sources."""
+    source, wheels = folder / "source", folder / "wheels"
     for name in ("paddleseg_segformer", "configs"):
-        shutil.copytree(ROOT / name, source / name)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     built = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, source]
-    subprocess.run([*pip, *built], check=True)
+    subprocess.run([*PIP, *built], check=True)
     (wheel,) = wheels.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the package as its wheel installs it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel, target = build_wheel(folder), folder / "target"
     assert f"-{paddleseg_segformer.__version__}-" in wheel.name
-    subprocess.run([*pip, "install", "--no-deps", "--target", target, wheel], check=True)
+    subprocess.run([*PIP, "install", "--no-deps", "--target", target, wheel], check=True)
     return target
+
+
+@pytest.mark.slow
+def test_two_builds_of_the_wheel_are_equal_to_the_byte(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    wheels = [build_wheel(tmp_path / "one"), build_wheel(tmp_path / "two" / "deeper")]
+    assert wheels[0].read_bytes() == wheels[1].read_bytes()
+    with zipfile.ZipFile(wheels[0]) as file:
+        assert {item.date_time[:3] for item in file.infolist()} == {(2023, 11, 14)}
+
+
+def test_every_version_of_the_pages_packages_is_pinned() -> None:
+    named = json.loads((ROOT / "deploy" / "web" / "package.json").read_text("utf-8"))
+    locked = json.loads((ROOT / "deploy" / "web" / "package-lock.json").read_text("utf-8"))
+    versions = {**named["dependencies"], **named["devDependencies"]}
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in versions.values())
+    for name, package in locked["packages"].items():
+        assert not name or package["integrity"].startswith("sha512-"), name
+    for name, version in versions.items():
+        assert locked["packages"][f"node_modules/{name}"]["version"] == version
 
 
 @pytest.mark.slow

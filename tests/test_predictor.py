@@ -13,7 +13,6 @@ from paddleseg_segformer.inference.overlay import write_image
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.predictor import Predictor, label_set_of
-from paddleseg_segformer.video import overlay_video
 
 pytestmark = pytest.mark.check
 
@@ -139,16 +138,6 @@ def test_arrays_without_a_range_are_refused(image) -> None:
         Predictor(BrightestChannel(), Preprocess())(image.astype(np.uint16))
 
 
-def test_video_of_a_model_for_other_values_is_refused(image, tmp_path) -> None:
-    source = tmp_path / "in.avi"
-    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*"MJPG"), 12, (48, 32))
-    writer.write(image)
-    writer.release()
-    with pytest.raises(UserError, match="in.avi: the frames of a video have 8 bits, the model's"):
-        overlay_video(ranged([0, 4095]), source, tmp_path / "out.mp4")
-    assert overlay_video(ranged("dtype"), source, tmp_path / "out.mp4")[0] == 1
-
-
 def test_layer_is_put_into_evaluation_mode() -> None:
     network = BrightestChannel()
     assert network.training
@@ -175,22 +164,3 @@ def test_label_set_of_a_config_section() -> None:
     assert label_set_of(None, 3).classes == ("class_0", "class_1", "class_2")
     with pytest.raises(UserError, match="classes: found 2 entries for 3 classes"):
         label_set_of(section, 3)
-
-
-def test_video(predictor, image, tmp_path) -> None:
-    source = tmp_path / "in.avi"
-    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*"MJPG"), 12, (48, 32))
-    for _ in range(5):
-        writer.write(np.ascontiguousarray(image[:, :, ::-1]))
-    writer.release()
-    num_frames, rate = overlay_video(predictor, source, tmp_path / "out" / "é.mp4", alpha=1.0)
-    assert num_frames == 5
-    assert rate > 0
-    capture = cv2.VideoCapture(str(tmp_path / "out" / "é.mp4"))
-    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
-    frame = capture.read()[1][:, :, ::-1].astype(int)
-    expected = np.asarray(predictor.label_set.palette)[STRIPES[8::16]]
-    assert np.abs(frame[16, 8::16] - expected).max() < 40  # a lossy format
-    with pytest.raises(UserError, match="not a video"):
-        overlay_video(predictor, tmp_path / "none.mp4", tmp_path / "x.mp4")
-    assert not (tmp_path / "x.mp4").exists()

@@ -185,6 +185,8 @@ def training(setting: Setting) -> Cases:
     """Steps of AdamW on one batch: the loss stays finite and falls."""
     import paddle
 
+    from paddleseg_segformer.inference.memory_plan import PeakMemory
+
     side = setting.sides[0]
     rng = np.random.default_rng(0)
     x = paddle.to_tensor(rng.standard_normal((setting.batch, 3, side, side), np.float32))
@@ -193,14 +195,14 @@ def training(setting: Setting) -> Cases:
     )
 
     def steps(name: str, level: str) -> dict[str, float]:
+        memory = PeakMemory()
         step = _trained(setting, name, level)
-        _reset_peak(setting)
         losses = [step(x, labels) for _ in range(TRAINING_STEPS)]
         if not np.isfinite(losses).all() or losses[-1] >= losses[0]:
             raise RuntimeError(f"the losses are {', '.join(f'{loss:.3f}' for loss in losses)}")
         rate = setting.batch / _seconds(setting, partial(step, x, labels))
         values = {"first_loss": losses[0], "last_loss": losses[-1], "images_per_s": rate}
-        return values | _peak(setting)
+        return values | {"peak_mib": memory.mib}
 
     for name, level in PRECISIONS:
         yield f"{name} {level}", partial(steps, name, level)
@@ -282,13 +284,15 @@ def speed(setting: Setting) -> Cases:
     """Images per second and memory of each model, without gradients."""
     import paddle
 
+    from paddleseg_segformer.inference.memory_plan import PeakMemory
+
     def measure(variant: str, side: int, name: str, level: str) -> dict[str, float]:
+        memory = PeakMemory()
         model = _model(variant)
         x = paddle.randn([setting.batch, 3, side, side])
-        _reset_peak(setting)
         with _autocast(name, level), paddle.no_grad():
             rate = setting.batch / _seconds(setting, partial(model, x))
-        return {"images_per_s": rate} | _peak(setting)
+        return {"images_per_s": rate, "peak_mib": memory.mib}
 
     for side in setting.sides:
         for variant in setting.variants:
@@ -388,22 +392,6 @@ def _seconds(setting: Setting, call: Callable[[], object]) -> float:
 def _wait(setting: Setting, paddle: Any) -> None:
     if setting.is_gpu:
         paddle.device.cuda.synchronize()
-
-
-def _reset_peak(setting: Setting) -> None:
-    import paddle
-
-    if setting.is_gpu:
-        paddle.device.cuda.empty_cache()
-        paddle.device.cuda.reset_max_memory_allocated()
-
-
-def _peak(setting: Setting) -> dict[str, float]:
-    import paddle
-
-    if not setting.is_gpu:
-        return {}
-    return {"peak_mib": paddle.device.cuda.max_memory_allocated() / 2**20}
 
 
 def run_part(name: str, setting: Setting) -> Iterator[Row]:

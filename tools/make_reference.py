@@ -1,10 +1,10 @@
-"""Write the generated pages of docs/: the references of configs, commands and Python names.
+"""Write the generated pages of docs/: the references of configs, commands and names, and the zoo.
 
     python tools/make_reference.py            # write them
     python tools/make_reference.py --check    # status 1 if one is out of date
 
 They are made of what the code says of itself: dataclass fields and their comments, signatures,
-docstrings, and the parsers of the command lines.
+docstrings, the parsers of the command lines, the published models that it knows and their costs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import functools
 import importlib.util
 import inspect
 import io
+import itertools
 import json
 import os
 import re
@@ -64,6 +65,7 @@ def pages() -> dict[str, str]:
         "config-reference.md": config_page(),
         "command-reference.md": command_page(),
         "python-reference.md": python_page(),
+        "zoo.md": zoo_page(),
     }
 
 
@@ -446,6 +448,131 @@ def signature(name: str, item: Any) -> str:
     if len(call) <= 90:
         return call
     return f"{name}(\n" + "".join(f"    {text},\n" for text in shown) + ")"
+
+
+# --- zoo
+
+
+def zoo_page() -> str:
+    """Return the page of published weights, and of what their models cost."""
+    zoo = importlib.import_module("paddleseg_segformer.zoo")
+    rows = [
+        (
+            "<br>".join(f"`{name}`" for name in (model.name, *model.aliases)),
+            "encoder" if model.is_backbone else "model",
+            model.trained_on,
+            str(model.megabytes),
+            model.licence,
+            f"[{'Hugging Face' if model.files else 'PaddleSeg'}]({model.page})",
+        )
+        for model in zoo.list_models()
+    ]
+    head = ("Name, other name", "Holds", "Trained on", "MB", "Licence", "Publisher")
+    parts = [
+        NOTE,
+        "# Zoo",
+        "## Published weights",
+        "What can be named wherever weights are named, such as `--model_path "
+        "segformer_b2_cityscapes` or `model.backbone.pretrained=mit_b2`; `tools/list_models.py` "
+        "prints it, and says which are on this machine. They are downloaded from their publishers "
+        "when they are first used, under the publishers' licences. Sizes are those of the "
+        "parameters in float32.",
+        markdown_table(head, rows).replace("&lt;br>", "<br>"),
+        "Scores of published models: [Recipes](recipes.md).",
+        *cost_tables(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def cost_tables() -> Iterable[str]:
+    """Yield the tables of parameters, multiply-accumulates and published speeds."""
+    costs = importlib.import_module("paddleseg_segformer.analysis.complexity")
+    config = importlib.import_module("paddleseg_segformer.config")
+    building = importlib.import_module("paddleseg_segformer.config.building")
+    yield "## What they cost"
+    yield (
+        "GMACs are 1e9 multiply-accumulates of convolutions, linears and attention products for "
+        "one image, which the paper calls FLOPs: as published → as computed here. The paper's "
+        "columns are those of its Tables 1 and 2; it counted Cityscapes with 150 classes, but for "
+        "the real-time rows and the last of B5. Images per second are the paper's on a V100, and "
+        "those of mmsegmentation's model card, whose head is another and whose Cityscapes models "
+        "run by windows (1080 Ti, Titan Xp and V100 on ADE20K, else V100). `tools/complexity.py` "
+        "counts any config at any size, and with `--time` times it by the paper's rules; what was "
+        "measured here: [Performance](performance.md)."
+    )
+    sizes: dict[tuple[str, int], list[tuple[str, tuple[int, int]]]] = {
+        ("ADE20K, 512x512", 150): [(name, (512, 512)) for name in costs.PARAMETERS_M],
+        ("ADE20K, 640x640", 150): [("B5", (640, 640))],
+        ("Cityscapes, 1024x2048, 150 classes", 150): [
+            (name, (1024, 2048)) for name in costs.PARAMETERS_M
+        ],
+        ("Cityscapes, 1024x2048", 19): [(name, (1024, 2048)) for name in costs.PARAMETERS_M],
+        ("Real time: Cityscapes reduced", 19): [
+            ("B0", (768, 1536)),
+            ("B0", (640, 1280)),
+            ("B0", (512, 1024)),
+        ],
+    }
+    rows = []
+    for (data, num_classes), models in sizes.items():
+        for name, hw in models:
+            model = built_of_zeros(functools.partial(costs.build_published, name, num_classes))
+            is_stated_for = num_classes == (19 if "Cityscapes" in data else 150)
+            rows.append(
+                (
+                    f"{data} {hw[0]}x{hw[1]}" if "reduced" in data else data,
+                    name,
+                    f"{costs.count_parameters(model) / 1e6:.2f}",
+                    str(costs.PARAMETERS_M[name]),
+                    macs_of(model, hw),
+                    stated(costs.GMACS.get((name, hw, num_classes))),
+                    stated(costs.PAPER_FPS.get((name, hw)) if is_stated_for else None),
+                    stated(costs.MMSEG_FPS.get((name, hw)) if is_stated_for else None),
+                )
+            )
+    yield markdown_table(
+        ("Images", "Model", "M params", "Paper", "GMACs", "Paper", "Img/s: paper", "mmseg"), rows
+    )
+    yield "Segmenter, ADE20K at 512x512; its publishers state neither."
+    segmenters = []
+    for size, head in itertools.product(("small", "base"), ("linear", "mask")):
+        name = f"segmenter_vit_{size}_{head}_ade20k_512x512_160k"
+        build = functools.partial(building.build_model, config.load_config(name))
+        model = built_of_zeros(build)
+        millions = f"{costs.count_parameters(model) / 1e6:.2f}"
+        segmenters.append((f"`{name}`", millions, macs_of(model, (512, 512))))
+    yield markdown_table(("Config", "M params", "GMACs"), segmenters)
+
+
+def macs_of(model: Any, hw: tuple[int, int]) -> str:
+    """Return 1e9 multiply-accumulates as published, and as computed here where that is less."""
+    costs = importlib.import_module("paddleseg_segformer.analysis.complexity")
+    published, here = (
+        f"{costs.count_macs(model, hw, rewritten=rewritten).total() / 1e9:.2f}"
+        for rewritten in (False, True)
+    )
+    return published if here == published else f"{published} → {here}"
+
+
+def stated(value: float | None) -> str:
+    """Return a published figure, or a dash."""
+    return "–" if value is None else str(value)
+
+
+def built_of_zeros(build: Callable[[], Any]) -> Any:
+    """Return a network without drawing random weights, which takes ten times as long."""
+    from paddle import nn
+
+    init = importlib.import_module("paddleseg_segformer.models.init")
+    zeros = nn.initializer.Constant(0.0)
+    nn.initializer.set_global_initializer(zeros, zeros)
+    try:
+        with mock.patch.multiple(
+            init, _normal=lambda *_, **__: None, _uniform=lambda *_, **__: None
+        ):
+            return build()
+    finally:
+        nn.initializer.set_global_initializer(None)
 
 
 # --- docstrings and Markdown

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Any
 
@@ -13,7 +13,10 @@ from paddleseg_segformer.runtimes.engines import INT8_PRECISIONS
 VARIANTS = ("B0", "B1", "B2", "B3", "B4", "B5")
 MIN_SIDE_PX = 64  # the smallest drawn scene
 SLIDE_STRIDE = 0.75  # of the window's side
-PRECISIONS = ("fp32", "bf16", *INT8_PRECISIONS)
+# our network with queries merged in stages 1 to 3 -> the precision it is computed in
+MERGED = {"merged": "fp32", "merged-int8": "int8"}
+MERGE = (2, 2, 2, 1)
+PRECISIONS = ("fp32", "bf16", *INT8_PRECISIONS, *MERGED)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 TASKS = {
@@ -40,7 +43,7 @@ class Engine:
         tasks, precisions: what it can do.
         output: what the network task gives, where the engines differ.
         label_file: loaded instead of `file` where a graph gives the labels of a whole image.
-        int8_file: loaded instead of `file` in INT8.
+        files: loaded instead of `file`, by precision.
     """
 
     title: str
@@ -51,7 +54,7 @@ class Engine:
     precisions: tuple[str, ...] = ("fp32",)
     output: str = "logits at a quarter of the input's size"
     label_file: str | None = None
-    int8_file: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 _FULL = "logits at the input's size"
@@ -68,7 +71,12 @@ ENGINES = {
     ),
     "ours-inference": Engine("ours, Paddle Inference", "ours", "export", ("paddle",)),
     "ours-onnxruntime": Engine(
-        "ours, ONNX Runtime", "ours", "export_onnx", ("paddle", "onnxruntime")
+        "ours, ONNX Runtime",
+        "ours",
+        "export_onnx",
+        ("paddle", "onnxruntime"),
+        precisions=("fp32", "merged"),
+        files={"merged": "export_merged"},
     ),
     "ours-openvino": Engine(
         "ours, OpenVINO",
@@ -76,7 +84,11 @@ ENGINES = {
         "export_onnx",
         ("paddle", "openvino"),
         precisions=PRECISIONS,
-        int8_file="export_int8",
+        files={
+            **dict.fromkeys(INT8_PRECISIONS, "export_int8"),
+            "merged": "export_merged",
+            "merged-int8": "export_merged_int8",
+        },
     ),
     "paddleseg": Engine(
         "PaddleSeg, dygraph", "paddleseg_peer", "weights", _PADDLESEG, _WITH_TRAINING, output=_FULL
@@ -188,8 +200,8 @@ class Case:
     def file(self) -> str:
         """Return the kind of file that is loaded."""
         engine = ENGINES[self.engine]
-        if self.precision in INT8_PRECISIONS and engine.int8_file:
-            return engine.int8_file
+        if self.precision in engine.files:
+            return engine.files[self.precision]
         if self.setting.task == "end_to_end" and engine.label_file:
             return engine.label_file
         return engine.file
@@ -247,6 +259,33 @@ def all_cases(
     if not cases:
         raise UserError("none of these engines has that task in that precision.")
     return cases
+
+
+# of the speed ladder: task, model, side; peers by task, the fastest ones of docs/performance.md
+CELLS = (
+    *[("network", variant, 512) for variant in ("B0", "B1", "B2", "B5")],
+    *[("network", variant, 1024) for variant in ("B0", "B1", "B2")],
+    ("slide", "B0", 1024),
+)
+LADDER_ENGINES = {
+    "network": ("ours-openvino", "paddleseg-openvino", "transformers-openvino"),
+    "slide": (
+        *("ours-openvino", "ours-onnxruntime"),
+        *("paddleseg-openvino", "paddleseg-onnxruntime"),
+    ),
+}
+LADDER_PRECISIONS = ("fp32", "int8", *MERGED)
+
+
+def ladder_cases(engines: Sequence[str], threads: int) -> dict[Setting, list[Case]]:
+    """Return the cases of the speed ladder; engines that are not among `engines` are left out."""
+    found: dict[Setting, list[Case]] = {}
+    for task, variant, side in CELLS:
+        chosen = [name for name in LADDER_ENGINES[task] if name in engines]
+        found |= all_cases(
+            chosen, [task], [variant], [(side, side)], [1], [threads], LADDER_PRECISIONS, 19
+        )
+    return found
 
 
 def _check_names(what: str, names: Sequence[str], known: Iterable[str]) -> None:

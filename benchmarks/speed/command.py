@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
@@ -15,6 +16,7 @@ from benchmarks.speed.cases import (
     TASKS,
     VARIANTS,
     all_cases,
+    ladder_cases,
 )
 from paddleseg_segformer.cli.common import check_outputs, set_up_logging, size_hw
 from paddleseg_segformer.errors import UserError
@@ -47,6 +49,19 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--precisions", nargs="+", default=["fp32"], metavar="P", help=f"of {', '.join(PRECISIONS)}"
     )
+    add(
+        "--ladder",
+        action="store_true",
+        help="the cells of the speed ladder: B0, B1, B2, B5 at 512, B0, B1, B2 at 1024, windows of "
+        "1024; exact, merged and INT8 against the fastest others. --tasks, --models, --sizes, "
+        "--batch_sizes and --precisions have no effect",
+    )
+    add(
+        "--history",
+        metavar="FILE",
+        help="append this run's quotients as one line; with --ladder by default "
+        "benchmarks/history.jsonl",
+    )
     add("--num_classes", type=int, default=19, help="classes of the model")
     add("--base", default="paddleseg", metavar="ENGINE", help="engine that speeds are relative to")
     add("--repeats", type=int, default=10, help="timed passes per case")
@@ -66,18 +81,23 @@ def run(args: Namespace) -> None:
     check_outputs(args.json, args.plot)
     if args.plot:
         import matplotlib  # noqa: F401  missing: said before the run, not after it
-    cases = all_cases(
-        args.engines or installed_engines(),
-        args.tasks,
-        args.models,
-        args.sizes,
-        args.batch_sizes,
-        args.threads,
-        args.precisions,
-        args.num_classes,
+    engines = args.engines or installed_engines()
+    cases = (
+        ladder_cases(engines, args.threads[0])
+        if args.ladder
+        else all_cases(
+            engines,
+            args.tasks,
+            args.models,
+            args.sizes,
+            args.batch_sizes,
+            args.threads,
+            args.precisions,
+            args.num_classes,
+        )
     )
 
-    from benchmarks.speed import machine, report
+    from benchmarks.speed import history, machine, report
     from benchmarks.speed.runner import Plan
     from benchmarks.speed.runner import run as measure
 
@@ -85,14 +105,23 @@ def run(args: Namespace) -> None:
     facts = machine.describe()
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    groups = []
+    groups, before = [], machine.counters()
     for group in measure(cases, plan):
         groups.append(group)
         print(report.table(group, args.base), flush=True)
         if args.json:
             report.write_json(args.json, groups, args.base, plan, facts, command)
+    own_s = sum(os.times()[:4])  # ours and our processes', which have ended
+    facts["disturbance"] = machine.disturbance(before, machine.counters(), own_s)
+    print(f"\nmeanwhile: {facts['disturbance']}")
+    if args.ladder:
+        print(report.ladder(groups))
+    if args.json:
+        report.write_json(args.json, groups, args.base, plan, facts, command)
     if args.plot:
         report.write_plot(args.plot, groups)
+    if args.history or args.ladder:
+        history.append(args.history or history.FILE, groups, facts)
     if all(item.error for group in groups for item in group.measurements):
         raise UserError("no case could be measured; the reasons stand above.")
 

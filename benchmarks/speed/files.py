@@ -15,6 +15,8 @@ NAMES = {  # kind -> file or folder
     "export": "export",
     "export_onnx": "export_onnx",
     "export_int8": "export_int8",
+    "export_merged": "export_merged",
+    "export_merged_int8": "export_merged_int8",
     "paddleseg_graph": "paddleseg",
     "paddleseg_onnx": "paddleseg.onnx",
     "paddleseg_label_graph": "paddleseg_labels",

@@ -43,6 +43,51 @@ def describe() -> dict[str, object]:
     }
 
 
+def counters() -> dict[str, float]:
+    """Return processor time and what was taken of it since the system started, s.
+
+    `steal` is what the host gave to other machines, `throttled` how long this container had to wait
+    for its quota; `busy` is of all processes here. What the system does not count is missing.
+    """
+    found: dict[str, float] = {}
+    stat, quota = Path("/proc/stat"), Path("/sys/fs/cgroup/cpu.stat")
+    if stat.exists():
+        ticks = [int(item) for item in stat.read_text().split("\n", 1)[0].split()[1:9]]
+        user, nice, system, idle, waiting, irq, soft_irq, steal = ticks
+        seconds = 1 / os.sysconf("SC_CLK_TCK")
+        found |= {
+            "all": sum(ticks) * seconds,
+            "busy": (user + nice + system + irq + soft_irq) * seconds,
+            "steal": steal * seconds,
+        }
+    if quota.exists():
+        values = dict(line.split() for line in quota.read_text().splitlines())
+        if "throttled_usec" in values:
+            found["throttled"] = int(values["throttled_usec"]) / 1e6
+    return found
+
+
+def disturbance(
+    before: dict[str, float], after: dict[str, float], own_s: float
+) -> dict[str, float]:
+    """Return the shares of the processors' time that others had between two `counters`.
+
+    Args:
+        own_s: Processor time of the run itself.
+
+    Returns:
+        `steal`, `other_processes` as shares in 0..1, and `throttled_s`.
+    """
+    spent = {name: after[name] - before[name] for name in after if name in before}
+    found = {}
+    if spent.get("all"):
+        found["steal"] = spent["steal"] / spent["all"]
+        found["other_processes"] = max(0.0, spent["busy"] - own_s) / spent["all"]
+    if "throttled" in spent:
+        found["throttled_s"] = spent["throttled"]
+    return {name: round(value, 4) for name, value in found.items()}
+
+
 def _cores() -> int | None:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.speed.cases import MEAN, STD
+from benchmarks.speed.cases import MEAN, MERGE, STD
 from benchmarks.speed.files import Files, build_model, fresh_model, normalized
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
@@ -104,14 +104,19 @@ def _make_export(
     path: Path,
     formats: tuple[str, ...] = ("paddle",),
     quantization: Quantization | None = None,
+    is_merged: bool = False,
 ) -> None:
     from paddleseg_segformer.export import export_model
+    from paddleseg_segformer.export.speed_ladder import set_merge
     from paddleseg_segformer.inference.preprocess import Preprocess
 
     normalize = {"type": "Normalize", "mean": list(MEAN), "std": list(STD)}
     preprocess = Preprocess.from_transforms([normalize])
+    model = build_model(files)
+    if is_merged:
+        set_merge(model, MERGE)
     export_model(
-        build_model(files),
+        model,
         path,
         preprocess=preprocess,
         formats=formats,
@@ -124,7 +129,11 @@ def _make_export_onnx(files: Files, path: Path) -> None:
     _make_export(files, path, ("onnx",))
 
 
-def _make_export_int8(files: Files, path: Path) -> None:
+def _make_export_merged(files: Files, path: Path) -> None:
+    _make_export(files, path, ("onnx",), is_merged=True)
+
+
+def _make_export_int8(files: Files, path: Path, is_merged: bool = False) -> None:
     """Export INT8 as the export job does, calibrated on drawn scenes that no case measures."""
     from paddleseg_segformer.data.datasets import RawSample
     from paddleseg_segformer.export import Quantization, Samples
@@ -134,7 +143,11 @@ def _make_export_int8(files: Files, path: Path) -> None:
         return RawSample(*render_scene([SEED + 1, index], CALIBRATION_HW), f"scene {index}", None)
 
     quantization = Quantization(Samples(draw, range(CALIBRATION_IMAGES)))
-    _make_export(files, path, ("int8",), quantization)
+    _make_export(files, path, ("int8",), quantization, is_merged)
+
+
+def _make_export_merged_int8(files: Files, path: Path) -> None:
+    _make_export_int8(files, path, is_merged=True)
 
 
 def _make_paddleseg_graph(files: Files, path: Path, is_labels: bool = False) -> None:
@@ -182,6 +195,8 @@ MAKERS: dict[str, tuple[tuple[str, ...], Make]] = {
     "export": (("weights",), _make_export),
     "export_onnx": (("weights",), _make_export_onnx),
     "export_int8": (("weights",), _make_export_int8),
+    "export_merged": (("weights",), _make_export_merged),
+    "export_merged_int8": (("weights",), _make_export_merged_int8),
     "paddleseg_graph": (("weights",), _make_paddleseg_graph),
     "paddleseg_onnx": (("paddleseg_graph",), _make_paddleseg_onnx),
     "paddleseg_label_graph": (("weights",), _make_paddleseg_label_graph),

@@ -9,7 +9,7 @@ import paddle
 from paddle import Tensor
 
 from benchmarks.speed import tail
-from benchmarks.speed.cases import MEAN, STD, Case
+from benchmarks.speed.cases import MEAN, MERGED, STD, Case
 from benchmarks.speed.files import Files, build_model, normalized
 from benchmarks.speed.subject import Subject, labels_of_logits, to_array
 from paddleseg_segformer.cpu import prepare_cpu
@@ -55,9 +55,8 @@ def _network(case: Case, files: Files) -> Callable[[Tensor], Tensor]:
 
     threads = case.setting.threads
     backend = BACKENDS[case.engine]
-    network = load_network(
-        files.path(case.file), EngineOptions(backend, "cpu", threads, case.precision)
-    )
+    precision = MERGED.get(case.precision, case.precision)
+    network = load_network(files.path(case.file), EngineOptions(backend, "cpu", threads, precision))
     return network
 
 

@@ -118,11 +118,52 @@ def comparisons(group: Group) -> dict[str, float]:
         best = best_of(group, True, precision)
         if best and best_peer:
             found[_against(best, best_peer)] = median(best_peer.ms) / median(best.ms)
-    for name in (name for name in ENGINES if name.startswith(OURS)):
-        own, twin = base_of(group, name), base_of(group, name.replace(OURS, "paddleseg", 1))
-        if own and twin:
+    for own in group.measurements:
+        twin = base_of(group, own.case.engine.replace(OURS, "paddleseg", 1))
+        if own.case.engine.startswith(OURS) and twin and not own.error:
             found[_against(own, twin)] = median(twin.ms) / median(own.ms)
     return found
+
+
+def ladder(groups: Sequence[Group]) -> str:
+    """Return how many times as fast ours is as the best float32 case of the others, by setting.
+
+    By least times, with the quotient of medians in brackets; engines of windows each against its
+    own as well.
+    """
+    precisions = list(
+        dict.fromkeys(item.case.precision for group in groups for item in group.measurements)
+    )
+    rows = [("", "best of the others", "ms", *precisions)]
+    for group in groups:
+        peer = best_of(group, False, "fp32")
+        if peer is None:
+            continue
+        ours = [best_of(group, True, precision) for precision in precisions]
+        rows.append(_ladder_row(str(group.setting).partition("  batch")[0], peer, ours))
+        for engine in dict.fromkeys(item.case.engine for item in group.measurements):
+            twin = base_of(group, engine.replace(OURS, "paddleseg", 1))
+            if group.setting.task == "slide" and engine.startswith(OURS) and twin:
+                by_precision = {
+                    item.case.precision: item
+                    for item in group.measurements
+                    if item.case.engine == engine and not item.error
+                }
+                title = f"  {ENGINES[engine].title}"
+                rows.append(_ladder_row(title, twin, [by_precision.get(p) for p in precisions]))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _ladder_row(
+    title: str, peer: Measurement, ours: Sequence[Measurement | None]
+) -> tuple[str, ...]:
+    cells = [
+        f"{min(peer.ms) / min(item.ms):.2f} ({median(peer.ms) / median(item.ms):.2f})"
+        if item
+        else "-"
+        for item in ours
+    ]
+    return (title, peer.case.title, f"{min(peer.ms):.0f}", *cells)
 
 
 def _against(own: Measurement, other: Measurement) -> str:

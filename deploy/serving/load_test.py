@@ -3,9 +3,11 @@
     python deploy/serving/load_test.py --config output/export --requests 2000 --concurrency 16
 
 It starts the service on a free port, computes the expected label maps itself, sends images of mixed
-sizes and formats, as forms and as bodies, one in ten malformed, and stops the service. It ends with
-status 1 if a good image gets neither its label map nor 503, a malformed one not its 4xx, if the
-service's memory grows, or if it does not end with status 0.
+sizes and formats, as forms and as bodies, one in ten malformed or an attack on the decoders, asks
+/health and /ready every second, and stops the service. It ends with status 1 if a good image gets
+neither its label map nor 503, a malformed one not its 4xx, an attack a 5xx, if the service is not
+healthy and ready all the time, if its counts of requests are not those that were sent, if its
+memory grows, or if it does not end with status 0.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ import logging
 import random
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +37,7 @@ import cv2
 import httpx
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from paddleseg_segformer.data.io import decode_image
 from paddleseg_segformer.errors import UserError
@@ -54,7 +59,7 @@ class Sent(NamedTuple):
 
     kind: str
     arguments: dict[str, Any]  # of httpx's `post`
-    expected: np.ndarray | int  # label map, or status
+    expected: np.ndarray | int | None  # label map, or status; None: any that is no fault
 
 
 class Answered(NamedTuple):
@@ -87,6 +92,9 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", required=True, help="deploy.yaml of the export, or its folder")
     add("--image_path", help="image, folder or list of images; without it: drawn street scenes")
+    add(
+        "--scale", type=float, default=1.0, help="factor of the sizes of the images, from 97x131 on"
+    )
     add("--requests", type=int, default=2000, help="number of requests")
     add("--concurrency", type=int, default=16, help="number of requests at a time")
     add("--bad_share", type=float, default=0.1, help="share of malformed requests")
@@ -102,17 +110,18 @@ def run(args: argparse.Namespace) -> list[str]:
     """Run the test; print and return what was wrong."""
     rng = random.Random(args.seed)
     good = list(good_requests(args))
-    bad = list(bad_requests())
+    bad = [*bad_requests(), *attacks(args.seed)]
     num_bad = round(args.requests * args.bad_share)
     plan = [bad[index % len(bad)] for index in range(num_bad)]
     plan += [good[index % len(good)] for index in range(args.requests - num_bad)]
     rng.shuffle(plan)
     with running_service(args) as (process, url), MemoryWatch(process.pid) as memory:
         start = time.monotonic()
-        answers = asyncio.run(send_all(url, plan, args.concurrency))
+        answers, problems = asyncio.run(send_all(url, plan, args.concurrency))
         seconds = time.monotonic() - start
         figures = httpx.get(f"{url}/metrics").text
-    problems = [f"{item.kind}: {item.problem}" for item in answers if item.problem]
+    problems += [f"{item.kind}: {item.problem}" for item in answers if item.problem]
+    problems += wrong_counts(answers, figures)
     print(report(answers, seconds, figures))
     middle, last = memory.thirds()
     print(
@@ -173,6 +182,7 @@ def good_requests(args: argparse.Namespace) -> Iterator[Sent]:
         pictures = [render_scene(seed, (360, 480))[0] for seed in range(3)]
     for index, (height, width) in enumerate(SIZES_HW * 2):
         picture = pictures[index % len(pictures)]
+        height, width = (max(32, round(args.scale * side)) for side in (height, width))
         image = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         for format, kind in FORMATS.items():
             content = encoded(image, format)
@@ -211,6 +221,40 @@ def bad_requests() -> Iterator[Sent]:
     yield Sent("wrong parameter", {"files": {"image": png}, "params": {"format": "gif"}}, 422)
 
 
+def attacks(seed: int) -> Iterator[Sent]:
+    """Yield files that are made to cost decoders time or memory, or to make them fail."""
+    rng = random.Random(seed)
+    image = render_scene(9, (120, 160))[0]
+    files = {format: encoded(image, format) for format in (*FORMATS, "BMP", "TIFF")}
+    for format, content in files.items():
+        for index in range(4):  # bytes changed at random places, and a part left out
+            damaged = bytearray(content)
+            for _ in range(1 << 2 * index):
+                damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+            start = rng.randrange(len(damaged))
+            del damaged[start : start + rng.choice((0, 1, 1000))]
+            yield attack(f"damaged {format}", bytes(damaged))
+    text = PngInfo()
+    text.add_text("comment", "a" * (1 << 22), zip=True)
+    yield attack("PNG with a text of 4 MiB in 4 kB", encoded(image, "PNG", pnginfo=text))
+    huge = b"IHDR" + struct.pack(">II", 1 << 30, 1 << 30) + files["PNG"][24:29]
+    chunk = huge + struct.pack(">I", zlib.crc32(huge))
+    yield attack("PNG of 2^60 pixels", files["PNG"][:12] + chunk + files["PNG"][33:])
+    pages = [Image.fromarray(image[:8, :8])] * 500
+    yield attack("TIFF of 500 pages", encoded(image, "TIFF", save_all=True, append_images=pages))
+    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000000, 3), }"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+    yield attack("array of 10^12 pixels", array, "application/x-npy")
+    scans = files["JPEG"]
+    table = scans[scans.index(b"\xff\xda") : -2]
+    yield attack("JPEG of 200 scans", scans[:-2] + 200 * table + scans[-2:])
+
+
+def attack(kind: str, content: bytes, media_type: str = "image/png") -> Sent:
+    """Return a request that any answer but a fault is right for."""
+    return Sent(kind, {"content": content, "headers": {"Content-Type": media_type}}, None)
+
+
 def encoded(image: np.ndarray, format: str, **options: Any) -> bytes:
     """Return an image file."""
     buffer = io.BytesIO()
@@ -218,18 +262,45 @@ def encoded(image: np.ndarray, format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-async def send_all(url: str, plan: Sequence[Sent], concurrency: int) -> list[Answered]:
-    """Send all requests, so many at a time."""
-    waiting, answers = iter(plan), []
-    limits = httpx.Limits(max_connections=concurrency)
+async def send_all(
+    url: str, plan: Sequence[Sent], concurrency: int
+) -> tuple[list[Answered], list[str]]:
+    """Send all requests, so many at a time; return the answers, and where it was not healthy."""
+    waiting, answers, problems = iter(plan), [], []
+    limits = httpx.Limits(max_connections=concurrency + 1)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
 
         async def send_some() -> None:
             for sent in waiting:
                 answers.append(await send(client, sent))
+                if len(answers) % 1000 == 0:
+                    print(f"{len(answers)} answers", flush=True)
 
+        async def watch() -> None:
+            while True:
+                for path in ("/health", "/ready"):
+                    status = (await client.get(path)).status_code
+                    problems.extend([f"{path}: status {status}"] if status != 200 else [])
+                await asyncio.sleep(1)
+
+        watching = asyncio.create_task(watch())
         await asyncio.gather(*(send_some() for _ in range(concurrency)))
-    return answers
+        watching.cancel()
+    return answers, problems
+
+
+def wrong_counts(answers: Sequence[Answered], figures: str) -> list[str]:
+    """Return where the service's own counts of requests differ from the answers'."""
+    pattern = r'_requests_total\{path="/predict",status="(\d+)"\} (\S+)'
+    counted = {int(status): int(float(n)) for status, n in re.findall(pattern, figures)}
+    received = Counter(item.status for item in answers)
+    statuses = sorted(counted.keys() | received.keys())
+    return [
+        f"/metrics counts {counted.get(status, 0)} answers of status {status}, but there were "
+        f"{received[status]}"
+        for status in statuses
+        if counted.get(status, 0) != received[status]
+    ]
 
 
 async def send(client: httpx.AsyncClient, sent: Sent) -> Answered:
@@ -241,7 +312,10 @@ async def send(client: httpx.AsyncClient, sent: Sent) -> Answered:
         return Answered(sent.kind, 0, time.monotonic() - start, f"{type(error).__name__}", 1.0)
     seconds, status = time.monotonic() - start, response.status_code
     problem, agreement = "", 1.0
-    if isinstance(sent.expected, int):
+    if sent.expected is None:
+        is_right = status < 500 or (status == 503 and "retry-after" in response.headers)
+        problem = "" if is_right else f"status {status}: {response.text[:100]}"
+    elif isinstance(sent.expected, int):
         is_right = status == sent.expected and list(response.json()) == ["error"]
         problem = "" if is_right else f"status {status}, expected {sent.expected}"
     elif status == 200:

@@ -40,13 +40,15 @@ class PatchAttention(NamedTuple):
     query: tuple[int, int]
 
 
-class _Layer(NamedTuple):
+class AttentionLayer(NamedTuple):
     """One attention layer of an encoder and the grids it works on.
 
     Args:
+        block: Index of its block over the whole encoder.
         token_px, query_px, key_px: side of the square of px that a token, query, key stands for.
     """
 
+    block: int
     attention: nn.Layer
     token_px: int
     query_px: int
@@ -68,19 +70,14 @@ def patch_attention(
     Raises:
         UserError: no such layer, or the pixel is outside the image.
     """
-    layers = _layers(encoder)
-    if not -len(layers) <= layer < len(layers):
-        raise UserError(
-            f"layer: found {layer}, expected 0 to {len(layers) - 1}, or -1 for the last."
-        )
+    chosen = attention_layer(encoder, layer)
     height, width = x.shape[2:]
     if not (0 <= pixel[0] < height and 0 <= pixel[1] < width):
         raise UserError(
             f"patch: found y {pixel[0]}, x {pixel[1]}, expected a pixel of the {height}x{width} "
             "image."
         )
-    chosen = layers[layer]
-    inputs, (h, w) = _inputs_of(chosen, encoder, x)
+    inputs, (h, w) = inputs_of(chosen, encoder, x)
     merge, ratio = chosen.query_px // chosen.token_px, chosen.key_px // chosen.token_px
     row, column = (
         min(position // chosen.token_px, side - 1) // merge
@@ -90,31 +87,46 @@ def patch_attention(
     with paddle.no_grad():
         weights = chosen.attention.weights(*inputs, rows=slice(token, token + 1))  # (1, M, 1, S)
     maps = weights[0, :, 0, chosen.num_class_tokens :].reshape([-1, h // ratio, w // ratio])
-    index = layer % len(layers)
-    return PatchAttention(maps.numpy(), index, chosen.query_px, chosen.key_px, (row, column))
+    return PatchAttention(maps.numpy(), chosen.block, chosen.query_px, chosen.key_px, (row, column))
 
 
-def _layers(encoder: nn.Layer) -> list[_Layer]:
+def attention_layer(encoder: nn.Layer, layer: int) -> AttentionLayer:
+    """Return an attention layer by the index of its block over the whole encoder; -1: the last.
+
+    Raises:
+        UserError: no such layer, or another kind of encoder.
+    """
+    layers = _layers(encoder)
+    if not -len(layers) <= layer < len(layers):
+        raise UserError(
+            f"layer: found {layer}, expected 0 to {len(layers) - 1}, or -1 for the last."
+        )
+    return layers[layer]
+
+
+def _layers(encoder: nn.Layer) -> list[AttentionLayer]:
     """List an encoder's attention layers from the first to the last."""
     if hasattr(encoder, "blocks"):
         patch = encoder.patch_size
-        return [_Layer(block.attn, patch, patch, patch, 1) for block in encoder.blocks]
+        blocks = enumerate(encoder.blocks)
+        return [AttentionLayer(i, block.attn, patch, patch, patch, 1) for i, block in blocks]
     if not isinstance(encoder, MixVisionTransformer):
         raise UserError(
             f"backbone {type(encoder).__name__}: its attention is not known here, expected a "
             "MixVisionTransformer or a VisionTransformer."
         )
-    layers, stride = [], 1
+    layers: list[AttentionLayer] = []
+    stride = 1
     for stage, step in enumerate(PATCH_STRIDES, start=1):
         stride *= step
         for block in getattr(encoder, f"block{stage}"):
             sides = (stride, stride * block.attn.merge, stride * block.attn.sr_ratio)
-            layers.append(_Layer(block.attn, *sides, 0))
+            layers.append(AttentionLayer(len(layers), block.attn, *sides, 0))
     return layers
 
 
-def _inputs_of(
-    layer: _Layer, encoder: nn.Layer, x: Tensor
+def inputs_of(
+    layer: AttentionLayer, encoder: nn.Layer, x: Tensor
 ) -> tuple[tuple[Any, ...], tuple[int, int]]:
     """Run the encoder; return what the layer was given, and the sides of its map."""
     captured: list[tuple[Any, ...]] = []

@@ -24,7 +24,9 @@ from paddleseg_segformer.models import (
     BACKBONES,
     MixVisionTransformer,
     MixVisionTransformerClassifier,
+    ResNet,
     SegFormer,
+    SegFormerLastStage,
     SegFormerMM,
     VisionTransformer,
 )
@@ -48,6 +50,28 @@ GMACS: dict[tuple[str, tuple[int, int], int], float] = {
     ("B0", (768, 1536), 19): 51.7,
     ("B0", (640, 1280), 19): 31.5,
     ("B0", (512, 1024), 19): 17.7,
+}
+
+# Images per second by (variant, (height, width)).
+# Sources: table 2 of the paper, on a V100; mmsegmentation's model card, with its own head, on a GTX
+# 1080 Ti (B0), Titan Xp (B1, B2) and V100 for 512x512, else a V100, by windows on Cityscapes.
+PAPER_FPS: dict[tuple[str, tuple[int, int]], float] = {
+    ("B0", (512, 512)): 50.5,
+    ("B0", (1024, 2048)): 15.2,
+    ("B0", (768, 1536)): 26.3,
+    ("B0", (640, 1280)): 37.1,
+    ("B0", (512, 1024)): 47.6,
+    ("B4", (512, 512)): 15.4,
+    ("B4", (1024, 2048)): 3.0,
+    ("B5", (640, 640)): 9.8,
+    ("B5", (1024, 2048)): 2.5,
+}
+_MMSEG_ADE20K = (51.32, 47.66, 30.88, 22.11, 15.45, 11.89)
+_MMSEG_CITYSCAPES = (4.74, 4.3, 3.36, 2.53, 1.88, 1.39)
+MMSEG_FPS: dict[tuple[str, tuple[int, int]], float] = {
+    **{(name, (512, 512)): fps for name, fps in zip(_ADE20K, _MMSEG_ADE20K, strict=True)},
+    **{(name, (1024, 2048)): fps for name, fps in zip(_ADE20K, _MMSEG_CITYSCAPES, strict=True)},
+    ("B5", (640, 640)): 11.3,
 }
 
 
@@ -75,8 +99,8 @@ def count_parameters(model: nn.Layer) -> int:
 
 def is_countable(model: nn.Layer) -> bool:
     """Tell whether `count_macs` knows a segmentation model."""
-    is_segformer = isinstance(model, (SegFormer, SegFormerMM))
-    if is_segformer and isinstance(model.backbone, MixVisionTransformer):
+    is_segformer = isinstance(model, (SegFormer, SegFormerMM, SegFormerLastStage))
+    if is_segformer and isinstance(model.backbone, (MixVisionTransformer, ResNet)):
         return True
     return isinstance(model, Segmenter) and isinstance(model.backbone, VisionTransformer)
 
@@ -93,12 +117,18 @@ def count_macs(model: nn.Layer, hw: tuple[int, int], rewritten: bool = True) -> 
         return _encoder_macs(model, hw)
     if isinstance(model, VisionTransformer):
         return _vit_macs(model, hw)
+    if isinstance(model, ResNet):
+        return _resnet_macs(model, hw)
     if isinstance(model, Segmenter):
         return _segmenter_macs(model, hw)
-    macs = _encoder_macs(model.backbone, hw)
+    macs = count_macs(model.backbone, hw)
     tokens = [h * w for h, w in stage_sizes(hw)]
     if isinstance(model, MixVisionTransformerClassifier):
         macs["classifier"] = model.head.weight.size
+        return macs
+    if isinstance(model, SegFormerLastStage):
+        macs["head linears"] = tokens[3] * model.linear_c4.proj.weight.size
+        macs["head classifier"] = tokens[0] * model.linear_pred.weight.size
         return macs
     if isinstance(model, MMHead):
         linears, fuse = [conv[0] for conv in model.convs], model.fusion_conv[0].weight.size
@@ -153,7 +183,23 @@ def _encoder_macs(encoder: MixVisionTransformer, hw: tuple[int, int]) -> Counter
             if attention.sr_ratio > 1:
                 macs["spatial reduction"] += reduced * attention.sr.weight.size
             macs["fc1, fc2"] += tokens * (mlp.fc1.weight.size + mlp.fc2.weight.size)
-            macs["depthwise convolution"] += tokens * mlp.dwconv.dwconv.weight.size
+            if block.has_mix_ffn:
+                macs["depthwise convolution"] += tokens * mlp.dwconv.dwconv.weight.size
+    return macs
+
+
+def _resnet_macs(encoder: ResNet, hw: tuple[int, int]) -> Counter[str]:
+    """Count convolutions; the first 1x1 of a stage is at the size of the stage before."""
+    tokens = [h * w for h, w in stage_sizes(hw)]
+    height, width = (-(-side // 2) for side in hw)
+    macs = Counter({"stem": height * width * encoder.conv1.weight.size})
+    for stage in range(4):
+        for index, block in enumerate(getattr(encoder, f"layer{stage + 1}")):
+            before = tokens[max(stage - 1, 0) if index == 0 else stage]
+            later = block.conv2.weight.size + block.conv3.weight.size
+            if block.downsample is not None:
+                later += block.downsample[0].weight.size
+            macs["blocks"] += before * block.conv1.weight.size + tokens[stage] * later
     return macs
 
 
@@ -208,7 +254,9 @@ def _encoder_activations(
     for stage, (h, w) in enumerate(stage_sizes(hw), start=1):
         tokens = h * w
         channels = encoder.feat_channels[stage - 1]
-        values["patch embeddings, stage norms"] += 3 * tokens * channels
+        # convolution, norm; positions resized, sum; norm of the stage
+        maps = 3 if encoder.positional_encoding == "mix_ffn" else 5
+        values["patch embeddings, stage norms"] += maps * tokens * channels
         for block in getattr(encoder, f"block{stage}"):
             attention = block.attn
             queries, reduced = _attention_tokens(attention, (h, w))
@@ -222,7 +270,8 @@ def _encoder_activations(
             if not rewritten:
                 values["attention scores, softmax"] += 2 * attention.num_heads * queries * reduced
             values["feed-forward"] += 3 * tokens * channels  # norm, fc2, sum
-            values["feed-forward"] += 3 * tokens * hidden  # fc1, depthwise convolution, GELU
+            # fc1, depthwise convolution, GELU
+            values["feed-forward"] += (2 + block.has_mix_ffn) * tokens * hidden
     return values
 
 

@@ -110,10 +110,12 @@ def detect(data: str | Path, options: Options | None = None) -> Detected:
     """
     options = options or Options()
     files = Files.of(Path(data))
+    is_archive = Path(data).is_file() and files.only is None
     name, reason = _format(files, options)
     annotations = _component(name)(files, options)
     if not annotations.samples:
-        raise UserError(f"{data}: found no image with annotations ({name}). Check the folder.")
+        reasons = "; ".join(annotations.warnings) or "Check the folder"
+        raise UserError(f"{data}: found no image with annotations ({name}). {reasons}.")
     warnings = list(annotations.warnings)
     used = {sample.image for sample in annotations.samples}
     unused = [path for path in files.rasters if path not in used]
@@ -128,6 +130,7 @@ def detect(data: str | Path, options: Options | None = None) -> Detected:
     names = ", ".join(class_map.names[:MAX_NAMES]) + " ..." * (len(class_map.names) > MAX_NAMES)
     counts = {name: sum(s.set == name for s in annotations.samples) for name in ("", *SETS)}
     conclusions = [
+        *([Conclusion(f"unpacked into {files.root}", f"{data} is an archive")] * is_archive),
         Conclusion(f"annotations are {name}", reason, "--format"),
         *annotations.conclusions,
         Conclusion(

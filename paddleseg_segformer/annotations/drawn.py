@@ -277,7 +277,10 @@ class ImageFinder:
         if not self.missing:
             return []
         count, first = len(self.missing), self.missing[0]
-        return [f"{count} annotated images are not there and left out, such as {first}"]
+        return [
+            f"{count} annotated images are not there and left out, such as {first}: export them "
+            "too, or put them beside the annotations"
+        ]
 
 
 def set_named(text: str) -> str:

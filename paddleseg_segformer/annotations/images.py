@@ -114,19 +114,22 @@ def _num_alpha(content: bytes) -> int:
 def stored_values(path: Path) -> np.ndarray:
     """Return the values of an image as they are stored, (H, W) or (H, W, C)."""
     suffix = path.suffix.lower()
+    content = read_file(path)
     if suffix == ".npy":
-        return np.load(io.BytesIO(read_file(path)), allow_pickle=False)
+        check_array(path, content)
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    check_image(path, content)
     if suffix in (".tif", ".tiff"):
         import tifffile
 
         try:
-            with tifffile.TiffFile(path) as file:
+            with tifffile.TiffFile(io.BytesIO(content)) as file:
                 image, axes = file.series[0].asarray(), file.series[0].axes
         except Exception as error:  # of any type: it is not made for damaged files
             reason = " ".join(str(error).split())[:100]
             raise UserError(f"{path}: cannot be decoded as an image ({reason}).") from None
         return np.moveaxis(image, (axes.index("Y"), axes.index("X")), (0, 1))
-    image = cv2.imdecode(np.frombuffer(read_file(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")
     return image

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from paddleseg_segformer.annotations.archives import unpacked
 from paddleseg_segformer.data.io import IMAGE_SUFFIXES
 from paddleseg_segformer.data.lists import walk_files
 from paddleseg_segformer.errors import UserError
@@ -56,8 +57,8 @@ class Options:
         exif: Whether labels fit images as their EXIF turns them: "auto", "turned" or "stored".
         val: Share of the images for validation.
         test: Share of the images that are kept for a test.
-        val_by: Beginning of the paths of the validation images, or `COLUMN=VALUE` of a
-            `metadata.csv` beside the data.
+        val_by: Beginning of the paths of the validation images; or of a `metadata.csv` in the
+            data: `COLUMN=VALUE`, or a `COLUMN` of sets, or of values that are to stay together.
         val_dir: Folder of the validation images, in the data set.
         seed: Of the split.
     """
@@ -159,17 +160,18 @@ class Files:
     def of(cls, data: Path) -> Files:
         """Return the files of a folder, or of an annotation file's folder.
 
-        A folder that holds nothing but another one, as archives unpack, stands for that one.
+        A ZIP archive is unpacked beside itself. A folder that holds nothing but another one, as
+        archives unpack, stands for that one.
 
         Raises:
-            UserError: there is no such path, or it is an archive.
+            UserError: there is no such path, or it is an archive that cannot be unpacked.
         """
-        if data.suffix.lower() in (".zip", ".tar", ".tgz", ".gz"):
-            command = f"python -m zipfile -e '{data}' '{data.with_suffix('')}'"
-            unpack = command if data.suffix.lower() == ".zip" else f"tar -xf '{data}'"
-            raise UserError(f"{data}: found an archive, expected a folder. Run: {unpack}")
+        if data.is_file() and data.suffix.lower() == ".zip":
+            data = unpacked(data)
+        if data.is_file() and data.suffix.lower() in (".tar", ".tgz", ".gz"):
+            raise UserError(f"{data}: found an archive, expected a folder. Run: tar -xf '{data}'")
         if data.is_dir():
-            while len(inner := list(data.iterdir())) == 1 and inner[0].is_dir():
+            while len(inner := _shown(data)) == 1 and inner[0].is_dir():
                 [data] = inner
             return cls(data)
         if not data.is_file():
@@ -206,6 +208,12 @@ class Files:
         if text.startswith(start):  # many times as fast
             return text[len(start) :].replace(os.sep, "/")
         return os.path.relpath(path, self.root).replace(os.sep, "/")
+
+
+def _shown(folder: Path) -> list[Path]:
+    """Return what a folder holds, without hidden files and macOS's resource forks."""
+    items = folder.iterdir()
+    return [item for item in items if not item.name.startswith(".") and item.name != "__MACOSX"]
 
 
 def spread(count: int, most: int = LOOK) -> list[int]:

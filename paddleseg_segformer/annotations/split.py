@@ -67,7 +67,13 @@ def split(
     rows = [
         Row(str(s.image), "", s.set, reason="as the data has it" if s.set else "") for s in samples
     ]
-    if options.val_by or options.val_dir:
+    values = _by_column(rows, files, options.val_by) if options.val_by else {}
+    if values and {*values.values()} <= {*SETS}:
+        why = f"as {options.val_by} says"
+        rows = [replace(row, set=values[row.image], reason=why) for row in rows]
+    elif values:  # they say what belongs together
+        rows = [replace(row, set=row.set if row.set == "test" else "", reason="") for row in rows]
+    elif options.val_by or options.val_dir:
         rows = _by_name(rows, files, options)
     warnings: list[str] = []
     is_drawn = not any(row.set == "val" for row in rows)
@@ -77,7 +83,7 @@ def split(
             "already. Leave it out."
         )
     if is_drawn:
-        rows, warnings = _drawn(rows, files, num_pixels, hashes, options)
+        rows, warnings = _drawn(rows, files, num_pixels, hashes, options, values)
     rows = [
         row if row.set else replace(row, set="train", reason=row.reason or "the rest")
         for row in rows
@@ -106,13 +112,7 @@ def _by_name(rows: Sequence[Row], files: Files, options: Options) -> list[Row]:
         expected = f"a folder of images in {files.root}"
     elif "=" in options.val_by:
         column, _, value = options.val_by.partition("=")
-        names = _names_with(files.root / METADATA, column, value)
-        chosen = {
-            row.image
-            for row in rows
-            if names
-            & {files.relative(Path(row.image)), PurePath(row.image).name, PurePath(row.image).stem}
-        }
+        chosen = {image for image, v in _column(rows, files, column).items() if v == value}
         reason, expected = f"{column} is {value}", f"images listed in {METADATA}"
     else:
         chosen = {
@@ -133,13 +133,46 @@ def _by_name(rows: Sequence[Row], files: Files, options: Options) -> list[Row]:
     ]
 
 
-def _names_with(path: Path, column: str, value: str) -> set[str]:
-    """Return the first column of the rows of a table whose `column` is `value`."""
+def _column(rows: Sequence[Row], files: Files, column: str) -> dict[str, str]:
+    """Return the value of each image in a column of `metadata.csv`, of those that it lists.
+
+    Its first column names the images: by path, name or stem.
+
+    Raises:
+        UserError: no such file or column.
+    """
+    path = files.root / METADATA
     table = list(csv.DictReader(io.StringIO(read_list_text(path).decode())))
     if not table or column not in table[0]:
         known = ", ".join(table[0]) if table else "none"
         raise UserError(f"{path}: has no column '{column}', it has {known}.")
-    return {next(iter(row.values())) for row in table if row[column] == value}
+    by_name = {next(iter(line.values())): line[column] or "" for line in table}
+    found = {}
+    for row in rows:
+        image = PurePath(row.image)
+        names = (files.relative(Path(row.image)), image.name, image.stem)
+        if name := next((name for name in names if name in by_name), None):
+            found[row.image] = by_name[name]
+    return found
+
+
+def _by_column(rows: Sequence[Row], files: Files, column: str) -> dict[str, str]:
+    """Return the value of each image in a column that `--val_by` names; nothing if it names none.
+
+    Raises:
+        UserError: an image is not listed, or all have one value.
+    """
+    path = files.root / METADATA
+    header = read_list_text(path).decode().partition("\n")[0] if path.is_file() else ""
+    if column not in next(csv.reader([header]), [])[1:]:
+        return {}
+    values = _column(rows, files, column)
+    if missing := [row.image for row in rows if row.image not in values]:
+        raise UserError(f"{path}: has no line of {missing[0]}, expected one of each image.")
+    if len({*values.values()}) < 2:
+        only = next(iter(values.values()))
+        raise UserError(f"--val_by {column}: is '{only}' in all of {path}, expected two values.")
+    return values
 
 
 def _drawn(
@@ -148,8 +181,13 @@ def _drawn(
     num_pixels: np.ndarray,
     hashes: Mapping[str, int],
     options: Options,
+    values: Mapping[str, str],
 ) -> tuple[list[Row], list[str]]:
-    """Return rows with a validation set drawn by groups, balanced in the classes."""
+    """Return rows with a validation set drawn by groups, balanced in the classes.
+
+    Args:
+        values: Of each image, by its path: those of one value stay together; empty: by `_groups`.
+    """
     if not 0 < options.val < 1:
         raise UserError(f"--val: found {options.val:g}, expected a share between 0 and 1.")
     free = [index for index, row in enumerate(rows) if row.set != "test"]
@@ -160,9 +198,11 @@ def _drawn(
         raise UserError(
             f"--test: found {options.test:g}, expected a share from 0 to below {1 - options.val:g}."
         )
-    groups, reasons, warnings = _groups(
-        paths, {path: hashes[path] for path in paths if path in hashes}, options
-    )
+    warnings: list[str] = []
+    groups, reasons = values, dict.fromkeys(values.values(), f"the same {options.val_by}")
+    if not values:
+        known = {path: hashes[path] for path in paths if path in hashes}
+        groups, reasons, warnings = _groups(paths, known, options)
     members: defaultdict[str, list[int]] = defaultdict(list)
     for index, path in zip(free, paths, strict=True):
         members[groups[path]].append(index)

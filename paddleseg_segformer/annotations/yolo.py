@@ -9,6 +9,7 @@ from typing import Any
 
 from paddleseg_segformer.annotations.drawn import (
     Drawn,
+    ImageFinder,
     Object,
     number_in,
     polygons,
@@ -17,35 +18,44 @@ from paddleseg_segformer.annotations.drawn import (
 )
 from paddleseg_segformer.annotations.source import SETS, Conclusion, Files, Options, Sample
 from paddleseg_segformer.data.io import IMAGE_SUFFIXES
+from paddleseg_segformer.data.labels import class_names
 from paddleseg_segformer.data.lists import read_list_text, walk_files
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.yaml_files import read_yaml
+
+NAMES = "classes.txt"
 
 
 class Yolo(Drawn):
     """Polygons in shares of the image's sides; the smaller one is on top, as Ultralytics has it.
 
-    An image without a label file, or with an empty one, holds no object. Classes are the `names`.
+    An image without a label file, or with an empty one, holds no object. Classes are the `names` of
+    a `data.yaml`, or without one the lines of `classes.txt`, as Label Studio exports them.
     """
 
     @classmethod
     def recognise(cls, files: Files) -> str:
-        found = _data_files(files)
-        return f"{files.relative(found[0])} names classes and sets" if found else ""
+        if found := _data_files(files):
+            return f"{files.relative(found[0])} names classes and sets"
+        return f"there is a {NAMES}, and text files in labels/" if _has_names(files) else ""
 
     def __init__(self, files: Files, options: Options) -> None:
         found = _data_files(files)
-        if len(found) != 1:
+        if not found and _has_names(files):
+            self._yaml, content = files.root / NAMES, {}
+            content["names"] = class_names(str(self._yaml))
+        elif len(found) == 1:
+            [self._yaml] = found
+            content = read_yaml(self._yaml)
+        else:
             listed = " and ".join(map(str, found[:2])) or "none"
             raise UserError(
                 f"{files.root}: expected one data.yaml with names, found {listed}. Name the file "
                 "in place of the folder."
             )
-        [self._yaml] = found
-        content = read_yaml(self._yaml)
         self.classes = _names(content["names"], self._yaml)
-        samples, num_unlabelled = [], 0
-        images = {name: _images(content, name, self._yaml) for name in SETS}
+        samples, num_unlabelled, finder = [], 0, ImageFinder(files)
+        images = {name: _images(content, name, self._yaml, finder) for name in SETS}
         if not any(content.get(name) for name in SETS):
             images = {"": files.rasters}
         for one, other in combinations(images, 2):
@@ -65,7 +75,7 @@ class Yolo(Drawn):
                 "expected in labels/ beside images/, with the images' names and .txt."
             )
         self.samples = sorted_samples(samples, self._yaml)
-        self.warnings = []
+        self.warnings = finder.warnings()
         if num_unlabelled:
             self.warnings.append(f"{num_unlabelled} images without a label file hold no object")
         self.conclusions = [
@@ -125,7 +135,13 @@ def _names(content: Any, path: Path) -> dict[int, str]:
     return {int(key): str(name) for key, name in sorted(pairs)}
 
 
-def _images(content: dict[str, Any], set_name: str, path: Path) -> list[Path]:
+def _has_names(files: Files) -> bool:
+    """Tell whether there are label files, and `classes.txt` in the place of a data.yaml."""
+    texts = (files.relative(path) for path in files.of_kind(".txt"))
+    return (files.root / NAMES).is_file() and any("labels/" in text for text in texts)
+
+
+def _images(content: dict[str, Any], set_name: str, path: Path, finder: ImageFinder) -> list[Path]:
     """Return the images of a set: of folders, or listed in text files."""
     stated = content.get(set_name) or []
     images: list[Path] = []
@@ -141,7 +157,8 @@ def _images(content: dict[str, Any], set_name: str, path: Path) -> list[Path]:
             images += [p for p in walk_files(place) if p.suffix.lower() in IMAGE_SUFFIXES]
         else:
             lines = read_list_text(place).decode().split("\n")
-            images += [place.parent / line.strip() for line in lines if line.strip()]
+            found = (finder.find(line.strip(), place) for line in lines if line.strip())
+            images += [image for image in found if image]
     return images
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -19,11 +20,15 @@ JOBS = {
     "train": "train a model from a YAML config",
     "val": "evaluate a trained model on a labelled data set",
     "report": "write a page on a training run's model: figures, errors, calibration, curves",
+    "curves": "write a page on the curves and settings of training runs, beside each other",
+    "import_log": "make a run of a training log by PaddleSeg or mmsegmentation, to compare curves",
     "compare": "compare two models or exports on the same labelled images",
     "predict": "write label maps and overlays for images, folders, lists or videos",
     "infer": "predict images with an exported model, on any engine and without Paddle",
     "visualize": "draw the attention of a patch and a mask transformer's class maps over images",
     "erf": "draw effective receptive fields of stages and head, several models side by side",
+    "robustness": "evaluate a model on corrupted images: the 16 corruptions of Cityscapes-C",
+    "resolution_sweep": "evaluate models at several sizes of the images, whole and by windows",
     "export": "write a static graph and its deploy.yaml for Paddle Inference",
     "serve": "answer HTTP requests with the predictions of an exported model",
     "convert_weights": "write weights as another code base's files, where that is possible exactly",
@@ -51,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Mistakes in the flags themselves end the process with status 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # pipes of Windows cannot hold every character
+            stream.reconfigure(errors="backslashreplace")
     try:
         with explained():
             _run(list(sys.argv[1:] if argv is None else argv))

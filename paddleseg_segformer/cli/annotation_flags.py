@@ -58,8 +58,9 @@ def add_annotation_arguments(parser: ArgumentParser) -> None:
     add(
         "--val_by",
         default="",
-        metavar="PREFIX",
-        help="validation images: the beginning of their paths, or COLUMN=VALUE of metadata.csv",
+        metavar="PREFIX|COLUMN",
+        help="validation images: the beginning of their paths; or of DATA's metadata.csv "
+        "COLUMN=VALUE, or a COLUMN that says train, val and test, or what is to stay together",
     )
     add("--val_dir", type=Path, metavar="DIR", help="folder of the validation images")
 

@@ -8,7 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paddleseg_segformer.cli.common import check_outputs, size_hw
+from paddleseg_segformer.cli.common import (
+    add_device_argument,
+    check_outputs,
+    set_device,
+    size_hw,
+)
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.files import write_text
 
@@ -25,9 +30,13 @@ COUNTED = """\
 GMACs: 1e9 multiply-accumulates of convolutions, linears and attention products for one image (the
 paper calls them FLOPs), as published and as computed here. GiB: float32 outputs of all operators up
 to the label map, without changes of layout, in both forms. Paper: tables 1 and 2 of it, Cityscapes
-with 150 classes.
+with 150 classes. Images per second: table 2 (V100); mmsegmentation's model card (its own head;
+several GPUs, Cityscapes by windows); with --time here, image in memory to label map in memory.
 """
-COLUMNS = ("model", "size", "classes", "params M", "paper", "GMACs", "paper", "here", "GiB", "here")
+COLUMNS = (
+    *("model", "size", "classes", "params M", "paper", "GMACs", "paper", "here", "GiB", "here"),
+    *("img/s: paper", "mmseg", "here"),
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -51,6 +60,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--num_classes", nargs="+", type=int, default=[150, 19], metavar="K", help="classes")
     add("--head", choices=HEADS, default="canonical", help="the paper's, or mmsegmentation's")
+    add(
+        "--time",
+        type=int,
+        metavar="N",
+        help="also time N images of each size, one after the other, by the paper's rules: the "
+        "first 5 do not count (the paper: 200)",
+    )
+    add_device_argument(parser)
     add("--parts", action="store_true", help="also print the figures of each part of the network")
     add("--json", metavar="FILE", help="also write all figures to this JSON file")
 
@@ -66,15 +83,21 @@ def run(args: Namespace) -> None:
     for name, default in plain.items() if args.config else ():
         if getattr(args, name) != default:
             raise UserError(f"--{name} has no effect with --config. Leave one of them out.")
+    if args.time is not None and args.time < 6:
+        raise UserError(f"--time: found {args.time}, expected 6 or more: the first 5 do not count.")
     check_outputs(args.json)
     from paddleseg_segformer.config import load_config
 
     # all configs are read before Paddle is imported
     configs = {name: load_config(name) for name in args.config or ()}
     records = []
+    device = set_device(args.device) if args.time else None
     for name, variant, model in _of_configs(configs) if configs else _published(args):
         for size in args.sizes:
-            records.append({"model": name, **_record(model, variant, size)})
+            record = {"model": name, **_record(model, variant, size)}
+            if args.time:
+                record |= {"device": device, "fps": _fps(model, size, args.time)}
+            records.append(record)
     print(COUNTED)
     rows = [COLUMNS, *(_cells(record) for record in records)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -111,7 +134,7 @@ def _of_configs(configs: Mapping[str, Config]) -> Iterator[tuple[str, str, nn.La
             raise UserError(
                 f"{name}: the multiply-accumulates of {type(model).__name__} on "
                 f"{type(model.backbone).__name__} are not known here. Name a SegFormer on a MiT or "
-                "a Segmenter."
+                "a ResNet, or a Segmenter."
             )
         backbone = config.model.get("backbone") or {}
         variant = str(backbone.get("type", "")).rpartition("_")[2]
@@ -119,24 +142,39 @@ def _of_configs(configs: Mapping[str, Config]) -> Iterator[tuple[str, str, nn.La
         yield Path(name).stem, variant if is_published else "", model
 
 
+def _fps(model: nn.Layer, size: tuple[int, int], num_images: int) -> float:
+    from paddleseg_segformer.analysis.latency import images_per_second
+    from paddleseg_segformer.cpu import prepare_cpu
+
+    prepare_cpu()
+    model.eval()
+    return images_per_second(model, size, num_images)
+
+
 def _record(model: nn.Layer, variant: str, size: tuple[int, int]) -> dict[str, Any]:
     from paddleseg_segformer.analysis.complexity import (
         GMACS,
+        MMSEG_FPS,
+        PAPER_FPS,
         PARAMETERS_M,
         activation_bytes,
         count_macs,
         count_parameters,
     )
-    from paddleseg_segformer.models.segformer import SegFormer, SegFormerMM
+    from paddleseg_segformer.models import MixVisionTransformer, SegFormer, SegFormerMM
 
     is_paper = isinstance(model, SegFormer) and variant in VARIANTS
-    has_activations = isinstance(model, (SegFormer, SegFormerMM))
+    has_activations = isinstance(model, (SegFormer, SegFormerMM)) and isinstance(
+        model.backbone, MixVisionTransformer
+    )
     return {
         "size_hw": size,
         "num_classes": model.num_classes,
         "parameters": count_parameters(model),
         "paper_parameters_m": PARAMETERS_M[variant] if is_paper else None,
         "paper_gmacs": GMACS.get((variant, size, model.num_classes)) if is_paper else None,
+        "paper_fps": PAPER_FPS.get((variant, size)) if is_paper else None,
+        "mmseg_fps": MMSEG_FPS.get((variant, size)),
         "macs": dict(count_macs(model, size, rewritten=False)),
         "macs_rewritten": dict(count_macs(model, size)),
         "activation_bytes": dict(activation_bytes(model, size, False)) if has_activations else {},
@@ -165,6 +203,7 @@ def _cells(record: dict[str, Any]) -> tuple[str, ...]:
         f"{here:.2f}",
         f"{gib:.2f}" if gib else "-",
         f"{gib_here:.2f}" if gib_here else "-",
+        *(_or_dash(record.get(key)) for key in ("paper_fps", "mmseg_fps", "fps")),
     )
 
 

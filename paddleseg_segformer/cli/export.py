@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from paddleseg_segformer.cli.common import (
 )
 from paddleseg_segformer.cli.int8_flags import add_int8_arguments, quantization_of
 from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
+from paddleseg_segformer.cli.speed_flags import add_speed_arguments, check_speed, speed_ladder
 from paddleseg_segformer.config.building import build_model
 from paddleseg_segformer.export.checks import WITH_PREPROCESS, check_formats, check_save_dir
 from paddleseg_segformer.export.triton import check_triton_formats, write_triton_repository
@@ -39,9 +41,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--format",
         nargs="+",
-        default=["paddle"],
         metavar="FORMAT",
-        help=f"what to write, some of {', '.join(ARTEFACT_FILES)}",
+        help=f"what to write, some of {', '.join(ARTEFACT_FILES)}; default paddle, or with --speed "
+        "what the chosen form runs from",
     )
     add(
         "--with_preprocess",
@@ -86,6 +88,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=True,
         help="compare the export in its backends with the model, and discard it if they differ",
     )
+    add_speed_arguments(parser)
     add_int8_arguments(parser)
     add_paddleseg_flags(parser, "export")
 
@@ -94,10 +97,12 @@ def run(args: Namespace) -> None:
     """Export."""
     set_up_logging()
     output_op = args.output_op or "none"
-    formats = [name for item in args.format for name in item.split(",")]
+    wanted = args.format or ([] if args.speed else ["paddle"])
+    formats = [name for item in wanted for name in item.split(",")]
     if args.with_preprocess and WITH_PREPROCESS not in formats:
         formats.append(WITH_PREPROCESS)
-    check_formats(formats)
+    check_formats([*formats, "onnx"] if args.speed else formats)
+    check_speed(args, formats, output_op)
     if args.triton_dir:
         check_triton_formats(formats, "--triton_dir")
     check_save_dir(args.save_dir)
@@ -115,7 +120,7 @@ def run(args: Namespace) -> None:
 
         check_for_paddleseg(formats, output_op, preprocess, settings)
         check_destination(args.paddleseg_dir)
-    quantization = quantization_of(args, config, formats)
+    quantization = None if args.speed else quantization_of(args, config, formats)
     set_device(args.device)
     if args.output_op is None:
         logger.info("without --output_op the export gives logits (PaddleSeg's gives class ids)")
@@ -128,19 +133,25 @@ def run(args: Namespace) -> None:
         load_weights(model, args.model_path)
     else:
         logger.warning("without --model_path the export holds initial weights, not trained ones")
-    deploy = export_model(
+    export = partial(
+        export_model,
         model,
-        args.save_dir,
         preprocess=preprocess,
         settings=settings,
         label_set=label_set_of(config.val_dataset or config.train_dataset, model.num_classes),
         output_op=output_op,
         input_shape=args.input_shape,
         is_verified=args.verify,
-        formats=formats,
-        quantization=quantization,
         is_standard_onnx=args.standard_onnx,
     )
+    if args.speed:
+        with speed_ladder(args, config, model, export) as ladder:
+            chosen = ladder.climb()
+            print(ladder.table())
+            deploy = ladder.write(chosen, formats, Path(args.save_dir))
+        logger.info("chosen: %s; run by default in %s", chosen.form.title, deploy.precision)
+    else:
+        deploy = export(args.save_dir, formats=formats, quantization=quantization)
     for artefact in deploy.artefacts.values():
         for verified in artefact.verified:
             logger.info(_report(verified, artefact.precision))

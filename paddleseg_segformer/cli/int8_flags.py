@@ -10,6 +10,7 @@ import numpy as np
 
 from paddleseg_segformer.components import img_channels_of
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.export.checks import INT8_FORMATS
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
@@ -22,7 +23,7 @@ CALIBRATION_SIZE, GATE_IMAGES = 64, 32
 
 
 def add_int8_arguments(parser: ArgumentParser) -> None:
-    """Add the flags of `--format int8`."""
+    """Add the flags of `--format int8`, `int8_onnx` and of `--speed`."""
     add = parser.add_argument_group("int8").add_argument
     add(
         "--calibration_images",
@@ -34,13 +35,13 @@ def add_int8_arguments(parser: ArgumentParser) -> None:
         "--gate_images",
         type=int,
         help="how many images of val_dataset float32 and INT8 are compared on; default "
-        f"{GATE_IMAGES}",
+        f"{GATE_IMAGES}, all for --speed",
     )
     add(
         "--max_miou_drop",
         type=float,
-        help="points of mIoU that INT8 may lose on them; default 0.5. Without labelled images "
-        "95%% of the labels have to be equal",
+        help="points of mIoU that INT8, or the form that --speed chooses, may lose on them; "
+        "default 0.5, or the speed's. Without labelled images 95%% of the labels have to be equal",
     )
     add("--allow_int8_loss", action="store_true", help="write INT8 even if it loses more")
     add("--int8_seed", type=int, default=0, help="seed of the choice of images and windows")
@@ -52,7 +53,7 @@ def quantization_of(args: Namespace, config: Config, formats: list[str]) -> Quan
     Raises:
         UserError: flags without effect, wrong numbers, or no images to calibrate on.
     """
-    if "int8" not in formats:
+    if not set(INT8_FORMATS) & set(formats):
         given = [name for name in FLAGS if getattr(args, name) is not None]
         if given or args.allow_int8_loss:
             name = given[0] if given else "allow_int8_loss"
@@ -62,15 +63,11 @@ def quantization_of(args: Namespace, config: Config, formats: list[str]) -> Quan
     from paddleseg_segformer.export import Quantization
     from paddleseg_segformer.export.accuracy_gate import MAX_MIOU_DROP, AccuracyGate
 
-    size = CALIBRATION_SIZE if args.calibration_size is None else args.calibration_size
+    check_numbers(args)
     num_gate = GATE_IMAGES if args.gate_images is None else args.gate_images
     drop = MAX_MIOU_DROP if args.max_miou_drop is None else args.max_miou_drop
-    if min(size, num_gate) < 1:
-        raise UserError("--calibration_size and --gate_images: expected 1 or more.")
-    if not drop >= 0:
-        raise UserError(f"--max_miou_drop: found {drop:g}, expected 0 or more points.")
     rng = np.random.default_rng(args.int8_seed)
-    calibration, others = _calibration(args, config, size, rng)
+    calibration, others = calibration_samples(args, config, rng)
     gate = _labelled(config, num_gate, others, rng)
     return Quantization(
         calibration,
@@ -79,10 +76,29 @@ def quantization_of(args: Namespace, config: Config, formats: list[str]) -> Quan
     )
 
 
-def _calibration(
-    args: Namespace, config: Config, size: int, rng: np.random.Generator
+def check_numbers(args: Namespace) -> None:
+    """Refuse counts below 1 and a negative loss.
+
+    Raises:
+        UserError: there is one.
+    """
+    counts = [args.calibration_size, args.gate_images]
+    if any(count is not None and count < 1 for count in counts):
+        raise UserError("--calibration_size and --gate_images: expected 1 or more.")
+    drop = args.max_miou_drop
+    if drop is not None and not drop >= 0:
+        raise UserError(f"--max_miou_drop: found {drop:g}, expected 0 or more points.")
+
+
+def calibration_samples(
+    args: Namespace, config: Config, rng: np.random.Generator
 ) -> tuple[Samples, Samples]:
-    """Return some images to calibrate on, and all others; all again where there are no others."""
+    """Return some images to calibrate on, and all others; all again where there are no others.
+
+    Raises:
+        UserError: there is none.
+    """
+    size = args.calibration_size or CALIBRATION_SIZE
     samples = _images(args.calibration_images, config)
     order = [samples.indices[index] for index in rng.permutation(len(samples))]
     if len(order) < size and args.calibration_size is not None:

@@ -18,11 +18,9 @@ from tqdm import tqdm
 
 from paddleseg_segformer.cli.prediction_files import STRIPS, ResultFiles
 from paddleseg_segformer.cpu import free_memory_mib
-from paddleseg_segformer.data.headers import max_pixels, picture_size
 from paddleseg_segformer.data.labels import LabelSet, generic_label_set, mark_unknown
 from paddleseg_segformer.data.rasters import (
     GDAL_CACHE_MIB,
-    RASTER_SUFFIXES,
     Picture,
     Raster,
     open_raster,
@@ -43,22 +41,10 @@ logger = logging.getLogger(__name__)
 
 WINDOW_SIDES_PX = (1024, 768, 512, 256)  # tried where no windows are asked for
 OVERLAP = 0.25  # of windows where nothing else is asked for
-BYTES_PER_PIXEL = 16  # of an image that is predicted as a whole: its file, itself, labels, overlay
 MAX_LARGE_PX = 1 << 36  # what a header may claim: 262,144 x 262,144
 FREE_SHARE = 0.5  # of the free memory, for the logits of windows
 LOG_INTERVAL_S = 30.0
 TILED_FROM_PX = 4096  # narrower pictures are no slower in rows
-
-
-def is_large(path: Path) -> bool:
-    """Return whether a picture is predicted in strips, by its header."""
-    if path.suffix.lower() in RASTER_SUFFIXES:
-        return True
-    size_hw = picture_size(path)
-    if size_hw is None:
-        return False  # what is wrong with it is said where it is read
-    limit_px = min(max_pixels(), FREE_SHARE * free_memory_mib() * 2**20 / BYTES_PER_PIXEL)
-    return size_hw[0] * size_hw[1] > limit_px
 
 
 def predict_large(predictor: Predictor, image: ImageFile, files: ResultFiles) -> None:
@@ -76,7 +62,7 @@ def predict_large(predictor: Predictor, image: ImageFile, files: ResultFiles) ->
                 f"at most {MAX_LARGE_PX} px. Cut it."
             )
         name = hashlib.sha256(image.name.encode()).hexdigest()[:16]
-        folder = make_folder(files.folder / STRIPS / name)
+        folder = make_folder(Path(files.folder) / STRIPS / name)
         with only_writer(folder.parent):
             strips, label_set = _predicted(predictor, raster, files, folder)
             files.save_large(image, raster, strips, label_set)

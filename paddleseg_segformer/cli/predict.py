@@ -6,12 +6,14 @@ import dataclasses
 import logging
 import math
 import os
+import re
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,27 +34,32 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_from_config,
     settings_with_flags,
 )
-from paddleseg_segformer.cli.large_pictures import is_large, predict_large
+from paddleseg_segformer.cli.large_pictures import predict_large
 from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
-from paddleseg_segformer.cli.prediction_files import OUTPUTS, OVERLAYS, RESULTS, ResultFiles
+from paddleseg_segformer.cli.prediction_files import FILM_FOLDERS, OUTPUTS, RESULTS, ResultFiles
+from paddleseg_segformer.cli.prediction_record import RunRecord, identity
+from paddleseg_segformer.cloud import CloudFile, check_store, is_url, read_bytes
+from paddleseg_segformer.components import import_components
 from paddleseg_segformer.data.mosaic import write_mosaic
-from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.errors import UserError, did_you_mean, printable
 from paddleseg_segformer.files import check_folder
 from paddleseg_segformer.inference.image_sources import (
     ImageFile,
     find_images,
+    is_large,
     is_video,
     read_ahead,
 )
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA
 from paddleseg_segformer.inference.plan import memory_line
 from paddleseg_segformer.runtimes.engines import BACKENDS, MAX_SIDE_PX, PRECISIONS
-from paddleseg_segformer.video import overlay_video
+from paddleseg_segformer.video import SUFFIXES, FilmOptions, predict_video
 
 if TYPE_CHECKING:
+    from paddleseg_segformer.config import Config
     from paddleseg_segformer.data.labels import LabelSet
     from paddleseg_segformer.inference.arrays import Array
-    from paddleseg_segformer.inference.pipeline import ImageLogits
+    from paddleseg_segformer.inference.pipeline import ImageLogits, Pipeline
     from paddleseg_segformer.inference.settings import InferenceSettings
     from paddleseg_segformer.predictor import Prediction, Predictor
 
@@ -60,10 +67,12 @@ logger = logging.getLogger(__name__)
 
 WINDOW_SIDES_PX = (1024, 768, 512, 256)  # tried for images that do not fit into memory
 LOG_INTERVAL_S = 30.0  # between lines on the windows of large images
+# flags of videos alone, with their defaults
+FILM_FLAGS = {"every": 1, "max_frames": None, "smooth": 0.0, "keep_audio": False}
 # flags of exported models alone, with their defaults
 EXPORT_FLAGS: dict[str, Any] = {
     "backend": "auto",
-    "precision": "fp32",
+    "precision": "auto",
     "cpu_threads": os.cpu_count() or 1,
     "use_trt": False,
     "max_side_px": MAX_SIDE_PX,
@@ -88,9 +97,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> None:
     """Add what `predict` and `infer` have in common."""
     add = parser.add_argument
-    add("--image_path", help="image, folder, list file (.txt), or video (.mp4, .avi, .mov)")
+    add(
+        "--image_path",
+        help="image, folder, list file (.txt), or video (.mp4, .mkv, .mov ...); or a URL: "
+        "s3://..., gs://...",
+    )
     add("--file_list", help="list file, an image a line, relative to --image_path or to the list")
-    add("--save_dir", default="output/result", help="folder of the results")
+    add("--save_dir", default="output/result", help="folder of the results, or its URL: s3://...")
     add(
         "--backend",
         choices=BACKENDS,
@@ -99,8 +112,9 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
     add(
         "--precision",
         choices=PRECISIONS,
-        help="default fp32. fp16: paddle on GPU; bf16: openvino; int8: openvino, of an export "
-        "with --format int8; int8-bf16: the same, and bf16 for what is not int8",
+        help="default auto: what export --speed chose, else fp32. fp16: paddle on GPU; bf16: "
+        "openvino; int8: openvino, of an export with --format int8, or onnxruntime, with --format "
+        "int8_onnx; int8-bf16: openvino, and bf16 for what is not int8",
     )
     add("--cpu_threads", type=int, help="threads of the network on the CPU; default: all cores")
     add(
@@ -126,6 +140,18 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
     )
     add("--batch_size", type=int, default=1, help="images whose windows are computed together")
     add(
+        "--resume",
+        action="store_true",
+        help="go on where an earlier run of the same images, model and flags has stopped",
+    )
+    add(
+        "--actors",
+        type=int,
+        metavar="N",
+        help="share the images among N processes of Ray Data, each with a model",
+    )
+    add("--ray_address", help="of a Ray cluster, for --actors: auto, or ray://HOST:10001")
+    add(
         "--benchmark",
         nargs="?",
         const=True,
@@ -143,8 +169,9 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         metavar="NAME,...",
         help="what to write, of label (PNG of class ids; TIFF of large pictures), overlay, "
         "confidence (as of --save_confidence), polygons (GeoJSON of each image, COCO of all; in "
-        "pixels), legend (legend.png, and beside each overlay), geotiff (class ids with the "
-        "picture's georeference), and vectors (GeoPackage and GeoJSON in its coordinates)",
+        "pixels), legend (legend.png, and beside each overlay), side_by_side (image and overlay), "
+        "geotiff (class ids with the picture's georeference), and vectors (GeoPackage and GeoJSON "
+        "in its coordinates). Of a video: label (FFV1, lossless), overlay, side_by_side",
     )
     add(
         "--mosaic",
@@ -185,6 +212,23 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         default=[],
         metavar="CLASS=MIN",
         help="--min_confidence of single classes, by name or id: car=0.7 3=0.5",
+    )
+    add("--every", type=int, default=1, metavar="N", help="of a video, each N-th frame alone")
+    add("--max_frames", type=int, help="of a video, so many frames at most")
+    add(
+        "--smooth",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of a video, average the logits along the motion: share of the frames before, 0 (off) "
+        "to below 1, such as 0.7",
+    )
+    add("--keep_audio", action="store_true", help="copy a video's sound into the overlays")
+    add(
+        "--live",
+        action="store_true",
+        help="--image_path is a URL (rtsp://, http:// ...) or a camera (/dev/video0), read "
+        "until it ends, for --max_frames, or until Ctrl-C",
     )
     add("--overlay_alpha", type=float, default=OVERLAY_ALPHA, help="opacity of the colours, 0..1")
     add(
@@ -230,69 +274,254 @@ def run(args: Namespace) -> None:
             raise UserError(f"--{flag}: found {getattr(args, flag)}, expected 0 or more.")
     if args.batch_size < 1:
         raise UserError(f"--batch_size: found {args.batch_size}, expected 1 or more.")
-    check_folder(args.save_dir)
+    (check_store if is_url(args.save_dir) else check_folder)(args.save_dir)
     is_check_alone = bool(args.self_check) and not (args.image_path or args.file_list)
-    has_images = not (is_video(args.image_path) or is_check_alone)
-    if is_video(args.image_path) and not os.path.isfile(args.image_path):
-        raise UserError(f"{args.image_path}: no such file (--image_path).")
-    for flag in ("save_confidence", "min_confidence", "class_confidence"):
-        if is_video(args.image_path) and getattr(args, flag):
-            raise UserError(f"--{flag} has no effect on a video. Leave it out, or name images.")
+    film = _film_options(args) if args.live or is_video(args.image_path) else None
+    has_images = not (film or is_check_alone)
+    for flag, default in FILM_FLAGS.items():
+        if has_images and getattr(args, flag) != default:
+            raise UserError(f"--{flag} has an effect on videos alone. Leave it out, or name one.")
+    rank, world_size = _share(args)
     files = ResultFiles(args)
-    results = [Path(args.save_dir) / folder for folder in RESULTS]
+    results = [f"{files.folder}/{folder}" for folder in RESULTS]
     images = _found_images(args, results) if has_images else []
-    predictor, runs_on = _exported(args) if args.export_dir else _built(args)
-    if args.custom_color:
-        assert predictor.label_set is not None
-        predictor.label_set = _recolored(predictor.label_set, args.custom_color)
+    if args.actors:
+        _predict_on_ray(args, images, files)
+        return
+    worker = Worker(args)
     if is_check_alone:
         return
-    logger.info("%s: %s", runs_on, predictor.settings.describe())
-    if not has_images:
-        destination = Path(args.save_dir) / OVERLAYS / f"{Path(args.image_path).stem}.mp4"
-        num_frames, rate = overlay_video(
-            predictor, args.image_path, destination, args.overlay_alpha
-        )
-        logger.info("%s: %d frames, %.2f frames/s", destination, num_frames, rate)
+    predictor = worker.predictor
+    logger.info("%s: %s", worker.runs_on, predictor.settings.describe())
+    if film:
+        _predict_film(predictor, args, film)
         return
-    timer = Timer()
-    if args.benchmark:
-        network = predictor.pipeline.network = _TimedNetwork(predictor.pipeline.network, timer)
-        _predict(list(read_ahead(images[:1], predictor.read)), predictor, timer)
+    record = RunRecord(worker.files, worker.identity(), images, rank, world_size)
+    share = images[rank::world_size]
+    left = record.begin(share, args.resume)
+    timer = worker.timer
+    if args.benchmark and left:
+        predictor.pipeline.network = _TimedNetwork(predictor.pipeline.network, timer)
+        _predict(list(read_ahead(left[:1], worker.read)), predictor, timer)
         timer.seconds.clear()  # the first call sets up memory
-    large = [image for image in images if is_large(image.path)]
-    others = [image for image in images if image not in large] if large else images
-    num_done = _predict_images(predictor, others, args, files, timer) if others else 0
-    for image in large:
-        try:
-            predict_large(predictor, image, files)
-            num_done += 1
-        except UserError as error:
-            _report(image, error)
-    files.finish()
-    logger.info("%d images written to %s", num_done, args.save_dir)
+    failures = _follow(worker(left), len(left), rank, predictor.pipeline)
+    worker.files.finish()
     if args.benchmark:
+        network: Any = predictor.pipeline.network
+        num_done = len(left) - len(failures)
         threads = f", {network.options.threads} threads" if network.device == "cpu" else ""
         print(
             f"{num_done} images, batch size {args.batch_size}, {network.options.precision}"
-            f"{threads}, {runs_on}; ms per image:"
+            f"{threads}, {worker.runs_on}; ms per image:"
         )
         print(timer.report(max(1, num_done)))
-    if num_done < len(images):
-        failed = len(images) - num_done
-        raise UserError(f"{failed} of {len(images)} images could not be predicted; see above.")
+    record.end(failures, len(share), len(left))
 
 
-def _found_images(args: Namespace, results: Sequence[Path]) -> list[ImageFile]:
+def _share(args: Namespace) -> tuple[int, int]:
+    """Return which share of the images is this process's, as the launcher says: rank and number.
+
+    Raises:
+        UserError: flags that do not go together with several processes, actors or resuming.
+    """
+    rank, world_size = (
+        int(os.environ.get(name) or default)
+        for name, default in (("PADDLE_TRAINER_ID", 0), ("PADDLE_TRAINERS_NUM", 1))
+    )
+    if args.actors is not None and args.actors < 1:
+        raise UserError(f"--actors: found {args.actors}, expected 1 or more.")
+    if args.ray_address and not args.actors:
+        raise UserError("--ray_address has no effect without --actors. Add --actors.")
+    if args.actors and world_size > 1:
+        raise UserError("--actors: found several processes of a launcher, expected one.")
+    if args.actors and args.benchmark:
+        raise UserError("--benchmark measures one process. Leave out --actors.")
+    if world_size > 1 and (args.live or is_video(args.image_path)):
+        raise UserError(f"{args.image_path}: a video is not shared. Start it without launch.")
+    if "polygons" in args.outputs and (args.actors or args.resume or world_size > 1):
+        raise UserError(
+            "--outputs polygons: coco.json holds all images of one run. Leave out --actors, "
+            "--resume and launch, or make the polygons of the label maps afterwards."
+        )
+    if world_size > 1:  # the processes of one machine share its processors
+        num_local = int(os.environ.get("PADDLE_LOCAL_SIZE") or world_size)
+        num_threads = max(1, (os.cpu_count() or 1) // num_local)
+        os.environ.setdefault("OMP_NUM_THREADS", str(num_threads))
+        if args.export_dir:
+            args.cpu_threads = args.cpu_threads or num_threads
+    return rank, world_size
+
+
+def _predict_on_ray(args: Namespace, images: list[ImageFile], files: ResultFiles) -> None:
+    """Let actors of Ray predict all images."""
+    from paddleseg_segformer.cli.ray_actors import RayActors
+
+    for name in ("save_dir", "export_dir", "model_path", "config"):  # actors have another folder
+        path = getattr(args, name)
+        if path and not is_url(path) and (name == "save_dir" or os.path.exists(path)):
+            setattr(args, name, os.path.abspath(path))
+    with RayActors(args.actors, args.ray_address, args.device) as actors:
+        if args.export_dir:
+            args.cpu_threads = args.cpu_threads or actors.num_cpus
+        description, facts = actors.call(_describe, args)
+        logger.info("%d actors, each on %s", args.actors, description)
+        record = RunRecord(files, facts, images, 0, 1)
+        left = record.begin(images, args.resume)
+        failures = _follow(actors.map(partial(Worker, args), left), len(left))
+    record.end(failures, len(images), len(left))
+
+
+def _describe(args: Namespace) -> tuple[str, dict[str, str]]:
+    """Return what a worker runs on and its settings in words, and its identity."""
+    worker = Worker(args)
+    return f"{worker.runs_on}: {worker.predictor.settings.describe()}", worker.identity()
+
+
+def _follow(
+    outcomes: Iterable[tuple[ImageFile, str]],
+    num_images: int,
+    rank: int = 0,
+    pipeline: Pipeline | None = None,
+) -> list[tuple[ImageFile, str]]:
+    """Show the progress of outcomes, and each failure; return the failures."""
+    failures: list[tuple[ImageFile, str]] = []
+    shown_s = time.monotonic()
+    with tqdm(total=num_images, unit="img", disable=True if rank else None) as progress:
+        if pipeline:
+            pipeline.watch = _Windows(progress)
+        for num_done, (image, error) in enumerate(outcomes, 1):
+            if error:
+                tqdm.write(f"failed: {printable(error)}", file=sys.stderr)
+                failures.append((image, error))
+            progress.update()
+            if progress.disable and time.monotonic() - shown_s > LOG_INTERVAL_S:
+                shown_s = time.monotonic()
+                logger.info("%d of %d images", num_done, num_images)
+    return failures
+
+
+class Worker:
+    """Predicts images with one model, and writes their results.
+
+    Args:
+        args: flags of `predict`.
+
+    Raises:
+        UserError: a flag or the model is wrong.
+    """
+
+    def __init__(self, args: Namespace) -> None:
+        for source in getattr(args, "imports", None) or ():  # in a process of Ray's
+            import_components(source)
+        self.args = args
+        self.files = ResultFiles(args)
+        self.timer = Timer()
+        self.config: Config | None = None
+        if args.export_dir:
+            self.predictor, self.runs_on = _exported(args)
+        else:
+            self.predictor, self.runs_on, self.config = _built(args)
+        if args.custom_color:
+            assert self.predictor.label_set is not None
+            self.predictor.label_set = _recolored(self.predictor.label_set, args.custom_color)
+
+    def identity(self) -> dict[str, str]:
+        """Return what the results depend on beside the images."""
+        return identity(self.args, self.config)
+
+    def read(self, path: Path | CloudFile) -> np.ndarray:
+        """Read an image as the network is to see it."""
+        if not isinstance(path, CloudFile):
+            return self.predictor.read(path)
+        content = read_bytes(path)
+        if not content:
+            raise UserError(f"{path}: the file is empty. Replace it or remove it.")
+        return self.predictor.decode(path, content)
+
+    def __call__(self, images: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, str]]:
+        """Predict images in batches; yield each, and why it failed or "", once it is written.
+
+        Raises:
+            UserError: results cannot be written.
+        """
+        large = [image for image in images if is_large(image.path)]
+        others = [image for image in images if image not in large] if large else images
+        source = read_ahead(others, self.read)
+        room = _Room(self.predictor)
+        while True:
+            with self.timer("read"):
+                batch = list(islice(source, self.args.batch_size))
+            if not batch:
+                break
+            for settings, items in room.groups(batch):
+                self.predictor.settings = settings
+                for image, prediction in _predict(items, self.predictor, self.timer):
+                    if isinstance(prediction, UserError):
+                        yield image, _named(image, prediction)
+                        continue
+                    with self.timer("write"):
+                        self.files.save(prediction, image)
+                    yield image, ""
+            self.predictor.settings = room.settings
+        for image in large:
+            try:
+                predict_large(self.predictor, image, self.files)
+            except UserError as error:
+                yield image, _named(image, error)
+            else:
+                yield image, ""
+
+
+def _named(image: ImageFile, error: UserError) -> str:
+    """Return an error's message with the image's name."""
+    message = str(error)
+    return message if str(image.path) in message else f"{image.path}: {message}"
+
+
+def _film_options(args: Namespace) -> FilmOptions:
+    """Return how a video is to be predicted; refuse flags that are for images alone."""
+    if not args.live and not os.path.isfile(args.image_path):
+        raise UserError(f"{args.image_path}: no such file (--image_path).")
+    images_alone = ("save_confidence", "save_probabilities", "min_confidence", "class_confidence")
+    for flag in (*images_alone, "resume", "actors"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag} has no effect on a video. Leave it out, or name images.")
+    if unknown := [name for name in args.outputs if name not in FILM_FOLDERS]:
+        raise UserError(
+            f"--outputs: {unknown[0]} has no effect on a video. Known: {', '.join(FILM_FOLDERS)}."
+        )
+    return FilmOptions(args.every, args.max_frames, args.smooth, args.keep_audio, args.live)
+
+
+def _predict_film(predictor: Predictor, args: Namespace, options: FilmOptions) -> None:
+    """Write the results of a video."""
+    name = Path(args.image_path).stem
+    if args.live:
+        name = re.sub(r"\W+", "_", args.image_path.rpartition("@")[2]).strip("_")  # no password
+    paths = {
+        kind: Path(args.save_dir) / FILM_FOLDERS[kind] / f"{name}{SUFFIXES[kind]}"
+        for kind in args.outputs
+    }
+    num_frames, rate = predict_video(predictor, args.image_path, paths, options, args.overlay_alpha)
+    written = ", ".join(map(str, paths.values()))
+    logger.info("%s: %d frames, %.2f frames/s", written, num_frames, rate)
+
+
+def _found_images(args: Namespace, results: Sequence[str]) -> list[ImageFile]:
     """Return the images to predict; with `--mosaic`, one for all."""
     if not args.mosaic:
         return find_images(args.image_path, args.file_list, results)
-    folder = Path(args.image_path or "")
-    if args.file_list or not args.image_path or not folder.is_dir():
-        raise UserError("--mosaic needs a folder of tiles as --image_path, and no --file_list.")
-    name = folder.absolute().name
-    path = write_mosaic(folder, Path(args.save_dir) / f"{name}.vrt", results)
-    return [ImageFile(path, name)]
+    tiles = Path(args.image_path or "")
+    if args.file_list or not args.image_path or not tiles.is_dir() or is_url(args.save_dir):
+        raise UserError(
+            "--mosaic needs a folder of tiles as --image_path, no --file_list, and a local "
+            "--save_dir."
+        )
+    name = tiles.absolute().name
+    path = write_mosaic(
+        tiles, Path(args.save_dir) / f"{name}.vrt", [Path(folder) for folder in results]
+    )
+    return [ImageFile.of(path, name)]
 
 
 def _exported(args: Namespace) -> tuple[Predictor, str]:
@@ -320,8 +549,8 @@ def _exported(args: Namespace) -> tuple[Predictor, str]:
     return predictor, network.description
 
 
-def _built(args: Namespace) -> tuple[Predictor, str]:
-    """Return the predictor of a config and weights, and its device."""
+def _built(args: Namespace) -> tuple[Predictor, str, Config]:
+    """Return the predictor of a config and weights, its device, and the config."""
     for flag in (*EXPORT_FLAGS, "benchmark"):
         if getattr(args, flag):
             raise UserError(f"--{flag} has no effect without --export_dir. Add --export_dir.")
@@ -341,7 +570,7 @@ def _built(args: Namespace) -> tuple[Predictor, str]:
     network = predictor.pipeline.network
     assert isinstance(network, Layer)
     predictor.pipeline.memory = plan_memory(network, args.memory_budget_mib, predictor.img_channels)
-    return predictor, device
+    return predictor, device, config
 
 
 def _with_room_for(args: Namespace, settings: InferenceSettings) -> InferenceSettings:
@@ -362,34 +591,6 @@ def _recolored(label_set: LabelSet, values: Sequence[int]) -> LabelSet:
     colors = np.reshape(values, (-1, 3)).tolist()
     palette = tuple((red, green, blue) for red, green, blue in colors)
     return dataclasses.replace(label_set, palette=palette)
-
-
-def _predict_images(
-    predictor: Predictor,
-    images: Sequence[ImageFile],
-    args: Namespace,
-    files: ResultFiles,
-    timer: Timer,
-) -> int:
-    """Write the results of all images, in batches; return how many there were."""
-    source = read_ahead(images, predictor.read)
-    num_done = 0
-    room = _Room(predictor)
-    with tqdm(total=len(images), unit="img", disable=None) as progress:
-        predictor.pipeline.watch = _Windows(progress)
-        while True:
-            with timer("read"):
-                batch = list(islice(source, args.batch_size))
-            if not batch:
-                return num_done
-            for settings, items in room.groups(batch):
-                predictor.settings = settings
-                for image, prediction in _predict(items, predictor, timer):
-                    with timer("write"):
-                        files.save(prediction, image)
-                    num_done += 1
-            predictor.settings = room.settings
-            progress.update(len(batch))
 
 
 _Read = tuple[ImageFile, np.ndarray | UserError]
@@ -477,9 +678,9 @@ class _Windows:
 
 
 def _predict(
-    batch: Sequence[tuple[ImageFile, np.ndarray | UserError]], predictor: Predictor, timer: Timer
-) -> list[tuple[ImageFile, Prediction]]:
-    """Return the predictions; images that fail are reported by name and left out."""
+    batch: Sequence[_Read], predictor: Predictor, timer: Timer
+) -> list[tuple[ImageFile, Prediction | UserError]]:
+    """Return the prediction of each image, or why it has none."""
     try:
         images = []
         for _, pixels in batch:
@@ -493,16 +694,8 @@ def _predict(
     except UserError as error:
         if len(batch) > 1:  # the others of the batch are not to blame
             return [item for one in batch for item in _predict([one], predictor, timer)]
-        [(image, _)] = batch
-        _report(image, error)
-        return []
+        return [(batch[0][0], error)]
     return [(image, made) for (image, _), made in zip(batch, predictions, strict=True)]
-
-
-def _report(image: ImageFile, error: UserError) -> None:
-    """Say why an image could not be predicted."""
-    message = str(error) if str(image.path) in str(error) else f"{image.path}: {error}"
-    tqdm.write(f"failed: {message}", file=sys.stderr)
 
 
 class Timer:

@@ -13,9 +13,10 @@ from paddleseg_segformer.cli.common import (
     add_device_argument,
     set_up_logging,
 )
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.runtimes.engines import BACKENDS, PRECISIONS
-from paddleseg_segformer.serving.settings import ServingSettings
+from paddleseg_segformer.serving.settings import ServingSettings, read_api_keys
 
 if TYPE_CHECKING:
     from paddleseg_segformer.predictor import Predictor
@@ -48,7 +49,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_device_argument(parser)
     add("--threads", type=int, default=os.cpu_count(), help="threads of the network on the CPU")
-    add("--precision", choices=PRECISIONS, default="fp32", help="precision of the computation")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="precision of the computation; auto: what export --speed chose, else fp32",
+    )
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all")
     add("--port", type=int, default=8000, help="0: any free one")
     defaults = ServingSettings()
@@ -64,6 +70,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="names that clients may call the service by, beside addresses, localhost and this "
         "machine's name; pages of these hosts may send requests; * for any name",
     )
+    add("--ssl_certfile", metavar="FILE", help="PEM file of the certificates: HTTPS")
+    add("--ssl_keyfile", metavar="FILE", help="PEM file of the private key, if it is not there too")
+    add("--api_keys", metavar="FILE", help="file of keys, a key a line, one of which requests need")
 
 
 def run(args: Namespace) -> None:
@@ -73,7 +82,12 @@ def run(args: Namespace) -> None:
         **{name: getattr(args, name) for name in LIMITS},
         is_logged=args.log_requests,
         allowed_hosts=tuple(args.allowed_hosts),
+        api_keys=read_api_keys(args.api_keys) if args.api_keys else (),
+        ssl_certfile=args.ssl_certfile,
+        ssl_keyfile=args.ssl_keyfile,
     )
+    if args.ssl_keyfile and not args.ssl_certfile:
+        raise UserError("--ssl_keyfile has no effect without --ssl_certfile. Add it.")
     DeployConfig.load(args.config, check_files=False)  # before the server's imports
 
     from paddleseg_segformer.serving.server import serve

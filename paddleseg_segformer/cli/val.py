@@ -7,7 +7,7 @@ import json
 import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paddleseg_segformer.cli.common import (
     add_config_arguments,
@@ -20,7 +20,12 @@ from paddleseg_segformer.cli.common import (
 )
 from paddleseg_segformer.cli.inference_flags import add_inference_arguments, settings_from_config
 from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
-from paddleseg_segformer.config.building import build_dataset, build_evaluation
+from paddleseg_segformer.cli.prediction_files import LABELS
+from paddleseg_segformer.config.building import (
+    build_dataset,
+    build_evaluation,
+    build_val_dataset,
+)
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import check_folder, write_text
@@ -65,6 +70,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="also write a page and tables: intervals, errors, boundaries, calibration, images",
     )
     add("--print_plan", action="store_true", help="print what would be computed, and exit")
+    add(
+        "--predictions",
+        nargs="+",
+        metavar="DIR",
+        help="evaluate the label maps that `predict` wrote into these folders; no model is loaded",
+    )
     add_paddleseg_flags(parser, "val")
 
 
@@ -72,6 +83,9 @@ def run(args: Namespace) -> None:
     """Evaluate, print the table, write the requested files."""
     set_up_logging()
     check_outputs(args.json, args.per_image_csv)
+    if args.predictions:
+        _evaluate_predictions(args)
+        return
     if args.report:
         from paddleseg_segformer.report.figures import check_matplotlib
 
@@ -95,17 +109,43 @@ def run(args: Namespace) -> None:
         print(_plan(config, dataset, settings))
         return
     metrics, is_first = _evaluate(args, config, settings, device)
-    if not is_first:
-        return
+    if is_first:
+        subject = {"model_path": str(args.model_path), "inference": settings.to_dict()}
+        _show(args, metrics, subject)
+
+
+def _show(args: Namespace, metrics: Metrics, subject: dict[str, Any]) -> None:
+    """Print the metrics; write them with what they are of to `--json`."""
     print(metrics.table())
     if args.json:
-        report = {
-            "config": str(args.config or args.model_path),
-            "model_path": str(args.model_path),
-            "inference": settings.to_dict(),
-            **metrics.to_dict(),
-        }
+        report = {"config": str(args.config or args.model_path), **subject, **metrics.to_dict()}
         write_text(args.json, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _evaluate_predictions(args: Namespace) -> None:
+    """Evaluate the label maps of `--predictions`, without Paddle."""
+    from paddleseg_segformer.evaluation.predictions import evaluate_predictions, find_predictions
+
+    needless = ("report", "print_plan", "auc_roc", "aug_eval", "is_slide", "scales", "crop_size")
+    for flag in needless:
+        if getattr(args, flag):
+            raise UserError(f"--{flag} has no effect with --predictions. Leave it out.")
+    config = load_config_from(args, build_val_dataset)
+    if config.val_dataset is None:
+        raise UserError(
+            f"{args.config or args.model_path}: has no val_dataset, which evaluation needs."
+        )
+    dataset = build_dataset(config.val_dataset, "val_dataset")
+    folders = [Path(folder) for folder in args.predictions]
+    folders = [folder / LABELS if (folder / LABELS).is_dir() else folder for folder in folders]
+    metrics = evaluate_predictions(
+        dataset,
+        find_predictions(dataset, folders),
+        absent_class=args.absent_class or config.test_config.absent_class,
+        num_workers=args.num_workers,
+        per_image_csv=args.per_image_csv,
+    )
+    _show(args, metrics, {"predictions": args.predictions})
 
 
 def _plan(config: Config, dataset: SegmentationDataset, settings: InferenceSettings) -> str:

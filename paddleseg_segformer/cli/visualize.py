@@ -54,8 +54,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         type=int,
         metavar="ID",
-        help="classes whose maps are drawn (MaskSegmenter); by default those that are predicted",
+        help="classes whose maps are drawn (MaskSegmenter), by default those that are predicted; "
+        "with --explain the classes that are explained",
     )
+    add(
+        "--explain",
+        nargs="+",
+        choices=("gradient", "occlusion"),
+        help="draw what a class owes to each part of the image, at the pixel of --patch or, "
+        "without it, wherever --classes are predicted: attention of --layer weighted by gradients, "
+        "or the probability that is lost where a square is covered",
+    )
+    add("--occlusion_px", type=int, default=32, help="side of the covered squares in px")
 
 
 def run(args: Namespace) -> None:
@@ -65,6 +75,8 @@ def run(args: Namespace) -> None:
 
     if not args.model_path:
         raise UserError("--model_path is missing: name the weights to visualize (.pdparams).")
+    if args.occlusion_px < 1:
+        raise UserError(f"--occlusion_px: found {args.occlusion_px}, expected 1 or more.")
     check_folder(args.save_dir)
     images = find_images(args.image_path)
     config = load_config_from(args, build_model)
@@ -86,6 +98,7 @@ def _draw(predictor: Predictor, image: np.ndarray, folder: Path, args: Namespace
     """Write one image's pictures; return how many."""
     from paddleseg_segformer.analysis.attention_maps import (
         attention_picture,
+        has_class_maps,
         patch_attention,
         pixel_in_input,
     )
@@ -114,7 +127,49 @@ def _draw(predictor: Predictor, image: np.ndarray, folder: Path, args: Namespace
     pictures["mean"] = attention_picture(resized, attention, None)
     for name, picture in pictures.items():
         write_image(folder / f"attention_layer{attention.layer}_{name}.png", picture)
-    return len(pictures) + _draw_classes(predictor, resized, x, folder, args)
+    count = len(pictures)
+    if args.explain:
+        in_input = pixel_in_input(pixel, steps, size_hw) if args.patch or not args.classes else None
+        count += _explain(predictor, resized, x, in_input, folder, args)
+        if not has_class_maps(network):
+            return count
+    return count + _draw_classes(predictor, resized, x, folder, args)
+
+
+def _explain(
+    predictor: Predictor,
+    image: np.ndarray,
+    x: Tensor,
+    pixel: tuple[int, int] | None,
+    folder: Path,
+    args: Namespace,
+) -> int:
+    """Write what the chosen classes owe to the parts of the image; return how many pictures."""
+    from paddleseg_segformer.analysis.attention_maps import heat_picture
+    from paddleseg_segformer.analysis.explanations import (
+        choose_target,
+        gradient_attention,
+        occlusion,
+    )
+
+    model: Any = predictor.pipeline.network
+    for class_id in args.classes or [None]:
+        target = choose_target(model, x, pixel, class_id)
+        for way in args.explain:
+            if way == "gradient":
+                found = gradient_attention(model, x, target, args.layer)
+            else:
+                found = occlusion(model, x, target, args.occlusion_px)
+            limits = 0.0, float(found.values.max())
+            picture = heat_picture(image, found.values, found.square_px, limits)
+            name = f"{way}_class{target.class_id}_{_file_name(predictor, target.class_id)}.png"
+            write_image(folder / name, picture)
+    return len(args.classes or [None]) * len(args.explain)
+
+
+def _file_name(predictor: Predictor, class_id: int) -> str:
+    assert predictor.label_set is not None
+    return re.sub(r"\W+", "_", predictor.label_set.classes[class_id])
 
 
 def _network_input(predictor: Predictor, image: np.ndarray) -> Tensor:
@@ -142,12 +197,11 @@ def _draw_classes(
     classes = args.classes or _predicted(model, x)
     if not all(0 <= class_id < len(maps) for class_id in classes):
         raise UserError(f"--classes: found {classes}, expected ids of 0 to {len(maps) - 1}.")
-    assert predictor.label_set is not None
     side = model.backbone.patch_size
     for class_id in classes:
-        name = re.sub(r"\W+", "_", predictor.label_set.classes[class_id])
         picture = heat_picture(image, maps[class_id], side, (-1.0, 1.0))
-        write_image(folder / f"class{class_id}_{name}.png", picture)
+        name = f"class{class_id}_{_file_name(predictor, class_id)}.png"
+        write_image(folder / name, picture)
     return len(classes)
 
 

@@ -259,6 +259,9 @@ def _adapted(content: dict[str, Any], name: str) -> dict[str, Any]:
     """Return content without PaddleSeg's keys that have no effect here, and with lists.
 
     `scales` may be text, `classes` a file of names: a model folder goes where the file does not.
+
+    Raises:
+        UserError: PaddleSeg's labels of several classes a pixel are asked for.
     """
     ignored = [key for key in PADDLESEG_KEYS if key in content]
     content = {key: value for key, value in content.items() if key not in ignored}
@@ -277,6 +280,11 @@ def _adapted(content: dict[str, Any], name: str) -> dict[str, Any]:
             content[key] = {**content[key], "classes": class_names(classes)}
     test_config = content.get("test_config")
     if isinstance(test_config, dict):
+        if test_config.get("use_multilabel"):
+            raise UserError(
+                "test_config.use_multilabel: found true, but a pixel has one class here. Train one "
+                "model of two classes per label."
+            )
         names = [key for key in PADDLESEG_TEST_KEYS if key in test_config]
         ignored += [f"test_config.{key}" for key in names]
         test_config = {key: value for key, value in test_config.items() if key not in names}

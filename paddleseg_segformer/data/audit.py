@@ -167,6 +167,7 @@ def _read(dataset: SegmentationDataset, index: int) -> _Sample:
     sample = _Sample(*dataset.samples[index])
     image_path, label_path = sample.image_path, sample.label_path
     reads_files = _is_inherited(dataset, "read") and _is_inherited(dataset, "read_files")
+    reads_files &= not getattr(dataset, "tiles", None)
     image_file, label_file = b"", None
     try:
         if reads_files:

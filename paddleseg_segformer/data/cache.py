@@ -64,14 +64,22 @@ def worker_context() -> BaseContext:
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
 
 
-def digest_of(paths: tuple[str, str | None], reading: str) -> bytes:
-    """Return what a sample is found by: its files as they are now, and how they are read."""
+def digest_of(
+    names: tuple[str, str | None], reading: str, files: tuple[str | None, ...] = ()
+) -> bytes:
+    """Return what a sample is found by: its files as they are now, and how they are read.
+
+    Args:
+        names: Of its image and label.
+        reading: How they are read.
+        files: Theirs, where the names are not those of files.
+    """
     parts = [reading]
-    for path in paths:
+    for name, path in zip(names, files or names, strict=True):
         with suppress(OSError, TypeError):  # a name of no file, or no label
             stat = os.stat(path)  # type: ignore[arg-type]
-            path = f"{path} {stat.st_size} {stat.st_mtime_ns}"
-        parts.append(str(path))
+            name = f"{name} {stat.st_size} {stat.st_mtime_ns}"
+        parts.append(str(name))
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "replace"), digest_size=16).digest()
 
 
@@ -107,7 +115,7 @@ class FolderCache:
         self.is_full = False
         with self._counted() as counter:
             sizes = (path.stat().st_size for path in self.folder.glob(f"*/*{SUFFIX}"))
-            counter.write_text(str(sum(sizes)))
+            counter.write_text(str(sum(sizes)), encoding="utf-8")
 
     def get(self, digest: bytes) -> bytes | None:
         try:
@@ -120,11 +128,11 @@ class FolderCache:
             return
         try:
             with self._counted() as counter:
-                total = int(counter.read_text() or 0) + len(packed)
+                total = int(counter.read_text("utf-8") or 0) + len(packed)
                 if total > self.max_bytes:
                     self.is_full = True
                     return
-                counter.write_text(str(total))
+                counter.write_text(str(total), encoding="utf-8")
             with atomic_path(self._path(digest)) as temporary:
                 temporary.write_bytes(packed)
         except OSError as error:

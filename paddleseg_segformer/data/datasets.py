@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,7 +38,19 @@ from paddleseg_segformer.data.labels import (
     value_map,
 )
 from paddleseg_segformer.data.normalize import Normalize
-from paddleseg_segformer.data.sample_lists import FolderLayout, pair_folders, read_list_file
+from paddleseg_segformer.data.sample_lists import (
+    FolderLayout,
+    SampleList,
+    pair_folders,
+    read_list_file,
+)
+from paddleseg_segformer.data.tiles import (
+    TileList,
+    Tiles,
+    read_label_tile,
+    read_tile,
+    split_name,
+)
 from paddleseg_segformer.data.values import DeclaredRange, ValueRange
 from paddleseg_segformer.errors import UserError, did_you_mean
 
@@ -91,6 +103,7 @@ class SegmentationDataset:
     stored_ids = ""  # the ids that label files may hold, where an id map is used
     label_colors: np.ndarray | None = None  # (K, 3), where label files are colour images
     cache: Cache | None = None  # of samples for training, before the transforms
+    tiles: Tiles | None = None  # that samples are, where they are not whole pictures
 
     def __init__(
         self,
@@ -142,6 +155,8 @@ class SegmentationDataset:
         Data sets of other file formats override it, and apply their `value_range` themselves; the
         paths may be any two names.
         """
+        if self.tiles:
+            return self._read_tile(self.tiles, image_path, label_path)
         image_file = read_file(Path(image_path))
         label_file = None if label_path is None else read_file(Path(label_path))
         return self.decode_files(image_path, image_file, label_path, label_file)
@@ -167,6 +182,20 @@ class SegmentationDataset:
             )
         return RawSample(image, self._train_ids(label, label_path), image_path, label_path)
 
+    def _read_tile(self, tiles: Tiles, image_path: str, label_path: str | None) -> RawSample:
+        image, around, picture = read_tile(image_path, tiles, self.img_channels, self.value_range)
+        if label_path is None:
+            return RawSample(image, None, image_path, None)
+        stored = read_label_tile(label_path, self.label_colors, picture)
+        label = self._train_ids(stored, label_path)
+        if tiles.margin:
+            (top, bottom, left, right), inside = around, split_name(label_path)[1]
+            outer = np.full((bottom - top, right - left), self.ignore_index, label.dtype)
+            rows = slice(inside.top - top, inside.bottom - top)
+            outer[rows, inside.left - left : inside.right - left] = label
+            label = outer
+        return RawSample(image, label, image_path, label_path)
+
     def read_label(self, index: int) -> np.ndarray | None:
         """Return the label of a sample as `read` does, without its image where it has a file."""
         path = self.samples[index][1]
@@ -178,6 +207,8 @@ class SegmentationDataset:
             or type(self).decode_files is not SegmentationDataset.decode_files
         ):
             return self.read(index).label
+        if self.tiles:
+            return self._train_ids(read_label_tile(path, self.label_colors, None), path)
         content = read_file(Path(path))
         label = decode_label(Path(path), content, self.num_classes, self.label_colors)
         return self._train_ids(label, path)
@@ -204,7 +235,9 @@ class SegmentationDataset:
         """Return the sample of two files, from the cache where it is there."""
         if self.cache is None:
             return self.read_files(image_path, label_path)
-        digest = digest_of((image_path, label_path), self.reading)
+        names = image_path, label_path
+        files = tuple(name and split_name(name)[0] for name in names) if self.tiles else names
+        digest = digest_of(names, self.reading, files)
         packed = self.cache.get(digest)
         if packed and (arrays := unpack(packed)):
             return RawSample(*arrays, image_path, label_path)
@@ -228,7 +261,7 @@ class SegmentationDataset:
 
     def transformed(self, sample: RawSample, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a sample as it was read after the transforms; see `make_sample`."""
-        with _seeded(seed):
+        with seeded(seed):
             data = self._augmented(sample, len(self.transforms))
         image = data["img"]
         is_normalized = any(type(item).__name__ == "Normalize" for item in self.transforms)
@@ -427,6 +460,9 @@ class Dataset(SegmentationDataset):
             further colours are of pixels without a class.
         exif_orientation: Turn images as their EXIF orientation says; false where labels were drawn
             on the stored pixels.
+        tiles: Cut large pictures into samples that are read by windows: {size: PX, stride: PX} for
+            training, else {size: PX, margin: PX}, where the margin of each tile is seen and not
+            counted; see `data.tiles.Tiles`.
     """
 
     def __init__(
@@ -449,6 +485,7 @@ class Dataset(SegmentationDataset):
         value_range: DeclaredRange | None = None,
         label_colors: Sequence[Sequence[int]] | None = None,
         exif_orientation: bool = True,
+        tiles: Mapping[str, int] | None = None,
     ) -> None:
         lists = {"train": train_path, "val": val_path, "test": test_path}
         _check_arguments("Dataset", mode, lists, edge)
@@ -461,7 +498,11 @@ class Dataset(SegmentationDataset):
                 "expected 1 or more."
             )
         root = _existing_root(dataset_root, f"Expected the folder that {list_path} refers to.")
-        samples = read_list_file(list_path, root, separator, needs_label=mode != "test")
+        listed = read_list_file(list_path, root, separator, needs_label=mode != "test")
+        samples: SampleList | TileList = listed
+        if tiles is not None:
+            self.tiles = Tiles.of(tiles, mode == "train")
+            samples = TileList(listed, self.tiles)
         label_set = make_label_set(num_classes, classes, palette, ignore_index)
         id_map = None
         forms = {
@@ -482,7 +523,8 @@ class Dataset(SegmentationDataset):
             id_map = color_map(label_colors, num_classes, ignore_index)
             self.label_colors = np.asarray(label_colors, np.uint8)
         elif num_classes == 2 and ignore_index == IGNORE_INDEX and not reduce_zero_label:
-            _refuse_masks_of_0_and_255(samples)
+            tile_label = partial(read_label_tile, colors=None, picture=None)
+            _refuse_masks_of_0_and_255(samples, tile_label if tiles else read_label)
         super().__init__(
             samples,
             transforms,
@@ -543,7 +585,9 @@ def _check_arguments(name: str, mode: str, modes: Any, edge: bool) -> None:
         logger.warning("%s: %s", name, EDGE_IGNORED)
 
 
-def _refuse_masks_of_0_and_255(samples: SamplePaths) -> None:
+def _refuse_masks_of_0_and_255(
+    samples: SamplePaths, read_label: Callable[[str], np.ndarray]
+) -> None:
     """Refuse labels of two classes in which 255 stands for class 1, judged by some of the files."""
     ids: set[int] = set()
     for index in np.unique(np.linspace(0, len(samples) - 1, MASKS_READ).astype(int)):
@@ -585,7 +629,7 @@ def _apply(transform: Transform, data: dict[str, Any], image_path: str) -> dict[
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed `random` and `np.random` with 32 bits within the block, and restore their states."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     random.seed(seed)

@@ -24,9 +24,11 @@ from paddleseg_segformer.errors import UserError
 MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
 DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
+MAX_CHUNKS = 100_000  # of a PNG; the usual ones hold 8 KiB or more
 MAX_PAGES = 1000  # of a TIFF file
 _ORIENTATION = 274  # tag of EXIF and TIFF
 _GDAL_NODATA = 42113  # tag of GeoTIFF
+PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"  # the second is not in compressed data
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript: Pillow runs a program to read it
 
@@ -101,7 +103,30 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
             f"{path}: a JPEG of {content.count(JPEG_SCAN)} scans, expected at most {MAX_SCANS}, "
             "since each may cost as much as a whole image. Save it again."
         )
+    if content.startswith(PNG_START):
+        _check_chunks(path, content)
     return size_hw
+
+
+def _check_chunks(path: Path, content: bytes) -> None:
+    """Refuse a PNG whose chunks claim more bytes than follow: OpenCV makes room for all of them.
+
+    What comes after the last chunk is not looked at.
+    """
+    position = len(PNG_START)
+    for _ in range(MAX_CHUNKS):
+        length = int.from_bytes(content[position : position + 4], "big")
+        name = content[position + 4 : position + 8]
+        if name == b"IEND" or not name:
+            return
+        position += 8 + length
+        if position > len(content):
+            raise UserError(
+                f"{path}: cannot be decoded as an image: the PNG's chunk {name!r} claims {length} "
+                f"bytes, found {max(0, len(content) - position + length)}. Replace it or remove it."
+            )
+        position += 4  # its checksum
+    raise UserError(f"{path}: a PNG of more than {MAX_CHUNKS} chunks. Save it again.")
 
 
 @contextmanager

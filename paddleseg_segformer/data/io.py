@@ -18,6 +18,7 @@ from paddleseg_segformer.data.headers import (
     JPEG_SCAN,
     JPEG_START,
     MAX_PAGES,
+    PNG_START,
     TiffLayout,
     check_array,
     check_image,
@@ -35,7 +36,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".n
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _JPEG_END = b"\xff\xd9"
-_PNG_START = b"\x89PNG"
 
 
 def read_image(
@@ -156,7 +156,16 @@ def decode_label(
     elif colors is None:
         label = _decode_ids(path, content, num_classes)
     else:
-        label = _ids_of_colors(path, decode_rgb(path, content), colors)
+        label = ids_of_colors(path, decode_rgb(path, content), colors)
+    return label_of_values(path, label, is_array)
+
+
+def label_of_values(path: Path, label: np.ndarray, is_array: bool = False) -> np.ndarray:
+    """Return the ids (H, W), uint8 or int32, of stored values (H, W) or planes; see `read_label`.
+
+    Args:
+        is_array: They are of a `.npy` file.
+    """
     if label.ndim == 3:
         label = _from_planes(label)
     if label.ndim == 3 and label.shape[2] <= 4 and not is_array:
@@ -302,7 +311,7 @@ def _decode_channels(
         return _decode_bands(path, content, layout)
     if layout and layout.bits == 16 and not value_range:
         return _decode_wide_tiff(path, content, layout, img_channels)
-    if content.startswith(_PNG_START) and content[24:25] == b"\x10" and not value_range:
+    if content.startswith(PNG_START) and content[24:25] == b"\x10" and not value_range:
         _refuse_few_bits(path, _decode(path, content, cv2.IMREAD_UNCHANGED))
     flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
     return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if value_range else flag)
@@ -331,7 +340,7 @@ def _is_cut_jpeg(content: bytes) -> bool:
 
 def _hides_a_still_image(content: bytes) -> bool:
     """Tell whether the first frame of an animated PNG is another image than its still one."""
-    if not content.startswith(_PNG_START):
+    if not content.startswith(PNG_START):
         return False
     head = content[: content.find(b"IDAT")]
     return b"acTL" in head and b"fcTL" not in head
@@ -359,7 +368,7 @@ def _refuse_changed_values(
     path: Path, content: bytes, layout: TiffLayout | None, value_range: ValueRange
 ) -> None:
     """Refuse files whose decoded values are not the stored ones, which `value_range` is about."""
-    is_grey_png = content.startswith(_PNG_START) and content[25:26] == b"\0"
+    is_grey_png = content.startswith(PNG_START) and content[25:26] == b"\0"
     bits = content[24] if is_grey_png else layout.bits if layout else 8
     if bits <= 8 and value_range.keeps_uint8:
         return
@@ -422,7 +431,7 @@ def _decode_bands(path: Path, content: bytes, layout: TiffLayout | None) -> np.n
         return _decode_tiff(path, content, layout)
     if len(pages) < 2:
         image = _decode(path, content, cv2.IMREAD_UNCHANGED)
-        is_turned = content.startswith(_PNG_START)  # OpenCV does not turn what it reads unchanged
+        is_turned = content.startswith(PNG_START)  # OpenCV does not turn what it reads unchanged
         return _turned(image, orientation(content)) if is_turned else image
     if len({page.shape for page in pages}) > 1:
         raise UserError(f"{path}: the pages differ in size; expected one page per band.")
@@ -463,7 +472,7 @@ def _from_planes(planes: np.ndarray) -> np.ndarray:
     return planes
 
 
-def _ids_of_colors(path: Path, rgb: np.ndarray, colors: np.ndarray) -> np.ndarray:
+def ids_of_colors(path: Path, rgb: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Return the position in `colors` (K, 3) of the colour of each pixel (H, W, 3)."""
     codes, known = color_codes(rgb), color_codes(colors)
     order = np.argsort(known)
@@ -487,9 +496,9 @@ def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarr
         not layout.is_plain or layout.bits * layout.samples > 24 or layout.num_pages > 1
     ):
         ids = _decode_tiff(path, content, layout)
-        return _grey_of(ids) if layout.num_pages == 1 else ids
+        return grey_of(ids) if layout.num_pages == 1 else ids
     if content.startswith(b"\x89PNG") and content[24] == 16 and content[25]:  # colour or alpha
-        return _grey_of(_decode(path, content, cv2.IMREAD_UNCHANGED))  # Pillow keeps 8 bits
+        return grey_of(_decode(path, content, cv2.IMREAD_UNCHANGED))  # Pillow keeps 8 bits
     try:
         with open_image(content) as file:
             num_frames = getattr(file, "n_frames", 1)
@@ -511,10 +520,10 @@ def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarr
         ids = ids // np.uint8(255 // (2**depth - 1))
     if palette:
         ids = _with_grey_palette(ids, np.frombuffer(palette, np.uint8))
-    return _grey_of(ids) if mode in ("LA", "RGB", "RGBA") else ids
+    return grey_of(ids) if mode in ("LA", "RGB", "RGBA") else ids
 
 
-def _grey_of(bands: np.ndarray) -> np.ndarray:
+def grey_of(bands: np.ndarray) -> np.ndarray:
     """Return the plane (H, W) of grey bands (H, W, C), alpha being opaque; others as they are."""
     if bands.ndim != 3 or bands.dtype.kind != "u":
         return bands

@@ -29,10 +29,12 @@ def read_list_text(path: Path) -> bytes:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such list file.")
-    content = path.read_bytes()
-    mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
-    encoding = _MARKS.get(mark, "utf-8")
-    content = content[len(mark) :]
+    return decode_list(path, path.read_bytes())
+
+
+def decode_list(path: object, content: bytes) -> bytes:
+    """Return a list file's text from its content, as `read_list_text` does."""
+    encoding, content = split_byte_order_mark(content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -41,6 +43,26 @@ def read_list_text(path: Path) -> bytes:
     if encoding != "utf-8":
         content = text.encode()
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def split_byte_order_mark(content: bytes) -> tuple[str, bytes]:
+    """Return the encoding of a text, by its byte-order mark else UTF-8, and the text without it."""
+    mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
+    return _MARKS.get(mark, "utf-8"), content[len(mark) :]
+
+
+def with_own_separators(text: bytes, root: Path, separator: str = " ") -> bytes:
+    r"""Return the text of a list that may have been written on Windows, where `\` divides paths.
+
+    It is taken for such a list where its first path with a `\` is found with `/` alone.
+    """
+    if os.sep == "\\" or b"\\" not in text:
+        return text
+    line = next(line for line in text.split(b"\n") if b"\\" in line)
+    name = next(iter(split_items(os.fsdecode(line), separator)), "")
+    if (root / name).exists() or not (root / name.replace("\\", "/")).exists():
+        return text
+    return text.replace(b"\\", b"/")
 
 
 def split_items(line: str, separator: str = " ") -> list[str]:

@@ -284,7 +284,8 @@ def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessP
     """
     context = worker_context()
     modules = {type(part).__module__ for part in (dataset, *dataset.transforms)}
-    context.set_forkserver_preload(["__main__", __name__, *sorted(modules)])
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(["__main__", __name__, *sorted(modules)])
     worker_dataset = copy.copy(dataset)
     if not any(getattr(item, "mixes_samples", False) for item in dataset.transforms):
         worker_dataset.samples = ()
@@ -320,9 +321,14 @@ _worker_dataset: SegmentationDataset
 
 
 def _start_worker(dataset: SegmentationDataset) -> None:
-    """Prepare a worker process: it leaves signals to its parent, and ends with it."""
+    """Prepare a worker process of `train_loader`."""
     global _worker_dataset
     _worker_dataset = dataset
+    prepare_worker()
+
+
+def prepare_worker() -> None:
+    """Prepare a worker process: it leaves signals to its parent, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_soon)
     if hasattr(signal, "pthread_sigmask"):

@@ -35,8 +35,8 @@ class _Tile(NamedTuple):
     width: int
 
 
-def write_mosaic(folder: Path, destination: Path, skipped: Sequence[Path] = ()) -> Path:
-    """Write a virtual raster over all tiles of a folder and its sub-folders; return its path.
+def write_mosaic(folder: Path, destination: Path, skipped: Sequence[Path] = ()) -> None:
+    """Write a virtual raster over all tiles of a folder and its sub-folders.
 
     Where tiles overlap, the last one by name is seen. Where there is none, the picture has no data.
 
@@ -60,7 +60,6 @@ def write_mosaic(folder: Path, destination: Path, skipped: Sequence[Path] = ()) 
         with open_raster(path) as raster:
             tiles.append(_tile(raster, first))
     write_text(destination, _vrt(tiles, first))
-    return destination
 
 
 def _tile(raster: Raster, first: Raster) -> _Tile:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from paddleseg_segformer.data.lists import read_list_text, split_items, visible, walk_files
+from paddleseg_segformer.data.lists import (
+    read_list_text,
+    split_byte_order_mark,
+    split_items,
+    visible,
+    walk_files,
+    with_own_separators,
+)
 from paddleseg_segformer.errors import UserError
+
+LONG_BYTES = 1 << 26  # of a list file that is not held in memory
+BLOCK_BYTES = 1 << 23  # of it that are checked at a time
 
 
 class SampleList:
-    """Paths of images and labels in one block of text, a sample per line.
+    """Paths of images and labels, a sample per line of a text.
 
-    The text and an offset per line are kept, but no Python object per sample, so that tens of
-    millions of samples fit into memory.
+    Of each line its offset is kept, but no Python object, so that tens of millions of samples fit
+    into memory. Every line is checked at once; long list files are read again line by line.
 
     Args:
         text: Lines `image<separator>label`, or `image` alone, as `lists.split_items` reads them;
@@ -34,16 +47,26 @@ class SampleList:
     """
 
     def __init__(
-        self, text: bytes, *, separator: str, root: Path, source: str, needs_label: bool
+        self,
+        text: bytes | ListFile,
+        *,
+        separator: str,
+        root: Path,
+        source: str,
+        needs_label: bool,
     ) -> None:
-        self._text = text.rstrip() + b"\n"
+        self._text = _Text(text.rstrip() + b"\n") if isinstance(text, bytes) else text
         self._separator = separator
         self._root = "" if root == Path() else str(root)
         self._source = source
         self._needs_label = needs_label
-        self._starts = _line_starts(self._text)
-        unusual = self._unusual_lines()
-        self._starts = np.delete(self._starts, [i for i in unusual if not self._items(int(i))])
+        offsets = np.uint32 if self._text.size < 2**32 else np.int64
+        found = [np.empty(0, offsets)]
+        found += [
+            (first + self._sample_starts(first, block)).astype(offsets)
+            for first, block in self._text.blocks()
+        ]
+        self._starts = np.concatenate(found)
         if not len(self._starts):
             raise UserError(f"{source}: lists no samples; expected one sample per line.")
 
@@ -51,50 +74,167 @@ class SampleList:
         return len(self._starts)
 
     def __getitem__(self, index: int) -> tuple[str, str | None]:
-        items = [os.path.join(self._root, item) for item in self._items(index)]
+        start = int(self._starts[index])
+        items = self._items(self._text.line(start), start)
+        items = [os.path.join(self._root, item) for item in items]
         return items[0], items[1] if len(items) > 1 else None
 
     def fingerprint(self) -> str:
         """Return the number of samples, and a checksum of the list."""
-        return f"{len(self)} samples, {hashlib.blake2b(self._text, digest_size=4).hexdigest()}"
+        digest = hashlib.blake2b(digest_size=4)
+        for _, block in self._text.blocks():
+            digest.update(block.replace(b"\r\n", b"\n") if b"\r" in block else block)
+        return f"{len(self)} samples, {digest.hexdigest()}"
 
-    def _items(self, index: int) -> list[str]:
-        """Return the paths in a line; none in a comment."""
-        start = int(self._starts[index])
-        line = os.fsdecode(self._text[start : self._text.index(b"\n", start)])
+    def _sample_starts(self, first: int, block: bytes) -> np.ndarray:
+        """Return the offsets of the samples' lines in a block, which begins at `first`."""
+        starts = _line_starts(block)
+        unusual = self._unusual_lines(block, starts)
+        lines = (int(starts[index]) for index in unusual)
+        texts = ((start, block[start : block.index(b"\n", start)]) for start in lines)
+        is_empty = [not self._items(text, first + start) for start, text in texts]
+        return np.delete(starts, unusual[is_empty])
+
+    def _items(self, content: bytes, start: int) -> list[str]:
+        """Return the paths in the line at an offset; none in a comment."""
+        line = os.fsdecode(content)
         is_plain = self._separator == "\0"
         items = line.split("\0") if is_plain else split_items(line, self._separator)
         if len(items) in (0, 2) or (len(items) == 1 and not self._needs_label):
             return items
-        number = self._text.count(b"\n", 0, start) + 1
+        number = self._text.line_number(start)
         raise UserError(
             f"{self._source}, line {number}: found '{visible(line.strip())}', expected one image, "
             f"'{visible(self._separator)}' and one label. Correct the line, put paths with blanks "
             "in double quotes, or set `separator` of the data set."
         )
 
-    def _unusual_lines(self) -> np.ndarray:
+    def _unusual_lines(self, block: bytes, starts: np.ndarray) -> np.ndarray:
         """Return the indices of the lines that may hold anything but two paths and a separator."""
-        separators = self._count(self._separator)
+        separators = _count(block, starts, self._separator)
         if self._separator == "\0":
             return np.flatnonzero(separators != 1)
         if self._separator == " ":
-            tabs = self._count("\t")
+            tabs = _count(block, starts, "\t")
             separators = np.where(tabs, tabs, separators)
-        return np.flatnonzero((separators != 1) | self._count('"') | self._count("#"))
+        marks = _count(block, starts, '"') | _count(block, starts, "#")
+        return np.flatnonzero((separators != 1) | marks)
 
-    def _count(self, mark: str) -> np.ndarray:
-        """Return how often `mark` occurs in each line, (num_lines,)."""
-        code = mark.encode()
-        if code not in self._text:
-            return np.zeros(len(self._starts), np.int64)
-        if len(code) == 1:
-            places = np.flatnonzero(np.frombuffer(self._text, np.uint8) == code[0])
-        else:
-            found = re.finditer(re.escape(code), self._text)
-            places = np.fromiter((match.start() for match in found), np.int64)
-        lines = np.searchsorted(self._starts, places, side="right") - 1
-        return np.bincount(lines, minlength=len(self._starts))
+
+def _count(block: bytes, starts: np.ndarray, mark: str) -> np.ndarray:
+    """Return how often `mark` occurs in each line, (num_lines,)."""
+    code = mark.encode()
+    if code not in block:
+        return np.zeros(len(starts), np.int64)
+    if len(code) == 1:
+        places = np.flatnonzero(np.frombuffer(block, np.uint8) == code[0])
+    else:
+        found = re.finditer(re.escape(code), block)
+        places = np.fromiter((match.start() for match in found), np.int64)
+    is_one_each = len(places) == len(starts) and (places >= starts).all()
+    if is_one_each and (places[:-1] < starts[1:]).all():
+        return np.ones(len(starts), np.int64)
+    lines = np.searchsorted(starts, places, side="right") - 1
+    return np.bincount(lines, minlength=len(starts))
+
+
+class _Text:
+    """A list in memory, whose last line ends in a newline."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.size = len(content)
+
+    def blocks(self) -> Iterator[tuple[int, bytes]]:
+        """Yield whole lines together, with the offset of the first."""
+        yield 0, self._content
+
+    def line_number(self, start: int) -> int:
+        """Return the number of the line that begins at an offset, from 1."""
+        return self._content.count(b"\n", 0, start) + 1
+
+    def line(self, start: int) -> bytes:
+        """Return the line that begins at an offset, without its end."""
+        return self._content[start : self._content.index(b"\n", start)]
+
+
+class ListFile:
+    """A list that stays in its file, as `_Text` for lists of any length.
+
+    Args:
+        path: Of UTF-8.
+
+    Raises:
+        UserError: another encoding, or lines that end in a carriage return; later, wherever it is
+            read: the file has changed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._state = _state(os.stat(path))
+        with self._opened() as file:
+            self._first = 3 if file.read(3) == codecs.BOM_UTF8 else 0
+            self.size = file.seek(0, os.SEEK_END)
+            tail = b""
+            while self.size > self._first and not tail:  # blank lines at the end do not count
+                start = max(self.size - BLOCK_BYTES, self._first)
+                file.seek(start)
+                tail = file.read(self.size - start).rstrip()
+                self.size = start + len(tail)
+
+    def blocks(self) -> Iterator[tuple[int, bytes]]:
+        """Yield whole lines together, with the offset of the first."""
+        first = self._first
+        with self._opened() as file:
+            file.seek(first)
+            while first < self.size:
+                block = file.read(min(BLOCK_BYTES, self.size - first)) + file.readline()
+                block = block if block.endswith(b"\n") else block + b"\n"
+                self._check(first, block)
+                yield first, block
+                first += len(block)
+
+    def _check(self, first: int, block: bytes) -> None:
+        """Refuse lines that are not UTF-8, or that end in a carriage return alone."""
+        try:
+            block.decode()
+        except UnicodeDecodeError as error:
+            number = self.line_number(first) + block.count(b"\n", 0, error.start)
+            raise UserError(
+                f"{self._path}, line {number}: not UTF-8. Save the list as UTF-8."
+            ) from None
+        if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
+            raise UserError(f"{self._path}: lines end in \\r alone. Save the list with \\n.")
+
+    def line_number(self, start: int) -> int:
+        """Return the number of the line that begins at an offset, from 1."""
+        number, left = 1, start
+        with self._opened() as file:
+            while left > 0 and (block := file.read(min(BLOCK_BYTES, left))):
+                number += block.count(b"\n")
+                left -= len(block)
+        return number
+
+    def line(self, start: int) -> bytes:
+        """Return the line that begins at an offset, without its end."""
+        with self._opened() as file:
+            file.seek(start)
+            return file.readline().rstrip(b"\r\n")
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        try:
+            with open(self._path, "rb") as file:
+                if _state(os.fstat(file.fileno())) == self._state:
+                    yield file
+                    return
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be read ({error.strerror}).") from None
+        raise UserError(f"{self._path}: the list has changed since the start. Start again.")
+
+
+def _state(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
 
 
 def read_list_file(
@@ -108,7 +248,10 @@ def read_list_file(
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such list file. Expected lines 'image{separator}label'.")
-    text = read_list_text(path)
+    with path.open("rb") as file:
+        encoding, head = split_byte_order_mark(file.read(BLOCK_BYTES))
+    is_long = path.stat().st_size >= LONG_BYTES and encoding == "utf-8" and b"\\" not in head
+    text = ListFile(path) if is_long else with_own_separators(read_list_text(path), root, separator)
     return SampleList(
         text, separator=separator, root=root, source=str(path), needs_label=needs_label
     )

@@ -51,14 +51,7 @@ def boundary_counts(
     """
     is_ignored = label == ignore_index
     labelled, predicted = (masked(ids, is_ignored) for ids in (label, prediction))
-    width = margin_px(label.shape, BOUNDARY_RATIO)
-    near = [near_boundary(ids, width) & ~is_ignored for ids in (labelled, predicted)]
-    first, second = (
-        np.bincount(ids[mask], minlength=num_classes)
-        for ids, mask in zip((labelled, predicted), near, strict=True)
-    )
-    is_common = near[0] & near[1] & (labelled == predicted)
-    intersection = np.bincount(labelled[is_common], minlength=num_classes)
+    intersection, union = boundary_areas(label, prediction, num_classes, ignore_index)
     f_score, num_images = np.zeros(num_classes), np.zeros(num_classes, np.int64)
     outlines = [_outline(ids) for ids in (labelled, predicted)]
     tolerance = max(1.0, TOLERANCE_RATIO * float(np.hypot(*label.shape)))
@@ -69,7 +62,24 @@ def boundary_counts(
         ]
         f_score[class_id] = _f_score(edges[0], edges[1], tolerance)
         num_images[class_id] = 1
-    return BoundaryCounts(intersection, first + second - intersection, f_score, num_images)
+    return BoundaryCounts(intersection, union, f_score, num_images)
+
+
+def boundary_areas(
+    label: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_index: int
+) -> np.ndarray:
+    """Return intersection and union of the boundary IoU, (2, K); see `boundary_counts`."""
+    is_ignored = label == ignore_index
+    labelled, predicted = (masked(ids, is_ignored) for ids in (label, prediction))
+    width = margin_px(label.shape, BOUNDARY_RATIO)
+    near = [near_boundary(ids, width) & ~is_ignored for ids in (labelled, predicted)]
+    first, second = (
+        np.bincount(ids[mask], minlength=num_classes)
+        for ids, mask in zip((labelled, predicted), near, strict=True)
+    )
+    is_common = near[0] & near[1] & (labelled == predicted)
+    intersection = np.bincount(labelled[is_common], minlength=num_classes)
+    return np.stack([intersection, first + second - intersection])
 
 
 def margin_px(shape: tuple[int, ...], ratio: float) -> int:

@@ -55,13 +55,14 @@ class PixelSample:
         self._scores.append(scores)
         self._labels.append(labels.astype(np.int64))
 
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log probabilities (n, K) and labelled ids (n,) of all images."""
+        return np.concatenate(self._scores), np.concatenate(self._labels)
+
     def calibration(self) -> Calibration | None:
         """Return the calibration fitted on the sample; None where it has no pixel."""
         images = np.repeat(np.arange(len(self._labels)), [len(item) for item in self._labels])
-        if not len(images):
-            return None
-        scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)
-        return calibrate(scores, labels, images)
+        return calibrate(*self.pixels(), images) if len(images) else None
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,10 @@ def evaluate(
                     watch(EvaluatedImage(sample, logits, prediction, counts, seconds))
             bar.update(len(batch))
     if per_image_csv:
-        _write_csv(Path(per_image_csv), rows, dataset.label_set.classes, rank, world_size)
+        path = Path(per_image_csv)
+        if world_size > 1:
+            path = path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
+        write_csv(path, rows, dataset.label_set.classes)
     confusion, num_images = matrix.counts, len(indices)
     if all_reduce:
         confusion, num_images = all_reduce(confusion), int(all_reduce(np.array([num_images]))[0])
@@ -161,12 +164,8 @@ def _evaluation_mode(network: Network) -> Iterator[None]:
             network.train()  # type: ignore[attr-defined]
 
 
-def _write_csv(
-    path: Path, rows: list[dict[str, Any]], classes: tuple[str, ...], rank: int, world_size: int
-) -> None:
+def write_csv(path: Path, rows: list[dict[str, Any]], classes: tuple[str, ...]) -> None:
     """Write one line per image, classes by name; a class absent from an image stays empty."""
-    if world_size > 1:
-        path = path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
     names = {str(index): name for index, name in enumerate(classes)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -40,13 +40,13 @@ class AccuracyGate:
     min_agreement: float = MIN_AGREEMENT
     is_loss_allowed: bool = False
 
-    def check(self, folder: Path) -> dict[str, Any]:
-        """Return what was measured on an export, for `deploy.yaml`.
+    def check(self, folder: Path, engine: str = "openvino") -> dict[str, Any]:
+        """Return what was measured on an export in an engine, for `deploy.yaml`.
 
         Raises:
             UserError: too much is lost.
         """
-        quality = measure(folder, self.samples)
+        quality = measure(folder, self.samples, engine)
         logger.info("int8: %s", _report(quality))
         fault = self._fault(quality)
         if fault and not self.is_loss_allowed:
@@ -68,16 +68,16 @@ class AccuracyGate:
         return "" if drop <= self.max_miou_drop else f"allowed is a loss of {self.max_miou_drop:g}"
 
 
-def measure(folder: Path, samples: Iterable[RawSample]) -> dict[str, Any]:
+def measure(folder: Path, samples: Iterable[RawSample], engine: str = "openvino") -> dict[str, Any]:
     """Return label agreement of INT8 with float32, and mIoU of both where samples have labels.
 
     Args:
-        folder: An export that holds INT8 and float32 for OpenVINO.
+        folder: An export that holds INT8 and float32 for the engine.
+        engine: A key of `ENGINES`.
     """
     threads = os.cpu_count() or 1
     predictors = [
-        Predictor.from_export(folder, "cpu", threads, precision, "openvino")
-        for precision in PRECISIONS
+        Predictor.from_export(folder, "cpu", threads, precision, engine) for precision in PRECISIONS
     ]
     deploy_labels = predictors[0].label_set
     assert deploy_labels is not None  # of every export

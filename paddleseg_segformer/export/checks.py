@@ -9,18 +9,26 @@ from pathlib import Path
 
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, did_you_mean
-from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, FILE_NAME, FIXTURE_FILES
+from paddleseg_segformer.runtimes.deploy_config import (
+    ARTEFACT_FILES,
+    FILE_NAME,
+    FIXTURE_FILES,
+    PADDLE_2_PROGRAM,
+    SPEED_FILES,
+)
 
+INT8_FORMATS = ("int8", "int8_onnx")  # keys of `ARTEFACT_FILES`
 WITH_PREPROCESS = "onnx_with_preprocess"  # key of `ARTEFACT_FILES`
 CONVERTERS: dict[str, tuple[str, ...]] = {  # packages that make an artefact
     "paddle": (),
     "onnx": ("onnx",),
     "openvino": ("onnx", "openvino"),
     "int8": ("onnx", "openvino", "nncf"),
+    "int8_onnx": ("onnx",),
     WITH_PREPROCESS: ("onnx",),
 }
 # packages that verify an artefact beside those that make it
-VERIFIERS = {"onnx": ("onnxruntime",), WITH_PREPROCESS: ("onnxruntime",)}
+VERIFIERS = dict.fromkeys(("onnx", "int8_onnx", WITH_PREPROCESS), ("onnxruntime",))
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -54,6 +62,8 @@ def check_save_dir(save_dir: str | os.PathLike[str]) -> None:
     ours = {
         FILE_NAME,
         *FIXTURE_FILES,
+        PADDLE_2_PROGRAM,
+        *SPEED_FILES,
         *(name for files in ARTEFACT_FILES.values() for name in files),
     }
     others = sorted({item.name for item in save_dir.iterdir()} - ours)

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import paddle
 from paddle import nn
 
 from paddleseg_segformer.contracts import input_of
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import MixVisionTransformer, VisionTransformer
-from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES
+from paddleseg_segformer.runtimes.deploy_config import artefact_paths
 
 
 def check_epsilons(model: nn.Layer, folder: Path, artefact: str) -> dict[str, int]:
@@ -26,12 +27,12 @@ def check_epsilons(model: nn.Layer, folder: Path, artefact: str) -> dict[str, in
     Args:
         model: The model it was made from.
         folder: Where the artefact's files are.
-        artefact: A key of `ARTEFACT_FILES`.
+        artefact: A key of `deploy_config.ARTEFACT_FILES`.
 
     Raises:
         UserError: they are not the model's.
     """
-    path = folder / ARTEFACT_FILES[artefact][0]
+    path = artefact_paths(folder, artefact)[0]
     expected = _counted(
         layer._epsilon for layer in model.sublayers() if isinstance(layer, nn.LayerNorm)
     )
@@ -52,7 +53,14 @@ def _counted(epsilons: Iterator[float]) -> Counter[str]:
 
 def program_epsilons(path: Path) -> Iterator[float]:
     """Yield those of Paddle's program, in the order of its operators."""
-    yield from _of_program(json.loads(path.read_text(encoding="utf-8")))
+    if path.suffix == ".json":
+        yield from _of_program(json.loads(path.read_text(encoding="utf-8")))
+        return
+    program = paddle.base.core.ProgramDesc(path.read_bytes())  # its block lives no longer
+    block = program.block(0)
+    for operator in map(block.op, range(block.op_size())):
+        if operator.type() == "layer_norm":
+            yield operator.attr("epsilon")
 
 
 def _of_program(node: Any) -> Iterator[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +31,7 @@ from paddleseg_segformer.export.onnx_with_preprocess import (
 )
 from paddleseg_segformer.export.quantization import (
     INT8,
+    INT8_ENGINES,
     Quantization,
     add_int8,
     check_quantization,
@@ -66,6 +67,7 @@ def export_model(
     formats: Sequence[str] = ("paddle",),
     quantization: Quantization | None = None,
     is_standard_onnx: bool = False,
+    finish: Callable[[Path, DeployConfig], DeployConfig] | None = None,
 ) -> DeployConfig:
     """Write the network's files, a fixture and `deploy.yaml`; all of them, or nothing.
 
@@ -83,6 +85,8 @@ def export_model(
         quantization: What "int8" is made with.
         is_standard_onnx: Write ONNX with its own operators alone; by default attention is one
             operator of ONNX Runtime's, which OpenVINO knows too.
+        finish: Called with the complete folder and its `deploy.yaml` before the folder is put in
+            place: it may write more files, and returns the final content.
 
     Returns:
         The content of `deploy.yaml`.
@@ -96,7 +100,8 @@ def export_model(
     check_save_dir(save_dir)
     check_formats(formats)
     check_exportable(model)
-    if INT8 in formats:
+    int8_formats = [name for name in INT8_ENGINES if name in formats]
+    if int8_formats:
         check_quantization(quantization, output_op)
     preprocess, settings = preprocess or Preprocess(), settings or InferenceSettings()
     if settings.align_corners and output_op != "none":
@@ -113,7 +118,7 @@ def export_model(
         check_expressible(preprocess, settings, output_op, full_input_shape(model, input_shape))
     ranges = learnt_ranges(model) if INT8 in formats else None
     with in_float(model), atomic_folder(save_dir) as folder:
-        wanted = set(formats) if INT8 not in formats else {*formats, "onnx"} - {INT8}
+        wanted = {*formats, "onnx"} - set(int8_formats) if int8_formats else set(formats)
         made = [name for name in ARTEFACT_FILES if name in wanted]  # INT8 is made of ONNX, below
         _save_artefacts(model, folder, made, output_op, input_shape, preprocess, is_standard_onnx)
         label_set = label_set or generic_label_set(model.num_classes)
@@ -138,9 +143,13 @@ def export_model(
             }
             deploy = replace(deploy, artefacts=artefacts)
             deploy.save(folder)
-        if quantization and INT8 in formats:
-            deploy = add_int8(folder, deploy, quantization, is_verified, ranges)
+        if quantization and int8_formats:
+            for name in int8_formats:
+                deploy = add_int8(folder, deploy, name, quantization, is_verified, ranges)
             deploy = _without_others(folder, deploy, formats)
+        if finish:
+            deploy = finish(folder, deploy)
+            deploy.save(folder)
     return deploy
 
 

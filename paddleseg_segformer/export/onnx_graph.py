@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import paddle
+
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.paddle_to_onnx import convert
+from paddleseg_segformer.runtimes.deploy_config import PADDLE_2_PROGRAM
 
 OUTPUT_NAMES = {"none": "logits", "argmax": "labels", "softmax": "probabilities"}  # by output_op
 
@@ -23,9 +26,16 @@ def save_onnx(
         is_standard: Use ONNX's own operators alone, and leave attention in pieces.
 
     Raises:
-        UserError: the conversion failed.
+        UserError: Paddle wrote its program in the form before Paddle 3, or the conversion failed.
     """
     import onnx
+
+    if not static_graph[0].is_file():
+        raise UserError(
+            f"format: found {PADDLE_2_PROGRAM}, as Paddle {paddle.__version__} writes it, and "
+            f"ONNX, OpenVINO and INT8 are made of {static_graph[0].name}. Export with "
+            "--format paddle, or with Paddle 3: pip install 'paddlepaddle>=3.0'"
+        )
 
     model = convert(static_graph, OUTPUT_NAMES[output_op], is_standard)
     onnx.checker.check_model(model, full_check=True)

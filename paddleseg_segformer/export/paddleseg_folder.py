@@ -26,7 +26,7 @@ from paddleseg_segformer.runtimes.deploy_config import (
 from paddleseg_segformer.runtimes.paddleseg_export import PADDLEX_FILE, SECTION, TRANSFORMS
 from paddleseg_segformer.yaml_files import dump_yaml
 
-MODEL_FILES = ("inference.json", "inference.pdiparams")
+STEM = "inference"  # of the model's files
 PADDLEX_TRANSFORMS = ("Resize", "Normalize")
 # what models without a name of PaddleX's run under: it runs all its SegFormers by the same code
 PADDLEX_NAME = "SegFormer-B0"
@@ -58,9 +58,11 @@ def write_paddleseg_folder(
     check_for_paddleseg(list(deploy.artefacts), deploy.output.op, preprocess, settings)
     check_destination(destination)
     transforms = deploy.preprocess["transforms"]
+    sources = deploy.check_files(source, ["paddle"])
+    program, params = names = [f"{STEM}{path.suffix}" for path in sources]
     section = {
-        "model": MODEL_FILES[0],
-        "params": MODEL_FILES[1],
+        "model": program,
+        "params": params,
         "transforms": transforms,
         "input_shape": deploy.input.shape,
         "output_op": deploy.output.op,
@@ -75,11 +77,11 @@ def write_paddleseg_folder(
     fixture = deploy.fixture
     fixture_files = [fixture.image, fixture.labels] if fixture else []
     with atomic_folder(destination) as folder:
-        for name, path in zip(MODEL_FILES, deploy.check_files(source, ["paddle"]), strict=True):
+        for name, path in zip(names, sources, strict=True):
             shutil.copyfile(path, folder / name)
         for file in fixture_files:
             shutil.copyfile(deploy.check_file(source, file), folder / file.name)
-        files = [ModelFile.of(folder / name) for name in MODEL_FILES]
+        files = [ModelFile.of(folder / name) for name in names]
         artefact = replace(deploy.artefacts["paddle"], files=files)
         path = replace(deploy, artefacts={"paddle": artefact}).save(folder)
         write_text(path, path.read_text("utf-8") + dump_yaml({SECTION: section}))
@@ -126,7 +128,8 @@ def check_destination(destination: str | os.PathLike[str]) -> None:
     names = (
         {item.name for item in Path(destination).iterdir()} if os.path.isdir(destination) else ()
     )
-    if others := sorted(set(names) - {*MODEL_FILES, FILE_NAME, PADDLEX_FILE, *FIXTURE_FILES}):
+    ours = {f"{STEM}{suffix}" for suffix in (".json", ".pdmodel", ".pdiparams")}
+    if others := sorted(set(names) - {*ours, FILE_NAME, PADDLEX_FILE, *FIXTURE_FILES}):
         raise UserError(
             f"{destination}: holds other files ({others[0]}). Choose another --paddleseg_dir."
         )

@@ -1,14 +1,16 @@
-"""INT8 for OpenVINO, with an accuracy check: quantised after training, or trained for it.
+"""INT8 with an accuracy check: quantised after training, or trained for it.
 
-After training, NNCF takes the ranges of values from images. A model that was trained for INT8 has
-its own (`models.quantized`), and the export rounds the products that training rounded.
+After training, the ranges of values are taken from images, for OpenVINO by NNCF, for ONNX Runtime
+by its own tool. A model that was trained for INT8 has its own (`models.quantized`), and the export
+for OpenVINO rounds the products that training rounded.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +25,14 @@ from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.runtimes.deploy_config import (
     ARTEFACT_FILES,
+    INPUT_NAME,
     Artefact,
     DeployConfig,
     Verification,
 )
 from paddleseg_segformer.runtimes.engine_network import EngineNetwork, load_network
 from paddleseg_segformer.runtimes.engines import EngineOptions
+from paddleseg_segformer.runtimes.timing import least_s
 
 if TYPE_CHECKING:
     from paddleseg_segformer.models.quantized import LearntRange
@@ -37,7 +41,9 @@ logger = logging.getLogger(__name__)
 
 PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")  # of OpenVINO's operators
 INT8 = "int8"  # key of `ARTEFACT_FILES`
+INT8_ENGINES = {INT8: "openvino", "int8_onnx": "onnxruntime"}  # by artefact
 SIZES_HW = ((64, 64), (97, 131))  # of the corners of an image that the network is tried on
+RANKING_IMAGES = 8  # that layers are ranked on
 MIN_AGREEMENT = 0.8  # of their labels: a network that is broken at a size is far below
 
 
@@ -68,11 +74,16 @@ class Quantization:
         calibration: Images that the ranges of values are taken from.
         gate: The accuracy check; None for no check.
         seed: For the choice of a window of each calibration image.
+        max_difference: Share of the calibration images' labels that may differ from float32's:
+            layers stay in float32, those that cost most first, until it holds. OpenVINO's alone.
+        made: An export of the same network whose INT8 is taken over.
     """
 
     calibration: Samples
     gate: AccuracyGate | None = None
     seed: int = 0
+    max_difference: float | None = None
+    made: Path | None = None
 
 
 class CalibrationInputs:
@@ -129,6 +140,7 @@ def check_quantization(quantization: Quantization | None, output_op: str) -> Non
 def add_int8(
     folder: Path,
     deploy: DeployConfig,
+    name: str,
     quantization: Quantization,
     is_verified: bool,
     ranges: Sequence[LearntRange] | None = None,
@@ -138,6 +150,7 @@ def add_int8(
     Args:
         folder: A complete export.
         deploy: Its `deploy.yaml`.
+        name: The artefact, a key of `INT8_ENGINES`.
         is_verified: Try the quantised network on several sizes.
         ranges: Those of a model that was trained for INT8; without them the images give them.
 
@@ -147,26 +160,47 @@ def add_int8(
     Raises:
         UserError: it loses more than the gate allows, or is broken at a size.
     """
-    network = load_network(folder, EngineOptions("openvino", "cpu"))
+    engine, source = INT8_ENGINES[name], folder / ARTEFACT_FILES["onnx"][0]
+    network = load_network(folder, EngineOptions(engine, "cpu"))
     inputs = CalibrationInputs(quantization, network)
-    paths = [folder / name for name in ARTEFACT_FILES[INT8]]
+    paths = [folder / file for file in ARTEFACT_FILES[name]]
     quality: dict[str, Any] = {}
-    if ranges is None:
-        logger.info("int8: calibrating on %d images", len(inputs))
-        _quantize(folder / ARTEFACT_FILES["onnx"][0], paths[0], inputs)
-        quality["calibration_images"] = len(inputs)
-    else:
+    if quantization.made:
+        quality = dict(DeployConfig.load(quantization.made).artefacts[name].quality)
+        for path in paths:
+            shutil.copyfile(quantization.made / path.name, path)
+    elif ranges is not None and name == INT8:
         logger.info("int8: by the ranges of %d products, learnt in training", len(ranges))
-        _round_products(folder / ARTEFACT_FILES["onnx"][0], paths[0], ranges)
+        _round_products(source, paths[0], ranges)
         quality["learnt_ranges"] = len(ranges)
-    artefact = replace(Artefact.of(folder, INT8), precision=INT8, quality=quality)
-    deploy = replace(deploy, artefacts={**deploy.artefacts, INT8: artefact})
+    else:
+        logger.info("%s: calibrating on %d images", name, len(inputs))
+        if name != INT8:
+            _quantize_for_onnxruntime(source, paths[0], inputs)
+        elif quantization.max_difference is None:
+            _quantize(source, paths[0], inputs)
+        else:
+            _quantize_in_part(source, paths[0], inputs, quantization.max_difference)
+        quality["calibration_images"] = len(inputs)
+    artefact = replace(Artefact.of(folder, name), precision=INT8, quality=quality)
+    deploy = replace(deploy, artefacts={**deploy.artefacts, name: artefact})
     deploy.save(folder)
+    x = next(iter(inputs))
     if is_verified:
-        artefact = replace(artefact, verified=[verified(folder, next(iter(inputs)))])
+        artefact = replace(artefact, verified=[verified(folder, x, engine)])
     if quantization.gate:
-        artefact = replace(artefact, quality=quality | quantization.gate.check(folder))
-    deploy = replace(deploy, artefacts={**deploy.artefacts, INT8: artefact})
+        quality = quality | quantization.gate.check(folder, engine)
+        quantized = load_network(folder, replace(network.options, precision=INT8))
+        float_s, int8_s = least_s([network, quantized], x)
+        quality["times_as_fast"] = round(float_s / int8_s, 2)
+        if int8_s > float_s:
+            logger.warning(
+                "%s: %.2f times as fast as float32 on this processor. Run it where the processor "
+                "has VNNI or AMX, else in float32.",
+                name, float_s / int8_s,
+            )  # fmt: skip
+        artefact = replace(artefact, quality=quality)
+    deploy = replace(deploy, artefacts={**deploy.artefacts, name: artefact})
     deploy.save(folder)
     return deploy
 
@@ -180,16 +214,91 @@ def _quantize(source: Path, path: Path, inputs: CalibrationInputs) -> None:
     import nncf
     import openvino
 
-    model = _folded_constants(source)
-    nncf.set_log_level(logging.ERROR)
     quantized = nncf.quantize(
-        model,
-        nncf.Dataset(inputs),
-        preset=nncf.QuantizationPreset.MIXED,  # activations asymmetric: they are not symmetric here
-        model_type=nncf.ModelType.TRANSFORMER,  # keeps softmax and layer norm in float
-        subset_size=len(inputs),
+        _folded_constants(source), nncf.Dataset(inputs), **_nncf_options(inputs)
     )
     openvino.save_model(quantized, str(path), compress_to_fp16=False)
+
+
+def _quantize_in_part(
+    source: Path, path: Path, inputs: CalibrationInputs, max_difference: float
+) -> None:
+    """Do what `_quantize` does, but leave layers in float32.
+
+    NNCF ranks them by how many labels of a few images they change, and takes those that change most
+    back one after the other.
+
+    Args:
+        max_difference: Share of the images' labels that may differ.
+    """
+    import nncf
+    import openvino
+
+    model = _folded_constants(source)
+    network = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    samples = [(x, network(x)[0].argmax(axis=1)) for x in inputs]
+
+    def agreement(model: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
+        shares = [float((model(x)[0].argmax(axis=1) == labels).mean()) for x, labels in items]
+        return float(np.mean(shares)), shares
+
+    quantized = nncf.quantize_with_accuracy_control(
+        model,
+        nncf.Dataset(samples, lambda item: item[0]),
+        nncf.Dataset(samples),
+        agreement,
+        max_drop=max_difference,
+        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+            ranking_subset_size=RANKING_IMAGES
+        ),
+        **_nncf_options(inputs),
+    )
+    openvino.save_model(quantized, str(path), compress_to_fp16=False)
+
+
+def _nncf_options(inputs: CalibrationInputs) -> dict[str, Any]:
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return {
+        "preset": nncf.QuantizationPreset.MIXED,  # activations asymmetric: they are not symmetric
+        "model_type": nncf.ModelType.TRANSFORMER,  # keeps softmax and layer norm in float
+        "subset_size": len(inputs),
+    }
+
+
+def _quantize_for_onnxruntime(source: Path, path: Path, inputs: CalibrationInputs) -> None:
+    """Write an ONNX file with its products and convolutions in INT8, as QDQ, for ONNX Runtime."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.inputs = iter(inputs)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            x = next(self.inputs, None)
+            return None if x is None else {INPUT_NAME: x}
+
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # it logs there, line by line
+    try:
+        quantize_static(
+            str(source),
+            str(path),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        logging.getLogger().setLevel(level)
 
 
 def _folded_constants(source: Path) -> Any:
@@ -256,12 +365,13 @@ def _rounded(x: Any, low: Any, high: Any, levels: int) -> Any:
     return ops.fake_quantize(x, *ends, *ends, levels).output(0)
 
 
-def verified(folder: Path, x: np.ndarray) -> Verification:
+def verified(folder: Path, x: np.ndarray, engine: str = "openvino") -> Verification:
     """Compare INT8's labels with float32's at several sizes.
 
     Args:
-        folder: An export that holds both for OpenVINO.
+        folder: An export that holds both for the engine.
         x: An input (N, C, H, W), float32; its corners are tried too.
+        engine: A key of `ENGINES`.
 
     Raises:
         UserError: fewer than `MIN_AGREEMENT` are equal at one of the sizes.
@@ -269,7 +379,7 @@ def verified(folder: Path, x: np.ndarray) -> Verification:
     import paddle
 
     before, after = (
-        load_network(folder, EngineOptions("openvino", "cpu", 1, name)) for name in ("fp32", INT8)
+        load_network(folder, EngineOptions(engine, "cpu", 1, name)) for name in ("fp32", INT8)
     )
     is_free = all(side == -1 for side in after.deploy.input.shape[2:])
     smallest = after.deploy.input.min_side_px

@@ -1,4 +1,4 @@
-"""The static graph for Paddle Inference: `model.json` and `model.pdiparams`."""
+"""The static graph for Paddle Inference: `model.json` (Paddle 2: `.pdmodel`), `model.pdiparams`."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ def save_static_graph(
     try:
         with paddle.no_grad():
             paddle.jit.save(static, str(folder / STEM))
+        (folder / f"{STEM}.pdiparams.info").unlink(missing_ok=True)  # Paddle 2's, for training
     except UserError:
         raise
     except Exception as error:  # Paddle could not trace the code

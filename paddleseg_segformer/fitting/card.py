@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import paddle
 
 import paddleseg_segformer
+from paddleseg_segformer.annotations.archives import folder_of
 from paddleseg_segformer.fitting.options import FitOptions
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ def model_card(
     """
     metrics = report.metrics
     assert metrics is not None
-    name = Path(options.data).resolve().name
     height, width = facts["size_hw"]
     rows = zip(metrics.classes, facts["shares"], metrics.iou, metrics.f1, strict=True)
     classes = [f"| {c} | {share:.2%} | {iou:.4f} | {f1:.4f} |" for c, share, iou, f1 in rows]
@@ -39,7 +39,7 @@ def model_card(
             "license: unknown",
             "---",
             "",
-            f"# {options.model} on {name}",
+            f"# {options.model} on {options.name}",
             "",
             f"A model for semantic segmentation with {len(metrics.classes)} classes, trained by "
             f"paddleseg_segformer {paddleseg_segformer.__version__} with Paddle "
@@ -94,8 +94,7 @@ def model_card(
 
 def _licence(data: Path) -> str:
     """Return what a data set says of its licence."""
-    folder = data if data.is_dir() else data.parent
-    found = sorted({path.name for pattern in LICENCES for path in folder.glob(pattern)})
+    found = sorted({path.name for pattern in LICENCES for path in folder_of(data).glob(pattern)})
     if found:
         return f"see {', '.join(f'`{name}`' for name in found)} in its folder."
     return "not stated in its folder. Ask its owners before you pass the model on."

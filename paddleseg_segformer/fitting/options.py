@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from paddleseg_segformer.annotations import Options
+from paddleseg_segformer.annotations.archives import folder_of
 from paddleseg_segformer.config.schema import find_config, load_yaml
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, did_you_mean
@@ -105,8 +106,9 @@ class FitOptions:
             raise UserError(
                 f"{self.data}: no such file or folder. Name the folder of your images and labels."
             )
-        folder, out = Path(self.data).resolve(), self.out_dir.resolve()
-        if folder.is_dir() and out.is_relative_to(folder):
+        data, out = Path(self.data).resolve(), self.out_dir.resolve()
+        is_file = folder_of(data) == data.parent  # of annotations
+        if not is_file and out.is_relative_to(folder_of(data)):
             raise UserError(
                 f"--out {self.out_dir}: lies in the data, of which it would be a part next time. "
                 "Name a folder outside of it."
@@ -145,7 +147,13 @@ class FitOptions:
     @property
     def out_dir(self) -> Path:
         """Return the folder of all results, by default `output/` and the data's name."""
-        return Path(self.out or Path("output", Path(self.data).resolve().stem))
+        return Path(self.out or Path("output", self.name))
+
+    @property
+    def name(self) -> str:
+        """Return the name of the data: its folder's, or its file's."""
+        data = Path(self.data).resolve()
+        return data.name if data.is_dir() else data.stem
 
     def model_section(self) -> dict[str, Any]:
         """Return the `model` of the config that `model` stands for."""

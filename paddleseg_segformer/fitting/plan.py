@@ -27,6 +27,7 @@ from paddleseg_segformer.fitting.fingerprint import Fingerprint, fingerprint
 from paddleseg_segformer.fitting.options import FitOptions
 from paddleseg_segformer.fitting.recipe import (
     BATCH_SIZE,
+    MIN_TIMED_ITERS,
     MINUTES_CPU,
     SLOW_DATA_SHARE,
     Recipe,
@@ -42,8 +43,9 @@ from paddleseg_segformer.inference.memory_plan import free_mib
 logger = logging.getLogger(__name__)
 
 MAX_THREADS, MAX_LOADERS = 8, 4  # threads of the audit, processes of the training
-CLOSING_S = 20.0  # of report and export, whatever the data
+CLOSING_S = 20.0  # of report and export, whatever the data, on a machine without other work
 CLOSING_IMAGES = 1.5  # of the report, in evaluations of the validation set
+MAX_CLOSING_SHARE = 1 / 3  # of the time of the whole run
 UNIMPORTANT = ("normalize-far", "image-small")  # what the recipe takes care of
 Sections = dict[str, dict[str, Any]]
 
@@ -120,18 +122,23 @@ def make_plan(
     train = build_dataset({**sections["train_dataset"], "transforms": []}, "train_dataset")
     measured = fingerprint(train, train_report, background)
     weights = start_weights(options)
-    recipe = plan_data(sections, measured, options, weights.source, device)
+    recipe = plan_data(sections, measured, options, weights, device)
     _start(recipe, weights, options)
+    start_s, start_cpu_s = time.monotonic(), time.process_time()
     _fit_memory(recipe, measured, options, device)
     trial = _fit_time(recipe, options)
+    waiting = (time.monotonic() - start_s) / (time.process_time() - start_cpu_s)  # for a processor
     num_val = val_report.num_samples
-    closing_s = CLOSING_S + CLOSING_IMAGES * num_val * trial.image_s
+    closing_s = CLOSING_S * max(waiting, 1.0) + CLOSING_IMAGES * num_val * trial.image_s
     minutes = options.minutes or (MINUTES_CPU if device == "cpu" else None)
+    if minutes:
+        closing_s = min(closing_s, MAX_CLOSING_SHARE * 60 * minutes)
     left_s = 60 * minutes - (time.monotonic() - begun_s) - closing_s if minutes else None
     plan_length(recipe, measured, options, trial, left_s, num_val, weights.source)
     _check_transforms(recipe, options, train_report)
     if options.minutes and left_s is not None:
-        recipe.run["max_minutes"] = max(left_s - num_val * trial.image_s, 1.0) / 60
+        least_s = MIN_TIMED_ITERS * trial.step_s
+        recipe.run["max_minutes"] = max(left_s - num_val * trial.image_s, least_s) / 60
     return Plan(recipe, measured, num_val, closing_s)
 
 

@@ -22,6 +22,7 @@ from paddleseg_segformer.config.schema import Config, config_from
 from paddleseg_segformer.data.normalize import IMAGENET_MEAN, IMAGENET_STD
 from paddleseg_segformer.fitting.fingerprint import Fingerprint
 from paddleseg_segformer.fitting.options import MIN_SIDE_PX, FitOptions
+from paddleseg_segformer.fitting.start_weights import StartWeights
 from paddleseg_segformer.yaml_files import dump_yaml, parse_yaml
 
 MAX_CROP_PX = {"cpu": 256, "gpu": 512}
@@ -114,23 +115,23 @@ def plan_data(
     sections: dict[str, dict[str, Any]],
     fingerprint: Fingerprint,
     options: FitOptions,
-    pretrained: str | None,
+    weights: StartWeights,
     device: str,
 ) -> Recipe:
     """Return a recipe with all that follows from the data: transforms, model, loss.
 
     Args:
         sections: `train_dataset` and `val_dataset` without transforms.
-        pretrained: Start weights of the backbone or the model; None for random ones.
+        weights: Where the model starts.
         device: "cpu" or "gpu".
     """
-    recipe, train = Recipe(), sections["train_dataset"]
+    recipe, train, pretrained = Recipe(), sections["train_dataset"], weights.source
     if options.imports:
         recipe.content["needs_import"] = list(options.imports)
     largest_px = options.size or MAX_CROP_PX[device]
     resize, seen = _resize(recipe, fingerprint, largest_px)
     crop_px = _crop(recipe, seen, options, largest_px)
-    normalize = _normalize(recipe, fingerprint, pretrained)
+    normalize = _normalize(recipe, fingerprint, weights)
     changes = _augmentation(recipe, seen, crop_px, train)
     recipe.content["model"] = _model(recipe, options, pretrained, crop_px)
     _optimizer(recipe, pretrained)
@@ -188,9 +189,13 @@ def _crop(recipe: Recipe, seen: Fingerprint, options: FitOptions, largest_px: in
     return crop_px
 
 
-def _normalize(recipe: Recipe, fingerprint: Fingerprint, pretrained: str | None) -> dict[str, Any]:
-    """Return the transform `Normalize`: ImageNet's constants for its weights, else the data's."""
-    if pretrained and len(fingerprint.mean) == 3:
+def _normalize(recipe: Recipe, fingerprint: Fingerprint, weights: StartWeights) -> dict[str, Any]:
+    """Return the transform `Normalize`: the start weights' constants, or else the data's."""
+    known = weights.normalize
+    if known and {len(known.mean), len(known.std)} <= {1, len(fingerprint.mean)}:
+        mean, std = list(map(float, known.mean)), list(map(float, known.std))
+        why = "those of the start weights."
+    elif weights.source and not known and len(fingerprint.mean) == 3:
         mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         why = "ImageNet's, which the start weights were trained with."
     else:
@@ -410,7 +415,10 @@ def _iters(
     steps_s = min(left_s - evaluation_s, left_s / (1 + EVALUATION_SHARE))
     timed = max(int(steps_s / trial.step_s), MIN_TIMED_ITERS)
     if options.minutes is not None:
-        return timed, f"what --minutes {options.minutes:g} leaves for training."
+        why = f"what --minutes {options.minutes:g} leaves for training."
+        if timed * trial.step_s > steps_s:
+            why = f"the least, for which --minutes {options.minutes:g} are too short here."
+        return timed, why
     if timed < iters:
         return timed, f"what {MINUTES_CPU:g} minutes hold on this CPU (--minutes for more)."
     return iters, why

@@ -9,10 +9,8 @@ import dataclasses
 import json
 import logging
 import shlex
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +36,7 @@ from paddleseg_segformer.report import write_report
 from paddleseg_segformer.training.checkpoints import BEST, checkpoints
 from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.run import train
-from paddleseg_segformer.training.writers import TextLog
+from paddleseg_segformer.training.writers import logged
 from paddleseg_segformer.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -48,6 +46,7 @@ STATE, DATA, EXPORT, CARD, CLASSES, CALIBRATED = (
 )
 FREE_OPTIONS = ("out", "resume", "dry_run")  # that may change when a run resumes
 PROGRAM = "python -m paddleseg_segformer"
+SCORE = '"Evaluate/mIoU"'  # a key of log.jsonl
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class FitReport:
         config_yaml: The config, with the choices as comments.
         metrics: On the validation set, as `val` gives them; None after a dry run.
         seconds: Of each stage.
+        first_score_s: From the start to the first evaluation, in seconds; None after a dry run.
     """
 
     folder: Path | None
@@ -69,6 +69,7 @@ class FitReport:
     config_yaml: str
     metrics: Metrics | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    first_score_s: float | None = None
 
     @property
     def model(self) -> Path:
@@ -136,14 +137,14 @@ def run(
             "config for `train`, which several processes or machines run."
         )
     if options.dry_run:
-        with TemporaryDirectory() as folder, _logged(None):
+        with TemporaryDirectory() as folder, logged(None, to_console=True):
             conclusions, plan = _plan(options, detected, Path(folder, DATA), begun_s)
             text = _config_text(plan, options, options.out_dir)
             text = text.replace(folder, str(options.out_dir))
         return FitReport(None, conclusions, list(map(str, plan.recipe.choices)), text)
     out = options.out_dir
-    state = _State.open(out, options)
-    with _logged(out):
+    state = _State.open(out, options, begun_s)
+    with logged(out, to_console=True):
         stages = _Stages(options, out, state, begun_s, detected)
         for name, stage in stages.in_order().items():
             if name in state.seconds:
@@ -171,6 +172,8 @@ class _State:
         metrics: `Metrics.to_dict` of the best model.
         verified: A line for each engine that the export was compared in.
         seconds: Of each stage that is done.
+        begun_s: When the run began for the first time, of `time.time`.
+        first_score_s: See `FitReport`.
     """
 
     options: dict[str, Any]
@@ -182,9 +185,11 @@ class _State:
     metrics: dict[str, Any] = field(default_factory=dict)
     verified: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    begun_s: float = 0.0
+    first_score_s: float | None = None
 
     @classmethod
-    def open(cls, out: Path, options: FitOptions) -> _State:
+    def open(cls, out: Path, options: FitOptions, begun_s: float) -> _State:
         """Return the state of a folder; a new one where nothing is in it.
 
         Raises:
@@ -198,7 +203,7 @@ class _State:
                     f"{out}: holds other files ({', '.join(others[:3])}), and a run takes a folder "
                     "of its own. Choose another --out."
                 )
-            state = cls(asked)
+            state = cls(asked, begun_s=time.time() - (time.monotonic() - begun_s))
             state.save(out)
             return state
         if not options.resume:
@@ -235,7 +240,15 @@ class _State:
             self.metrics["num_images"],
             self.metrics["absent_class"],
         )
-        return FitReport(out, self.conclusions, self.choices, text, metrics, self.seconds)
+        return FitReport(
+            out,
+            self.conclusions,
+            self.choices,
+            text,
+            metrics,
+            self.seconds,
+            self.first_score_s,
+        )
 
 
 def _plain(options: FitOptions) -> dict[str, Any]:
@@ -315,11 +328,17 @@ class _Stages:
             **planned,
         )
         if not train(config, options).is_finished:
-            raise UserError(f"{self.out}: the training was stopped. Go on with it by --resume.")
+            raise UserError(
+                f"{self.out}: the training was stopped. {BEST} there is its best model so far. Go "
+                "on with it by --resume."
+            )
+        if self.state.begun_s and (scored_s := _first_score(self.out)):
+            self.state.first_score_s = round(scored_s - self.state.begun_s, 1)
 
     def report(self) -> None:
         """Evaluate the best model and write the page."""
-        self.state.metrics = write_report(self.out, self.out).metrics.to_dict()
+        title = f"{self.options.model} on {self.options.name}"
+        self.state.metrics = write_report(self.out, self.out, title=title).metrics.to_dict()
 
     def export(self) -> None:
         """Export the best model and compare it in each engine."""
@@ -376,40 +395,22 @@ def _config_text(plan: Plan, options: FitOptions, out: Path) -> str:
     return plan.recipe.to_yaml(header, options.opts)
 
 
+def _first_score(out: Path) -> float | None:
+    """Return when the first evaluation of a training was logged, of `time.time`."""
+    with (out / "log.jsonl").open(encoding="utf-8") as file:
+        return next((json.loads(line)["time_s"] for line in file if SCORE in line), None)
+
+
 def _ending(out: Path, state: _State) -> str:
     """Return what was reached, and the next commands."""
     folder = shlex.quote(str(out))
     miou = state.metrics["mIoU"]
+    first = f"; first score after {state.first_score_s / 60:.1f} min" if state.first_score_s else ""
     return "\n".join(
         (
-            f"model: {out / BEST}, mIoU {miou:.4f}; report: {out / 'report.html'}",
+            f"model: {out / BEST}, mIoU {miou:.4f}{first}; report: {out / 'report.html'}",
             f"predict: {PROGRAM} predict --model_path {folder}/{BEST} --image_path IMAGES",
             f"serve:   {PROGRAM} serve --config {folder}/{EXPORT}",
             f"show:    {PROGRAM}.gradio_page --model {folder}/{BEST}",
         )
     )
-
-
-@contextmanager
-def _logged(out: Path | None) -> Iterator[None]:
-    """Write the package's messages to `log.txt`, and to standard output where nothing shows them.
-
-    Args:
-        out: Folder of the file; None for none.
-    """
-    package = logging.getLogger("paddleseg_segformer")
-    handlers: list[logging.Handler] = [] if out is None else [TextLog(out)]
-    if not package.hasHandlers():
-        handlers.append(logging.StreamHandler(sys.stdout))
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    level = package.level
-    package.setLevel(logging.INFO)
-    for handler in handlers:
-        package.addHandler(handler)
-    try:
-        yield
-    finally:
-        package.setLevel(level)
-        for handler in handlers:
-            package.removeHandler(handler)
-            handler.close()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+from paddleseg_segformer.data.normalize import Normalize
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.fitting.options import AUTO, FitOptions
+from paddleseg_segformer.inference.preprocess import Preprocess
+from paddleseg_segformer.model_folder import config_of
 from paddleseg_segformer.weights import open_checkpoint
 from paddleseg_segformer.weights.files.download import Remote, is_url, local_path
 from paddleseg_segformer.zoo import cache_folder, list_models, local_copy
@@ -17,11 +22,13 @@ class StartWeights(NamedTuple):
         source: A path or URL; None for random weights.
         is_backbone: Whether it holds the backbone alone, or a classifier on it.
         why: The reason.
+        normalize: Which their images had, where it is known and is no encoder's.
     """
 
     source: str | None
     is_backbone: bool
     why: str
+    normalize: Normalize | None = None
 
 
 def start_weights(options: FitOptions) -> StartWeights:
@@ -37,7 +44,11 @@ def start_weights(options: FitOptions) -> StartWeights:
         model = open_checkpoint(path).model
         is_head_of_classes = model.get("type") == "MixVisionTransformerClassifier"
         is_backbone = "num_classes" not in model or is_head_of_classes
-        return StartWeights(options.pretrained, is_backbone, "--pretrained.")
+        normalize = None
+        if not is_backbone:
+            with suppress(UserError):  # nothing says how images were prepared
+                normalize = Preprocess.from_config(config_of(path)).normalize
+        return StartWeights(options.pretrained, is_backbone, "--pretrained.", normalize)
     url = _published(options.model_section())
     if url is None:
         return StartWeights(None, False, "the model names none (--pretrained PATH).")

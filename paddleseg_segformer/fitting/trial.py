@@ -12,7 +12,7 @@ from paddleseg_segformer.config import Config
 from paddleseg_segformer.config.building import build_training, build_val_dataset
 from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.fitting.recipe import Trial
-from paddleseg_segformer.inference.memory_plan import FREE_SHARE, MIB, allocator, free_mib
+from paddleseg_segformer.inference.memory_plan import FREE_SHARE, MIB, PeakMemory, free_mib
 from paddleseg_segformer.inference.pipeline import predict_label
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.training.options import RunOptions
@@ -47,13 +47,11 @@ class Memory(NamedTuple):
 
 def measure_memory(config: Config) -> Memory:
     """Return what a step takes, by one step of two images."""
-    current, peak, reset_peak = allocator()
-    before = current()
-    reset_peak()
+    memory = PeakMemory()
     trainer = _train(replace(config, batch_size=2, iters=1), _Records(), RunOptions())
     num_weights = sum(int(tensor.size) for tensor in trainer.network.parameters())
     # at the peak, the end of the forward pass, there are neither gradients nor moments
-    kept_mib = (peak() - before - WEIGHT_BYTES * num_weights) / MIB
+    kept_mib = memory.mib - WEIGHT_BYTES * num_weights / MIB
     return Memory(STATE_BYTES * num_weights / MIB, max(kept_mib / 2, 1.0))
 
 

@@ -66,7 +66,8 @@ class NumpyArrays:
         """Return logits as float32, a tensor's without a copy where they are that already."""
         if isinstance(logits, np.ndarray):
             return logits.astype(np.float32, copy=False)
-        return np.from_dlpack(logits.detach().astype("float32"))
+        logits = logits.detach().astype("float32")
+        return np.from_dlpack(logits) if hasattr(logits, "__dlpack__") else logits.numpy()
 
     @staticmethod
     def is_finite(x: np.ndarray) -> bool:

@@ -103,25 +103,39 @@ def plan_memory(
 
 def _probe(network: nn.Layer, num_channels: int, side_px: int) -> tuple[float, list[int]]:
     """Return the peak of a call in MiB with its input and output, and the output's shape."""
-    current, peak, reset_peak = allocator()
-    before = current()
-    reset_peak()
+    memory = PeakMemory()
     with paddle.no_grad():
         shape = network(paddle.zeros([1, num_channels, side_px, side_px])).shape
-    return (peak() - before) / MIB, shape
+    return memory.mib, shape
 
 
-def allocator() -> tuple[Callable[[], int], Callable[[], int], Callable[[], None]]:
-    """Return what the current device's tensors take, took at most, and a reset of the latter."""
-    if paddle.get_device().startswith("gpu"):
-        cuda = paddle.device.cuda
-        return cuda.memory_allocated, cuda.max_memory_allocated, cuda.reset_max_memory_allocated
-    core = paddle.base.core
-    current, peak, reset_peak = (
-        partial(getattr(core, f"host_memory_stat_{name}"), "Allocated", 0)
-        for name in ("current_value", "peak_value", "reset_peak_value")
-    )
-    return current, peak, reset_peak
+class PeakMemory:
+    """The most that tensors on Paddle's current device take above what they take at first.
+
+    Paddle 2 cannot forget its peak: there an empty tensor first lifts what is taken to it.
+    """
+
+    def __init__(self) -> None:
+        core, cuda = paddle.base.core, paddle.device.cuda
+        reset: Callable[[], None] | None
+        if paddle.get_device().startswith("gpu"):
+            current, self._peak = cuda.memory_allocated, cuda.max_memory_allocated
+            reset = getattr(cuda, "reset_max_memory_allocated", None)
+        else:
+            current = partial(core.host_memory_stat_current_value, "Allocated", 0)
+            self._peak = partial(core.host_memory_stat_peak_value, "Allocated", 0)
+            reset_host = getattr(core, "host_memory_stat_reset_peak_value", None)
+            reset = partial(reset_host, "Allocated", 0) if reset_host else None
+        if reset:
+            reset()
+        else:
+            self._ballast = paddle.empty([max(self._peak() - current(), 1)], "uint8")
+        self._before: int = current()
+
+    @property
+    def mib(self) -> float:
+        """Return it, up to now."""
+        return (self._peak() - self._before) / MIB
 
 
 def free_mib() -> float:

@@ -134,9 +134,8 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> np.ndarray:
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """Write an RGB image (H, W, 3) to `path` in its suffix's format, atomically."""
-    path = Path(path)
     try:
-        _, content = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        _, content = cv2.imencode(Path(path).suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error:
         raise UserError(f"{path}: unknown image format; end the name in .png or .jpg.") from None
     with atomic_path(path) as temporary:

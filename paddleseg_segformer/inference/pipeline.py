@@ -65,10 +65,12 @@ class Pipeline:
         settings: Windows, scales, flips and averaging.
         memory: What windows need and may take; without it nothing is checked.
 
-    `watch`, if set, is called with the logits of an image after each of its windows.
+    `watch`, if set, is called with the logits of an image after each of its windows. `smooth`, if
+    set, gives the logits to keep of a window (K, h, w) by its key, pixels and logits.
     """
 
     watch: Callable[[ImageLogits], None] | None = None
+    smooth: Callable[[Key, np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def __init__(
         self,
@@ -138,7 +140,10 @@ class Pipeline:
                 "the network's logits are not finite (NaN or infinite): its weights are broken,"
                 " or the image holds such values. Check both."
             )
-        for (item, key), window_logits in zip(group, logits, strict=True):
+        for (item, key), pixels, window_logits in zip(group, windows, logits, strict=True):
+            if self.smooth:
+                host = self.input_arrays.to_numpy(pixels)[0], arrays.to_numpy(window_logits)
+                window_logits = arrays.matrix(self.smooth(key, *host))
             item.keep(key, window_logits, arrays)
 
 

@@ -10,6 +10,8 @@ Source: Vaswani et al., "Attention Is All You Need", 2017; Xie et al., "SegForme
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
@@ -25,6 +27,7 @@ from paddleseg_segformer.models.layers import (
     tokens_to_map,
 )
 
+AMPERE = 8  # generation of GPUs: 7 Volta and Turing, 8 Ampere and Ada, 9 Hopper
 BLOCK_SCORES = 1 << 22  # scores held at once without gradients: 16 MiB in float32
 
 
@@ -43,7 +46,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
         (N, L, M, D).
     """
     if _has_fused_kernel(q):
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, training=training)
+        # not by `training`: Paddle 2.6 drops whatever that says
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout if training else 0.0)
     v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
     if is_eager() and not paddle.is_grad_enabled():
         rows = max(BLOCK_SCORES // (k.shape[0] * k.shape[1] * k.shape[2]), 1)
@@ -51,6 +55,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
         blocks = [paddle.matmul(attention_weights(q[:, i : i + rows], k), v) for i in starts]
         return paddle.concat(blocks, axis=2).transpose([0, 2, 1, 3])
     return _weighted(attention_weights(q, k), v, dropout, training)
+
+
+def _attend_kept(layer: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return `attend` by a layer's settings; keep its weights while `layer.kept` is a list."""
+    if layer.kept is None:
+        return attend(q, k, v, layer.attn_drop, layer.training)
+    layer.kept.append(attention_weights(q, k))
+    v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
+    return _weighted(layer.kept[-1], v, layer.attn_drop, layer.training)
 
 
 def _weighted(weights: Tensor, v: Tensor, dropout: float, training: bool) -> Tensor:
@@ -77,8 +90,24 @@ def head_width(dim: int, num_heads: int) -> int:
 
 
 def _has_fused_kernel(q: Tensor) -> bool:
-    """Return whether Paddle fuses attention here: on GPU, in half precision, not in a graph."""
-    return is_eager() and q.place.is_gpu_place() and q.dtype != paddle.float32
+    """Return whether Paddle fuses attention here: on GPU, in half precision, not in a graph.
+
+    Its kernels are for GPUs from Ampere on and widths in eights; Paddle before 3.3 does not look.
+    """
+    return (
+        is_eager()
+        and q.place.is_gpu_place()
+        and q.dtype in (paddle.float16, paddle.bfloat16)
+        and q.shape[-1] % 8 == 0
+        and _gpu_generation(q.place.gpu_device_id()) >= AMPERE
+    )
+
+
+@cache
+def _gpu_generation(device_id: int) -> int:
+    """Return the major number of a GPU's compute capability."""
+    major: int = paddle.device.cuda.get_device_capability(device_id)[0]
+    return major
 
 
 class SelfAttention(nn.Layer):
@@ -90,6 +119,9 @@ class SelfAttention(nn.Layer):
         qkv_bias: whether the projections of queries, keys and values have a bias.
         qk_scale: factor of the scores; by default 1 / sqrt(D).
         attn_drop, proj_drop: dropout on the attention weights, and after the last linear.
+
+    While `kept` is a list, each call appends the weights (N, M, L, L) that it applies, without
+    dropout; the output depends on them, so that they get gradients.
 
     Raises:
         UserError: the channels are no multiple of the heads.
@@ -105,6 +137,7 @@ class SelfAttention(nn.Layer):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
+        self.kept: list[Tensor] | None = None
         self.num_heads = num_heads
         self.head_dim = head_width(dim, num_heads)
         self.query_gain = 1.0 if qk_scale is None else qk_scale * self.head_dim**0.5
@@ -116,7 +149,7 @@ class SelfAttention(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         """(N, L, C) -> (N, L, C)."""
         q, k, v = self._project(x)
-        out = attend(q, k, v, self.attn_drop, self.training)
+        out = _attend_kept(self, q, k, v)
         return self.proj_drop(self.proj(out.flatten(2)))
 
     def weights(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
@@ -187,12 +220,7 @@ class EfficientSelfAttention(nn.Layer):
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
         q, k, v = self._project(x, hw)
-        if self.kept is None:
-            out = attend(q, k, v, self.attn_drop, self.training)
-        else:
-            self.kept.append(attention_weights(q, k))
-            v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
-            out = _weighted(self.kept[-1], v, self.attn_drop, self.training)
+        out = _attend_kept(self, q, k, v)
         return self.proj_drop(spread_tokens(self.proj(out.flatten(2)), hw, self.merge))
 
     def weights(self, x: Tensor, hw: Sequence[int | Tensor], rows: slice = slice(None)) -> Tensor:

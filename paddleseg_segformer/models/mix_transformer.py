@@ -15,10 +15,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.models import cpu_gradients
 from paddleseg_segformer.models.attention import EfficientSelfAttention
-from paddleseg_segformer.models.init import init_mit_weights
+from paddleseg_segformer.models.init import init_mit_weights, init_tokens
 from paddleseg_segformer.models.layers import (
     Conv2D,
     DropPath,
@@ -29,9 +29,11 @@ from paddleseg_segformer.models.layers import (
     map_to_tokens,
     tokens_to_map,
 )
+from paddleseg_segformer.models.vision_transformer import MLP, grid_hw
 
 PATCH_KERNELS = (7, 3, 3, 3)
 PATCH_STRIDES = (4, 2, 2, 2)
+POSITIONAL_ENCODINGS = ("mix_ffn", "learned")
 
 
 class OverlapPatchEmbed(nn.Layer):
@@ -54,6 +56,36 @@ class OverlapPatchEmbed(nn.Layer):
         """(N, in_channels, H, W) -> tokens (N, L, C), and the (h, w) of their map."""
         x = self.proj(x)  # (N, C, ceil(H / stride), ceil(W / stride))
         return self.norm(map_to_tokens(x)), x.shape[2:]
+
+
+class PositionedPatchEmbed(OverlapPatchEmbed):
+    """Overlapping patches plus a learned position embedding, resized bilinearly to their map.
+
+    Args:
+        in_channels, dim, kernel, stride, norm_eps: as of `OverlapPatchEmbed`.
+        grid_hw: sides of the map that the embedding is stored for.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        kernel: int,
+        stride: int,
+        norm_eps: float,
+        grid_hw: tuple[int, int],
+    ) -> None:
+        super().__init__(in_channels, dim, kernel, stride, norm_eps)
+        self.grid_hw = grid_hw
+        self.pos_embed = self.create_parameter([1, grid_hw[0] * grid_hw[1], dim])
+        init_tokens(self.pos_embed)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Sequence[int | Tensor]]:
+        x = self.proj(x)
+        hw = x.shape[2:]
+        grid = tokens_to_map(self.pos_embed, self.grid_hw)  # (1, C, *grid_hw)
+        positions = F.interpolate(grid, size=hw, mode="bilinear", align_corners=False)
+        return self.norm(map_to_tokens(x)) + map_to_tokens(positions), hw
 
 
 class MixFFN(nn.Layer):
@@ -93,7 +125,7 @@ class MixFFN(nn.Layer):
 
 
 class Block(nn.Layer):
-    """Pre-norm transformer block: x += attention(norm1(x)); x += mix_ffn(norm2(x)).
+    """Pre-norm transformer block: x += attention(norm1(x)); x += feed_forward(norm2(x)).
 
     Args:
         dim, num_heads, sr_ratio, mlp_ratio: C, M, R and the feed-forward network's hidden width
@@ -103,6 +135,7 @@ class Block(nn.Layer):
         drop_path: stochastic depth of both branches.
         norm_eps, embed_norm_eps: LayerNorm epsilon of the block, and of the reduced keys.
         merge: side of the squares of tokens that share a query.
+        has_mix_ffn: the feed-forward network is a `MixFFN`, or one without convolution.
     """
 
     def __init__(
@@ -118,6 +151,7 @@ class Block(nn.Layer):
         norm_eps: float,
         embed_norm_eps: float,
         merge: int = 1,
+        has_mix_ffn: bool = True,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, epsilon=norm_eps)
@@ -126,12 +160,14 @@ class Block(nn.Layer):
         )
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim, epsilon=norm_eps)
-        self.mlp = MixFFN(dim, int(dim * mlp_ratio), drop)
+        self.has_mix_ffn = has_mix_ffn
+        self.mlp = (MixFFN if has_mix_ffn else MLP)(dim, int(dim * mlp_ratio), drop)
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
         x = x + self.drop_path(self.attn(self.norm1(x), hw))
-        return x + self.drop_path(self.mlp(self.norm2(x), hw))
+        y = self.norm2(x)
+        return x + self.drop_path(self.mlp(y, hw) if self.has_mix_ffn else self.mlp(y))
 
 
 class MixVisionTransformer(nn.Layer):
@@ -155,10 +191,15 @@ class MixVisionTransformer(nn.Layer):
             the gradients: less memory, about a fifth more time on CPU.
         merge: side of the squares of tokens that share a query, of each stage: 2 for less work with
             the same weights, at some loss of accuracy; 1 is exact.
+        positional_encoding: "mix_ffn", the published convolution in the feed-forward networks; or
+            "learned", the paper's ablation: a position embedding added to the patches of each
+            stage, and feed-forward networks without convolution.
+        img_size: pixels of the images of a learned embedding, one number or [width, height]: the
+            training crop's; it is resized for other sizes.
 
     Raises:
-        UserError: not one number for each stage, channels that are no multiple of the heads, or a
-            `merge` below 1.
+        UserError: not one number for each stage, channels that are no multiple of the heads, a
+            `merge` below 1, another positional encoding, or an `img_size` without use or meaning.
     """
 
     min_input_px = 29  # below, stage 1's map is smaller than its 8x8 reduction kernel
@@ -179,6 +220,8 @@ class MixVisionTransformer(nn.Layer):
         embed_norm_eps: float = 1e-5,
         use_recompute: bool = False,
         merge: Sequence[int] = (1, 1, 1, 1),
+        positional_encoding: str = "mix_ffn",
+        img_size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.use_recompute = use_recompute
@@ -197,18 +240,37 @@ class MixVisionTransformer(nn.Layer):
                 )
         if not all(type(ratio) is int and ratio >= 1 for ratio in merge):
             raise UserError(f"merge: found {list(merge)}, expected whole numbers of 1 or more.")
+        if positional_encoding not in POSITIONAL_ENCODINGS:
+            raise UserError(
+                f"positional_encoding: found {positional_encoding!r}, expected "
+                f"{' or '.join(POSITIONAL_ENCODINGS)}."
+                f"{did_you_mean(positional_encoding, POSITIONAL_ENCODINGS)}"
+            )
+        has_mix_ffn = positional_encoding == "mix_ffn"
+        if has_mix_ffn != (img_size is None):
+            raise UserError(
+                f"img_size: found {img_size}, expected the training images' pixels with "
+                "positional_encoding learned, and no img_size without it."
+            )
+        hw = (0, 0) if img_size is None else grid_hw(img_size, 1)
         self.in_channels = in_channels
         self.feat_channels = list(embed_dims)
         self.depths = list(depths)
         self.norm_eps = norm_eps
         self.embed_norm_eps = embed_norm_eps
+        self.positional_encoding = positional_encoding
+        # learned: two tokens per side of stage 4, for Paddle resizes to a single one differently
+        self.min_portable_px = self.min_input_px if has_mix_ffn else 33
         num_blocks = sum(depths)
         drop_paths = [drop_path_rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
         for stage in range(4):
             dim = embed_dims[stage]
             previous = in_channels if stage == 0 else embed_dims[stage - 1]
-            patch_embed = OverlapPatchEmbed(
-                previous, dim, PATCH_KERNELS[stage], PATCH_STRIDES[stage], embed_norm_eps
+            patches = previous, dim, PATCH_KERNELS[stage], PATCH_STRIDES[stage], embed_norm_eps
+            stride = 4 << stage
+            grid = (hw[0] + stride - 1) // stride, (hw[1] + stride - 1) // stride
+            patch_embed = (
+                OverlapPatchEmbed(*patches) if has_mix_ffn else PositionedPatchEmbed(*patches, grid)
             )
             blocks = [
                 Block(
@@ -223,6 +285,7 @@ class MixVisionTransformer(nn.Layer):
                     norm_eps,
                     embed_norm_eps,
                     merge[stage],
+                    has_mix_ffn,
                 )
                 for index in range(depths[stage])
             ]

@@ -149,6 +149,36 @@ class MMHead(_Head):
         return self.classify(self.fusion_conv[1](upsampled_sum(maps, self.align_corners)))
 
 
+class LastStageHead(_Head):
+    """The head on stage 4 alone, as the parameters and costs of the paper's table 1d have it.
+
+    linear -> batch norm -> upsample to stage 1's size -> ReLU, channel dropout, classifier. There
+    is one map, so that none is concatenated or fused. The batch norm comes before the upsampling,
+    which preserves what it computes.
+
+    Args: as of `AllMLPHead`.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        embedding_dim: int = 256,
+        dropout_rate: float = 0.1,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__(num_classes, embedding_dim, dropout_rate, align_corners)
+        self.linear_c4 = nn.Sequential(("proj", nn.Linear(in_channels[3], embedding_dim)))
+        self.linear_fuse = nn.Sequential(("_batch_norm", nn.BatchNorm2D(embedding_dim)))
+        self.apply(init_head_weights)
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
+        first, *_, last = features
+        x = self.linear_fuse(tokens_to_map(self.linear_c4(map_to_tokens(last)), last.shape[2:]))
+        return self.classify(upsample(x, first.shape[2:], self.align_corners))
+
+
 class _EncoderDecoder(nn.Layer):
     """A backbone and a head whose layers are the model's attributes, as in PaddleSeg's files."""
 
@@ -228,6 +258,24 @@ class SegFormerMM(_EncoderDecoder, MMHead):
         embedding_dim: D, the head's width; mmsegmentation: 256.
         dropout_rate: share of the fused map's channels that training drops.
         align_corners: of the upsampling inside the head; published: False.
+        one_logit: of 2 classes, the first keeps the logit 0: the model of one logit and a sigmoid.
+
+    Raises:
+        UserError: no classes, or not such a backbone.
+    """
+
+
+class SegFormerLastStage(_EncoderDecoder, LastStageHead):
+    """SegFormer that sees the encoder's last stage alone, an ablation of the paper.
+
+    Called with a normalised image (N, C, H, W) it returns logits (N, K, ceil(H / 4), ceil(W / 4)).
+
+    Args:
+        num_classes: K, number of classes.
+        backbone: returns four maps at strides 4, 8, 16, 32, as a `MixVisionTransformer` does.
+        embedding_dim: D, the head's width; the paper's, by its costs: 768.
+        dropout_rate: share of the map's channels that training drops.
+        align_corners: of the upsampling inside the head.
         one_logit: of 2 classes, the first keeps the logit 0: the model of one logit and a sigmoid.
 
     Raises:

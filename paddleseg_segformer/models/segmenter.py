@@ -101,7 +101,8 @@ class MaskHead(nn.Layer):
         tokens = self.decoder_norm(tokens)
         # indices from the front: OpenVINO misreads exported slices with negative ones
         patches = _unit_length(self.proj_patch(tokens[:, :num_patches]))
-        classes = _unit_length(self.proj_class(tokens[:, num_patches:]))
+        classes = tokens[:, num_patches:].reshape([-1, self.num_classes, tokens.shape[-1]])
+        classes = _unit_length(self.proj_class(classes))  # K is known to Paddle 2's graphs only so
         return paddle.matmul(patches, classes, transpose_y=True)
 
 

@@ -163,7 +163,7 @@ class VisionTransformer(nn.Layer):
         self.in_channels = in_channels
         self.embed_dim = embed_dim
         self.patch_size = patch_size
-        self.grid_hw = _grid_hw(img_size, patch_size)
+        self.grid_hw = grid_hw(img_size, patch_size)
         self.epsilon = epsilon
         self.pad_input = pad_input
         self.pos_embed_interpolation = pos_embed_interpolation
@@ -266,7 +266,7 @@ def resize_positions(
     return paddle.concat([pos_embed[:, :1], map_to_tokens(grid)], axis=1)
 
 
-def _grid_hw(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
+def grid_hw(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
     """Return (h, w) of the patches in an image of `img_size`, a number or (width, height)."""
     sides = [img_size] * 2 if isinstance(img_size, int) else list(img_size)
     if len(sides) != 2 or patch_size < 1 or min(sides) < patch_size:

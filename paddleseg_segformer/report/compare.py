@@ -130,7 +130,7 @@ def compare(
     """
     label_set = dataset.label_set
     for name, predictor in zip(names, (first, second), strict=True):
-        _check_fit(name, predictor, dataset)
+        check_fit(name, predictor, dataset)
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
     areas: list[tuple[np.ndarray, np.ndarray]] = []
     images: list[ImagePair] = []
@@ -234,7 +234,7 @@ def write_comparison(
     return out / PAGE
 
 
-def _check_fit(name: str, predictor: Predictor, dataset: SegmentationDataset) -> None:
+def check_fit(name: str, predictor: Predictor, dataset: SegmentationDataset) -> None:
     """Refuse a model of other classes or values than the data set's."""
     label_set, of_data = predictor.label_set, dataset.label_set
     if label_set and label_set.num_classes != of_data.num_classes:

@@ -42,7 +42,7 @@ def curves_figure(curves: Curves) -> Figure:
         "learning rate": ("Train/lr",),
         "validation": ("Evaluate/mIoU", "Evaluate/accuracy"),
     }
-    figure, axes = _figure(11, 3, len(panels))
+    figure, axes = figure_of(11, 3, len(panels))
     for panel, (title, tags) in zip(axes, panels.items(), strict=True):
         for tag, color in zip(tags, COLORS, strict=False):
             if points := curves.get(tag):
@@ -60,7 +60,7 @@ def curves_figure(curves: Curves) -> Figure:
 def iou_figure(iou: np.ndarray, intervals: Intervals, classes: Sequence[str]) -> Figure:
     """Draw the IoU of each class with its confidence interval, the best at the top."""
     order = [index for index in np.argsort(iou) if not np.isnan(iou[index])]
-    figure, (panel,) = _figure(7, 1 + 0.2 * max(len(order), 4), 1)
+    figure, (panel,) = figure_of(7, 1 + 0.2 * max(len(order), 4), 1)
     errors = np.stack([iou - intervals.low, intervals.high - iou])[:, order]
     places = np.arange(len(order))
     panel.barh(places, 100 * iou[order], color=COLORS[0], height=0.7)
@@ -79,7 +79,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     num_classes = len(classes)
     side = float(np.clip(1.5 + 0.36 * num_classes, 4, 12))
-    figure, (panel,) = _figure(side + 1, side, 1)
+    figure, (panel,) = figure_of(side + 1, side, 1)
     picture = panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
     panel.set_xlabel("predicted")
     panel.set_ylabel("labelled")
@@ -103,7 +103,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
 def reliability_figure(calibration: Calibration) -> Figure:
     """Draw accuracy against confidence, before and after calibration, and how often each occurs."""
     shown = dict.fromkeys(("none", "one", calibration.best))
-    figure, axes = _figure(4 * len(shown), 4, len(shown))
+    figure, axes = figure_of(4 * len(shown), 4, len(shown))
     edges = np.linspace(0, 1, NUM_BINS + 1)
     for panel, method in zip(axes, shown, strict=True):
         quality = calibration.qualities[method]
@@ -124,7 +124,7 @@ def reliability_figure(calibration: Calibration) -> Figure:
 
 def risk_figure(calibration: Calibration) -> Figure:
     """Draw the share of wrong pixels among those that are kept, by the share that is kept."""
-    figure, (panel,) = _figure(6, 3.5, 1)
+    figure, (panel,) = figure_of(6, 3.5, 1)
     for method, color in zip(dict.fromkeys(("none", calibration.best)), COLORS, strict=False):
         quality = calibration.qualities[method]
         panel.plot(100 * quality.coverage, 100 * quality.risk, color=color, label=METHODS[method])
@@ -152,12 +152,14 @@ def inline_svg(figure: Figure) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _figure(width: float, height: float, num_panels: int) -> tuple[Figure, list[Axes]]:
-    """Return a figure of a size in inches and its panels, beside each other."""
+def figure_of(
+    width: float, height: float, num_columns: int, num_rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of a size in inches and its panels, row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes: Any = figure.subplots(1, num_panels, squeeze=False)[0]
+    axes: list[Any] = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
     for panel in axes:
         panel.tick_params(colors=INK, labelsize=8)
         panel.xaxis.label.set_color(INK)
@@ -165,4 +167,4 @@ def _figure(width: float, height: float, num_panels: int) -> tuple[Figure, list[
         for name, spine in panel.spines.items():
             spine.set_color(INK)
             spine.set_visible(name in ("left", "bottom"))
-    return figure, list(axes)
+    return figure, axes

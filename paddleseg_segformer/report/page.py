@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -58,7 +59,7 @@ def page_html(
         "Model and data": _about(content),
     }
     model, data = content["model"], content["data"]
-    title = f"{model['type']} on {data['type']} {data['mode'] or ''}".rstrip()
+    title = content["title"] or f"{model['type']} on {data['type']} {data['mode'] or ''}".rstrip()
     facts = (model["model_path"], f"{content['num_images']} images", content["environment"]["date"])
     return shell(title, " · ".join(facts), _tiles(content), sections)
 
@@ -193,8 +194,9 @@ def _errors(content: Mapping[str, Any]) -> str:
 
 def _images(content: Mapping[str, Any], shown: Sequence[Shown]) -> str:
     colors = {name: item["color"] for name, item in content["classes"].items()}
+    start = _folder(content)
     captions = (
-        f"{item.figures.path} · mIoU {percent(item.figures.miou)} · "
+        f"{item.figures.path.removeprefix(start)} · mIoU {percent(item.figures.miou)} · "
         f"accuracy {percent(item.figures.accuracy)} · "
         f"mostly {max(zip(item.figures.error_kinds, KINDS, strict=True))[1]}"
         for item in shown
@@ -232,10 +234,22 @@ def strips_html(
     )
 
 
+def _folder(content: Mapping[str, Any]) -> str:
+    """Return the folder that all images lie in, where they are not in the data set's own."""
+    folders = {os.path.dirname(item["path"]) for item in content["images"]}
+    if not all(map(os.path.isabs, folders)):
+        return ""
+    try:
+        return os.path.join(os.path.commonpath(folders), "")
+    except ValueError:  # drives of Windows
+        return ""
+
+
 def _all_images(content: Mapping[str, Any]) -> str:
+    start = _folder(content)
     rows = (
         [
-            escape(item["path"]),
+            escape(item["path"].removeprefix(start)),
             "{}x{}".format(*item["size_hw"]),
             cell(item["miou"]),
             cell(item["accuracy"]),
@@ -247,7 +261,7 @@ def _all_images(content: Mapping[str, Any]) -> str:
     header = ("image", "size", "mIoU", "accuracy", "confidence", *KINDS)
     return (
         "<p>In %; the kinds of errors as shares of the labelled pixels. A click on a column sorts."
-        f"</p>{table(header, rows)}"
+        f"{escape(f' Images are in {start}.') if start else ''}</p>{table(header, rows)}"
     )
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from paddleseg_segformer.config import Config
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import Metrics
 from paddleseg_segformer.evaluation.error_kinds import KINDS, SIZE_NAMES
-from paddleseg_segformer.files import atomic_files, atomic_folder
+from paddleseg_segformer.files import atomic_files, atomic_folder, only_writer
 from paddleseg_segformer.inference.overlay import legend, write_image
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.report import figures as draw
@@ -79,6 +80,7 @@ class Subject:
         settings: As evaluated: windows, scales, flips.
         device: As Paddle names it.
         run_dir: What `train` wrote, for its curves; None for a model without a run.
+        title: Of the page; by default the names of the model and of the data set.
     """
 
     model_path: Path
@@ -89,6 +91,7 @@ class Subject:
     settings: InferenceSettings
     device: str
     run_dir: Path | None = None
+    title: str = ""
 
 
 def write_report(
@@ -99,6 +102,7 @@ def write_report(
     opts: Sequence[str] = (),
     num_workers: int = 2,
     num_shown: int = 8,
+    title: str = "",
 ) -> Report:
     """Evaluate a training run's model on its `val_dataset` and write the report.
 
@@ -114,6 +118,7 @@ def write_report(
         opts: Overrides of the config, such as "val_dataset.dataset_root=DIR".
         num_workers: Threads that read images ahead.
         num_shown: Images shown of the worst, and of the best.
+        title: Of the page; by default the names of the model and of the data set.
 
     Raises:
         UserError: no run, no model or no `val_dataset`; or as of `evaluate`.
@@ -147,6 +152,7 @@ def write_report(
         config.test_config.inference_settings(),
         paddle.get_device(),
         run_dir,
+        title,
     )
     findings = Findings(len(dataset), dataset.num_classes, dataset.ignore_index)
     metrics = evaluate(
@@ -208,6 +214,8 @@ def write_findings(
         )
         (folder / PAGE).write_text(page, encoding="utf-8")
     logger.info("report: %s", out / PAGE)
+    if subject.run_dir:
+        _link_from_visualdl(subject.run_dir, out / PAGE)
     return Report(out, metrics, content, temperatures)
 
 
@@ -226,6 +234,24 @@ def _model_of(run_dir: Path) -> Path:
         f"{run_dir}: found neither {BEST} nor a checkpoint iter_N. Name the --save_dir of a "
         "training run; for weights of another kind: val --report."
     )
+
+
+def _link_from_visualdl(run_dir: Path, page: Path) -> None:
+    """Add the page's address to a run's VisualDL record, if it has one, and once."""
+    from paddleseg_segformer.training.writers import VisualDLWriter
+
+    record, address = run_dir / VisualDLWriter.FILE, page.absolute().as_uri()
+    if not record.is_file() or not find_spec("visualdl"):
+        return
+    if address.encode() in record.read_bytes():
+        return
+    try:
+        with only_writer(run_dir):
+            writer = VisualDLWriter(run_dir)
+            writer.text("report", f"report of the best model: {address}")
+            writer.close()
+    except UserError:  # the run goes on, and its record is its own
+        logger.info("%s: a run writes into it, so its record got no link to the report", run_dir)
 
 
 def _write_pictures(
@@ -266,6 +292,7 @@ def _figures(subject: Subject, metrics: Metrics, findings: Findings) -> dict[str
         for index, (name, figures) in enumerate(metrics.to_dict()["classes"].items())
     }
     content = metrics.to_dict() | {
+        "title": subject.title,
         "mIoU_interval": intervals.miou,
         "boundary_IoU": _mean(findings.boundary_iou),
         "boundary_F": _mean(findings.boundary_f),
@@ -398,7 +425,7 @@ def _versions() -> dict[str, str]:
 def _processor() -> str:
     """Return the processor's name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:  # not Linux
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

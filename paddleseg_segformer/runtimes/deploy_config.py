@@ -35,8 +35,11 @@ ARTEFACT_FILES = {
     "onnx": ("model.onnx",),
     "openvino": ("openvino_model.xml", "openvino_model.bin"),
     "int8": ("model_int8.xml", "model_int8.bin"),  # OpenVINO's, quantised
+    "int8_onnx": ("model_int8.onnx",),  # ONNX Runtime's, quantised
     "onnx_with_preprocess": ("model_with_preprocess.onnx",),  # for programs without the pipeline
 }
+PADDLE_2_PROGRAM = "model.pdmodel"  # what Paddle 2 writes in the place of model.json
+SPEED_FILES = ("speed.json", "speed.png")  # of `export --speed`
 # an image of 1 or 3 channels, one of others (a page for each), and the labels expected for either
 FIXTURE_FILES = ("fixture.png", "fixture.tif", "fixture_labels.png")
 
@@ -56,6 +59,14 @@ class ModelFile:
     def of(cls, path: Path) -> ModelFile:
         """Describe an existing file."""
         return cls(path.name, sha256(path))
+
+
+def artefact_paths(folder: Path, name: str) -> list[Path]:
+    """Return the files of an artefact that was written into a folder."""
+    paths = [folder / file for file in ARTEFACT_FILES[name]]
+    if name == "paddle" and (folder / PADDLE_2_PROGRAM).is_file():
+        paths[0] = folder / PADDLE_2_PROGRAM
+    return paths
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ class Artefact:
     @classmethod
     def of(cls, folder: Path, name: str) -> Artefact:
         """Describe an artefact whose files exist."""
-        return cls([ModelFile.of(folder / file) for file in ARTEFACT_FILES[name]])
+        return cls([ModelFile.of(path) for path in artefact_paths(folder, name)])
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,7 @@ class DeployConfig:
     palette: list[list[int]]  # RGB colour of each class, 0..255
     ignore_index: int = 255
     fixture: Fixture | None = None
+    precision: str = "fp32"  # of the computation, unless the caller names one
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -299,6 +311,8 @@ class DeployConfig:
         if self.inference.get("blend"):
             config = dataclasses.replace(self, format=BLEND_FORMAT)
         content = {"format": config.format, **dataclasses.asdict(config)}
+        if self.precision == "fp32":  # programs that do not know the key compute in float32 anyway
+            del content["precision"]
         text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
         write_text(path, text)
         return path

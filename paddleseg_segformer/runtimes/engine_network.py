@@ -7,6 +7,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
@@ -42,8 +43,10 @@ class EngineNetwork(ABC):
     name: ClassVar[str]  # key of `ENGINES`
 
     def __init__(self, folder: str | os.PathLike[str], options: EngineOptions) -> None:
-        self.options = options
         self.deploy = DeployConfig.load(folder, check_files=False)
+        if options.precision == "auto":
+            options = replace(options, precision=self.deploy.precision)
+        self.options = options
         self.pad_multiple = self.deploy.output.pad_multiple
         found = self.deploy.output.op
         # logarithms of probabilities are logits but for a number per pixel, which neither
@@ -229,8 +232,9 @@ def _is_installed(distribution: str) -> bool:
 
 
 def _fastest(folder: str | os.PathLike[str], options: EngineOptions) -> str:
-    device, precision = options.device, options.precision
-    artefacts = DeployConfig.load(folder, check_files=False).artefacts
+    deploy = DeployConfig.load(folder, check_files=False)
+    device, artefacts = options.device, deploy.artefacts
+    precision = deploy.precision if options.precision == "auto" else options.precision
     readers = {
         name: engine
         for name, engine in ENGINES.items()

@@ -16,13 +16,14 @@ class Engine(NamedTuple):
     network: str  # module:class, a subclass of `EngineNetwork`
     artefacts: tuple[str, ...]  # keys of `ARTEFACT_FILES` that it reads, best first
     precisions: tuple[str, ...]
+    int8_artefact: str = ""  # key of `ARTEFACT_FILES`, what it computes in INT8
 
     def readable(self, precision: str) -> tuple[str, ...]:
         """Return the artefacts that it computes in a precision from, best first."""
-        return ("int8",) if precision in INT8_PRECISIONS else self.artefacts
+        return (self.int8_artefact,) if precision in INT8_PRECISIONS else self.artefacts
 
 
-# of the quantised artefact; what it leaves in float is computed in float32, or in bfloat16
+# of a quantised artefact; what it leaves in float is computed in float32, or in bfloat16
 INT8_PRECISIONS = ("int8", "int8-bf16")
 _HERE = "paddleseg_segformer.runtimes"
 
@@ -33,13 +34,15 @@ ENGINES = {  # the fastest on the CPU first
         f"{_HERE}.openvino_backend:OpenVINONetwork",
         ("openvino", "onnx"),
         ("fp32", "bf16", *INT8_PRECISIONS),
+        "int8",
     ),
     "onnxruntime": Engine(
         "ONNX Runtime",
         "onnxruntime",
         f"{_HERE}.onnxruntime_backend:ONNXRuntimeNetwork",
         ("onnx",),
-        ("fp32",),
+        ("fp32", "int8"),
+        "int8_onnx",
     ),
     "paddle": Engine(
         "Paddle Inference",
@@ -50,7 +53,9 @@ ENGINES = {  # the fastest on the CPU first
     ),
 }
 BACKENDS = ("auto", *ENGINES)
-PRECISIONS = tuple(dict.fromkeys(name for engine in ENGINES.values() for name in engine.precisions))
+PRECISIONS = tuple(
+    dict.fromkeys(["auto", *(name for item in ENGINES.values() for name in item.precisions)])
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class EngineOptions:
         device: "cpu", "gpu" or "gpu:1"; by default the device Paddle is set to, and "cpu" in
             engines without Paddle.
         threads: CPU threads.
-        precision: Of the computation, one of the engine's `precisions`.
+        precision: Of the computation, one of the engine's `precisions`; auto: what `export --speed`
+            chose, else fp32.
         output_op: The output that the caller expects of the network.
         use_trt: Let TensorRT run it, in Paddle Inference on GPU.
         max_side_px: Longest side that may go through the network at once.

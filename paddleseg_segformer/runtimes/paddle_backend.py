@@ -46,6 +46,11 @@ class PaddleInferenceNetwork(EngineNetwork):
 
     def _load(self, paths: list[Path]) -> None:
         self.option = PLAIN  # key of `CPU_OPTIONS`
+        if paths[0].suffix == ".json" and paddle.__version__.startswith("2."):  # it would crash
+            raise UserError(
+                f"{paths[0]}: a program of Paddle 3, found Paddle {paddle.__version__}. Export the "
+                "model with this Paddle, install Paddle 3, or use another backend."
+            )
         if self.device.partition(":")[0] == "cpu":
             prepare_cpu()
             if self.options.precision != "fp32":
@@ -186,7 +191,8 @@ def _config(paths: list[Path], optimises_memory: bool) -> Any:
     config = inference.Config(*map(str, paths))
     config.disable_glog_info()
     if optimises_memory:
-        config.enable_new_executor()  # without these two, memory_optim fails
-        config.enable_new_ir()
+        if hasattr(config, "enable_new_ir"):  # in Paddle 3, without these two, memory_optim fails
+            config.enable_new_executor()
+            config.enable_new_ir()
         config.enable_memory_optim()
     return config

@@ -56,10 +56,18 @@ def set_up_tensorrt(config: Any, deploy: DeployConfig, precision: Any) -> None:
     """Let TensorRT run the network, on GPUs; sizes range as far as the export takes them.
 
     Raises:
-        UserError: this Paddle was built without TensorRT.
+        UserError: this Paddle was built without TensorRT, or the program has Paddle 3's form, for
+            which Paddle Inference does not have these settings.
     """
     from paddle import inference
 
+    program = deploy.artefacts["paddle"].files[0].name
+    if program.endswith(".json"):
+        raise UserError(
+            f"use_trt: found {program}, but Paddle Inference takes TensorRT for programs of Paddle "
+            "2 (model.pdmodel) alone. Leave --use_trt out, export with Paddle 2.6, or run the ONNX "
+            "file of --standard_onnx in TensorRT."
+        )
     if inference.get_trt_compile_version() == (0, 0, 0):
         raise UserError(
             "use_trt: this Paddle was built without TensorRT. Install a paddlepaddle-gpu that has "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import logging
 import socket
@@ -29,7 +30,9 @@ from paddleseg_segformer.serving.uploads import FIELD, FORM
 logger = logging.getLogger(__name__)
 
 CLIENT_GONE = 499  # nginx's status; for the log and the metrics, nobody reads the answer
-PATHS = ("/predict", "/health", "/health/live", "/metadata", "/metrics", "/openapi.json")
+STATE_PATHS = ("/ready", "/health", "/health/live")
+UNKNOWN_KEY = {"WWW-Authenticate": "Bearer"}
+PATHS = ("/predict", *STATE_PATHS, "/metadata", "/metrics", "/openapi.json")
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 UPLOAD = {
@@ -49,6 +52,7 @@ UPLOAD = {
 }
 ERRORS = {
     400: "no image in the body",
+    401: "no key, or an unknown one, where the service has keys",
     408: "the upload was too slow",
     413: "too many bytes or pixels",
     415: "neither a form nor an image",
@@ -75,7 +79,8 @@ def make_app(service: Service) -> FastAPI:
         response_class=Response,
         responses={status: {"description": text} for status, text in ERRORS.items()},
     )
-    app.add_api_route("/health", health, methods=["GET"])
+    for path in ("/health", "/ready"):
+        app.add_api_route(path, health, methods=["GET"])
     app.add_api_route("/health/live", live, methods=["GET"])
     app.add_api_route("/metadata", metadata, methods=["GET"])
     app.add_api_route("/metrics", metrics, methods=["GET"], response_class=Response)
@@ -84,6 +89,8 @@ def make_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_exception_handler(Exception, _internal_error)
+    if service.settings.api_keys:
+        app.add_middleware(KnownKeys, keys=service.settings.api_keys)
     app.add_middleware(KnownHosts, allowed=service.settings.allowed_hosts)
     app.add_middleware(Observed, service=service)
     return app
@@ -125,6 +132,29 @@ async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' format."""
     registry = request.app.state.service.metrics.registry
     return Response(generate_latest(registry), media_type=METRICS_TYPE)
+
+
+class KnownKeys:
+    """Refuses requests without one of the keys, but for those that ask about the service's state.
+
+    A key stands in a header, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+    """
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+        self.app = app
+        self.keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application on a request, if its key is known."""
+        if scope["type"] == "http" and scope["path"] not in STATE_PATHS:
+            headers = Headers(scope=scope)
+            scheme, _, bearer = headers.get("authorization", "").partition(" ")
+            found = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            # compared in a time that does not tell how much of a key is right
+            if not any(hmac.compare_digest(found.encode(), key) for key in self.keys):
+                answer = _error(401, "a key is needed, as Authorization: Bearer KEY", UNKNOWN_KEY)
+                return await answer(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 class KnownHosts:

@@ -13,7 +13,7 @@ from types import FrameType
 
 import uvicorn
 
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, one_line
 from paddleseg_segformer.serving.app import make_app
 from paddleseg_segformer.serving.connection import HEADER_BYTES, BoundedConnection
 from paddleseg_segformer.serving.service import Service
@@ -39,8 +39,9 @@ def serve(service: Service, host: str, port: int) -> None:
     """
     with listen(host, port) as sock:
         found = sock.getsockname()
-        logger.info("listening on http://%s:%d", host, found[1])
         server = _Server(service)
+        scheme = "https" if server.config.is_ssl else "http"
+        logger.info("listening on %s://%s:%d", scheme, host, found[1])
         server.run(sockets=[sock])
     is_whole = service.stop(max(CUT_S, server.stop_by - time.monotonic()))
     if server.has_failed:
@@ -94,8 +95,17 @@ class _Server(uvicorn.Server):
                 h11_max_incomplete_event_size=HEADER_BYTES,
                 timeout_graceful_shutdown=round(limits.grace_s + CUT_S),
                 log_level="error",  # a warning for each bad request would fill the log
+                ssl_certfile=limits.ssl_certfile,
+                ssl_keyfile=limits.ssl_keyfile,
             )
         )
+        try:
+            self.config.load()
+        except OSError as error:  # ssl's errors are of this kind
+            raise UserError(
+                f"--ssl_certfile {limits.ssl_certfile}, --ssl_keyfile {limits.ssl_keyfile}: cannot "
+                f"be used ({one_line(error)}). Expected PEM files of a certificate and its key."
+            ) from None
         self.service = service
         self.stop_by = 0.0  # `time.monotonic()`
         self.num_cut = 0  # requests that were in progress at the end of the grace period

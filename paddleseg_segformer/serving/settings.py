@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from paddleseg_segformer.errors import UserError
 
@@ -27,6 +29,9 @@ class ServingSettings:
         is_logged: Log a line for each request.
         allowed_hosts: Names that clients may call the service by, beside addresses, `localhost` and
             this machine's name; `*` for any. Pages of these hosts may send requests too.
+        api_keys: Requests need one of them, but for those that ask whether the service is ready.
+        ssl_certfile: Certificates for TLS, the service's own first (PEM); without it there is none.
+        ssl_keyfile: The private key (PEM), where it is not in that file.
 
     Raises:
         UserError: a number that is not above 0 (the wait may be 0).
@@ -44,16 +49,39 @@ class ServingSettings:
     max_connections: int = 512
     is_logged: bool = False
     allowed_hosts: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in ("is_logged", "allowed_hosts"):
+            if type(value) is bool or not isinstance(value, int | float):
                 continue
             if value < 0 or (value == 0 and field.name not in MAY_BE_0):
                 raise UserError(f"--{field.name}: found {value}, expected a number above 0.")
 
 
+def read_api_keys(path: str) -> tuple[str, ...]:
+    """Return the keys in a file, a key a line.
+
+    Raises:
+        UserError: no such file, no key in it, or one that is short or cannot stand in a header.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--api_keys {path}: cannot be read ({error}).") from None
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys or any(not re.fullmatch(f"[!-~]{{{MIN_KEY},}}", key) for key in keys):
+        raise UserError(
+            f"--api_keys {path}: expected a key a line, of {MIN_KEY} or more printable ASCII "
+            "characters without blanks, such as of `openssl rand -hex 32`."
+        )
+    return keys
+
+
+MIN_KEY = 16  # characters
 MAY_BE_0 = ("max_wait_ms", "grace_s")
 
 

@@ -24,6 +24,8 @@ from paddleseg_segformer.config import Config
 from paddleseg_segformer.config.building import NO_SCORE, TrainingParts
 from paddleseg_segformer.errors import UserError, only_warned
 from paddleseg_segformer.evaluation import Metrics, evaluate
+from paddleseg_segformer.evaluation.calibration import PixelSample
+from paddleseg_segformer.evaluation.evaluate import EvaluatedImage
 from paddleseg_segformer.files import remove_folder
 from paddleseg_segformer.inference.overlay import draw_confusion, side_by_side
 from paddleseg_segformer.inference.pipeline import predict_label
@@ -38,7 +40,7 @@ from paddleseg_segformer.training.checkpoints import (
 )
 from paddleseg_segformer.training.distributed import any_process, sum_over_processes
 from paddleseg_segformer.training.trainer import Hook, Trainer
-from paddleseg_segformer.training.writers import Writers
+from paddleseg_segformer.training.writers import Details, Writers
 
 logger = logging.getLogger(__name__)
 
@@ -174,10 +176,20 @@ def _finite_mean(values: list[float]) -> float:
 
 
 class ModelEvaluation:
-    """Evaluates the current weights the way `tools/val.py` does, and draws a few results."""
+    """Evaluates the current weights the way `tools/val.py` does, and draws a few results.
+
+    Args:
+        with_details: also sample pixels for `details`.
+    """
 
     def __init__(
-        self, config: Config, parts: TrainingParts, num_workers: int, rank: int, world_size: int
+        self,
+        config: Config,
+        parts: TrainingParts,
+        num_workers: int,
+        rank: int,
+        world_size: int,
+        with_details: bool = False,
     ) -> None:
         assert parts.val_dataset is not None and config.val_dataset is not None
         self.model = parts.model
@@ -187,10 +199,12 @@ class ModelEvaluation:
         self.preprocess = Preprocess.from_config(config)
         self.num_workers = max(num_workers, 1)
         self.rank, self.world_size = rank, world_size
+        self.with_details = with_details
         self.last_metrics: Metrics | None = None
 
     def metrics(self) -> Metrics:
         """Return the metrics over the whole data set, whatever the number of processes."""
+        self.sample = PixelSample(len(self.dataset), self.dataset.num_classes)
         self.last_metrics = evaluate(
             self.model,
             self.dataset,
@@ -201,8 +215,22 @@ class ModelEvaluation:
             rank=self.rank,
             world_size=self.world_size,
             all_reduce=sum_over_processes,
+            watch=self._sample_pixels if self.with_details else None,
         )
         return self.last_metrics
+
+    def _sample_pixels(self, image: EvaluatedImage) -> None:
+        assert image.sample.label is not None  # or `evaluate` refuses the image
+        rows, columns = self.sample.choose(image.sample.label, self.dataset.ignore_index)
+        scores = image.logits.log_probabilities(rows, columns)
+        self.sample.add(scores, image.sample.label[rows, columns])
+
+    def details(self) -> Details:
+        """Return the weights, and the probabilities of this process's share of the images."""
+        state = self.model.state_dict()
+        weights = {name: tensor.numpy() for name, tensor in state.items() if tensor.ndim > 1}
+        scores, labels = self.sample.pixels()
+        return Details(weights, np.exp(scores), labels, self.dataset.label_set.classes)
 
     def pictures(self) -> list[tuple[str, np.ndarray]]:
         """Return image, label and prediction side by side, and the confusion matrix."""
@@ -268,6 +296,8 @@ class Evaluate(Hook):
             if self.is_first:
                 for tag, image in self.evaluation.pictures():
                     self.run.writers.image(trainer.iteration, tag, image)
+                if self.evaluation.with_details:
+                    self.run.writers.details(trainer.iteration, self.evaluation.details())
         set_training(network, trainer.frozen)
         if self.is_first:
             self._report(trainer.iteration, metrics, time.perf_counter() - start)

@@ -6,8 +6,8 @@ import hashlib
 import logging
 import random
 import shlex
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from paddleseg_segformer.data.sample_lists import SampleList
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder, only_writer, write_text
 from paddleseg_segformer.model_folder import CONFIG, start_from_pretrained
+from paddleseg_segformer.models.stages import set_training
 from paddleseg_segformer.training.checkpoints import (
     BEST,
     BestModel,
@@ -56,14 +57,15 @@ from paddleseg_segformer.training.hooks import (
     RunFolder,
     TimeLimit,
 )
+from paddleseg_segformer.training.network_graph import network_graph
 from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.trainer import Hook, Precision, Trainer
 from paddleseg_segformer.training.writers import (
     JsonLinesWriter,
-    TextLog,
     Writer,
     Writers,
     check_trackers,
+    logged,
 )
 
 logger = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
     with ExitStack() as stack:
         if rank == 0:
             stack.enter_context(only_writer(save_dir))
-            stack.enter_context(_logged_to_file(save_dir))
+            stack.enter_context(logged(save_dir))
         if not checkpoint:
             _check_frozen(config)
             start_from_pretrained(parts.model, config)
@@ -107,6 +109,7 @@ def train(config: Config, options: RunOptions) -> BestModel:
             write_text(save_dir / CONFIG, run.config_yaml)
         batch = config.batch_size * config.accumulation_steps * world_size
         run.writers.config(run.config_yaml)
+        run.writers.network(lambda: _graph(parts))
         logger.info("config\n%s", run.config_yaml.rstrip())
         logger.info(
             "%s: %.3f M parameters; %d training samples%s; batch %d (%d processes); %d "
@@ -138,32 +141,21 @@ def train(config: Config, options: RunOptions) -> BestModel:
         return best
 
 
+def _graph(parts: TrainingParts) -> dict[str, Any]:
+    """Return the network's graph as it evaluates."""
+    parts.model.eval()
+    try:
+        return network_graph(parts.model, parts.dataset.img_channels)
+    finally:
+        set_training(parts.model, parts.frozen)
+
+
 def _says(path: Path, config_yaml: str) -> bool:
     """Tell whether a config file means the same, whatever its comments, which then stay."""
     try:
         return path.is_file() and load_config(path).to_yaml() == config_yaml
     except UserError:
         return False
-
-
-@contextmanager
-def _logged_to_file(save_dir: Path) -> Iterator[None]:
-    """Write the messages of this package to `log.txt` too, unless they are written there anyway."""
-    package, handler = logging.getLogger("paddleseg_segformer"), TextLog(save_dir)
-    written = {getattr(other, "baseFilename", None) for other in package.handlers}
-    if handler.baseFilename in written:
-        handler.close()
-        yield
-        return
-    level = package.level
-    package.setLevel(level or logging.INFO)
-    package.addHandler(handler)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
-        handler.close()
 
 
 def _writers(save_dir: Path, start: int | None, trackers: Sequence[str]) -> list[Writer]:
@@ -300,7 +292,9 @@ def _hooks(
     saving: list[Hook] = [save] if rank == 0 else []
     if parts.val_dataset is None:
         return [*hooks, *saving]
-    evaluation = ModelEvaluation(config, parts, options.num_workers, rank, world_size)
+    evaluation = ModelEvaluation(
+        config, parts, options.num_workers, rank, world_size, run.writers.take_details
+    )
     early_stop = options.early_stop_intervals or config.early_stop_intervals
     if early_stop and not options.do_eval:
         logger.warning("early_stop_intervals has no effect without --do_eval")

@@ -22,7 +22,8 @@ from paddleseg_segformer.training.distillation import Learners
 from paddleseg_segformer.training.distributed import any_process, mean_over_processes, unwrapped
 from paddleseg_segformer.training.faults import Faults, gradient_problem, gradient_sum, loss_problem
 
-PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+# Paddle's name, and the oldest generation of GPUs (of the compute capability) that computes in it
+PRECISIONS = {"fp32": ("float32", 0), "fp16": ("float16", 7), "bf16": ("bfloat16", 8)}
 
 
 class Hook:
@@ -49,7 +50,8 @@ class Precision:
         level: O1 casts by operator, O2 casts nearly all.
 
     Raises:
-        UserError: an unknown name, or mixed precision on CPU, where Paddle ignores it silently.
+        UserError: an unknown name, or mixed precision on a CPU or an older GPU, where Paddle would
+            compute in float32.
     """
 
     def __init__(self, name: str = "fp32", level: str = "O1") -> None:
@@ -60,7 +62,9 @@ class Precision:
             raise UserError(
                 f"--precision {name} has no effect on CPU in Paddle. Use fp32, or a GPU."
             )
-        self.dtype = PRECISIONS[name]
+        self.dtype, generation = PRECISIONS[name]
+        if self.enabled:
+            _check_gpu(name, generation)
         self.level = level
         self.is_scaled = name == "fp16"  # the scaler then skips steps whose gradients overflow
         self.scaler = paddle.amp.GradScaler(enable=self.is_scaled, init_loss_scaling=2.0**15)
@@ -80,6 +84,22 @@ class Precision:
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.clear_grad()
+
+
+def _check_gpu(precision: str, generation: int) -> None:
+    """Refuse a GPU on which Paddle would only warn, and compute in float32.
+
+    Raises:
+        UserError: it is one.
+    """
+    cuda = paddle.device.cuda
+    major, minor = cuda.get_device_capability()
+    if major < generation:
+        others = [name for name, (_, first) in PRECISIONS.items() if first <= major]
+        raise UserError(
+            f"--precision {precision}: found {cuda.get_device_name()} (compute capability {major}."
+            f"{minor}), expected {generation}.0 or newer. Use {' or '.join(others)}."
+        )
 
 
 class Trainer:

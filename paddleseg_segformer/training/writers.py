@@ -14,10 +14,12 @@ import math
 import os
 import re
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,11 +27,29 @@ from paddleseg_segformer.components import resolve
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import one_line, printable
 from paddleseg_segformer.files import atomic_path, make_folder, write_text
-from paddleseg_segformer.yaml_files import parse_yaml
+from paddleseg_segformer.yaml_files import dotted, parse_yaml
 
 logger = logging.getLogger(__name__)
 
+LOG = "log.txt"
 Scalars = Mapping[str, float]
+NUM_BUCKETS, NUM_THRESHOLDS = 50, 50  # of histograms, of curves of precision and recall
+
+
+class Details(NamedTuple):
+    """What an evaluation saw beside its scores.
+
+    Args:
+        weights: The network's, by name.
+        probabilities: Of each class at sampled pixels, (n, K).
+        labels: Their labelled ids, (n,).
+        classes: Names of the K classes.
+    """
+
+    weights: Mapping[str, np.ndarray]
+    probabilities: np.ndarray
+    labels: np.ndarray
+    classes: Sequence[str]
 
 
 class Writer:
@@ -40,6 +60,7 @@ class Writer:
     """
 
     package: str | None = None  # that has to be installed
+    takes_details = False  # whether `details` is called, which takes some time
 
     def config(self, text: str) -> None:
         """Write the config of the run, as YAML."""
@@ -49,6 +70,12 @@ class Writer:
 
     def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
         """Write a picture, RGB uint8 (H, W, 3)."""
+
+    def network(self, graph: Callable[[], Mapping[str, Any]]) -> None:
+        """Write the graph of the network, which `graph` makes in the form of VisualDL."""
+
+    def details(self, iteration: int, details: Details) -> None:
+        """Write histograms of the weights, and each class's precision over its recall."""
 
     def close(self) -> None:
         """Flush and close."""
@@ -89,7 +116,7 @@ class JsonLinesWriter(Writer):
                 if file.write(line) != len(line):
                     raise OSError(0, "a part of the line could not be written")
             except OSError:
-                os.truncate(self.path, end)
+                file.truncate(end)
                 raise
 
 
@@ -105,7 +132,7 @@ class TextLog(logging.FileHandler):
     """The messages of a run as lines of `log.txt`, appended to on resume."""
 
     def __init__(self, save_dir: Path) -> None:
-        super().__init__(save_dir / "log.txt", encoding="utf-8")
+        super().__init__(save_dir / LOG, encoding="utf-8")
         self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.is_failing = False
 
@@ -118,6 +145,36 @@ class TextLog(logging.FileHandler):
             logger.warning("%s: lines are being lost", self.baseFilename)
 
 
+@contextmanager
+def logged(folder: Path | None, to_console: bool = False) -> Iterator[None]:
+    """Write the messages of this package to a folder's `log.txt`, unless they go there anyway.
+
+    Args:
+        folder: None for no file.
+        to_console: Also to standard output, unless they are shown anyway.
+    """
+    package = logging.getLogger("paddleseg_segformer")
+    handlers: list[logging.Handler] = []
+    if folder is not None:
+        written = {getattr(other, "baseFilename", None) for other in package.handlers}
+        if os.path.abspath(folder / LOG) not in written:
+            handlers.append(TextLog(folder))
+    if to_console and not package.hasHandlers():
+        handlers.append(logging.StreamHandler(sys.stdout))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    level = package.level
+    package.setLevel(level or logging.INFO)
+    for handler in handlers:
+        package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+        for handler in handlers:
+            package.removeHandler(handler)
+            handler.close()
+
+
 class VisualDLWriter(Writer):
     """A VisualDL log in the run's folder (`visualdl --logdir SAVE_DIR`), appended to on resume.
 
@@ -125,22 +182,73 @@ class VisualDLWriter(Writer):
     """
 
     package = "visualdl"
+    takes_details = True
+    FILE = "vdlrecords.run.log"
 
     def __init__(self, save_dir: Path, start: int | None = None) -> None:
         from visualdl import LogWriter
 
-        name = "vdlrecords.run.log"
-        path = make_folder(save_dir) / name
+        path = make_folder(save_dir) / self.FILE
         if start is not None and path.is_file():
             kept = b"".join(_records_before(path.read_bytes(), start))
             with atomic_path(path) as temporary:
                 temporary.write_bytes(kept)
-        self.writer = LogWriter(logdir=str(save_dir), file_name=name, display_name=save_dir.name)
+        self.save_dir = save_dir
+        self.is_new = not path.is_file()
+        self.writer = LogWriter(
+            logdir=str(save_dir), file_name=self.FILE, display_name=save_dir.name
+        )
+
+    def config(self, text: str) -> None:
+        """Write the numbers and names of the config as hyper-parameters, beside the scores."""
+        if not self.is_new:  # a run has one set of them
+            return
+        settings = {
+            key: str(value) if isinstance(value, bool) else value
+            for key, value in dotted(parse_yaml(text, "config")).items()
+            if isinstance(value, int | float | str)
+        }
+        self.writer.add_hparams(settings, ["Evaluate/mIoU", "Evaluate/accuracy", "Train/loss"])
+        self.text("config", text)
+
+    def text(self, tag: str, text: str) -> None:
+        """Write a text."""
+        self.writer.add_text(tag=tag, text_string=text, step=0)
+        self.writer.flush()
+
+    def network(self, graph: Callable[[], Mapping[str, Any]]) -> None:
+        """Write the network's graph, of a new run."""
+        if self.is_new:
+            write_text(self.save_dir / "vdlgraph.run.log", json.dumps(graph()))
 
     def scalars(self, iteration: int, values: Scalars) -> None:
         """Add one point to each curve."""
         for tag, value in values.items():
-            self.writer.add_scalar(tag=tag, step=iteration, value=float(value))
+            self.writer.add_scalar(tag=_vdl_tag(tag), step=iteration, value=float(value))
+        self.writer.flush()
+
+    def details(self, iteration: int, details: Details) -> None:
+        """Add histograms and curves of precision and recall.
+
+        The curves are counted here: VisualDL 2.5.3 cannot with NumPy 1.24 or later.
+        """
+        from visualdl.component.base_component import pr_curve_raw
+
+        for name, values in details.weights.items():
+            self.writer.add_histogram(f"Weights/{name}", values, iteration, buckets=NUM_BUCKETS)
+        now_ms = round(1000 * time.time())
+        for index, name in enumerate(details.classes):
+            bucket = (details.probabilities[:, index] * (NUM_THRESHOLDS - 1)).astype(int)
+            is_class = details.labels == index
+            tp, fp = (  # of all that are at least as probable as the bucket
+                np.bincount(bucket[chosen], minlength=NUM_THRESHOLDS)[::-1].cumsum()[::-1]
+                for chosen in (is_class, ~is_class)
+            )
+            curves = (tp / np.maximum(tp + fp, 1), tp / max(tp[0], 1))
+            counts = (tp, fp, fp[0] - fp, tp[0] - tp)
+            tag, columns = _vdl_tag(f"Evaluate/{name}"), (x.tolist() for x in (*counts, *curves))
+            record = pr_curve_raw(tag, *columns, iteration, now_ms)
+            self.writer._get_file_writer().add_record(record)
         self.writer.flush()
 
     def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
@@ -150,6 +258,11 @@ class VisualDLWriter(Writer):
     def close(self) -> None:
         """Flush and close the log."""
         self.writer.close()
+
+
+def _vdl_tag(tag: str) -> str:
+    """Return a tag that VisualDL takes: `%` stands for a slash in its files."""
+    return tag.replace("%", "_")
 
 
 def _records_before(content: bytes, start: int) -> Iterator[bytes]:
@@ -182,6 +295,7 @@ class TensorBoardWriter(Writer):
     """
 
     package = "tensorboardX"
+    takes_details = True
 
     def __init__(self, save_dir: Path, start: int | None = None) -> None:
         from tensorboardX import SummaryWriter
@@ -199,6 +313,13 @@ class TensorBoardWriter(Writer):
 
     def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
         self.writer.add_image(tag, image, iteration, dataformats="HWC")
+
+    def details(self, iteration: int, details: Details) -> None:
+        for name, values in details.weights.items():
+            self.writer.add_histogram(f"Weights/{name}", values, iteration)
+        for index, name in enumerate(details.classes):
+            is_class, shares = details.labels == index, details.probabilities[:, index]
+            self.writer.add_pr_curve(f"Evaluate/{name}", is_class, shares, iteration)
 
     def close(self) -> None:
         self.writer.close()
@@ -223,7 +344,7 @@ class WandbWriter(Writer):
             project=os.environ.get("WANDB_PROJECT", "paddleseg_segformer"),
             name=save_dir.name,
             dir=str(save_dir),
-            id=None if is_new else id_file.read_text().strip(),
+            id=None if is_new else id_file.read_text("utf-8").strip(),
             resume="allow",
             mode=os.environ.get("WANDB_MODE", "offline"),
             settings=wandb.Settings(console="off", silent=True),
@@ -260,7 +381,7 @@ class MlflowWriter(Writer):
         self.client = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", local))
         id_file = save_dir / "mlflow_run_id"
         if start is not None and id_file.is_file():
-            self.run_id = id_file.read_text().strip()
+            self.run_id = id_file.read_text("utf-8").strip()
             self.client.update_run(self.run_id, status="RUNNING")
             return
         name = "paddleseg_segformer"
@@ -323,6 +444,30 @@ class Writers:
     def image(self, iteration: int, tag: str, image: np.ndarray) -> None:
         """Write a picture to every log."""
         self._each(lambda writer: writer.image(iteration, tag, image))
+
+    def network(self, graph: Callable[[], Mapping[str, Any]]) -> None:
+        """Write the network's graph to the logs that take details, if it can be traced."""
+        for writer in self.writers:
+            if getattr(writer, "takes_details", False):
+                try:
+                    writer.network(graph)
+                except Exception as error:  # of Paddle's tracing, of any type
+                    logger.info("the network's graph is not drawn (%s)", one_line(error))
+
+    @property
+    def take_details(self) -> bool:
+        """Tell whether any log takes details; users' may know nothing of them."""
+        return any(getattr(writer, "takes_details", False) for writer in self.writers)
+
+    def details(self, iteration: int, details: Details) -> None:
+        """Write details to the logs that take them."""
+        self._each(
+            lambda writer: (
+                writer.details(iteration, details)
+                if getattr(writer, "takes_details", False)
+                else None
+            )
+        )
 
     def close(self) -> None:
         """Close every log."""

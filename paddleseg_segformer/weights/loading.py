@@ -25,7 +25,7 @@ from paddleseg_segformer.weights.weight_file import RANGES, Checkpoint, State, o
 
 logger = logging.getLogger(__name__)
 
-_CLASSIFIERS = ("head.", "linear_pred.")  # their shapes follow the number of classes
+_CLASSIFIERS = ("fc.", "head.", "linear_pred.")  # their shapes follow the number of classes
 _BACKBONE = "backbone."
 
 

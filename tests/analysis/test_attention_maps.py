@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 import paddle
@@ -213,9 +215,22 @@ def test_job_takes_chosen_heads_and_classes(job, capsys) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("chosen", [["--patch", "3", "4"], ["--patch", "3", "4", "--classes", "3"]])
+def test_job_explains_a_pixel(job, chosen) -> None:
+    _, flags, folder = job
+    ways = ["--explain", "gradient", "occlusion", "--occlusion_px", "40"]
+    assert main([*flags, *chosen, *ways, "--layer", "1", "--heads"]) == 0
+    found = [path for path in folder.iterdir() if re.match("(gradient|occlusion)_class", path.name)]
+    assert len(found) == 2
+    assert all(cv2.imread(str(path)).shape == (64, 88, 3) for path in found)
+    assert all("class3_Road" in path.name for path in found if "3" in chosen[3:])
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--explain", "gradient", "--classes", "99"], "--classes: found 99, expected ids of 0"),
+        (["--explain", "occlusion", "--occlusion_px", "0"], "--occlusion_px: found 0"),
         (["--patch", "70", "0"], "--patch: found y 70, x 0, expected a pixel of the image"),
         (["--heads", "9"], "--heads: found [9]"),
         (["--layer", "9"], "layer: found 9"),
@@ -224,4 +239,5 @@ def test_job_takes_chosen_heads_and_classes(job, capsys) -> None:
 def test_mistakes_of_the_job_are_one_line(job, capsys, more, message) -> None:
     assert main([*job[1], *more]) == 1
     error = capsys.readouterr().err
-    assert message in error and "street.png" in error and len(error.splitlines()) == 1
+    assert message in error and len(error.splitlines()) == 1
+    assert "street.png" in error or "occlusion_px" in error

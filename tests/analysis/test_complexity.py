@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import paddle
 import pytest
 
+from paddleseg_segformer.analysis import latency
 from paddleseg_segformer.analysis.complexity import (
     GMACS,
     PARAMETERS_M,
@@ -98,6 +100,28 @@ def test_command_line_prints_and_writes_both_forms(tmp_path, capsys):
     assert record["paper_gmacs"] == 8.4 and record["parameters"] == 3752694
     assert sum(record["macs"].values()) > 2 * sum(record["macs_rewritten"].values())
     assert f"{sum(record['macs_rewritten'].values()) / 1e9:.2f}" in printed
+
+
+def test_images_per_second_are_timed_as_the_paper_did(monkeypatch, tmp_path, capsys):
+    """A clock that advances by 9 s for each of five that do not count, then by 0.5 s."""
+    clock, passes = [0.0], []
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
+
+    def network(x):
+        passes.append(tuple(x.shape))
+        clock[0] += 9.0 if len(passes) <= 5 else 0.5
+        return paddle.zeros([1, 4, x.shape[2] // 4, x.shape[3] // 4])
+
+    assert latency.images_per_second(network, (64, 96), num_images=9) == pytest.approx(2.0)
+    assert passes == [(1, 3, 64, 96)] * 9
+    monkeypatch.undo()
+    flags = ["--models", "B0", "--sizes", "512x1024", "--num_classes", "19", "--time", "6"]
+    assert main(["complexity", *flags, "--json", str(tmp_path / "out.json")]) == 0
+    (record,) = json.loads((tmp_path / "out.json").read_text())
+    assert record["fps"] > 0 and record["device"] == "cpu" and record["paper_fps"] == 47.6
+    assert "47.6" in capsys.readouterr().out
+    assert main(["complexity", "--time", "5"]) == 1
+    assert "--time: found 5, expected 6 or more" in capsys.readouterr().err
 
 
 def test_command_line_refuses_an_unknown_model(capsys):

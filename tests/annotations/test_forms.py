@@ -90,3 +90,24 @@ def test_yolo_without_sets_takes_all_images(tmp_path: Path) -> None:
     detected = detect(tmp_path, Options())
     assert detected.format == "yolo"
     assert [sample.set for sample in detected.samples] == [""] * len(forms.SCENES)
+
+
+def test_yolo_without_a_yaml_and_with_lists_of_other_folders(tmp_path: Path) -> None:
+    forms.write_yolo(tmp_path / "data")
+    expected = labels_of(prepare(detect(tmp_path / "data", Options(val=0.34)), tmp_path / "a"))
+    yaml = tmp_path / "data" / "data.yaml"
+    text = yaml.read_text(encoding="utf-8")
+    lines = "".join(f"data/images/{name}.jpg\n" for name in forms.SCENES)  # as CVAT has them
+    (tmp_path / "data" / "train.txt").write_text(lines, encoding="utf-8")
+    yaml.write_text(text.replace("train: images", "train: train.txt"), encoding="utf-8")
+    detected = detect(tmp_path / "data", Options(val=0.34))
+    assert not detected.warnings
+    for name, label in labels_of(prepare(detected, tmp_path / "b")).items():
+        np.testing.assert_array_equal(label, expected[name])
+    yaml.unlink()
+    (tmp_path / "data" / "train.txt").unlink()
+    (tmp_path / "data" / "classes.txt").write_text("\n".join(forms.CLASSES))  # Label Studio's
+    detected = detect(tmp_path / "data", Options(val=0.34))
+    assert detected.format == "yolo" and detected.classes == ("background", *forms.CLASSES)
+    for name, label in labels_of(prepare(detected, tmp_path / "c")).items():
+        np.testing.assert_array_equal(label, expected[name])

@@ -178,3 +178,30 @@ def test_a_test_set_is_drawn_beside_the_others(root: Path) -> None:
 def test_one_image_cannot_be_split(root: Path) -> None:
     with pytest.raises(UserError, match="1 images, expected two or more to split"):
         sets(write(root, {"a": 0}))
+
+
+def test_a_column_says_what_stays_together_or_the_sets(root: Path) -> None:
+    names = [f"x{letter}" for letter in "abcdefghij"]
+    write(root, {name: 10 * index for index, name in enumerate(names)})
+    lines = [
+        f"{name}.png,p{index % 5},{'test' if index == 9 else 'val' if index > 6 else 'train'},one"
+        for index, name in enumerate(names)
+    ]
+    (root / "metadata.csv").write_text("\n".join(["image,patient,set,same", *lines]))
+    found = sets(root, val_by="patient", val=0.4)
+    by_patient = [{found[name] for name in names[start::5]} for start in range(5)]
+    assert all(len(values) == 1 for values in by_patient)
+    assert sorted(found.values()) == ["train"] * 6 + ["val"] * 4
+    found = sets(root, "sets", val_by="set")
+    assert [found[name] for name in names] == ["train"] * 7 + ["val"] * 2 + ["test"]
+    assert list(sets(root, "value", val_by="patient=p3").values()).count("val") == 2
+    for column, message in (
+        ("same", "--val_by same: is 'one' in all of .*metadata.csv, expected two values"),
+        ("city", "--val_by city: fits none of 10 images"),
+        ("image=x", "--val_by image=x: fits none of 10 images"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sets(root, "none", val_by=column)
+    (root / "metadata.csv").write_text("\n".join(["image,patient", *lines[1:]]))
+    with pytest.raises(UserError, match="has no line of .*xa.png, expected one of each image"):
+        sets(root, "none", val_by="patient")

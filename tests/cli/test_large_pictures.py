@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from paddleseg_segformer.cli import large_pictures, main
+from paddleseg_segformer.cli import main
 from paddleseg_segformer.data import rasters
 from paddleseg_segformer.data.io import read_label
-from paddleseg_segformer.inference import geodata
+from paddleseg_segformer.inference import geodata, image_sources
 from paddleseg_segformer.inference.strips import StripFolder
 from paddleseg_segformer.predictor import Predictor
 
@@ -50,7 +50,7 @@ def write(path: Path, image: np.ndarray, **options) -> Path:
 @pytest.fixture
 def infer(tmp_path, monkeypatch):
     """Run `infer`; every picture counts as large."""
-    monkeypatch.setattr(large_pictures, "max_pixels", lambda: 1)
+    monkeypatch.setattr(image_sources, "max_pixels", lambda: 1)
 
     def run(path: Path, *flags: str) -> tuple[int, Path]:
         out = tmp_path / "out"

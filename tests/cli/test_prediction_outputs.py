@@ -70,7 +70,7 @@ def predict(folder: Path, out: Path, *flags: str) -> int:
 
 def test_without_the_flag_the_files_are_as_before(folder, tmp_path):
     assert predict(folder, tmp_path) == 0
-    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert found == [f"{kind}/{index}.png" for kind in sorted(RESULTS[:2])[::1] for index in (0, 1)]
 
 
@@ -122,6 +122,15 @@ def filled(collection: dict, shape: tuple[int, int]) -> np.ndarray:
         assert inside.sum() == feature["properties"]["area_px"]
         label[inside] = feature["properties"]["class_id"]
     return label
+
+
+def test_image_and_overlay_side_by_side(folder, predictor, tmp_path):
+    flags = ["--model_path", folder, "--image_path", folder / "images", "--save_dir", tmp_path]
+    assert main(["predict", *map(str, flags), "--outputs", "side_by_side"]) == 0
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["side_by_side"]
+    image = np.asarray(Image.open(folder / "images" / "1.png"))
+    expected = np.hstack([image, predictor(image).overlay()])
+    np.testing.assert_array_equal(Image.open(tmp_path / "side_by_side" / "1.png"), expected)
 
 
 def test_thresholds_of_single_classes(folder, predictor, tmp_path):

@@ -266,6 +266,12 @@ def test_confidence_flags_are_not_for_videos(run_dir, tmp_path, capsys) -> None:
     flags = ["--image_path", str(tmp_path / "a.mp4"), "--min_confidence", "0.5"]
     assert job("predict", run_dir, *flags) == 1
     assert "--min_confidence has no effect on a video" in capsys.readouterr().err
+    flags = ["--image_path", str(tmp_path / "a.mp4"), "--outputs", "label,polygons"]
+    assert job("predict", run_dir, *flags) == 1
+    assert "--outputs: polygons has no effect on a video" in capsys.readouterr().err
+    flags = ["--image_path", str(run_dir / "images"), "--smooth", "0.5"]
+    assert job("predict", run_dir, *flags) == 1
+    assert "--smooth has an effect on videos alone" in capsys.readouterr().err
 
 
 def test_predict_goes_on_after_a_bad_image(run_dir, tmp_path, capsys) -> None:

@@ -223,6 +223,9 @@ def test_keys_of_paddleseg_without_effect_are_named_once(path, caplog):
     assert caplog.text.count(expected) == 1
     with pytest.raises(UserError, match="unknown key 'exports'"):
         load_config(path, ["exports=1"])
+    assert not load_config(path, ["test_config.use_multilabel=False"]).test_config.is_slide
+    with pytest.raises(UserError, match="use_multilabel: found true, but a pixel has one class"):
+        load_config(path, ["test_config.use_multilabel=True"])
 
 
 def test_none_of_python_is_null(path):

@@ -39,6 +39,7 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 # What the zoo's table states costs for: (height, width) by part of the name.
 COST_SIZES_HW = {
+    "768x768_40k": (768, 768),
     "linear_cityscapes_768x768": (768, 768),
     "mask_cityscapes_768x768": (768, 768),
     "cityscapes_1024x1024": (1024, 1024),
@@ -120,6 +121,15 @@ def test_zoo_is_complete() -> None:
             for rest in ("ade20k_512x512_160k", "cityscapes_768x768_80k"):
                 assert f"segmenter_vit_{size}_{head}_{rest}" in names
     assert "segmenter_vit_small_mask_camvid_480x360" in names
+    ablations = {f"b2_width{width}_ade20k_512x512" for width in (256, 512, 768, 1024, 2048)}
+    ablations |= {
+        f"{encoder}_ade20k_512x512" for encoder in ("resnet50", "resnet101", "resnext101")
+    }
+    ablations |= {"b2_last_stage_ade20k_512x512", "b3_ade20k_512x512"}
+    ablations |= {f"b0_{kind}_cityscapes_768x768" for kind in ("mix_ffn", "learned_positions")}
+    assert {f"segformer_{name}_40k" for name in ablations} == {
+        name for name in names if name.endswith("_40k")
+    }
 
 
 @each_config
@@ -139,11 +149,19 @@ def test_header_states_a_command_that_works(path: Path) -> None:
 
 
 def check_segformer(path: Path, config: Config) -> None:
-    variant = re.search(r"_b(\d)_", path.stem)
-    assert variant and config.model["backbone"]["type"] == f"MixVisionTransformer_B{variant[1]}"
-    pretrained = config.model["backbone"].get("pretrained")
-    assert pretrained is None or pretrained.endswith(f"_b{variant[1]}.tar.gz")
-    assert config.model["embedding_dim"] == (256 if variant[1] in "01" else 768)
+    backbone = config.model["backbone"]
+    pretrained = backbone.get("pretrained")
+    width = re.search(r"_width(\d+)_", path.stem)
+    if resnet := re.search(r"_(resne\w?t\d+)_", path.stem):
+        assert backbone["type"].lower().partition("_")[0] == resnet[1]
+        assert pretrained.endswith(f"/{backbone['type'].lower()}.pdparams")
+        expected = 768
+    else:
+        variant = re.search(r"_b(\d)_", path.stem)
+        assert variant and backbone["type"] == f"MixVisionTransformer_B{variant[1]}"
+        assert pretrained is None or pretrained.endswith(f"_b{variant[1]}.tar.gz")
+        expected = 256 if variant[1] in "01" else 768
+    assert config.model["embedding_dim"] == (int(width[1]) if width else expected)
 
 
 def check_segmenter(path: Path, config: Config) -> None:
@@ -371,6 +389,41 @@ def test_variants_differ_in_the_model_only(path: Path) -> None:
     ours, theirs = load_yaml(path), load_yaml(base)
     differing = {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)}
     assert differing <= ({"model", "batch_size"} if "b5_city" in path.stem else {"model"})
+
+
+def test_the_pair_of_positional_encodings_differs_in_nothing_else() -> None:
+    pair = [
+        load_config(f"segformer_b0_{kind}_cityscapes_768x768_40k")
+        for kind in ("mix_ffn", "learned_positions")
+    ]
+    plain, learned = (dataclasses.asdict(config) for config in pair)
+    backbone = learned["model"]["backbone"]
+    crop = learned["train_dataset"]["transforms"][1]["crop_size"]
+    assert crop == [backbone.pop("img_size")] * 2
+    assert backbone.pop("positional_encoding") == "learned"
+    assert learned == plain and plain["test_config"]["crop_size"] == crop
+
+
+def test_ablations_cost_what_the_paper_states() -> None:
+    """Tables 1b and 1d, in 1e9 multiply-accumulates and millions of parameters."""
+    stated = {
+        "b2_width256": (25.7, 24.7),
+        "b2_width512": (39.8, 25.8),
+        "b2_width768": (62.4, 27.5),
+        "b2_width1024": (93.6, 29.6),
+        "b2_width2048": (304.4, 43.4),
+        "b2_last_stage": (22.3, 24.7),
+        "b3": (79.0, 47.3),
+        "resnet50": (69.2, 29.0),
+        "resnet101": (88.7, 47.9),
+        "resnext101": (127.5, 86.8),
+    }
+    for name, (gmacs, millions) in stated.items():
+        model = model_of(FOLDER / f"segformer_{name}_ade20k_512x512_40k.yml")
+        found = count_macs(model, (512, 512), rewritten=False).total() / 1e9
+        # the paper's ResNets cost more, as with a stem of three convolutions
+        assert found == pytest.approx(gmacs, rel=0.02 if "resnet" in name else 0.005)
+        assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.07)
 
 
 def test_bases_are_used() -> None:

@@ -16,7 +16,6 @@ from PIL import Image
 from paddleseg_segformer.data.headers import MAX_PIXELS, check_image
 from paddleseg_segformer.data.io import read_image, read_label
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.video import overlay_video
 
 SIDE = 60_000
 
@@ -164,13 +163,6 @@ def test_pillows_own_limit_stays_for_others(tmp_path):
     assert Image.MAX_IMAGE_PIXELS == before is not None
 
 
-def test_video_is_opened_as_a_file_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", lambda source: pytest.fail(f"opened {source}"))
-    for source in ("http://127.0.0.1:9/x.mp4", "0", "videotestsrc ! appsink"):
-        with pytest.raises(UserError, match="no such file"):
-            overlay_video(None, source, tmp_path / "out.mp4")
-
-
 def test_jpeg_of_many_scans_is_refused(tmp_path):
     """A refinement scan of 15 bytes costs as much as a pass over the whole image."""
     path = tmp_path / "x.jpg"
@@ -180,6 +172,24 @@ def test_jpeg_of_many_scans_is_refused(tmp_path):
     last = content.rindex(b"\xff\xda")
     path.write_bytes(content[:last] + 2000 * content[last:-2] + content[-2:])
     with pytest.raises(UserError, match=r"x.jpg: a JPEG of \d+ scans, expected at most 100"):
+        read_image(path)
+
+
+def test_png_that_claims_more_than_it_holds_is_refused(tmp_path):
+    """OpenCV 5 makes room for all that a chunk claims: 44 bytes cost 2 GiB and a second."""
+    path = tmp_path / "x.png"
+    Image.fromarray(np.zeros((33, 45, 3), np.uint8)).save(path)
+    content = path.read_bytes()
+    assert read_image(path).shape == (33, 45, 3)
+    path.write_bytes(content[:33] + b"\x7f\xff\xff\xffIDAT")
+    for read in (read_image, read_label):
+        with pytest.raises(UserError, match=r"chunk b'IDAT' claims 2147483647 bytes, found 0"):
+            read(path)
+    chunk = b"\0\0\0\0teST" + zlib.crc32(b"teST").to_bytes(4, "big")
+    path.write_bytes(content[:33] + chunk * 100 + content[33:])
+    assert read_image(path).shape == (33, 45, 3)
+    path.write_bytes(content[:33] + chunk * 100_001 + content[33:])
+    with pytest.raises(UserError, match="a PNG of more than 100000 chunks"):
         read_image(path)
 
 

@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import nn
+from small_models import IS_PADDLE_2
 
 from paddleseg_segformer.data.labels import LABEL_SETS
 from paddleseg_segformer.errors import UserError
@@ -97,8 +98,11 @@ def test_deploy_yaml_says_what_was_exported_and_verified(exported) -> None:
         "deploy.yaml",
         "fixture.png",
         "fixture_labels.png",
-        "model.json",
-        "model.pdiparams",
+        *(
+            ["model.pdiparams", "model.pdmodel"]
+            if IS_PADDLE_2
+            else ["model.json", "model.pdiparams"]
+        ),
     ]
     assert not list(exported.folder.parent.glob(".*"))
     assert deploy.input.shape == [-1, 3, -1, -1]

@@ -13,7 +13,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import nn
-from small_models import small_segformer
+from small_models import IS_PADDLE_2, small_segformer
 
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
@@ -22,6 +22,8 @@ from paddleseg_segformer.export.epsilons import READERS, check_epsilons
 from paddleseg_segformer.runtimes.deploy_config import ARTEFACT_FILES, DeployConfig
 from paddleseg_segformer.runtimes.engine_network import load_network
 from paddleseg_segformer.runtimes.engines import EngineOptions
+
+pytestmark = pytest.mark.skipif(IS_PADDLE_2, reason="ONNX is made with Paddle 3")
 
 FIXTURE = ("fixture.png", "fixture_labels.png")
 

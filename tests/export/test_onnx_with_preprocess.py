@@ -11,7 +11,7 @@ import onnxruntime
 import paddle
 import pytest
 from paddle import nn
-from small_models import small_vit
+from small_models import IS_PADDLE_2, small_vit
 
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
@@ -22,6 +22,8 @@ from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import LinearSegmenter
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.street_scenes.dataset import render_scene
+
+pytestmark = pytest.mark.skipif(IS_PADDLE_2, reason="ONNX is made with Paddle 3")
 
 FORMAT = "onnx_with_preprocess"
 FILE = "model_with_preprocess.onnx"

@@ -69,6 +69,14 @@ def test_run_leaves_what_people_look_for(done):
 def test_python_gives_the_figures_of_the_files(done):
     state = json.loads((done.folder / "fit.json").read_text())
     assert state["metrics"] == done.metrics.to_dict()
+    lines = map(json.loads, (done.folder / "log.jsonl").read_text().splitlines())
+    first_s = next(line["time_s"] for line in lines if "Evaluate/mIoU" in line)
+    assert done.first_score_s == pytest.approx(first_s - state["begun_s"], abs=0.1)
+    assert 0 < done.first_score_s <= sum(done.seconds.values())
+    assert (
+        f"; first score after {done.first_score_s / 60:.1f} min"
+        in (done.folder / "log.txt").read_text()
+    )
     assert json.loads((done.folder / "report.json").read_text())["mIoU"] == done.metrics.miou
     card = (done.folder / "README.md").read_text()
     assert f"mIoU {done.metrics.miou:.4f}" in card and "Licences" in card

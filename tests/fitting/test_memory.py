@@ -7,7 +7,10 @@ from test_recipe import STREETS, options, planned, reasons
 
 from paddleseg_segformer import UserError
 from paddleseg_segformer.fitting import plan, trial
+from paddleseg_segformer.fitting.start_weights import StartWeights
 from paddleseg_segformer.fitting.trial import Memory
+
+RANDOM = StartWeights(None, False, "")
 
 
 @pytest.fixture
@@ -71,7 +74,9 @@ def test_measured_memory_grows_with_the_crop(data, model):
     (data / "list.txt").write_text("".join(f"images/{x} labels/{x}\n" for x in names))
     found = {
         size: trial.measure_memory(
-            plan.plan_data(sections, STREETS, options(model=model, size=size), None, "cpu").config()
+            plan.plan_data(
+                sections, STREETS, options(model=model, size=size), RANDOM, "cpu"
+            ).config()
         )
         for size in (64, 256)
     }

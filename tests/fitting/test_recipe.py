@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 
 from paddleseg_segformer.config.schema import config_from
+from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.fitting.fingerprint import Fingerprint
 from paddleseg_segformer.fitting.options import MODELS, FitOptions
 from paddleseg_segformer.fitting.recipe import (
+    MIN_TIMED_ITERS,
     Recipe,
     Trial,
     plan_batch,
     plan_data,
     plan_length,
 )
+from paddleseg_segformer.fitting.start_weights import StartWeights
 from paddleseg_segformer.yaml_files import parse_yaml
 
 STREETS = Fingerprint(
@@ -38,13 +41,16 @@ def options(**changes):
     return FitOptions.of(".", **{"out": "/tmp/out", **changes})
 
 
-def planned(data=STREETS, pretrained=None, device="cpu", classes=CLASSES, **changes):
+def planned(
+    data=STREETS, pretrained=None, device="cpu", classes=CLASSES, normalize=None, **changes
+):
     base = {"type": "Dataset", "dataset_root": ".", "num_classes": 3, "classes": classes}
     sections = {
         "train_dataset": {**base, "mode": "train", "train_path": "train.txt"},
         "val_dataset": {**base, "mode": "val", "val_path": "val.txt"},
     }
-    return plan_data(sections, data, options(**changes), pretrained, device)
+    weights = StartWeights(pretrained, True, "--pretrained.", normalize)
+    return plan_data(sections, data, options(**changes), weights, device)
 
 
 def transforms(recipe, section="train_dataset"):
@@ -110,6 +116,12 @@ def test_images_are_normalised_by_the_weights_constants_or_by_their_own():
         assert (own["mean"], own["std"]) == ([0.4, 0.41, 0.42], [0.3, 0.31, 0.32])
         theirs = transforms(planned(pretrained="mit_b0.pdparams"), section)["Normalize"]
         assert theirs["mean"] == [0.485, 0.456, 0.406]
+    for constants in ({"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}, {"mean": [0.7]}):
+        known = Normalize(**constants)
+        recipe = planned(pretrained="run/best_model", normalize=known)
+        found = transforms(recipe)["Normalize"]
+        assert (found["mean"], found["std"]) == (list(known.mean), list(known.std))
+        assert "those of the start weights" in reasons(recipe)
     five = replace(STREETS, mean=(0.1,) * 5, std=(0.2,) * 5)
     recipe = planned(five, pretrained="mit_b0.pdparams")
     assert transforms(recipe)["Normalize"]["mean"] == [0.1] * 5
@@ -208,6 +220,14 @@ def test_evaluations_take_a_tenth_of_the_time():
     assert lengthened(planned(), iters=1000).run["save_interval"] == 200  # 500 s, 10 s each
     assert lengthened(planned(), iters=100_000).run["save_interval"] == 5000  # 20 at most
     assert lengthened(planned(), iters=3).run["save_interval"] == 3  # one at least
+
+
+def test_a_time_that_holds_too_few_steps_says_so():
+    slow = TRIAL._replace(step_s=30.0)
+    recipe = lengthened(planned(), trial=slow, left_s=60.0, minutes=1)
+    assert recipe.content["iters"] == MIN_TIMED_ITERS
+    assert "the least, for which --minutes 1 are too short here" in reasons(recipe)
+    assert "leaves for training" in reasons(lengthened(planned(), left_s=60.0, minutes=1))
 
 
 def test_pretrained_backbone_learns_slowly_and_its_head_fast():

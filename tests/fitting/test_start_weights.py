@@ -58,6 +58,19 @@ def test_named_weights_go_into_the_part_that_they_are_of(tmp_path):
         assert str(section).count("pretrained") == 1
 
 
+def test_weights_of_a_run_bring_the_constants_that_they_were_trained_with(tmp_path):
+    path = file_in(tmp_path / "run", small_segformer())
+    assert start_weights(options(pretrained=str(path))).normalize is None  # nothing says them
+    content = (
+        "model: {type: SegFormer, embedding_dim: 16, backbone: {type: MixVisionTransformer_B0, "
+        "embed_dims: [8, 16, 20, 32], depths: [1, 1, 1, 1]}}\nval_dataset:\n  type: Dataset\n"
+        "  transforms: [{type: Normalize, mean: [0.1, 0.2, 0.3], std: [0.4, 0.5, 0.6]}]\n"
+    )
+    (tmp_path / "run" / "config.yml").write_text(content)
+    normalize = start_weights(options(pretrained=str(tmp_path / "run"))).normalize
+    assert list(normalize.mean) == [0.1, 0.2, 0.3] and list(normalize.std) == [0.4, 0.5, 0.6]
+
+
 def test_named_weights_that_do_not_exist_are_refused():
     with pytest.raises(UserError, match="nowhere.pdparams"):
         start_weights(options(pretrained="nowhere.pdparams"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -9,7 +11,11 @@ import pytest
 from small_models import small_mit
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.models import MixVisionTransformer, MixVisionTransformerClassifier
+from paddleseg_segformer.models import (
+    MixVisionTransformer,
+    MixVisionTransformerClassifier,
+    attention,
+)
 from paddleseg_segformer.models.attention import EfficientSelfAttention, attend
 from paddleseg_segformer.models.layers import DropPath
 from paddleseg_segformer.models.mix_transformer import BACKBONES
@@ -182,6 +188,26 @@ def test_attend_without_gradient_equals_attend_with():
     with paddle.no_grad():
         without = attend(q, k, v)
     np.testing.assert_allclose(with_gradient.numpy(), without.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("generation", "dtype", "width", "is_fused"),
+    [
+        (8, "float16", 32, True),
+        (9, "bfloat16", 64, True),
+        (7, "float16", 32, False),
+        (8, "float16", 20, False),
+        (8, "float32", 32, False),
+        (8, "float64", 32, False),
+    ],
+)
+def test_attention_is_fused_where_paddle_has_the_kernel(
+    generation, dtype, width, is_fused, monkeypatch
+):
+    monkeypatch.setattr(attention, "_gpu_generation", lambda device_id: generation)
+    place = SimpleNamespace(is_gpu_place=lambda: True, gpu_device_id=lambda: 0)
+    q = SimpleNamespace(place=place, dtype=getattr(paddle, dtype), shape=[1, 4, 1, width])
+    assert attention._has_fused_kernel(q) == is_fused
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():

@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import inference, nn
+from small_models import IS_PADDLE_2
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export import export_model
@@ -20,7 +21,7 @@ from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.models import LinearSegmenter, MaskSegmenter, VisionTransformer
 from paddleseg_segformer.runtimes import paddle_backend
-from paddleseg_segformer.runtimes.deploy_config import DeployConfig
+from paddleseg_segformer.runtimes.deploy_config import Artefact, DeployConfig, ModelFile
 from paddleseg_segformer.runtimes.engines import EngineOptions
 from paddleseg_segformer.runtimes.paddle_backend import PaddleInferenceNetwork
 from paddleseg_segformer.runtimes.paddle_options import (
@@ -281,10 +282,25 @@ def test_tensorrt_is_refused_where_it_cannot_run(dynamic, arguments, message) ->
     inference.get_trt_compile_version() != (0, 0, 0), reason="this Paddle has TensorRT"
 )
 def test_paddle_without_tensorrt_is_one_line(dynamic) -> None:
+    deploy = DeployConfig.load(dynamic[1])
+    files = [ModelFile("model.pdmodel", ""), deploy.artefacts["paddle"].files[1]]
+    old = dataclasses.replace(deploy, artefacts={"paddle": Artefact(files)})
     with pytest.raises(UserError, match="use_trt: this Paddle was built without TensorRT"):
-        set_up_tensorrt(
-            inference.Config(), DeployConfig.load(dynamic[1]), inference.PrecisionType.Half
-        )
+        set_up_tensorrt(inference.Config(), old, inference.PrecisionType.Half)
+
+
+@pytest.mark.skipif(IS_PADDLE_2, reason="Paddle 2 writes no such program")
+def test_program_of_paddle_3_is_refused_by_paddle_2(dynamic, monkeypatch) -> None:
+    monkeypatch.setattr(paddle, "__version__", "2.6.2")
+    with pytest.raises(UserError, match=r"model.json: a program of Paddle 3, found Paddle 2.6.2"):
+        PaddleInferenceNetwork(dynamic[1], EngineOptions(device="cpu"))
+
+
+@pytest.mark.skipif(IS_PADDLE_2, reason="Paddle 2 writes no such program")
+def test_tensorrt_is_refused_for_programs_of_paddle_3(dynamic) -> None:
+    deploy = DeployConfig.load(dynamic[1])
+    with pytest.raises(UserError, match="use_trt: found model.json, but .* of Paddle 2"):
+        set_up_tensorrt(inference.Config(), deploy, inference.PrecisionType.Half)
 
 
 def test_tensorrt_shapes_of_free_windowed_and_fixed_inputs(dynamic, fixed) -> None:

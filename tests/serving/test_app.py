@@ -551,3 +551,35 @@ def test_pages_of_other_sites_cannot_send_images(
 ) -> None:
     answer = bench(allowed_hosts=allowed).post(encode(scene), origin=origin)
     assert answer.status_code == status
+
+
+KEYS = ("0123456789abcdef", "a-second-key-for-rotation")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"authorization": f"Bearer {KEYS[0]}"}, 200),
+        ({"authorization": f"bearer {KEYS[1]}"}, 200),
+        ({"x-api-key": KEYS[1]}, 200),
+        ({}, 401),
+        ({"authorization": "Bearer "}, 401),
+        ({"authorization": f"Basic {KEYS[0]}"}, 401),
+        ({"authorization": f"Bearer {KEYS[0][:-1]}"}, 401),
+        ({"x-api-key": f"{KEYS[0]}\xe4"}, 401),
+    ],
+)
+def test_requests_need_a_key_where_there_are_keys(
+    bench: Start, encode: Callable[..., bytes], scene: np.ndarray, headers: dict, status: int
+) -> None:
+    service = bench(api_keys=KEYS)
+    raw = {name: value.encode("latin-1") for name, value in headers.items()}
+    answer = service.post(encode(scene), **raw)
+    assert answer.status_code == status
+    if status == 401:
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "Authorization: Bearer KEY" in error_of(answer)
+    for path in ("/metadata", "/metrics", "/openapi.json"):
+        assert service.get(path).status_code == 401
+    for path in ("/health", "/ready", "/health/live"):
+        assert service.get(path).status_code == 200

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -40,7 +42,7 @@ class Running:
         self.lines: list[str] = []
         for line in self.process.stdout:
             self.lines.append(line)
-            if found := re.search(r"listening on (http://127\.0\.0\.1:(\d+))", line):
+            if found := re.search(r"listening on (https?://127\.0\.0\.1:(\d+))", line):
                 self.url, self.port = found[1], int(found[2])
                 break
         else:
@@ -110,6 +112,71 @@ def test_a_running_service_answers_refuses_and_ends_with_what_it_has_accepted(
     assert printed.rstrip().endswith("stopped")
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{running.url}/health")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> list[Path]:
+    """Return the files of a certificate for 127.0.0.1 and of its key."""
+    openssl = shutil.which("openssl")
+    if not openssl:
+        pytest.skip("makes its certificate with openssl")
+    files = [tmp_path / "cert.pem", tmp_path / "key.pem"]
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+def test_tls_and_keys(
+    exported: Path, scene: np.ndarray, encode: Callable[..., bytes], certificate: list[Path]
+) -> None:
+    keys = certificate[0].with_name("keys.txt")
+    keys.write_text("0123456789abcdef\n\n")
+    flags = ["--ssl_certfile", certificate[0], "--ssl_keyfile", certificate[1], "--api_keys", keys]
+    service = Running("--config", exported, *FLAGS, *flags)
+    try:
+        assert service.url.startswith("https://")
+        trust = ssl.create_default_context(cafile=str(certificate[0]))
+        with httpx.Client(base_url=service.url, verify=trust, timeout=60) as client:
+            while client.get("/ready").status_code != 200:
+                time.sleep(0.1)
+            image = {"image": encode(scene)}
+            assert client.post("/predict", files=image).status_code == 401
+            headers = {"Authorization": "Bearer 0123456789abcdef"}
+            answer = client.post("/predict", files=image, headers=headers)
+            assert answer.status_code == 200
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{service.url}/ready")
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(service.url.replace("https", "http") + "/ready")
+        status, printed = service.stop()
+    finally:
+        service.process.kill()
+        service.process.wait()
+    assert status == 0, printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--api_keys", "{folder}/none"], "cannot be read"),
+        (["--api_keys", "{folder}/short"], "expected a key a line, of 16 or more"),
+        (["--ssl_keyfile", "{folder}/short"], "--ssl_keyfile has no effect without"),
+        (["--ssl_certfile", "{folder}/short"], "Expected PEM files of a certificate and its key"),
+        (["--ssl_certfile", "{folder}/none"], "Expected PEM files of a certificate and its key"),
+    ],
+)
+def test_wrong_keys_and_certificates_are_one_line(
+    exported: Path, tmp_path: Path, flags: list[str], message: str, capsys
+) -> None:
+    (tmp_path / "short").write_text("secret")
+    given = [flag.format(folder=tmp_path) for flag in flags]
+    assert main(["serve", "--config", str(exported), *FLAGS[:6], *given, "--port", "0"]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def num_accepted(url: str) -> int:

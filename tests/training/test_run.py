@@ -12,6 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -96,6 +97,52 @@ def test_visualdl_reads_the_log_back(folder):
     expected = [line["Train/loss"] for line in train_log(folder, "out")]
     assert [point.id for point in points] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose([point.value for point in points], expected, rtol=1e-6)
+    name = "backbone.block1.0.mlp.fc1.weight"
+    histograms = reader.get_data("histogram", f"Weights/{name}")
+    assert [item.id for item in histograms] == [3, 6]
+    saved = weights(folder, "out", "iter_6")[name]
+    counts, edges = np.histogram(saved, bins=50)
+    np.testing.assert_array_equal(histograms[-1].histogram.hist, counts)
+    np.testing.assert_allclose(histograms[-1].histogram.bin_edges, edges, rtol=1e-6)
+
+
+def test_visualdls_server_shows_hyper_parameters_curves_and_the_report(folder):
+    """What its pages ask for, of two runs, one of them resumed."""
+    pytest.importorskip("visualdl")
+    pytest.importorskip("matplotlib")
+    from visualdl.server.api import Api
+
+    flags = ("--use_vdl", "--do_eval", "--save_interval", "3")
+    for out, rate in (("a", "0.01"), ("b", "0.02")):
+        opts = ("--opts", f"lr_scheduler.learning_rate={rate}", "val_dataset.num_classes=3")
+        assert train(folder, out, *flags, *opts) == 0
+    assert train(folder, "a", *flags, "--resume_model", str(folder / "a" / "iter_3")) == 0
+    run = str(folder / "a")
+    assert main(["report", run, "--num_shown", "1"]) == 0
+    assert main(["report", run, "--num_shown", "1"]) == 0  # the link is written once
+    api = Api(str(folder), None, 0)
+
+    def answer(function, *arguments):
+        return json.loads(function(*arguments)[0])["data"]
+
+    listed = {Path(item["name"]).name: item for item in answer(api.hparam_list)}
+    rates = {name: item["hparams"]["lr_scheduler.learning_rate"] for name, item in listed.items()}
+    assert rates == pytest.approx({"a": 0.01, "b": 0.02})
+    assert listed["a"]["hparams"]["model.backbone.type"] == "MixVisionTransformer_B0"
+    scored = [line["Evaluate/mIoU"] for line in log(folder, "b") if "Evaluate/mIoU" in line]
+    assert listed["b"]["metrics"]["Evaluate/mIoU"] == pytest.approx(scored[-1])
+    curves = answer(api.pr_curves_pr_curve, "b", "Evaluate/class_1")
+    assert [curve[1] for curve in curves] == [3, 6]
+    _, _, precision, recall, positives, *_ = curves[-1]
+    assert max(recall) == 1 and 0 < max(precision) <= 1
+    found = np.array(positives) / np.maximum(np.array(positives) + curves[-1][5], 1)
+    np.testing.assert_allclose(precision, found, atol=1e-6)
+    labels = [cv2.imread(str(folder / f"val{i}_label.png"), -1) for i in range(2)]
+    assert max(positives) == sum((label == 1).sum() for label in labels)
+    address = (folder / "a" / "report" / "report.html").as_uri()
+    record = (folder / "a" / "vdlrecords.run.log").read_bytes()
+    assert record.count(address.encode()) == 1
+    assert api.text_text("a", "report", 0)[0] == f"report of the best model: {address}"
 
 
 @pytest.mark.check
@@ -269,6 +316,26 @@ def test_precision_names_are_checked():
     with pytest.raises(UserError, match="found fp8"):
         Precision("fp8")
     assert paddle.get_device() == "cpu" and not Precision("fp32").enabled
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "message"),
+    [
+        ("bf16", (7, 5), r"bf16: found T4 \(compute capability 7.5\), .* Use fp32 or fp16"),
+        ("fp16", (6, 1), r"fp16: found T4 .* 6.1\), expected 7.0 or newer. Use fp32\."),
+        ("fp16", (7, 0), None),
+        ("bf16", (8, 0), None),
+    ],
+)
+def test_precision_that_the_gpu_lacks_is_refused(name, capability, message, monkeypatch):
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda: "T4")
+    if message is None:
+        assert Precision(name).enabled
+    else:
+        with pytest.raises(UserError, match=message):
+            Precision(name)
 
 
 def test_run_without_do_eval_ends_with_a_score_and_the_next_command(folder, capsys):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
 import select
 import struct
 import subprocess
 import sys
-import termios
 import textwrap
 import time
 from collections.abc import Iterator
@@ -24,6 +21,9 @@ from small_runs import train, train_log
 from paddleseg_segformer.components import register_component
 from paddleseg_segformer.training.writers import Writer, Writers
 from paddleseg_segformer.weights import open_checkpoint
+
+fcntl = pytest.importorskip("fcntl", reason="Windows has no pseudo terminals")
+pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

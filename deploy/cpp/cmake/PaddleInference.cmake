@@ -2,7 +2,7 @@
 #
 # The wheel's library holds Paddle Inference, but its headers are not shipped. src/paddle_abi.h
 # declares what is used of it, as it is in these versions:
-set(PADDLE_TRIED_VERSIONS 3.2.2 3.3.1)
+set(PADDLE_TRIED_VERSIONS 2.6.2 3.2.2 3.3.1)
 
 add_library(paddle_inference INTERFACE)
 
@@ -47,6 +47,9 @@ else()
     message(FATAL_ERROR "paddlepaddle ${PADDLE_VERSION} in ${PADDLE_WHEEL_DIR}: the wheel can be "
       "used in versions ${PADDLE_TRIED_VERSIONS}, which were tried. Install one of these, or use "
       "the official package (-DPADDLE_INFERENCE_DIR=...).")
+  endif()
+  if(PADDLE_VERSION VERSION_LESS 3)
+    target_compile_definitions(paddle_inference INTERFACE SEGMENT_PADDLE_2)
   endif()
   file(STRINGS "${PADDLE_VERSION_FILE}" PADDLE_CUDA_LINE REGEX "^cuda_version")
   if(NOT PADDLE_CUDA_LINE MATCHES "False")

@@ -8,7 +8,8 @@ namespace segment {
 
 namespace {
 
-constexpr int kMaxScans = 100;  // of a progressive JPEG; encoders write about 10
+constexpr int kMaxScans = 100;       // of a progressive JPEG; encoders write about 10
+constexpr int kMaxChunks = 100'000;  // of a PNG; the usual ones hold 8 KiB or more
 constexpr char kRemedy[] = "Use deploy/python/infer.py, or save the image as an 8-bit PNG.";
 
 std::string_view view(const Bytes& content) {
@@ -124,6 +125,17 @@ void check_jpeg(const std::string& path, std::string_view content) {
 void check_png(const std::string& path, std::string_view content) {
   if (content.substr(0, content.find("IDAT")).find("acTL") != content.npos)
     fail(path, ": an animated PNG, which versions of OpenCV read in different ways. ", kRemedy);
+  std::size_t start = 8;
+  for (int count = 0; start + 8 <= content.size() && !has_at(content, start + 4, "IEND"); ++count) {
+    const std::size_t size = number(content, start, 4, true);
+    start += 8;
+    if (size > content.size() - start)  // OpenCV 5 makes room for all that it claims
+      fail(path, ": cannot be decoded as an image: a chunk of the PNG claims ", size,
+           " bytes, found ", content.size() - start, ". Replace it or remove it.");
+    if (count == kMaxChunks)
+      fail(path, ": a PNG of more than ", kMaxChunks, " chunks. Save it again.");
+    start += size + 4;  // and its checksum
+  }
 }
 
 /// Refuses a BMP whose colours lie in other bits than usual.

@@ -22,8 +22,13 @@ class AnalysisConfig {
 
   void DisableGlogInfo();
   void DisableGpu();
+#ifdef SEGMENT_PADDLE_2
+  void EnableMKLDNN();  // oneDNN's name before
+#else
   void EnableONEDNN();
+  void DisableONEDNN();
   void DeletePass(const std::string& name);
+#endif
   void EnableUseGpu(std::size_t memory_mib, int device_id, Precision precision);
   void SetCpuMathLibraryNumThreads(int num_threads);
 

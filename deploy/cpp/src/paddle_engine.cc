@@ -71,14 +71,29 @@ int gpu_index(const std::string& device) {
   return is_numbered && device[4] >= '0' && device[4] <= '9' ? device[4] - '0' : -1;
 }
 
-void set_device(infer::Config& config, const EngineOptions& options) {
+void set_device(infer::Config& config, const EngineOptions& options,
+                const std::filesystem::path& program) {
+#ifdef SEGMENT_PADDLE_2
+  if (program.extension() == ".json")  // it would crash
+    fail(program.string(),
+         ": a program of Paddle 3, but this build has Paddle 2. Export the model ",
+         "with Paddle 2, or build with Paddle 3.");
+#endif
   if (options.device == "cpu") {
     config.DisableGpu();
     config.SetCpuMathLibraryNumThreads(options.threads);
+#ifdef SEGMENT_PADDLE_2
+    config.EnableMKLDNN();
+#else
     // oneDNN makes what Paddle fuses faster. With the placement pass it takes all operators, and
-    // Paddle 3.3.1 fails on its bilinear resizing.
-    config.EnableONEDNN();
-    config.DeletePass("onednn_placement_pass");
+    // Paddle 3.3.1 fails on its bilinear resizing. Fusions of Paddle 2's programs need that pass.
+    if (program.extension() == ".pdmodel") {
+      config.DisableONEDNN();
+    } else {
+      config.EnableONEDNN();
+      config.DeletePass("onednn_placement_pass");
+    }
+#endif
   } else if (const int index = gpu_index(options.device); kHasGpu && index >= 0) {
     config.EnableUseGpu(kGpuMemoryMib, index, infer::PrecisionType::kFloat32);
   } else {
@@ -94,7 +109,7 @@ class PaddleEngine : public Engine {
     use_wide_vectors();
     keep_freed_memory();
     config_.DisableGlogInfo();
-    set_device(config_, options);
+    set_device(config_, options, files.at(0));
 #ifdef SEGMENT_PADDLE_INFERENCE
     config_.EnableNewExecutor();  // without these two, memory optimisation fails
     config_.EnableNewIR();

@@ -3,7 +3,7 @@
 //   read_images LIST OUT
 //     LIST holds a number of channels and a path per line, 0 for a label. For each, a line is
 //     printed: height, width, channels and bytes per value of the array that is then in
-//     OUT/<line number>, or what was wrong.
+//     OUT/<line number>, or what was wrong. -1 stands for a deploy.yaml: its classes are counted.
 //   read_images --find PATH RESULTS...
 //     prints the images that PATH means: path, tab, name.
 #include <fstream>
@@ -11,6 +11,7 @@
 #include <opencv2/core/utils/logger.hpp>
 #include <string>
 
+#include "deploy_config.h"
 #include "files.h"
 #include "image_io.h"
 #include "image_sources.h"
@@ -23,6 +24,10 @@ void find(const char* path, const std::vector<std::filesystem::path>& results) {
 }
 
 void read(const std::string& path, int channels, const std::filesystem::path& out) {
+  if (channels < 0) {
+    std::cout << segment::DeployConfig::load(path).classes.size() << " classes" << std::endl;
+    return;
+  }
   const cv::Mat found =
       channels == 0 ? segment::read_label(path) : segment::read_image(path, channels);
   const cv::Mat image = found.clone();  // its rows are adjacent

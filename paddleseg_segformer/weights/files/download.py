@@ -169,7 +169,7 @@ def _download(remote: Remote, file: BinaryIO) -> None:
 
 def _receive(remote: Remote, file: BinaryIO) -> str:
     """Append to `file` what it lacks; return what went wrong, or ""."""
-    tag = remote.tag_file.read_text() if remote.tag_file.is_file() else ""
+    tag = remote.tag_file.read_text("utf-8") if remote.tag_file.is_file() else ""
     start = file.seek(0, os.SEEK_END) if tag else 0
     request = urllib.request.Request(remote.url)
     if start:  # where its file has changed, the server sends all of it
@@ -190,7 +190,8 @@ def _receive(remote: Remote, file: BinaryIO) -> str:
             _restart(remote, file)
             tag = headers.get("ETag") or ""
             is_strong = tag.startswith('"')
-            remote.tag_file.write_text(tag if is_strong else headers.get("Last-Modified") or "")
+            new_tag = tag if is_strong else headers.get("Last-Modified") or ""
+            remote.tag_file.write_text(new_tag, encoding="utf-8")
         length = headers.get("Content-Length")
         is_chunked = "chunked" in (headers.get("Transfer-Encoding") or "")
         if length is None and not is_chunked and not remote.sha256:
