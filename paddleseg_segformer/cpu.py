@@ -1,4 +1,4 @@
-"""Settings of a process for networks on the CPU: vector instructions and freed memory.
+"""A process on the CPU: vector instructions, freed memory, and how much memory there is.
 
 Nothing is changed on other systems than Linux with glibc, on other processors, and where the
 environment variable is set already.
@@ -7,6 +7,7 @@ environment variable is set already.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from paddle import nn
 
 CPU_INFO = Path("/proc/cpuinfo")
+MEMORY_INFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
 VARIABLE = "MKL_DEBUG_CPU_TYPE"
 # value of the variable: what the processor must have, the widest vectors first
 CODE_PATHS = {
@@ -86,3 +89,27 @@ def _set_options(options: dict[int, int]) -> None:
     if hasattr(library, "mallopt"):
         for name, value in options.items():
             library.mallopt(name, value)
+
+
+def free_memory_mib() -> float:
+    """Return the memory that this process may still take; infinite where nothing tells."""
+    limits = [_available_mib(), _cgroup_mib()]
+    return min((limit for limit in limits if limit is not None), default=math.inf)
+
+
+def _available_mib() -> float | None:
+    if not MEMORY_INFO.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in MEMORY_INFO.read_text("utf-8").splitlines())
+    return int(lines["MemAvailable"].split()[0]) / 1024
+
+
+def _cgroup_mib() -> float | None:
+    """Return what a container's limit leaves."""
+    try:
+        limit, used = (
+            (CGROUP / f"memory.{name}").read_text("utf-8") for name in ("max", "current")
+        )
+        return (int(limit) - int(used)) / 2**20
+    except (OSError, ValueError):  # no such file, or `max`: no limit
+        return None

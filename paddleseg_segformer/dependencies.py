@@ -40,6 +40,8 @@ REMEDIES = {
     "safetensors": "pip install safetensors",
     "pycocotools": "pip install pycocotools",
     "rasterio": "pip install rasterio",
+    "pyogrio": "pip install pyogrio shapely",
+    "shapely": "pip install shapely",
     "av": "pip install av",
     "scipy": "pip install scipy",
     "imagecorruptions": CORRUPTIONS,

@@ -22,6 +22,7 @@ from paddleseg_segformer.data.labels import (
     LabelSet,
     generic_label_set,
     make_label_set,
+    mark_unknown,
 )
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
@@ -91,23 +92,7 @@ class Prediction:
             UserError: that is the id of a class, or not one number for each class.
         """
         limits = np.asarray(min_confidence, np.float32)
-        if limits.ndim and limits.shape != (self.label_set.num_classes,):
-            raise UserError(
-                f"min_confidence: found {limits.size} numbers, expected one, or one for each of "
-                f"the {self.label_set.num_classes} classes."
-            )
-        unknown = self.label_set.ignore_index
-        if not self.label_set.num_classes <= unknown <= 65535:
-            raise UserError(
-                f"min_confidence: ignore_index {unknown} is a class, or no id of 16 bits, so it "
-                "cannot mark unknown pixels. Choose another ignore_index in the data set."
-            )
-        is_class = self.label < self.label_set.num_classes
-        if limits.ndim:
-            limits = limits[np.where(is_class, self.label, 0)]
-        is_unknown = ~is_class | (self.confidence < limits)
-        label = self.label if unknown <= np.iinfo(self.label.dtype).max else np.int32(self.label)
-        self.label = np.where(is_unknown, label.dtype.type(unknown), label)
+        self.label = mark_unknown(self.label, self.confidence, limits, self.label_set)
 
     @cached_property
     def entropy(self) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING, Any
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.settings import AVERAGES, InferenceSettings
+from paddleseg_segformer.inference.windows import BLENDS, stride_of
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import TestConfig
@@ -43,12 +44,35 @@ def add_inference_arguments(parser: ArgumentParser, aug_flag: str | None) -> Non
     add("--is_slide", action="store_true", help="sliding window instead of the whole image")
     for name, text in (("crop_size", "width and height in px"), ("stride", "step in px")):
         add(f"--{name}", nargs=2, type=int, metavar=("W", "H"), help=f"sliding window: {text}")
+    add("--blend", choices=BLENDS, help="of windows where they overlap; default: the config's")
+    add(
+        "--overlap",
+        type=_overlap,
+        metavar="SHARE|auto",
+        help="in the place of --stride: share of a window that the next one covers too, 0 to 0.9"
+        + (
+            "; auto, for pictures that are predicted in strips: the least that gives nearly the "
+            "labels of whole samples, measured"
+            if aug_flag != "aug_eval"
+            else ""
+        ),
+    )
     add(
         "--window_batch",
         type=int,
         help="most windows that go through the network together; by default 4 on a GPU, 1 on the "
         "CPU, where more take longer",
     )
+
+
+def _overlap(text: str) -> float | str:
+    try:
+        share = 0.0 if text == "auto" else float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 0.9:
+        raise ArgumentTypeError(f"found {text!r}, expected a share from 0 to 0.9, or auto")
+    return "auto" if text == "auto" else share
 
 
 def settings_from_config(
@@ -75,17 +99,30 @@ def settings_with_flags(
     if given and not is_augmented:
         raise UserError(f"--{given[0]} has no effect without --{aug_flag}. Add --{aug_flag}.")
     is_slide = args.is_slide or base.is_slide
-    given_sizes = [name for name in WINDOW_FLAGS if getattr(args, name)]
+    is_eval = aug_flag == "aug_eval"  # `predict` may choose windows itself
+    names = (*WINDOW_FLAGS, "blend", "overlap") if is_eval else WINDOW_FLAGS
+    given_sizes = [name for name in names if getattr(args, name) is not None]
     if given_sizes and not is_slide:
         raise UserError(f"--{given_sizes[0]} has no effect without --is_slide. Add --is_slide.")
+    if args.stride and args.overlap is not None:
+        raise UserError("--stride and --overlap say the same thing: give one of them.")
+    if is_eval and args.overlap == "auto":
+        raise UserError("--overlap auto is of predict and infer, which choose it for each picture.")
     changes: dict[str, Any] = {"is_slide": is_slide}
-    changes |= {f"{name}_hw": tuple(reversed(getattr(args, name))) for name in given_sizes}
-    if "crop_size" in given_sizes and "stride" not in given_sizes and not base.is_slide:
+    if args.crop_size:
+        changes["crop_size_hw"] = tuple(reversed(args.crop_size))
+    if args.stride:
+        changes["stride_hw"] = tuple(reversed(args.stride))
+    elif args.overlap is not None and (crop_hw := changes.get("crop_size_hw", base.crop_size_hw)):
+        changes["stride_hw"] = stride_of(crop_hw, 0.0 if args.overlap == "auto" else args.overlap)
+    elif args.crop_size and not base.is_slide:
         changes["stride_hw"] = None  # a stride left over in the config belongs to another window
     changes |= {name: getattr(args, name) for name in given if name != "scales"}
     if args.scales:
         changes["scales"] = tuple(args.scales)
     changes |= {
-        name: getattr(args, name) for name in ("average", "window_batch") if getattr(args, name)
+        name: getattr(args, name)
+        for name in ("average", "window_batch", "blend")
+        if getattr(args, name)
     }
     return dataclasses.replace(base, **changes)

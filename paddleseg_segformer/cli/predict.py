@@ -35,16 +35,19 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_from_config,
     settings_with_flags,
 )
+from paddleseg_segformer.cli.large_pictures import predict_large
 from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
 from paddleseg_segformer.cli.prediction_files import FILM_FOLDERS, OUTPUTS, RESULTS, ResultFiles
 from paddleseg_segformer.cli.prediction_record import RunRecord, identity
 from paddleseg_segformer.cloud import CloudFile, check_store, is_url, read_bytes
 from paddleseg_segformer.components import import_components
+from paddleseg_segformer.data.mosaic import write_mosaic
 from paddleseg_segformer.errors import UserError, did_you_mean, printable
 from paddleseg_segformer.files import check_folder
 from paddleseg_segformer.inference.image_sources import (
     ImageFile,
     find_images,
+    is_large,
     is_video,
     read_ahead,
 )
@@ -165,10 +168,31 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         type=_outputs,
         default=("label", "overlay"),
         metavar="NAME,...",
-        help="what to write, of label (PNG of class ids), overlay, confidence (as of "
-        "--save_confidence), polygons (GeoJSON of each image, COCO of all; in pixels), legend "
-        "(legend.png, and beside each overlay), and side_by_side (image and overlay). Of a video: "
-        "label (FFV1, lossless), overlay, side_by_side",
+        help="what to write, of label (PNG of class ids; TIFF of large pictures), overlay, "
+        "confidence (as of --save_confidence), polygons (GeoJSON of each image, COCO of all; in "
+        "pixels), legend (legend.png, and beside each overlay), side_by_side (image and overlay), "
+        "geotiff (class ids with the picture's georeference), and vectors (GeoPackage and GeoJSON "
+        "in its coordinates). Of a video: label (FFV1, lossless), overlay, side_by_side",
+    )
+    add(
+        "--mosaic",
+        action="store_true",
+        help="--image_path is a folder of georeferenced tiles, which are one picture",
+    )
+    add("--polygon_min_px", type=int, default=0, help="leave out regions of fewer pixels")
+    add(
+        "--polygon_simplify_px",
+        type=float,
+        default=0.0,
+        help="leave out corners that lie no farther than this from the line without them; default "
+        "0: outlines follow the pixels",
+    )
+    add(
+        "--polygon_classes",
+        nargs="+",
+        default=[],
+        metavar="CLASS",
+        help="only regions of these classes, by name or id",
     )
     add(
         "--save_confidence",
@@ -246,6 +270,9 @@ def run(args: Namespace) -> None:
         raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
     if not 0 <= args.min_confidence <= 1:
         raise UserError(f"--min_confidence: found {args.min_confidence}, expected 0 to 1.")
+    for flag in ("polygon_min_px", "polygon_simplify_px"):
+        if getattr(args, flag) < 0:
+            raise UserError(f"--{flag}: found {getattr(args, flag)}, expected 0 or more.")
     if args.batch_size < 1:
         raise UserError(f"--batch_size: found {args.batch_size}, expected 1 or more.")
     (check_store if is_url(args.save_dir) else check_folder)(args.save_dir)
@@ -258,7 +285,7 @@ def run(args: Namespace) -> None:
     rank, world_size = _share(args)
     files = ResultFiles(args)
     results = [f"{files.folder}/{folder}" for folder in RESULTS]
-    images = find_images(args.image_path, args.file_list, results) if has_images else []
+    images = _found_images(args, results) if has_images else []
     if args.actors:
         _predict_on_ray(args, images, files)
         return
@@ -418,16 +445,16 @@ class Worker:
         Raises:
             UserError: results cannot be written.
         """
+        large = [image for image in images if is_large(image.path)]
+        others = [image for image in images if image not in large] if large else images
         pending: tuple[ImageFile, Future[None]] | None = None  # written while the next is predicted
         with ThreadPoolExecutor(1) as pool:
-            for image, prediction in self._predictions(images):
+            for image, prediction in self._predictions(others):
                 if pending:
                     yield self._written(*pending)
                     pending = None
                 if isinstance(prediction, UserError):
-                    message = str(prediction)
-                    is_named = str(image.path) in message
-                    yield image, message if is_named else f"{image.path}: {message}"
+                    yield image, _named(image, prediction)
                 elif self.files.needs_network:  # which belongs to this thread
                     with self.timer("write"):
                         self.files.save(prediction, image)
@@ -436,6 +463,13 @@ class Worker:
                     pending = image, pool.submit(self.files.save, prediction, image)
             if pending:
                 yield self._written(*pending)
+        for image in large:
+            try:
+                predict_large(self.predictor, image, self.files)
+            except UserError as error:
+                yield image, _named(image, error)
+            else:
+                yield image, ""
 
     def _written(self, image: ImageFile, saved: Future[None]) -> tuple[ImageFile, str]:
         """Return an image once its results are written; raises what failed there."""
@@ -458,6 +492,12 @@ class Worker:
                 self.predictor.settings = settings
                 yield from _predict(items, self.predictor, self.timer)
             self.predictor.settings = room.settings
+
+
+def _named(image: ImageFile, error: UserError) -> str:
+    """Return an error's message with the image's name."""
+    message = str(error)
+    return message if str(image.path) in message else f"{image.path}: {message}"
 
 
 def _film_options(args: Namespace) -> FilmOptions:
@@ -487,6 +527,23 @@ def _predict_film(predictor: Predictor, args: Namespace, options: FilmOptions) -
     num_frames, rate = predict_video(predictor, args.image_path, paths, options, args.overlay_alpha)
     written = ", ".join(map(str, paths.values()))
     logger.info("%s: %d frames, %.2f frames/s", written, num_frames, rate)
+
+
+def _found_images(args: Namespace, results: Sequence[str]) -> list[ImageFile]:
+    """Return the images to predict; with `--mosaic`, one for all."""
+    if not args.mosaic:
+        return find_images(args.image_path, args.file_list, results)
+    tiles = Path(args.image_path or "")
+    if args.file_list or not args.image_path or not tiles.is_dir() or is_url(args.save_dir):
+        raise UserError(
+            "--mosaic needs a folder of tiles as --image_path, no --file_list, and a local "
+            "--save_dir."
+        )
+    name = tiles.absolute().name
+    path = write_mosaic(
+        tiles, Path(args.save_dir) / f"{name}.vrt", [Path(folder) for folder in results]
+    )
+    return [ImageFile.of(path, name)]
 
 
 def _exported(args: Namespace) -> tuple[Predictor, str]:

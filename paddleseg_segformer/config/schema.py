@@ -49,6 +49,7 @@ class TestConfig:
     is_slide: bool = False  # sliding window instead of the whole image
     crop_size: list[int] | None = None  # size of the window, (width, height) in px
     stride: list[int] | None = None  # step between windows, (width, height) in px
+    blend: str = "average"  # of windows where they overlap: none, average, cosine, gaussian
     aug_eval: bool = False  # switches scales and flips on
     scales: list[float] | float = 1.0  # factors of the image's size, each with each flip
     flip_horizontal: bool = False  # also the mirrored image
@@ -69,6 +70,7 @@ class TestConfig:
             is_slide=self.is_slide,
             crop_size_hw=_hw(self.crop_size, "crop_size"),
             stride_hw=_hw(self.stride, "stride"),
+            blend=self.blend,
             scales=tuple(float(scale) for scale in scales) if self.aug_eval else (1.0,),
             flip_horizontal=self.aug_eval and self.flip_horizontal,
             flip_vertical=self.aug_eval and self.flip_vertical,

@@ -40,6 +40,20 @@ class TooManyPixels(UserError):
     """An image that claims more pixels than `max_pixels`."""
 
 
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Return (height, width) that a file's header claims; None where none is understood."""
+    if path.suffix.lower() == ".npy":
+        try:
+            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        except Exception:  # the header is a Python literal: parsing it may raise anything
+            return None
+        return (shape[0], shape[1]) if len(shape) in (2, 3) else None
+    size_hw = _pillow_size(path)
+    if size_hw is None and (layout := tiff_layout(path)):
+        size_hw = layout.height, layout.width
+    return size_hw
+
+
 def max_pixels() -> int:
     """Return the bound on height x width x pages of an image.
 
@@ -190,7 +204,7 @@ def check_array(path: Path, content: bytes) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _pillow_size(content: bytes) -> tuple[int, int] | None:
+def _pillow_size(content: bytes | Path) -> tuple[int, int] | None:
     """Return (height, width) if Pillow understands the header."""
     try:
         with open_image(content) as image:

@@ -112,6 +112,38 @@ def _color(values: Sequence[int], name: str = "palette") -> tuple[int, int, int]
     return red, green, blue
 
 
+def mark_unknown(
+    label: np.ndarray, confidence: np.ndarray, limits: np.ndarray, label_set: LabelSet
+) -> np.ndarray:
+    """Return class ids (H, W) with `ignore_index` where the confidence is lower than a limit.
+
+    Args:
+        label: Class ids (H, W).
+        confidence: (H, W), 0..1.
+        limits: One for all classes, or one for each, (K,).
+        label_set: Of the classes.
+
+    Raises:
+        UserError: `ignore_index` is the id of a class, or not one limit for each class.
+    """
+    if limits.ndim and limits.shape != (label_set.num_classes,):
+        raise UserError(
+            f"min_confidence: found {limits.size} numbers, expected one, or one for each of "
+            f"the {label_set.num_classes} classes."
+        )
+    unknown = label_set.ignore_index
+    if not label_set.num_classes <= unknown <= 65535:
+        raise UserError(
+            f"min_confidence: ignore_index {unknown} is a class, or no id of 16 bits, so it "
+            "cannot mark unknown pixels. Choose another ignore_index in the data set."
+        )
+    is_class = label < label_set.num_classes
+    if limits.ndim:
+        limits = limits[np.where(is_class, label, 0)]
+    label = label if unknown <= np.iinfo(label.dtype).max else np.int32(label)
+    return np.where(~is_class | (confidence < limits), label.dtype.type(unknown), label)
+
+
 def make_id_map(train_ids: Mapping[int, int]) -> np.ndarray:
     """Return the uint8 table (256,) of a map from stored to training ids.
 

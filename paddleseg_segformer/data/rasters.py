@@ -310,11 +310,13 @@ class _TiffRaster(Raster):
             )
         self.dtype = first.dtype
         layout = tiff_layout(path)
-        if not layout or layout.is_cmyk or layout.is_white_zero or first.colormap is not None:
+        if not layout or layout.is_cmyk or layout.is_white_zero:
             raise UserError(
-                f"{path}: CMYK, a palette, or grey whose 0 is white is not read by windows without "
-                "rasterio. Run: pip install rasterio"
+                f"{path}: CMYK, or grey whose 0 is white, is not read by windows without rasterio. "
+                "Run: pip install rasterio"
             )
+        if first.colormap is not None and self.dtype == np.uint8:
+            self.colors = (first.colormap >> 8).T.astype(np.uint8)
         self.nodata = layout.nodata
         self.has_alpha = bool(first.extrasamples) and first.extrasamples[-1] in (1, 2)
         self.band_names = ("",) * self.shape[2]
@@ -413,17 +415,26 @@ class _WholeRaster(_ArrayRaster):
 
 
 @contextmanager
-def _gdal_errors(path: Path) -> Iterator[None]:
-    """Turn GDAL's errors into one line; a file without a georeference is none."""
+def not_georeferenced() -> Iterator[None]:
+    """Let files without a georeference be opened without a warning, in rasterio's settings."""
     with explained():
         from rasterio import Env
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        from rasterio.errors import NotGeoreferencedWarning
     with warnings.catch_warnings(), Env():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
+        yield
+
+
+@contextmanager
+def _gdal_errors(path: Path) -> Iterator[None]:
+    """Turn GDAL's errors into one line."""
+    try:
+        with not_georeferenced():
             yield
-        except RasterioError as error:
-            raise _not_opened(path, error) from None
+    except UserError:
+        raise
+    except Exception as error:  # rasterio's have no common base
+        raise _not_opened(path, error) from None
 
 
 def _not_opened(path: Path, error: Exception) -> UserError:
@@ -433,7 +444,7 @@ def _not_opened(path: Path, error: Exception) -> UserError:
 
 def _check_vrt(path: Path) -> None:
     """Refuse a virtual raster that reaches into the network, or into GDAL's other file systems."""
-    for source in re.findall(r"<SourceFilename[^>]*>([^<]*)<", path.read_text(errors="replace")):
+    for source in re.findall(r"<SourceFilename[^>]*>([^<]*)<", path.read_text("utf-8", "replace")):
         if "/vsi" in source or "://" in source or not source.strip():
             raise UserError(
                 f"{path}: names the source {one_line(source)!r}, expected files of this machine. "

@@ -9,7 +9,7 @@ from functools import lru_cache
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.interpolation import LinearMap, bilinear, crop, flip, place
 from paddleseg_segformer.inference.preprocess import SizeStep
-from paddleseg_segformer.inference.windows import window_counts, windows_along
+from paddleseg_segformer.inference.windows import window_shares, windows_along
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Axis:
         pad_multiple: The network pads a window at its end to a multiple of so many samples, and its
             logits stand for the padded window.
         align_corners: Of the first resize, that of the logits.
+        blend: How windows are put together; see `windows.window_weights`.
     """
 
     length: int
@@ -42,6 +43,7 @@ class Axis:
     is_one_step: bool = False
     pad_multiple: int = 1
     align_corners: bool = False
+    blend: str = "average"
 
     @property
     def original_length(self) -> int:
@@ -64,19 +66,22 @@ def _to_original(axis: Axis, window: int, num_logits: int) -> LinearMap:
     if axis.is_one_step:
         logits = flip(num_logits) if axis.is_flipped else crop(num_logits, num_logits)
         return logits.then(bilinear(num_logits, axis.original_length, axis.align_corners))
-    share = 1.0 / window_counts(axis.length, axis.windows)
     length = stop - start
     padded = -(-length // axis.pad_multiple) * axis.pad_multiple
     path = bilinear(num_logits, padded, axis.align_corners)
     if padded != length:
         path = path.then(crop(padded, length))
-    path = path.then(place(length, start, share))
+    shares = _shares(axis.length, axis.windows, axis.blend)
+    path = path.then(place(length, start, axis.length, shares[window]))
     if axis.is_flipped:
-        path = path.then(flip(axis.length))
+        path = path.reversed()
     for step in axis.back:
         resample = crop if step.is_crop else bilinear
         path = path.then(resample(path.num_outputs, step.length))
     return path
+
+
+_shares = lru_cache(maxsize=16)(window_shares)
 
 
 def back_steps(
@@ -111,6 +116,7 @@ def window_axis(
     is_one_step: bool,
     pad_multiple: int = 1,
     align_corners: bool = False,
+    blend: str = "average",
 ) -> Axis:
     """Return an axis cut into windows of (length, stride), or whole where `window` is None.
 
@@ -128,4 +134,6 @@ def window_axis(
             "network's input size. Switch off is_one_step, or pad_input of the backbone."
         )
     windows = windows_along(length, *window) if window else [(0, length)]
-    return Axis(length, tuple(windows), is_flipped, back, is_one_step, pad_multiple, align_corners)
+    return Axis(
+        length, tuple(windows), is_flipped, back, is_one_step, pad_multiple, align_corners, blend
+    )

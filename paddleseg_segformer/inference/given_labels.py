@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.arrays import run
 from paddleseg_segformer.inference.pipeline import ImageLogits, Pipeline
 from paddleseg_segformer.inference.upsample_argmax import Tile, label_type
+
+if TYPE_CHECKING:
+    from paddleseg_segformer.data.rasters import Picture
 
 
 class LabelPipeline(Pipeline):
@@ -24,14 +28,15 @@ class LabelPipeline(Pipeline):
 
     num_classes: int = 0
 
-    def __call__(self, image: np.ndarray) -> ImageLabels:
+    def __call__(self, image: np.ndarray | Picture) -> ImageLabels:
         """Return the label map of an image (H, W, C), RGB, 0..255; computed when asked for.
 
         Raises:
             UserError: settings that need logits.
         """
         settings = self.settings
-        if settings.is_slide or settings.num_views > 1 or settings.scales != (1.0,):
+        is_lazy = not isinstance(image, np.ndarray)
+        if is_lazy or settings.is_slide or settings.num_views > 1 or settings.scales != (1.0,):
             raise UserError(
                 "windows, scales and flips need logits, but the model was exported with "
                 "--output_op argmax. Switch them off, or export it with --output_op none."
@@ -46,12 +51,12 @@ class LabelPipeline(Pipeline):
 class ImageLabels(ImageLogits):
     """The label map of one image in the place of its logits."""
 
-    def __init__(self, pipeline: LabelPipeline, image: np.ndarray) -> None:
+    def __init__(self, pipeline: LabelPipeline, image: Any) -> None:
         super().__init__(pipeline, image)
         self._image = image
         self._num_classes = pipeline.num_classes
 
-    def labels(self) -> np.ndarray:
+    def labels(self, rows: tuple[int, int] | None = None) -> np.ndarray:
         """Return the class ids (H, W): uint8, or int32 for more than 256 classes.
 
         Raises:
@@ -74,12 +79,14 @@ class ImageLabels(ImageLogits):
                 label = np.ascontiguousarray(label[:height, :width])
             elif index == 0 or steps[index - 1].pads:  # resizes in a row are undone by one
                 label = resize_label(label, (height, width))
-        return label
+        return label if rows is None else label[rows[0] : rows[1]]
 
     def probabilities(self) -> np.ndarray:
         raise _no_probabilities()
 
-    def probability_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
+    def probability_tiles(
+        self, rows: tuple[int, int] | None = None
+    ) -> Iterator[tuple[Tile, np.ndarray]]:
         raise _no_probabilities()
 
     def log_probabilities(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -15,6 +15,8 @@ import numpy as np
 
 from paddleseg_segformer import cloud
 from paddleseg_segformer.cloud import CloudFile, is_url
+from paddleseg_segformer.cpu import free_memory_mib
+from paddleseg_segformer.data.headers import max_pixels, picture_size
 from paddleseg_segformer.data.io import IMAGE_SUFFIXES
 from paddleseg_segformer.data.lists import (
     decode_list,
@@ -23,12 +25,16 @@ from paddleseg_segformer.data.lists import (
     walk_files,
     with_own_separators,
 )
+from paddleseg_segformer.data.rasters import RASTER_SUFFIXES
 from paddleseg_segformer.errors import UserError
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts"),
     *(".m2ts", ".wmv", ".flv", ".ogv", ".mxf"),
 )
+
+BYTES_PER_PIXEL = 16  # of an image that is predicted as a whole: its file, itself, labels, overlay
+FREE_SHARE = 0.5  # of the free memory, for an image
 
 
 class ImageFile(NamedTuple):
@@ -90,9 +96,23 @@ def find_images(
             return name_results(found, None)
         raise UserError(f"{path}: no such file or folder (--image_path).")
     suffix = path.suffix.lower()
-    if suffix == ".txt" or (suffix not in IMAGE_SUFFIXES and not cv2.haveImageReader(str(path))):
+    is_known = suffix in (*IMAGE_SUFFIXES, *RASTER_SUFFIXES)
+    if suffix == ".txt" or (not is_known and not cv2.haveImageReader(str(path))):
         return name_results(*_listed(path, None))
     return name_results([path], path.parent)
+
+
+def is_large(path: Path | CloudFile) -> bool:
+    """Return whether a picture is predicted in strips, as it does not fit into memory."""
+    if isinstance(path, CloudFile):
+        return False
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        return True
+    size_hw = picture_size(path)
+    if size_hw is None:
+        return False  # what is wrong with it is said where it is read
+    limit_px = min(max_pixels(), FREE_SHARE * free_memory_mib() * 2**20 / BYTES_PER_PIXEL)
+    return size_hw[0] * size_hw[1] > limit_px
 
 
 def read_ahead(
@@ -166,7 +186,7 @@ def _find_in_store(
     scheme = root.partition("://")[0]
     paths = [Path(url.removeprefix(f"{scheme}:/")) for url in urls]
     named = name_results(paths, Path(root.removeprefix(f"{scheme}:/")))
-    return [ImageFile.of(f"{scheme}:/{path.as_posix()}", name) for path, name in named]
+    return [ImageFile.of(f"{scheme}:/{Path(path).as_posix()}", name) for path, name in named]
 
 
 def _url_in_list(item: str, root: str) -> str:

@@ -25,26 +25,32 @@ class LinearMap:
 
     Args:
         num_inputs: Length of the input axis.
-        start: (num_outputs,) index of the first input that an output uses.
-        weights: (num_outputs, T) factors of the inputs start .. start + T - 1; start + T never
-            exceeds `num_inputs`.
+        start: (n,) index of the first input that an output uses.
+        weights: (n, T) factors of the inputs start .. start + T - 1; start + T never exceeds
+            `num_inputs`.
+        first: The output that the first of the n rows makes; those of no row are 0.
+        num_outputs: By default n.
     """
 
-    def __init__(self, num_inputs: int, start: np.ndarray, weights: np.ndarray) -> None:
+    def __init__(
+        self,
+        num_inputs: int,
+        start: np.ndarray,
+        weights: np.ndarray,
+        first: int = 0,
+        num_outputs: int | None = None,
+    ) -> None:
         self.num_inputs = num_inputs
+        self.num_outputs = len(start) if num_outputs is None else num_outputs
         self.start = start
         self.weights = weights
+        self.first = first
         self._blocks: dict[tuple[int, int, Convert], tuple[int, Any] | None] = {}
-
-    @property
-    def num_outputs(self) -> int:
-        """Return the length of the output axis."""
-        return len(self.start)
 
     @cached_property
     def output_range(self) -> tuple[int, int]:
         """Return first and last + 1 of the outputs that depend on any input."""
-        used = np.flatnonzero(self.weights.any(axis=1))
+        used = self.first + np.flatnonzero(self.weights.any(axis=1))
         return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
 
     @property
@@ -55,11 +61,23 @@ class LinearMap:
         return (int(used.min()), int(used.max()) + 1) if len(used) else (0, 0)
 
     def part(self, low: int, high: int) -> LinearMap:
-        """Return the map that makes the outputs low .. high - 1 alone."""
-        return LinearMap(self.num_inputs, self.start[low:high], self.weights[low:high])
+        """Return the map that makes the outputs low .. high - 1 alone; each has a row."""
+        rows = slice(low - self.first, high - self.first)
+        return LinearMap(self.num_inputs, self.start[rows], self.weights[rows])
+
+    def reversed(self) -> LinearMap:
+        """Return the map that makes the outputs in reverse order."""
+        first = self.num_outputs - self.first - len(self.start)
+        return LinearMap(
+            self.num_inputs, self.start[::-1], self.weights[::-1], first, self.num_outputs
+        )
 
     def then(self, outer: LinearMap) -> LinearMap:
         """Return the map that applies this one first and `outer` to its result."""
+        if len(self.start) < self.num_outputs:
+            around = (self.first, self.num_outputs - self.first - len(self.start))
+            start, weights = np.pad(self.start, around), np.pad(self.weights, (around, (0, 0)))
+            return LinearMap(self.num_inputs, start, weights).then(outer)
         middle = outer.start[:, None] + np.arange(outer.weights.shape[1])  # (outputs, outer taps)
         is_used = (outer.weights != 0) & np.asarray(self.weights.any(axis=1))[middle]
         starts = self.start[middle]
@@ -67,14 +85,14 @@ class LinearMap:
         high = np.where(is_used, starts + self.weights.shape[1], 0).max(axis=1)
         num_taps = max(1, int((high - low).max()))
         low = np.minimum(low, self.num_inputs - num_taps)
-        weights = np.zeros((outer.num_outputs, num_taps))
+        weights = np.zeros((len(outer.start), num_taps))
         for tap in range(outer.weights.shape[1]):
             rows = np.flatnonzero(is_used[:, tap])
             for inner_tap in range(self.weights.shape[1]):
                 product = outer.weights[rows, tap] * self.weights[middle[rows, tap], inner_tap]
                 position = starts[rows, tap] - low[rows] + inner_tap
                 weights[rows, position] += product
-        return LinearMap(self.num_inputs, low, weights)
+        return LinearMap(self.num_inputs, low, weights, outer.first, outer.num_outputs)
 
     def block(self, low: int, high: int, convert: Convert) -> tuple[int, Any] | None:
         """Return the part that makes the outputs low .. high - 1; it is made once.
@@ -95,14 +113,15 @@ class LinearMap:
         return self._blocks[key]
 
     def _block(self, low: int, high: int) -> tuple[int, np.ndarray] | None:
-        weights = self.weights[low:high]
+        above = max(low - self.first, 0)
+        weights = self.weights[above : max(high - self.first, 0)]
         rows, taps = np.nonzero(weights)
         if not len(rows):
             return None
-        inputs = self.start[low:high][rows] + taps
+        inputs = self.start[above:][rows] + taps
         first = int(inputs.min())
         matrix = np.zeros((high - low, int(inputs.max()) + 1 - first), np.float32)
-        matrix[rows, inputs - first] = weights[rows, taps]
+        matrix[rows + above + self.first - low, inputs - first] = weights[rows, taps]
         return first, matrix
 
     def gather(self, x: Array, axis: int, arrays: Arrays, offset: int = 0) -> Array:
@@ -122,7 +141,7 @@ class LinearMap:
     def dense(self) -> np.ndarray:
         """Return the whole matrix (num_outputs, num_inputs) in float64."""
         matrix = np.zeros((self.num_outputs, self.num_inputs))
-        rows = np.arange(self.num_outputs)
+        rows = self.first + np.arange(len(self.start))
         for tap in range(self.weights.shape[1]):
             matrix[rows, self.start + tap] += self.weights[:, tap]
         return matrix
@@ -159,15 +178,13 @@ def flip(length: int) -> LinearMap:
     return LinearMap(length, np.arange(length)[::-1].copy(), np.ones((length, 1)))
 
 
-def place(num_inputs: int, offset: int, factors: np.ndarray) -> LinearMap:
-    """Return a window put at `offset` into an axis of zeros, each sample there times its factor.
+def place(num_inputs: int, offset: int, num_outputs: int, factors: np.ndarray) -> LinearMap:
+    """Return a window put at `offset` into an axis of zeros, each sample times its factor.
 
     Args:
         num_inputs: Length of the window.
         offset: Where it starts on the output axis.
-        factors: (num_outputs,) one factor for each output position.
+        num_outputs: Length of the output axis.
+        factors: (num_inputs,) one factor for each sample.
     """
-    position = np.arange(len(factors)) - offset
-    is_inside = (position >= 0) & (position < num_inputs)
-    start = np.clip(position, 0, num_inputs - 1)
-    return LinearMap(num_inputs, start, np.where(is_inside, factors, 0.0)[:, None])
+    return LinearMap(num_inputs, np.arange(num_inputs), factors[:, None], offset, num_outputs)

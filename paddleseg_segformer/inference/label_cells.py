@@ -74,7 +74,8 @@ def _covers(each: LinearMap, low: int, high: int) -> bool:
 @lru_cache(maxsize=1024)
 def cells_of(maps: tuple[LinearMap, ...], low: int, high: int) -> Cells:
     """Return the cells of the outputs low .. high - 1."""
-    starts = np.stack([each.start[low:high] for each in maps])
+    parts = [each.part(low, high) for each in maps]
+    starts = np.stack([each.start for each in parts])
     is_first = np.append(True, (starts[:, 1:] != starts[:, :-1]).any(axis=0))
     position = np.arange(high - low)
     in_cell = position - np.maximum.accumulate(np.where(is_first, position, 0))
@@ -87,7 +88,7 @@ def cells_of(maps: tuple[LinearMap, ...], low: int, high: int) -> Cells:
         start[first][:, None] + np.arange(each.weights.shape[1])
         for each, start in zip(maps, starts, strict=True)
     ]
-    weights = [each.weights[low:high][outputs].astype(np.float32) for each in maps]
+    weights = [each.weights[outputs].astype(np.float32) for each in parts]
     flat = np.concatenate([each.reshape(len(first), -1) for each in weights], axis=1)
     _, examples, kinds = np.unique(flat, axis=0, return_index=True, return_inverse=True)
     kinds = kinds.reshape(-1)  # NumPy 2.0 gives it another axis

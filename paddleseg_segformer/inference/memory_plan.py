@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import paddle
 from paddle import nn
 
+from paddleseg_segformer.cpu import free_memory_mib
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.attention import BLOCK_SCORES
 
@@ -23,9 +22,6 @@ PROBE_SIDES_PX = (128, 256)
 ALLOWANCE = 1.1  # for the workspace of single operators, which is not counted
 BLOCKS_MIB = 2 * 4 * BLOCK_SCORES / 2**20  # scores and their softmax, of full size in no probe
 MIB = 2**20
-
-CGROUP = Path("/sys/fs/cgroup")
-MEMORY_INFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -148,24 +144,4 @@ def free_mib() -> float:
         cuda = paddle.device.cuda
         total: int = cuda.get_device_properties().total_memory
         return (total - cuda.memory_allocated()) / MIB
-    limits = [_available_mib(), _cgroup_mib()]
-    known = [limit for limit in limits if limit is not None]
-    return min(known, default=np.inf)
-
-
-def _available_mib() -> float | None:
-    if not MEMORY_INFO.exists():
-        return None
-    lines = dict(line.split(":", 1) for line in MEMORY_INFO.read_text("utf-8").splitlines())
-    return int(lines["MemAvailable"].split()[0]) / 1024
-
-
-def _cgroup_mib() -> float | None:
-    """Return what a container's limit leaves."""
-    try:
-        limit, used = (
-            (CGROUP / f"memory.{name}").read_text("utf-8") for name in ("max", "current")
-        )
-        return (int(limit) - int(used)) / MIB
-    except (OSError, ValueError):  # no such file, or `max`: no limit
-        return None
+    return free_memory_mib()

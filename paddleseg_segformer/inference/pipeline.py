@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import product
+from itertools import groupby, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,10 +42,12 @@ from paddleseg_segformer.inference.upsample_argmax import (
 )
 
 if TYPE_CHECKING:
+    from paddleseg_segformer.data.rasters import Picture
     from paddleseg_segformer.inference.memory_plan import MemoryPlan
 
 CACHE_MIB = 512
 GPU_WINDOW_BATCH = 4
+STRIP_STEP_PX = 256  # a multiple of the heights of all tiles
 
 Key = tuple[int, int, int]  # view, window row, window column
 
@@ -82,7 +84,7 @@ class Pipeline:
         self.settings = settings or InferenceSettings()
         self.memory = memory
 
-    def __call__(self, image: np.ndarray) -> ImageLogits:
+    def __call__(self, image: np.ndarray | Picture) -> ImageLogits:
         """Return the logits of an image (H, W, C), RGB, 0..255; computed as far as asked for."""
         return ImageLogits(self, image)
 
@@ -149,7 +151,11 @@ class ViewOfImage:
     """One view of one image: its windows, their pixels, and the maps back to the image."""
 
     def __init__(
-        self, pipeline: Pipeline, image: np.ndarray, steps: Sequence[SizeStep], view: View
+        self,
+        pipeline: Pipeline,
+        image: np.ndarray | Picture,
+        steps: Sequence[SizeStep],
+        view: View,
     ) -> None:
         settings = pipeline.settings
         self.normalize = pipeline.preprocess.normalize
@@ -172,6 +178,7 @@ class ViewOfImage:
                     settings.is_one_step,
                     pad_multiple_of(pipeline.network),
                     settings.align_corners,
+                    settings.blend,
                 )
             )
 
@@ -197,12 +204,17 @@ class ImageLogits:
     """The averaged logits of one image at its original size, never held as a whole.
 
     Each map is made tile by tile when it is asked for.
+
+    Args:
+        pipeline: What makes them.
+        image: (H, W, C), RGB, 0..255; a `data.rasters.Picture` is read by windows.
     """
 
-    def __init__(self, pipeline: Pipeline, image: np.ndarray) -> None:
+    def __init__(self, pipeline: Pipeline, image: np.ndarray | Picture) -> None:
         if image.ndim != 3 or 0 in image.shape:
             raise UserError(f"found an image of shape {image.shape}, expected (height, width, 3).")
-        pipeline.preprocess.check_values(image)
+        if isinstance(image, np.ndarray):
+            pipeline.preprocess.check_values(image)
         self._pipeline = pipeline
         self._average = pipeline.settings.average
         self._temperatures = pipeline.settings.temperatures
@@ -223,14 +235,20 @@ class ImageLogits:
             self._pipeline.compute([(self, key) for key in self.first_missing()])
         return self._num_classes
 
-    def labels(self) -> np.ndarray:
+    def labels(self, rows: tuple[int, int] | None = None) -> np.ndarray:
         """Return the class ids (H, W): uint8, or int32 for more than 256 classes.
 
         Of classes with equal logits the lowest id is taken.
+
+        Args:
+            rows: First and last + 1 of a strip, (h, W), in the place of the image. Where strips
+                begin at multiples of `STRIP_STEP_PX`, they are the image's labels to the bit.
         """
-        label = np.empty(self.size_hw, label_type(self.num_classes))
-        for tile, views in self._tiles(self._arrays.label_tile_hw):
-            write_tile_labels(views, tile, self._average, self._arrays, label)
+        top, bottom = rows or (0, self.size_hw[0])
+        label = np.empty((bottom - top, self.size_hw[1]), label_type(self.num_classes))
+        for tile, views in self._tiles(self._arrays.label_tile_hw, rows):
+            part = label[tile.top - top : tile.bottom - top, tile.left : tile.right]
+            write_tile_labels(views, tile, self._average, self._arrays, part)
         return label
 
     def probabilities(self) -> np.ndarray:
@@ -242,11 +260,17 @@ class ImageLogits:
             )
         return full
 
-    def confidence(self) -> np.ndarray:
-        """Return the probability of the most probable class, (H, W) float32."""
-        full = np.empty(self.size_hw, np.float32)
-        for tile, probabilities in self.probability_tiles():
-            full[tile.top : tile.bottom, tile.left : tile.right] = probabilities.max(axis=1)
+    def confidence(self, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """Return the probability of the most probable class, (H, W) float32.
+
+        Args:
+            rows: As of `labels`.
+        """
+        top, bottom = rows or (0, self.size_hw[0])
+        full = np.empty((bottom - top, self.size_hw[1]), np.float32)
+        for tile, probabilities in self.probability_tiles(rows):
+            part = full[tile.top - top : tile.bottom - top, tile.left : tile.right]
+            part[:] = probabilities.max(axis=1)
         return full
 
     def entropy(self) -> np.ndarray:
@@ -278,24 +302,47 @@ class ImageLogits:
                 found[is_inside] = probabilities[at]
         return np.log(np.maximum(found, np.finfo(np.float32).tiny))
 
-    def probability_tiles(self) -> Iterator[tuple[Tile, np.ndarray]]:
-        """Yield the class probabilities of one tile after the other, each (h, K, w) float32."""
+    def probability_tiles(
+        self, rows: tuple[int, int] | None = None
+    ) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Yield the class probabilities of one tile after the other, each (h, K, w) float32.
+
+        Args:
+            rows: As of `labels`.
+        """
         temperatures = self._temperatures
-        for tile, views in self._tiles(self._arrays.tile_hw):
+        for tile, views in self._tiles(self._arrays.tile_hw, rows):
             yield tile, tile_probabilities(views, tile, self._average, self._arrays, temperatures)
 
-    def _tiles(self, tile_hw: tuple[int, int]) -> Iterator[tuple[Tile, list[list[Piece]]]]:
-        """Yield the tiles row by row, each with every view's pieces that reach into its row."""
-        height, width = self.size_hw
-        for top in range(0, height, tile_hw[0]):
-            bottom = min(top + tile_hw[0], height)
+    def _tiles(
+        self, tile_hw: tuple[int, int], rows: tuple[int, int] | None = None
+    ) -> Iterator[tuple[Tile, list[list[Piece]]]]:
+        """Yield the tiles row by row, each with every view's pieces that reach into its row.
+
+        Args:
+            tile_hw: Their size.
+            rows: First and last + 1 of a strip.
+        """
+        width = self.size_hw[1]
+        first, last = rows or (0, self.size_hw[0])
+        for top in range(first, last, tile_hw[0]):
+            bottom = min(top + tile_hw[0], last)
             self._pipeline.compute([(self, key) for key in self.missing(top, bottom)])
             views: list[list[Piece]] = [[] for _ in self.views]
             for key in self._reaching(top, bottom):
                 views[key[0]].append(self._pieces[key])
             for left in range(0, width, tile_hw[1]):
                 yield Tile(top, bottom, left, min(left + tile_hw[1], width)), views
-            self._drop_above(bottom)
+            if not rows and self._cached_bytes > self._pipeline.cache_mib * 2**20:
+                self.forget_above(bottom)
+
+    def compute_rows(self, top: int, bottom: int) -> None:
+        """Compute the windows that rows top .. bottom - 1 need, one row of windows at a time.
+
+        So windows go through the network together with the same ones wherever strips begin.
+        """
+        for _, row in groupby(self.missing(top, bottom), key=lambda key: key[:2]):
+            self._pipeline.compute([(self, key) for key in row])
 
     def first_missing(self) -> list[Key]:
         """Return the windows that the first row of tiles needs and that are not at hand."""
@@ -313,13 +360,16 @@ class ImageLogits:
                 if first < bottom and last > top:
                     yield from ((index, row, column) for column in range(len(columns.windows)))
 
-    def _drop_above(self, bottom: int) -> None:
-        """Forget windows that only reach rows above `bottom`, if more is held than agreed."""
-        if self._cached_bytes <= self._pipeline.cache_mib * 2**20:
-            return
+    def forget_above(self, bottom: int) -> None:
+        """Forget windows that only reach rows above `bottom`."""
         for key in list(self._pieces):
             if self.views[key[0]].axes[0].reach(key[1])[1] <= bottom:
                 self._cached_bytes -= 4 * int(np.prod(self._pieces.pop(key).logits.shape))
+
+    @property
+    def num_held(self) -> int:
+        """Return how many windows' logits are kept."""
+        return len(self._pieces)
 
     def _most_held_mib(self) -> float:
         """Return the most that the logits kept will take; 0 where no memory plan tells."""
@@ -369,7 +419,7 @@ class ImageLogits:
             self._pipeline.watch(self)
 
 
-def _views_of_image(pipeline: Pipeline, image: np.ndarray) -> list[ViewOfImage]:
+def _views_of_image(pipeline: Pipeline, image: np.ndarray | Picture) -> list[ViewOfImage]:
     """Return the views of an image; those of one size share the pixels."""
     views = views_of(pipeline.settings)
     is_source_scale = pipeline.settings.scale_mode == "source"

@@ -8,7 +8,8 @@ without a class are in no polygon.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,8 +34,44 @@ class Region(NamedTuple):
     confidence: float | None = None
 
 
+@dataclass(frozen=True)
+class PolygonRules:
+    """Which regions are written, and how they are drawn.
+
+    Args:
+        min_area_px: Regions of fewer pixels are left out.
+        simplify_px: Corners that lie no farther than this from the line without them are left out;
+            neighbours may then overlap, or leave gaps, by as much.
+        class_ids: Of these classes alone; None: of all.
+    """
+
+    min_area_px: int = 0
+    simplify_px: float = 0.0
+    class_ids: frozenset[int] | None = None
+
+    def applied(self, region: Region) -> Iterator[Region]:
+        """Yield the region as it is drawn, if it is.
+
+        Raises:
+            MissingDependency: `simplify_px` is set, and shapely is not installed.
+        """
+        is_chosen = self.class_ids is None or region.class_id in self.class_ids
+        if not is_chosen or region.num_px < self.min_area_px:
+            return
+        if self.simplify_px:
+            with explained():
+                import shapely
+            shape = shapely.Polygon(region.rings[0], region.rings[1:]).simplify(self.simplify_px)
+            rings = [list(ring.coords) for ring in (shape.exterior, *shape.interiors)]
+            region = region._replace(rings=rings)
+        yield region
+
+
 def regions_of(
-    label: np.ndarray, num_classes: int, confidence: np.ndarray | None = None
+    label: np.ndarray,
+    num_classes: int,
+    confidence: np.ndarray | None = None,
+    rules: PolygonRules | None = None,
 ) -> list[Region]:
     """Return the regions of a label map.
 
@@ -42,6 +79,7 @@ def regions_of(
         label: Ids (H, W); those of `num_classes` and more are no class.
         num_classes: K.
         confidence: (H, W), for the mean of each region.
+        rules: Which regions, and how they are drawn; by default all, to the pixel.
 
     Raises:
         MissingDependency: rasterio is not installed.
@@ -59,7 +97,7 @@ def regions_of(
     sums = None
     if confidence is not None:
         sums = np.bincount(places.ravel(), confidence.ravel(), minlength=len(drawn) + 1)
-    return [
+    regions = (
         Region(
             int(value),
             geometry["coordinates"],
@@ -67,7 +105,8 @@ def regions_of(
             None if sums is None else float(sums[index] / counts[index]),
         )
         for index, (geometry, value) in enumerate(drawn)
-    ]
+    )
+    return [drawn for region in regions for drawn in (rules or PolygonRules()).applied(region)]
 
 
 def geojson(regions: list[Region], label_set: LabelSet) -> dict[str, Any]:
@@ -143,9 +182,29 @@ class CocoFile:
     def _segmentation(self, region: Region, size_hw: tuple[int, int]) -> Any:
         if len(region.rings) == 1:
             return [np.asarray(region.rings[0][:-1]).ravel().tolist()]
-        from rasterio.features import rasterize
-
-        geometry = {"type": "Polygon", "coordinates": region.rings}
-        mask = rasterize([(geometry, 1)], out_shape=size_hw, dtype=np.uint8)
-        encoded = self._mask.encode(np.asfortranarray(mask))
+        mask, left, top = _mask(region)
+        is_edge = np.diff(np.pad(mask.T, ((0, 0), (1, 1))).astype(np.int8), axis=1)  # (w, h + 1)
+        height, width = size_hw
+        columns, rows = np.nonzero(is_edge)  # begins and ends of runs, column by column
+        bounds = (columns + left) * height + rows + top
+        is_joined = np.append(bounds[1:] == bounds[:-1], False)  # over the end of a column
+        bounds = bounds[~(is_joined | np.roll(is_joined, 1))]
+        counts = np.diff(bounds, prepend=0, append=height * width).tolist()
+        run_lengths = {"size": [height, width], "counts": counts}
+        encoded = self._mask.frPyObjects(run_lengths, height, width)
         return {"size": list(size_hw), "counts": encoded["counts"].decode()}
+
+
+def _mask(region: Region) -> tuple[np.ndarray, int, int]:
+    """Return a region's pixels in the rectangle around it, (h, w), and its left upper corner."""
+    from rasterio import Affine
+    from rasterio.features import rasterize
+
+    corners = np.asarray(region.rings[0])
+    left, top = np.floor(corners.min(axis=0)).astype(int).tolist()
+    right, bottom = np.ceil(corners.max(axis=0)).astype(int).tolist()
+    geometry = {"type": "Polygon", "coordinates": region.rings}
+    shape = (bottom - top, right - left)
+    transform = Affine.translation(left, top)
+    mask = rasterize([(geometry, 1)], out_shape=shape, transform=transform, dtype=np.uint8)
+    return mask, left, top

@@ -124,11 +124,11 @@ class Preprocess:
         if self.normalize and not is_mapped and (reason := self.normalize.misfit(image)):
             raise UserError(f"image: {reason}")
 
-    def resize(self, image: np.ndarray, ratio: float = 1.0) -> tuple[np.ndarray, list[SizeStep]]:
+    def resize(self, image: Any, ratio: float = 1.0) -> tuple[Any, list[SizeStep]]:
         """Apply the size rules.
 
         Args:
-            image: (H, W, C), RGB, 0..255.
+            image: (H, W, C), RGB, 0..255; or without rules, anything.
             ratio: Factor on the rules' targets, in multi-scale testing of the source image.
 
         Returns:

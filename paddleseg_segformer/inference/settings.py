@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.inference.windows import BLENDS
 
 AVERAGES = ("logits", "softmax")
 SCALE_MODES = ("transformed", "source")
@@ -37,6 +38,9 @@ class InferenceSettings:
         temperatures: Calibrate probabilities: logits (logarithms of averaged probabilities) are
             divided by one number for all pixels, or by the one of the class that is predicted
             there (K numbers). Labels stay the same. Fitted by `evaluation.calibration`.
+        blend: How the logits of windows are put together where they overlap: "none" (of the window
+            with the nearest centre), "average", "cosine" or "gaussian" (weighted by how far from
+            the window's edge).
 
     Raises:
         UserError: values that do not go together.
@@ -54,12 +58,17 @@ class InferenceSettings:
     window_batch: int | None = None
     align_corners: bool = False
     temperatures: tuple[float, ...] = ()
+    blend: str = "average"
 
     def __post_init__(self) -> None:
         self._check_windows()
         if not self.scales or not all(_is_positive(scale) for scale in self.scales):
             raise UserError(f"scales: found {list(self.scales)}, expected numbers above 0.")
-        for name, known in (("average", AVERAGES), ("scale_mode", SCALE_MODES)):
+        for name, known in (
+            ("average", AVERAGES),
+            ("scale_mode", SCALE_MODES),
+            ("blend", BLENDS),
+        ):
             value = getattr(self, name)
             if value not in known:
                 raise UserError(
@@ -118,7 +127,9 @@ class InferenceSettings:
         """Return one line that says what is computed."""
         parts = ["whole image"]
         if self.is_slide and self.crop_size_hw and self.stride_hw:
-            parts = [f"windows {_by(self.crop_size_hw)} every {_by(self.stride_hw)} px (h x w)"]
+            blend = "" if self.blend == "average" else f", blend {self.blend}"
+            size, step = _by(self.crop_size_hw), _by(self.stride_hw)
+            parts = [f"windows {size} every {step} px (h x w){blend}"]
         if self.scales != (1.0,):
             scaled = "transformed image" if self.scale_mode == "transformed" else "source image"
             parts.append(f"scales {', '.join(f'{s:g}' for s in self.scales)} of the {scaled}")
@@ -145,7 +156,12 @@ class InferenceSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data; `from_dict` reads them back."""
         values = dataclasses.asdict(self)
-        later = (("window_batch", None), ("align_corners", False), ("temperatures", ()))
+        later = (
+            ("window_batch", None),
+            ("align_corners", False),
+            ("temperatures", ()),
+            ("blend", "average"),
+        )
         for key, default in later:
             if values[key] == default:  # keys that older programs do not know
                 del values[key]

@@ -34,16 +34,16 @@ class Tile(NamedTuple):
 def write_tile_labels(
     views: Sequence[Sequence[Piece]], tile: Tile, average: str, arrays: Arrays, label: np.ndarray
 ) -> None:
-    """Write the class ids of a tile into the label map (H, W); ties go to the lowest id."""
+    """Write the class ids of a tile into its part of a label map; ties go to the lowest id."""
     top, bottom, left, right = tile
     is_sum = average == "logits" or len(views) == 1
     if is_sum and arrays is NumpyArrays:
         pieces = [piece for view in views for piece in view]
-        write_labels(pieces, (top, bottom), (left, right), label[top:bottom, left:right])
+        write_labels(pieces, (top, bottom), (left, right), label)
         return
     for inner in tiles_of(tile, arrays.tile_hw):
         scores = tile_scores(views, inner, "logits" if is_sum else average, arrays)
-        part = label[inner.top : inner.bottom, inner.left : inner.right]
+        part = label[inner.top - top : inner.bottom - top, inner.left - left : inner.right - left]
         part[:] = arrays.to_numpy(arrays.argmax(scores))
 
 
@@ -92,7 +92,8 @@ def upsampled_labels(logits: Array, size_hw: tuple[int, int]) -> np.ndarray:
     views = [[arrays.piece(logits, bilinear(h, size_hw[0]), bilinear(w, size_hw[1]))]]
     label = np.empty(size_hw, label_type(num_classes))
     for tile in tiles_of(Tile(0, size_hw[0], 0, size_hw[1]), arrays.label_tile_hw):
-        write_tile_labels(views, tile, "logits", arrays, label)
+        part = label[tile.top : tile.bottom, tile.left : tile.right]
+        write_tile_labels(views, tile, "logits", arrays, part)
     return label
 
 

@@ -26,6 +26,7 @@ FORMAT = 3  # of deploy.yaml; raised when a reader of the old one would go wrong
 VALUE_RANGE_FORMAT = 4  # the same with `preprocess.value_range`
 ALIGN_CORNERS_FORMAT = 5  # the same with `inference.align_corners`
 TEMPERATURES_FORMAT = 6  # the same with `inference.temperatures`
+BLEND_FORMAT = 7  # the same with `inference.blend`
 INPUT_NAME = "x"
 OUTPUT_OPS = ("none", "argmax", "softmax")
 # what an export can hold, and its files in the order in which engines take them
@@ -228,10 +229,10 @@ class DeployConfig:
             content = _from_format_1(content)
         if content["format"] == 2:  # the same without a fixture
             content = dict(content, format=FORMAT)
-        if content["format"] not in range(FORMAT, TEMPERATURES_FORMAT + 1):
+        if content["format"] not in range(FORMAT, BLEND_FORMAT + 1):
             raise UserError(
                 f"{path}: format {content['format']}, but this version reads formats 1 to "
-                f"{TEMPERATURES_FORMAT}. Export the model again, or use the version it was made "
+                f"{BLEND_FORMAT}. Export the model again, or use the version it was made "
                 "with."
             )
         try:
@@ -307,6 +308,8 @@ class DeployConfig:
             config = dataclasses.replace(self, format=ALIGN_CORNERS_FORMAT)
         if self.inference.get("temperatures"):
             config = dataclasses.replace(self, format=TEMPERATURES_FORMAT)
+        if self.inference.get("blend"):
+            config = dataclasses.replace(self, format=BLEND_FORMAT)
         content = {"format": config.format, **dataclasses.asdict(config)}
         if self.precision == "fp32":  # programs that do not know the key compute in float32 anyway
             del content["precision"]

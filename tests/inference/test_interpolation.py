@@ -36,14 +36,15 @@ def test_other_maps() -> None:
     x = np.arange(5.0)
     assert (crop(5, 3).dense() @ x).tolist() == [0, 1, 2]
     assert (flip(5).dense() @ x).tolist() == [4, 3, 2, 1, 0]
-    placed = place(5, 2, np.full(9, 0.5))
+    placed = place(5, 2, 9, np.full(5, 0.5))
     assert (placed.dense() @ x).tolist() == [0, 0, 0, 0.5, 1, 1.5, 2, 0, 0]
     assert placed.output_range == (2, 7)
+    assert (placed.reversed().dense() @ x).tolist() == [0, 0, 2, 1.5, 1, 0.5, 0, 0, 0]
 
 
 def test_composition_equals_the_product_of_matrices() -> None:
-    share = 1 / np.random.randint(1, 4, 40)
-    chain = [bilinear(6, 23), place(23, 17, share), flip(40), bilinear(40, 31), crop(31, 29)]
+    share = 1 / np.random.randint(1, 4, 23)
+    chain = [bilinear(6, 23), place(23, 17, 40, share), flip(40), bilinear(40, 31), crop(31, 29)]
     chain.append(bilinear(29, 61))
     path, product = chain[0], chain[0].dense()
     for outer in chain[1:]:
@@ -55,7 +56,7 @@ def test_composition_equals_the_product_of_matrices() -> None:
 
 @pytest.mark.parametrize("span", [(0, 10), (17, 25), (55, 61), (0, 61)])
 def test_block_is_the_part_that_matters(span) -> None:
-    path = bilinear(6, 23).then(place(23, 10, np.ones(40))).then(bilinear(40, 61))
+    path = bilinear(6, 23).then(place(23, 10, 40, np.ones(23))).then(bilinear(40, 61))
     low, high = span
     expected = path.dense()[low:high]
     block = path.block(low, high, np.asarray)
@@ -69,7 +70,7 @@ def test_block_is_the_part_that_matters(span) -> None:
 
 
 def test_upsampling_keeps_few_neighbours() -> None:
-    path = bilinear(256, 1024).then(place(1024, 0, np.ones(1024))).then(bilinear(1024, 1500))
+    path = bilinear(256, 1024).then(place(1024, 0, 1024, np.ones(1024))).then(bilinear(1024, 1500))
     assert path.weights.shape[1] <= 3
 
 

@@ -11,8 +11,8 @@ import pytest
 from paddle import nn
 from small_models import small_segformer, small_vit
 
+from paddleseg_segformer import cpu
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference import memory_plan
 from paddleseg_segformer.inference.memory_plan import (
     BLOCKS_MIB,
     MemoryPlan,
@@ -146,7 +146,7 @@ def test_more_logits_than_the_cache_are_counted_by_rows_of_tiles() -> None:
 
 
 def test_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_plan, "CGROUP", tmp_path)
+    monkeypatch.setattr(cpu, "CGROUP", tmp_path)
     without = free_mib()
     (tmp_path / "memory.max").write_text(f"{64 << 20}\n")
     (tmp_path / "memory.current").write_text(f"{24 << 20}\n")

@@ -89,6 +89,13 @@ def window_logits(network: nn.Layer, x: np.ndarray) -> np.ndarray:
     return resize(run(network, x), padded_hw)[:, :height, :width]
 
 
+BLENDS = {
+    "average": np.ones,
+    "cosine": lambda side: 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(side) + 0.5) / side),
+    "gaussian": lambda side: np.exp(-(((np.arange(side) + 0.5 - side / 2) / (side / 8)) ** 2) / 2),
+}
+
+
 def view_logits(network: nn.Layer, x: np.ndarray, settings: InferenceSettings) -> np.ndarray:
     """Return the logits of one view at its own size."""
     height, width = x.shape[1:]
@@ -98,14 +105,15 @@ def view_logits(network: nn.Layer, x: np.ndarray, settings: InferenceSettings) -
     rows = max(height - crop_h + stride_h - 1, 0) // stride_h + 1
     columns = max(width - crop_w + stride_w - 1, 0) // stride_w + 1
     total, count = np.zeros((NUM_CLASSES, height, width)), np.zeros((height, width))
+    weight = np.multiply.outer(*(BLENDS[settings.blend](side) for side in settings.crop_size_hw))
     for row in range(rows):
         for column in range(columns):
             bottom = min(row * stride_h + crop_h, height)
             right = min(column * stride_w + crop_w, width)
             top, left = max(bottom - crop_h, 0), max(right - crop_w, 0)
             window = x[:, top:bottom, left:right]
-            total[:, top:bottom, left:right] += window_logits(network, window)
-            count[top:bottom, left:right] += 1
+            total[:, top:bottom, left:right] += weight * window_logits(network, window)
+            count[top:bottom, left:right] += weight
     return total / count
 
 
@@ -183,6 +191,49 @@ def test_every_combination_equals_full_size_maps(
     )
     preprocess = Preprocess.from_transforms([NORMALIZE])
     assert_equal(network, smooth_image(101, 131), preprocess, settings)
+
+
+@pytest.mark.parametrize("flips", [{}, FLIPS], ids=["", "flips"])
+@pytest.mark.parametrize("blend", ["cosine", "gaussian"])
+def test_blending_equals_full_size_maps(network, blend, flips) -> None:
+    settings = InferenceSettings(blend=blend, **SLIDE, **flips)
+    preprocess = Preprocess.from_transforms([NORMALIZE])
+    assert_equal(network, smooth_image(101, 131), preprocess, settings)
+
+
+def test_without_blending_windows_keep_their_own_pixels(network) -> None:
+    settings = InferenceSettings(blend="none", is_slide=True, crop_size_hw=(64, 64))
+    settings = settings.replace({"stride_hw": (48, 48)})
+    preprocess = Preprocess.from_transforms([NORMALIZE])
+    image = smooth_image(64, 160)
+    label = Pipeline(network, preprocess, settings)(image).labels()
+    windows = {(0, 56): 0, (56, 104): 48, (104, 160): 96}  # columns of a label: start of its window
+    for (left, right), start in windows.items():
+        window = np.ascontiguousarray(image[:, start : start + 64])
+        whole = Pipeline(network, preprocess)(window).labels()
+        np.testing.assert_array_equal(label[:, left:right], whole[:, left - start : right - start])
+
+
+@pytest.mark.parametrize("blend", ["none", "average", "cosine", "gaussian"])
+@pytest.mark.parametrize("rows", [256, 512])
+@pytest.mark.parametrize("window_batch", [1, 3])
+def test_strips_give_the_labels_of_the_whole_to_the_bit(network, blend, rows, window_batch) -> None:
+    settings = InferenceSettings(blend=blend, window_batch=window_batch, flip_vertical=True)
+    settings = settings.replace({"is_slide": True, "crop_size_hw": [96, 64], "stride_hw": [70, 48]})
+    image = smooth_image(1100, 150)
+    pipeline = Pipeline(network, Preprocess.from_transforms([NORMALIZE]), settings)
+    whole, in_strips = pipeline(image), pipeline(image)
+    labels, confidences = [], []
+    for top in range(0, 1100, rows):
+        strip = (top, min(top + rows, 1100))
+        in_strips.compute_rows(*strip)
+        labels.append(in_strips.labels(strip))
+        confidences.append(in_strips.confidence(strip))
+        in_strips.forget_above(strip[1])
+        assert in_strips.num_held <= 2 * 3 * (-(-(rows + 96) // 70) + 1)
+    np.testing.assert_array_equal(np.concatenate(labels), whole.labels())
+    np.testing.assert_array_equal(np.concatenate(confidences), whole.confidence())
+    assert in_strips.num_computed == in_strips.num_windows
 
 
 @pytest.mark.check

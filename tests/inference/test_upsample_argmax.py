@@ -28,9 +28,9 @@ def piece(logits: np.ndarray) -> Piece:
 
 
 def labels_of(views: list[list[Piece]], tile: Tile, average: str = "logits") -> np.ndarray:
-    label = np.full((tile.bottom, tile.right), 99, np.uint8)
+    label = np.full((tile.bottom - tile.top, tile.right - tile.left), 99, np.uint8)
     write_tile_labels(views, tile, average, NumpyArrays, label)
-    return label[tile.top :, tile.left :]
+    return label
 
 
 def test_a_class_between_two_others_is_found() -> None:

@@ -133,6 +133,14 @@ def test_temperatures_raise_the_format(folder) -> None:
     assert InferenceSettings.from_dict(read.inference).temperatures == (0.5, 2.0)
 
 
+def test_blending_raises_the_format(folder) -> None:
+    plain = DeployConfig.load(folder)
+    assert "blend" not in (folder / "deploy.yaml").read_text()
+    dataclasses.replace(plain, inference=InferenceSettings(blend="cosine").to_dict()).save(folder)
+    assert "format: 7\n" in (folder / "deploy.yaml").read_text()
+    assert InferenceSettings.from_dict(DeployConfig.load(folder).inference).blend == "cosine"
+
+
 def test_precision_and_quality_of_an_artefact(folder) -> None:
     quality = {"mean_iou": 0.7, "drop": [0.001, 2], "images": {"calibration": 3}}
     edit(folder, "artefacts.paddle.precision", "int8")
@@ -144,7 +152,7 @@ def test_precision_and_quality_of_an_artefact(folder) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 7, "format 7, but this version reads formats 1 to 6"),
+        ("format", 8, "format 8, but this version reads formats 1 to 7"),
         ("inference.temperatures", [1, 2, 3], "temperatures: found 3, expected 1, or one for each"),
         ("inference.temperatures", [0], r"temperatures: found \[0\], expected numbers above 0"),
         ("artefacts", None, "no key 'artefacts'"),
