@@ -101,8 +101,8 @@ def run(args: Namespace) -> None:
     formats = [name for item in wanted for name in item.split(",")]
     if args.with_preprocess and WITH_PREPROCESS not in formats:
         formats.append(WITH_PREPROCESS)
-    check_formats([*formats, "onnx"] if args.speed else formats)
     check_speed(args, formats, output_op)
+    check_formats([*formats, "onnx"] if args.speed else formats)
     if args.triton_dir:
         check_triton_formats(formats, "--triton_dir")
     check_save_dir(args.save_dir)

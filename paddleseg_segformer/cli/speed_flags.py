@@ -55,7 +55,7 @@ def add_speed_arguments(parser: ArgumentParser) -> None:
 
 
 def check_speed(args: Namespace, formats: list[str], output_op: str) -> None:
-    """Refuse flags that do not go together, and packages that are missing.
+    """Refuse flags that do not go together.
 
     Raises:
         UserError: there are such.
@@ -78,8 +78,6 @@ def check_speed(args: Namespace, formats: list[str], output_op: str) -> None:
         raise UserError(f"--speed: found --output_op {output_op}, expected none: it needs logits.")
     if args.data and not Path(args.data).is_file():
         raise UserError(f"{args.data}: no such file (--data).")
-    with explained():
-        import matplotlib.figure  # noqa: F401  of the picture: said now, not at the end
 
 
 @contextmanager
@@ -93,6 +91,8 @@ def speed_ladder(
     """
     from paddleseg_segformer.export import speed_ladder as ladders
 
+    with explained():
+        import matplotlib.figure  # noqa: F401  of the picture: said now, not at the end
     rng = np.random.default_rng(args.int8_seed)
     samples = _samples(args, config, model, rng)
     quantization = None if args.speed == "exact" else _quantization(args, config, rng)

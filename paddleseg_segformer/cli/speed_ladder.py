@@ -37,10 +37,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Measure, print the table, write it and the picture."""
     set_up_logging()
-    check_formats(["onnx"])
     check_speed(args, [], "none")
     check_folder(args.save_dir)
     config = load_config_from(args, build_model)
+    check_formats(["onnx"])
     set_device(args.device)
 
     from paddleseg_segformer.export import export_model
