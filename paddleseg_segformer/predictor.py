@@ -318,6 +318,7 @@ class Predictor:
         self_check: bool = False,
         use_trt: bool = False,
         max_side_px: int = MAX_SIDE_PX,
+        has_cache: bool = False,
         **overrides: Any,
     ) -> Predictor:
         """Load an exported model with the `deploy.yaml` beside it.
@@ -337,6 +338,7 @@ class Predictor:
                 fixture image; see `runtimes.self_check`.
             use_trt: Let TensorRT run the network, in Paddle Inference on GPU.
             max_side_px: Longest side that may go through the network at once.
+            has_cache: Keep what OpenVINO compiles in the user's cache folder, for quicker starts.
             overrides: Fields of `InferenceSettings` that replace the exported ones.
 
         Raises:
@@ -357,6 +359,7 @@ class Predictor:
             "argmax" if is_argmax else "none",
             use_trt,
             max_side_px,
+            has_cache,
         )
         network = load_network(folder, options)
         if self_check:

@@ -24,7 +24,7 @@ from paddleseg_segformer.data.labels import make_label_set
 from paddleseg_segformer.data.values import ValueRange
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.video import FilmOptions, predict_video
+from paddleseg_segformer.video import CAMERAS, FilmOptions, predict_video
 
 av = pytest.importorskip("av")
 
@@ -381,6 +381,27 @@ def test_url_is_read_with_is_live_alone(predictor, tmp_path) -> None:
         server.shutdown()
     with pytest.raises(UserError, match="/dev/video99: cannot be read as a video"):
         predict_video(predictor, "/dev/video99", out, FilmOptions(is_live=True))
+
+
+def test_interrupt_completes_the_films_of_live_sources_alone(tmp_path, monkeypatch) -> None:
+    class Interrupted(BrightestChannel):
+        calls = 0
+
+        def __call__(self, x: np.ndarray) -> np.ndarray:
+            self.calls += 1
+            if self.calls > 3:
+                raise KeyboardInterrupt
+            return super().__call__(x)
+
+    source = write_film(tmp_path / "in.mp4", map(stripes, range(8)))
+    out = {"overlay": tmp_path / "o.mp4"}
+    with pytest.raises(KeyboardInterrupt):
+        predict_video(Predictor(Interrupted(), Preprocess()), source, out)
+    assert not (tmp_path / "o.mp4").exists()
+    monkeypatch.setitem(CAMERAS, sys.platform, "mov")  # a film in the place of a camera
+    options = FilmOptions(is_live=True)
+    assert predict_video(Predictor(Interrupted(), Preprocess()), source, out, options)[0] == 3
+    assert len(times_of(tmp_path / "o.mp4")) == 3
 
 
 FULL = """

@@ -176,7 +176,7 @@ def good_requests(args: argparse.Namespace) -> Iterator[Sent]:
     """Yield images in each size and format, with the labels that a predictor of our own gives."""
     predictor = Predictor.from_export(args.config, "cpu", args.threads, backend=args.backend)
     if args.image_path:
-        paths = [image.path for image in find_images(args.image_path)[: len(SIZES_HW)]]
+        paths = [Path(image.path) for image in find_images(args.image_path)[: len(SIZES_HW)]]
         pictures = [decode_image(path, path.read_bytes()) for path in paths]
     else:
         pictures = [render_scene(seed, (360, 480))[0] for seed in range(3)]

@@ -74,6 +74,18 @@ MMSEG_FPS: dict[tuple[str, tuple[int, int]], float] = {
     ("B5", (640, 640)): 11.3,
 }
 
+# ImageNet classifiers: parameters in millions, GMACs at 224x224 and top-1 accuracy in %, of table 7
+# and of Hugging Face's model card. The costs are those of MLP ratios 8, 8, 4, 4 in B0 to B4; the
+# weights that were released have 4 everywhere.
+CLASSIFIERS = {
+    "B0": (3.7, 0.6, 70.5),
+    "B1": (14.0, 2.1, 78.7),
+    "B2": (25.4, 4.0, 81.6),
+    "B3": (45.2, 6.9, 83.1),
+    "B4": (62.6, 10.1, 83.6),
+    "B5": (82.0, 11.8, 83.8),
+}
+
 
 def build_published(variant: str, num_classes: int, is_mm: bool = False) -> nn.Layer:
     """Return SegFormer B0 to B5 of the published widths.

@@ -41,7 +41,7 @@ def unpacked(archive: Path) -> Path:
             content = repr([(item.filename, item.file_size, item.CRC) for item in members])
             mark = hashlib.sha256(content.encode()).hexdigest()
             if folder.exists():
-                if not (folder / MARK).is_file() or (folder / MARK).read_text() != mark:
+                if not (folder / MARK).is_file() or (folder / MARK).read_text("utf-8") != mark:
                     raise UserError(
                         f"{archive}: is unpacked into {folder}, which holds something else. Name "
                         "that folder in place of the archive, or move it away."
@@ -50,7 +50,7 @@ def unpacked(archive: Path) -> Path:
             with atomic_folder(folder) as new:
                 for item in members:
                     file.extract(item, new)
-                (new / MARK).write_text(mark)
+                (new / MARK).write_text(mark, encoding="utf-8")
     except (
         *(zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError),
         *(FileExistsError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError),

@@ -30,6 +30,7 @@ JOBS = {
     "robustness": "evaluate a model on corrupted images: the 16 corruptions of Cityscapes-C",
     "resolution_sweep": "evaluate models at several sizes of the images, whole and by windows",
     "export": "write a static graph and its deploy.yaml for Paddle Inference",
+    "speed_ladder": "measure faster forms of a model on this machine, and what each loses",
     "serve": "answer HTTP requests with the predictions of an exported model",
     "convert_weights": "write weights as another code base's files, where that is possible exactly",
     "convert_dataset": "own data in any form: recognise, convert to labels and lists, split",

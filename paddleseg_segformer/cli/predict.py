@@ -12,6 +12,7 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -446,23 +447,22 @@ class Worker:
         """
         large = [image for image in images if is_large(image.path)]
         others = [image for image in images if image not in large] if large else images
-        source = read_ahead(others, self.read)
-        room = _Room(self.predictor)
-        while True:
-            with self.timer("read"):
-                batch = list(islice(source, self.args.batch_size))
-            if not batch:
-                break
-            for settings, items in room.groups(batch):
-                self.predictor.settings = settings
-                for image, prediction in _predict(items, self.predictor, self.timer):
-                    if isinstance(prediction, UserError):
-                        yield image, _named(image, prediction)
-                        continue
+        pending: tuple[ImageFile, Future[None]] | None = None  # written while the next is predicted
+        with ThreadPoolExecutor(1) as pool:
+            for image, prediction in self._predictions(others):
+                if pending:
+                    yield self._written(*pending)
+                    pending = None
+                if isinstance(prediction, UserError):
+                    yield image, _named(image, prediction)
+                elif self.files.needs_network:  # which belongs to this thread
                     with self.timer("write"):
                         self.files.save(prediction, image)
                     yield image, ""
-            self.predictor.settings = room.settings
+                else:
+                    pending = image, pool.submit(self.files.save, prediction, image)
+            if pending:
+                yield self._written(*pending)
         for image in large:
             try:
                 predict_large(self.predictor, image, self.files)
@@ -470,6 +470,28 @@ class Worker:
                 yield image, _named(image, error)
             else:
                 yield image, ""
+
+    def _written(self, image: ImageFile, saved: Future[None]) -> tuple[ImageFile, str]:
+        """Return an image once its results are written; raises what failed there."""
+        with self.timer("write"):
+            saved.result()
+        return image, ""
+
+    def _predictions(
+        self, images: Sequence[ImageFile]
+    ) -> Iterator[tuple[ImageFile, Prediction | UserError]]:
+        """Yield each image and its prediction, or why it failed."""
+        source = read_ahead(images, self.read)
+        room = _Room(self.predictor)
+        while True:
+            with self.timer("read"):
+                batch = list(islice(source, self.args.batch_size))
+            if not batch:
+                return
+            for settings, items in room.groups(batch):
+                self.predictor.settings = settings
+                yield from _predict(items, self.predictor, self.timer)
+            self.predictor.settings = room.settings
 
 
 def _named(image: ImageFile, error: UserError) -> str:
@@ -538,7 +560,9 @@ def _exported(args: Namespace) -> tuple[Predictor, str]:
         for flag, default in EXPORT_FLAGS.items()
     }
     threads, is_checked = given.pop("cpu_threads"), given.pop("self_check")
-    predictor = Predictor.from_export(args.export_dir, args.device, threads, **given)
+    predictor = Predictor.from_export(
+        args.export_dir, args.device, threads, has_cache=True, **given
+    )
     network = predictor.pipeline.network
     assert isinstance(network, EngineNetwork)
     if is_checked:
@@ -704,7 +728,7 @@ class Timer:
         "read": "waiting for images, which are read meanwhile",
         "predict": "all that lies between image and label map",
         "network": "part of predict",
-        "write": "label map and overlay",
+        "write": "waiting for label map and overlay, which are written meanwhile",
     }
 
     def __init__(self) -> None:

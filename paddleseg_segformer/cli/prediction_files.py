@@ -84,6 +84,13 @@ class ResultFiles:
                 import pyogrio  # noqa: F401
                 import shapely  # noqa: F401
 
+    @property
+    def needs_network(self) -> bool:
+        """Tell whether writing may have windows computed: more than the labels is needed."""
+        args = self.args
+        is_more = args.min_confidence or args.class_confidence or args.save_probabilities
+        return bool(is_more) or not self.outputs.isdisjoint({"confidence", "polygons"})
+
     def names_of(self, image: ImageFile) -> dict[str, str]:
         """Return the files of an image's results below the folder, by what they hold."""
         args, name = self.args, image.name.replace(os.sep, "/")

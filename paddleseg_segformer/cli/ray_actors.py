@@ -93,7 +93,6 @@ class RayActors:
 
     def __init__(self, num_actors: int, address: str | None, device: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         with explained():
             import ray
             import ray.data
@@ -176,7 +175,7 @@ class RayActors:
                 seconds[row["actor"]] += row["seconds"]
                 for index, error in zip(indices, row["errors"], strict=True):
                     yield images[index], os.fsdecode(error)
-        for index in np.flatnonzero(is_left):
+        for index in np.flatnonzero(is_left).tolist():
             image = images[index]
             yield image, f"{image.path}: its process ended {MAX_RETRIES + 1} times; see Ray's logs"
         for actor, count in sorted(num_done.items()):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paddleseg_segformer.cli.int8_flags import calibration_samples, check_numbers
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.checks import INT8_FORMATS
 
@@ -77,6 +78,8 @@ def check_speed(args: Namespace, formats: list[str], output_op: str) -> None:
         raise UserError(f"--speed: found --output_op {output_op}, expected none: it needs logits.")
     if args.data and not Path(args.data).is_file():
         raise UserError(f"{args.data}: no such file (--data).")
+    with explained():
+        import matplotlib.figure  # noqa: F401  of the picture: said now, not at the end
 
 
 @contextmanager
@@ -90,7 +93,6 @@ def speed_ladder(
     """
     from paddleseg_segformer.export import speed_ladder as ladders
 
-    ladders.check_matplotlib()
     rng = np.random.default_rng(args.int8_seed)
     samples = _samples(args, config, model, rng)
     quantization = None if args.speed == "exact" else _quantization(args, config, rng)

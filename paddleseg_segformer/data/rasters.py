@@ -444,7 +444,7 @@ def _not_opened(path: Path, error: Exception) -> UserError:
 
 def _check_vrt(path: Path) -> None:
     """Refuse a virtual raster that reaches into the network, or into GDAL's other file systems."""
-    for source in re.findall(r"<SourceFilename[^>]*>([^<]*)<", path.read_text(errors="replace")):
+    for source in re.findall(r"<SourceFilename[^>]*>([^<]*)<", path.read_text("utf-8", "replace")):
         if "/vsi" in source or "://" in source or not source.strip():
             raise UserError(
                 f"{path}: names the source {one_line(source)!r}, expected files of this machine. "

@@ -118,10 +118,10 @@ def evaluate(
                     watch(EvaluatedImage(sample, logits, prediction, counts, seconds))
             bar.update(len(batch))
     if per_image_csv:
-        path = Path(per_image_csv)
+        csv_path = Path(per_image_csv)
         if world_size > 1:
-            path = path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
-        write_csv(path, rows, dataset.label_set.classes)
+            csv_path = csv_path.with_name(f"{csv_path.stem}.rank{rank}{csv_path.suffix}")
+        write_csv(csv_path, rows, dataset.label_set.classes)
     confusion, num_images = matrix.counts, len(indices)
     if all_reduce:
         confusion, num_images = all_reduce(confusion), int(all_reduce(np.array([num_images]))[0])

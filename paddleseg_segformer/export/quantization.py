@@ -276,7 +276,7 @@ def _quantize_for_onnxruntime(source: Path, path: Path, inputs: CalibrationInput
         quantize_static,
     )
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.inputs = iter(inputs)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -22,7 +22,6 @@ import numpy as np
 from paddle import nn
 
 from paddleseg_segformer.data.datasets import RawSample
-from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.export.quantization import INT8_ENGINES, Quantization
 from paddleseg_segformer.export.speed_gate import Bound, Scores, SpeedGate
@@ -109,7 +108,7 @@ class SpeedLadder:
         self,
         model: nn.Layer,
         export: Export,
-        samples: Sequence[RawSample],
+        samples: Iterable[RawSample],
         bound: Bound | None,
         quantization: Quantization | None,
         folder: Path,
@@ -290,7 +289,9 @@ class SpeedLadder:
 
     def table(self) -> str:
         """Return the rungs as text, with the slowest speed that allows each; losses in points."""
-        rows = [("form", "cpu ms", "times", "labels", "mIoU", "class", "boundary", "allowed by")]
+        rows: list[tuple[str, ...]] = [
+            ("form", "cpu ms", "times", "labels", "mIoU", "class", "boundary", "allowed by")
+        ]
         for rung in self.rungs:
             losses = rung.scores.losses(self.gate.exact).values()
             rows.append(
@@ -364,16 +365,6 @@ def set_merge(model: nn.Layer, merge: Sequence[int]) -> None:
     for layers, side in zip(_attentions(model), merge, strict=True):
         for layer in layers:
             layer.merge = side
-
-
-def check_matplotlib() -> None:
-    """Refuse a ladder before anything is measured if its picture could not be drawn.
-
-    Raises:
-        MissingDependency: Matplotlib is not installed, or does not load.
-    """
-    with explained():
-        import matplotlib.figure  # noqa: F401
 
 
 def draw(rungs: Sequence[Rung], chosen: Rung, path: Path) -> None:

@@ -28,7 +28,7 @@ def example_images(folder: Path | None) -> list[Path]:
         UserError: no such folder, or no image in it.
     """
     if folder is not None:
-        return [image.path for image in find_images(str(folder))[:MAX_EXAMPLES]]
+        return [Path(image.path) for image in find_images(str(folder))[:MAX_EXAMPLES]]
     from paddleseg_segformer.street_scenes.dataset import render_scene
 
     folder = Path(tempfile.mkdtemp(prefix="street_scenes_"))

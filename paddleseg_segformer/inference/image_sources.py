@@ -186,7 +186,7 @@ def _find_in_store(
     scheme = root.partition("://")[0]
     paths = [Path(url.removeprefix(f"{scheme}:/")) for url in urls]
     named = name_results(paths, Path(root.removeprefix(f"{scheme}:/")))
-    return [ImageFile.of(f"{scheme}:/{path.as_posix()}", name) for path, name in named]
+    return [ImageFile.of(f"{scheme}:/{Path(path).as_posix()}", name) for path, name in named]
 
 
 def _url_in_list(item: str, root: str) -> str:

@@ -74,6 +74,8 @@ class EngineOptions:
         output_op: The output that the caller expects of the network.
         use_trt: Let TensorRT run it, in Paddle Inference on GPU.
         max_side_px: Longest side that may go through the network at once.
+        has_cache: Keep what OpenVINO compiles in the user's cache folder, and take it from there;
+            see `compiled_cache`.
     """
 
     backend: str = "auto"
@@ -83,3 +85,4 @@ class EngineOptions:
     output_op: str = "none"
     use_trt: bool = False
     max_side_px: int = MAX_SIDE_PX
+    has_cache: bool = False

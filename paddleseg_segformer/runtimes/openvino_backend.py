@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.runtimes.compiled_cache import read_compiled, write_compiled
 from paddleseg_segformer.runtimes.engine_network import EngineNetwork
 
 MAX_COMPILED = 4  # shapes that have their own network
@@ -50,18 +51,32 @@ class OpenVINONetwork(EngineNetwork):
             "INFERENCE_NUM_THREADS": self.options.threads,
             "INFERENCE_PRECISION_HINT": TYPES[precision],  # else bf16 wherever the CPU has it
         }
-        try:
-            self._model = self._core.read_model(*map(str, paths))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{paths[0]}: OpenVINO {openvino.__version__} cannot load it ({reason}). "
-                "Export the model again, or use another version."
-            ) from None
+        self._paths = paths
+        self._read: Any = None
         self._any_shape: Any = None
         self._compiled: dict[Shape, Any] = {}
         self._last_calls: OrderedDict[Shape, int] = OrderedDict()
         self._num_calls = 0
+        if not self.options.has_cache:
+            self._model  # noqa: B018  read now, where its errors are expected
+
+    @property
+    def _model(self) -> Any:
+        """Return the network as it is in the files."""
+        if self._read is None:
+            self._read = self._read_model()
+        return self._read
+
+    def _read_model(self) -> Any:
+        openvino = import_openvino()
+        try:
+            return self._core.read_model(*map(str, self._paths))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self._paths[0]}: OpenVINO {openvino.__version__} cannot load it ({reason}). "
+                "Export the model again, or use another version."
+            ) from None
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         request = self._request(x.shape)
@@ -74,12 +89,10 @@ class OpenVINONetwork(EngineNetwork):
         is_new = shape not in self._last_calls
         self._note_call(shape)
         if shape not in self._compiled:
-            if is_new or not self._model.is_dynamic() or not self._make_room():
-                self._any_shape = self._any_shape or self._compile(self._model)
+            if is_new or -1 not in self.deploy.input.shape or not self._make_room():
+                self._any_shape = self._any_shape or self._compile(None)
                 return self._any_shape
-            model = self._model.clone()
-            model.reshape(list(shape))
-            self._compiled[shape] = self._compile(model)
+            self._compiled[shape] = self._compile(shape)
         return self._compiled[shape]
 
     def _note_call(self, shape: Shape) -> None:
@@ -99,8 +112,30 @@ class OpenVINONetwork(EngineNetwork):
             del self._compiled[oldest]
         return is_stale
 
-    def _compile(self, model: Any) -> Any:
-        return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+    def _compile(self, shape: Shape | None) -> Any:
+        """Return the network for a shape, or for any; out of the cache where it is there."""
+        if not self.options.has_cache:
+            return self._newly_compiled(shape).create_infer_request()
+        key = {
+            "files": [file.sha256 for file in self.deploy.artefacts[self.artefact].files],
+            "openvino": import_openvino().__version__,
+            "settings": self._settings,
+            "shape": shape,
+        }
+        if blob := read_compiled(key):
+            with suppress(RuntimeError):  # OpenVINO refuses it: it is compiled anew
+                compiled = self._core.import_model(blob, "CPU", self._settings)
+                return compiled.create_infer_request()
+        compiled = self._newly_compiled(shape)
+        write_compiled(key, compiled.export_model().getvalue())
+        return compiled.create_infer_request()
+
+    def _newly_compiled(self, shape: Shape | None) -> Any:
+        model = self._model
+        if shape:
+            model = model.clone()
+            model.reshape(list(shape))
+        return self._core.compile_model(model, "CPU", self._settings)
 
 
 def import_openvino() -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from paddleseg_segformer.analysis import latency
 from paddleseg_segformer.analysis.complexity import (
+    CLASSIFIERS,
     GMACS,
     PARAMETERS_M,
     activation_bytes,
@@ -17,7 +18,7 @@ from paddleseg_segformer.analysis.complexity import (
     count_parameters,
 )
 from paddleseg_segformer.cli import main
-from paddleseg_segformer.models import BACKBONES, SegFormer
+from paddleseg_segformer.models import BACKBONES, MixVisionTransformerClassifier, SegFormer
 
 MIB = 2**20
 pytestmark = pytest.mark.usefixtures("zero_weights")
@@ -67,6 +68,18 @@ def test_merged_queries_save_work(drawn_as_zeros, variant, hw, all_stages, first
 @pytest.mark.parametrize(("variant", "millions"), PARAMETERS_M.items())
 def test_parameters_equal_the_papers(models, variant, millions):
     assert count_parameters(models(variant, 150)) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+@pytest.mark.parametrize(("variant", "stated"), CLASSIFIERS.items())
+def test_stated_costs_of_classifiers_are_those_of_wider_feed_forwards(variant, stated):
+    """MLP ratios of 8 in the first two stages, but for B5."""
+    ratios = (4, 4, 4, 4) if variant == "B5" else (8, 8, 4, 4)
+    backbone = BACKBONES[f"MixVisionTransformer_{variant}"](mlp_ratios=ratios)
+    model = MixVisionTransformerClassifier(backbone)
+    millions, gmacs, _ = stated
+    assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.06)
+    # the paper's figures lie up to 0.1 above or below
+    assert count_macs(model, (224, 224)).total() / 1e9 == pytest.approx(gmacs, abs=0.15)
 
 
 def test_activations_of_parts_with_a_known_size(models):

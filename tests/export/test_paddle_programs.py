@@ -3,7 +3,8 @@
 They run where variables name them:
 
 - `PADDLEX_PYTHON`: a Python that has Paddle and PaddleX (`pip install 'paddlex[cv,serving]'`);
-- `PADDLESEG_INFER`: `deploy/python/infer.py` of a checkout of PaddleSeg.
+- `PADDLESEG_INFER`: `deploy/python/infer.py` of a checkout of PaddleSeg;
+- `FASTDEPLOY_PYTHON`: a Python 3.10 that has `fastdeploy-python` 1.0.7; the tests with Paddle 2.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import paddle
 import pytest
 import yaml
 from PIL import Image
-from small_models import small_vit, spread
+from small_models import IS_PADDLE_2, small_vit, spread
 
 from paddleseg_segformer import Predictor
 from paddleseg_segformer.export import export_model
@@ -52,6 +53,21 @@ import numpy as np
 from paddlex import create_pipeline
 pipeline = create_pipeline(pipeline=sys.argv[1], device="cpu")
 np.save(sys.argv[3], next(iter(pipeline.predict(sys.argv[2])))["pred"][0])
+"""
+FASTDEPLOY = """
+import json, sys
+import cv2
+import fastdeploy
+import numpy as np
+for backend, folder, image, labels in json.load(sys.stdin):
+    option = fastdeploy.RuntimeOption()
+    option.use_cpu()
+    getattr(option, f"use_{backend}_backend")()
+    names = ("inference.pdmodel", "inference.pdiparams", "deploy.yaml")
+    files = [f"{folder}/{name}" for name in names]
+    model = fastdeploy.vision.segmentation.PaddleSegModel(*files, runtime_option=option)
+    result = model.predict(cv2.imread(image))
+    np.save(labels, np.reshape(result.label_map, result.shape))
 """
 
 pytestmark = pytest.mark.slow
@@ -163,6 +179,20 @@ def _wait_for(address: str, service: subprocess.Popen) -> None:
         except OSError:
             time.sleep(0.5)
     raise AssertionError("the service does not answer")
+
+
+@pytest.mark.skipif(not IS_PADDLE_2, reason="FastDeploy reads programs of Paddle 2")
+def test_fastdeploy(exports, image: Path, tmp_path: Path) -> None:
+    if not (python := os.environ.get("FASTDEPLOY_PYTHON")):
+        pytest.skip("FASTDEPLOY_PYTHON names no Python")
+    jobs = {
+        (backend, case): [backend, str(folder), str(image), str(tmp_path / f"{backend}{case}.npy")]
+        for case, (_, folder, _, _) in exports.items()
+        for backend in ("paddle_infer", "ort")
+    }
+    _run([python, "-c", FASTDEPLOY], input=json.dumps(list(jobs.values())))
+    for (_, case), (*_, path) in jobs.items():
+        np.testing.assert_array_equal(np.load(path), exports[case][-1], path)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -104,6 +104,16 @@ def test_visualdl_reads_the_log_back(folder):
     counts, edges = np.histogram(saved, bins=50)
     np.testing.assert_array_equal(histograms[-1].histogram.hist, counts)
     np.testing.assert_allclose(histograms[-1].histogram.bin_edges, edges, rtol=1e-6)
+    assert (folder / "out" / "vdlgraph.run.log").is_file()
+
+
+def test_visualdl_changes_nothing_of_a_run(folder):
+    pytest.importorskip("visualdl")
+    assert train(folder, "plain", "--do_eval", "--save_interval", "2", "--iters", "4") == 0
+    flags = ("--use_vdl", "--do_eval", "--save_interval", "2", "--iters", "4")
+    assert train(folder, "logged", *flags) == 0
+    assert (folder / "logged" / "vdlgraph.run.log").is_file()
+    assert_equal_weights(folder, "plain", "logged", "iter_4")
 
 
 def test_visualdls_server_shows_hyper_parameters_curves_and_the_report(folder):
