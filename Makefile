@@ -20,7 +20,7 @@ NO_PYTHON = Python 3.10 to 3.13 with venv is needed (Paddle has no build for oth
 CHOSEN = $(or $(firstword $(SUITABLE)),$(error $(NO_PYTHON)))
 
 # what the checks install: the extras, and in pyproject.toml the dependency group `dev`
-EXTRAS := cpu visualdl paddleseg int8 serve tiff analysis annotations polygons fit robustness video
+EXTRAS := cpu visualdl paddleseg int8 serve tiff analysis annotations polygons geo fit robustness video
 GRADIO_EXTRAS := cpu openvino demo
 # its builds for CPU and for CUDA are different files of one version, so it is not in the lock;
 # `make test TORCH=` leaves it out, and the tests that need it

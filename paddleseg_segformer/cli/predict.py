@@ -540,10 +540,9 @@ def _found_images(args: Namespace, results: Sequence[str]) -> list[ImageFile]:
             "--save_dir."
         )
     name = tiles.absolute().name
-    path = write_mosaic(
-        tiles, Path(args.save_dir) / f"{name}.vrt", [Path(folder) for folder in results]
-    )
-    return [ImageFile.of(path, name)]
+    path = Path(args.save_dir) / f"{name}.vrt"
+    write_mosaic(tiles, path, [Path(folder) for folder in results])
+    return [ImageFile(path, name)]
 
 
 def _exported(args: Namespace) -> tuple[Predictor, str]:

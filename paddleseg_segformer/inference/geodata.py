@@ -6,6 +6,7 @@ without data in the picture have none in the label map.
 
 from __future__ import annotations
 
+import errno
 import zlib
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ import numpy as np
 from paddleseg_segformer.data.labels import LabelSet
 from paddleseg_segformer.data.rasters import Georeference, Raster, not_georeferenced, open_raster
 from paddleseg_segformer.dependencies import explained
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, one_line
 from paddleseg_segformer.inference.polygons import PolygonRules, Region
 from paddleseg_segformer.inference.upsample_argmax import label_type
 
@@ -52,10 +53,15 @@ def write_map(path: Path, strips: Strips, raster: Raster, label_set: LabelSet | 
             checksum = zlib.crc32(np.ascontiguousarray(strip).data, checksum)
             yield strip
 
-    if raster.georeference or find_spec("rasterio"):
-        _write_cog(path, checked(), raster, label_set)
-    else:
-        _write_tiles(path, checked(), raster, label_set)
+    try:
+        if raster.georeference or find_spec("rasterio"):
+            _write_cog(path, checked(), raster, label_set)
+        else:
+            _write_tiles(path, checked(), raster, label_set)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # GDAL's, which have no common base: a full disk, say
+        raise OSError(errno.EIO, one_line(error)) from error
     found = 0
     with open_raster(path) as written:
         height, width, _ = written.shape
@@ -63,7 +69,7 @@ def write_map(path: Path, strips: Strips, raster: Raster, label_set: LabelSet | 
             rows = written.read(top, min(top + TILE_PX, height), 0, width)
             found = zlib.crc32(rows.data, found)
     if found != checksum:
-        raise OSError(f"{path}: does not read back as it was written")
+        raise OSError(errno.EIO, f"{path}: does not read back as it was written")
 
 
 def _nodata(label_set: LabelSet | None) -> int | None:

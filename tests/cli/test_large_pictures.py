@@ -305,7 +305,7 @@ def test_bad_pictures_are_one_line_each(tmp_path, infer, capsys) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert "cannot be" in failure(capsys, infer, path, *WINDOWS)
-    write(path, np.dstack([image, image[..., :2]]))
+    path = write(tmp_path / "b.tif", np.dstack([image, image[..., :2]]))
     assert "found 5 bands of uint8, expected 3" in failure(capsys, infer, path, *WINDOWS)
 
 

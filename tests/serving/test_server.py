@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import signal
@@ -177,6 +178,35 @@ def test_wrong_keys_and_certificates_are_one_line(
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+FETCH = """async (bytes) => {
+    const form = new FormData();
+    form.append("image", new Blob([new Uint8Array(bytes)], {type: "image/png"}));
+    const answer = await fetch("/predict?format=json", {method: "POST", body: form});
+    return [answer.status, await answer.json()];
+}"""
+
+
+@pytest.mark.slow
+def test_the_description_opens_in_a_browser_and_what_it_says_works_there(
+    running: Running, scene: np.ndarray, encode: Callable[..., bytes]
+) -> None:
+    browser_path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if not browser_path:
+        pytest.skip("needs chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"{running.url}/openapi.json")
+        description = json.loads(page.inner_text("pre"))
+        status, answer = page.evaluate(FETCH, list(encode(scene)))
+        browser.close()
+    form = description["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert form["multipart/form-data"]["schema"]["required"] == ["image"]
+    assert status == 200
+    assert (answer["height"], answer["width"]) == scene.shape[:2]
 
 
 def num_accepted(url: str) -> int:
