@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import paddle
 import pytest
 from small_models import IS_PADDLE_2, small_segformer
@@ -230,9 +231,34 @@ def test_refused_int8_leaves_nothing(int8, measured, monkeypatch, tmp_path) -> N
         export_model(int8.model, tmp_path / "e", quantization=refusing, **arguments)
     assert not list(tmp_path.iterdir())
     deploy = export_model(int8.model, tmp_path / "e", quantization=allowing, **arguments)
-    assert deploy.artefacts["int8"].quality == {"calibration_images": 3, **QUALITY}
+    quality = dict(deploy.artefacts["int8"].quality)
+    assert quality.pop("times_as_fast") > 0
+    assert quality == {"calibration_images": 3, **QUALITY}
     assert set(deploy.artefacts) == {"int8"}
     assert not (tmp_path / "e" / "model.onnx").exists()
+
+
+def test_int8_for_onnxruntime_without_openvino(int8, tmp_path) -> None:
+    deploy = export_model(
+        int8.model,
+        tmp_path / "e",
+        preprocess=Preprocess.from_transforms([NORMALIZE]),
+        formats=("int8_onnx",),
+        quantization=quantization(samples=Samples(scene, range(3, 5)), max_miou_drop=100),
+    )
+    artefact = deploy.artefacts["int8_onnx"]
+    assert set(deploy.artefacts) == {"int8_onnx"} and artefact.precision == "int8"
+    assert artefact.verified[0].engine.startswith("ONNX Runtime")
+    assert {"calibration_images", "label_agreement", "times_as_fast"} < set(artefact.quality)
+    network = load_network(tmp_path / "e", EngineOptions(precision="int8"))
+    assert (network.name, network.artefact) == ("onnxruntime", "int8_onnx")
+    x = paddle.to_tensor(_normalized(scene(7))[None])
+    with paddle.no_grad():
+        expected = int8.model(x)
+    error = float(((network(x) - expected) ** 2).mean().sqrt() / expected.std())
+    assert 1e-4 < error < 0.3
+    nodes = onnx.load(tmp_path / "e" / "model_int8.onnx").graph.node
+    assert sum(node.op_type == "QuantizeLinear" for node in nodes) > 10
 
 
 def test_gate_without_labels_goes_by_agreement(int8) -> None:
