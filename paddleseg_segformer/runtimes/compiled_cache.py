@@ -61,7 +61,7 @@ def _path(key: dict[str, Any]) -> Path:
 def _processor() -> list[str]:
     """Return what tells processors with other instructions apart."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return [platform.machine(), platform.processor(), flags]
 

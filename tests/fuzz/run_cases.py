@@ -80,12 +80,20 @@ def run_here(target: str, first: int, count: int, log: Path) -> None:
                 case(random.Random(number))
                 entry = {"outcome": "accepted"}
             except UserError as error:
-                line = str(error)
-                entry = {"outcome": "refused"} if "\n" not in line else {"what": f"lines: {line}"}
+                said = str(error)
+                entry = {"outcome": "refused"} if is_plain(said) else {"what": f"lines: {said}"}
             except Exception:
                 entry = {"what": traceback.format_exc()[-3000:]}
             faulthandler.cancel_dump_traceback_later()
             _note(file, {"case": number, "seconds": time.perf_counter() - start, **entry})
+
+
+def is_plain(message: str) -> bool:
+    """Return whether a message is one line, or a list of mistakes of a line each."""
+    first, *others = message.splitlines()
+    return not others or (
+        first.endswith("mistakes:") and all(line.startswith("  ") for line in others)
+    )
 
 
 def _note(file: Any, entry: dict[str, Any]) -> None:

@@ -105,13 +105,13 @@ def view_logits(network: nn.Layer, x: np.ndarray, settings: InferenceSettings) -
     rows = max(height - crop_h + stride_h - 1, 0) // stride_h + 1
     columns = max(width - crop_w + stride_w - 1, 0) // stride_w + 1
     total, count = np.zeros((NUM_CLASSES, height, width)), np.zeros((height, width))
-    weight = np.multiply.outer(*(BLENDS[settings.blend](side) for side in settings.crop_size_hw))
     for row in range(rows):
         for column in range(columns):
             bottom = min(row * stride_h + crop_h, height)
             right = min(column * stride_w + crop_w, width)
             top, left = max(bottom - crop_h, 0), max(right - crop_w, 0)
             window = x[:, top:bottom, left:right]
+            weight = np.multiply.outer(*(BLENDS[settings.blend](n) for n in window.shape[1:]))
             total[:, top:bottom, left:right] += weight * window_logits(network, window)
             count[top:bottom, left:right] += weight
     return total / count
