@@ -151,7 +151,7 @@ def _with_windows(pipeline: Pipeline, picture: Picture, overlap: float | str | N
             pipeline.settings = asked.replace({**windows, "is_slide": True, "is_one_step": False})
         try:
             if overlap == "auto":
-                _measure_overlap(pipeline, picture)
+                measure_overlap(pipeline, picture)
             logits = pipeline(picture)
             logits.held_mib = held_mib(logits, STRIP_STEP_PX, *_output(pipeline))
             _check_memory(pipeline, logits, crop_hw)
@@ -184,7 +184,7 @@ def _check_memory(pipeline: Pipeline, logits: ImageLogits, crop_hw: tuple[int, i
         )
 
 
-def _measure_overlap(pipeline: Pipeline, picture: Picture) -> None:
+def measure_overlap(pipeline: Pipeline, picture: Picture | np.ndarray) -> None:
     """Set the stride to the least overlap that leaves no seams on samples of the picture."""
     crop_hw = pipeline.settings.crop_size_hw
     assert crop_hw

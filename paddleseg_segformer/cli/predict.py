@@ -35,7 +35,7 @@ from paddleseg_segformer.cli.inference_flags import (
     settings_from_config,
     settings_with_flags,
 )
-from paddleseg_segformer.cli.large_pictures import predict_large
+from paddleseg_segformer.cli.large_pictures import measure_overlap, predict_large
 from paddleseg_segformer.cli.paddleseg_flags import add_paddleseg_flags
 from paddleseg_segformer.cli.prediction_files import FILM_FOLDERS, OUTPUTS, RESULTS, ResultFiles
 from paddleseg_segformer.cli.prediction_record import RunRecord, identity
@@ -482,7 +482,7 @@ class Worker:
     ) -> Iterator[tuple[ImageFile, Prediction | UserError]]:
         """Yield each image and its prediction, or why it failed."""
         source = read_ahead(images, self.read)
-        room = _Room(self.predictor)
+        room = _Room(self.predictor, self.args.overlap == "auto")
         while True:
             with self.timer("read"):
                 batch = list(islice(source, self.args.batch_size))
@@ -622,8 +622,9 @@ _Read = tuple[ImageFile, np.ndarray | UserError]
 class _Room:
     """Tells the plan of larger images; chooses windows where they do not fit as a whole."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, is_overlap_measured: bool) -> None:
         self.predictor = predictor
+        self.is_overlap_measured = is_overlap_measured
         self.settings = predictor.settings
         self.fitting = 0  # values of the largest image that fits
         self.told = 0  # of the last one whose plan was told
@@ -641,6 +642,12 @@ class _Room:
         return found if found[0][1] else found[1:]
 
     def _for(self, image: ImageFile, pixels: np.ndarray) -> InferenceSettings:
+        if self.is_overlap_measured and self.settings.is_slide:
+            try:
+                measure_overlap(self.predictor.pipeline, pixels)
+                return self.predictor.settings
+            finally:
+                self.predictor.settings = self.settings
         is_larger = pixels.size > 2 * self.told
         is_known = pixels.size <= self.fitting or not self.predictor.pipeline.memory
         if is_known and not is_larger:

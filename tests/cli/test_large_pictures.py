@@ -340,6 +340,19 @@ def test_overlap_is_chosen_by_its_seams(tmp_path, infer, capsys) -> None:
     np.testing.assert_array_equal(found, labels_of(image, blend="cosine", stride_hw=stride_hw))
 
 
+def test_overlap_is_chosen_for_pictures_that_fit_into_memory_too(tmp_path, capsys) -> None:
+    image = blocks()
+    path = write(tmp_path / "a.tif", image)
+    fixed = ["--config", str(EXPORT), "--backend", "onnxruntime", "--cpu_threads", "1"]
+    where = ["--image_path", str(path), "--save_dir", str(tmp_path / "out"), "--outputs", "label"]
+    assert not main(["infer", *fixed, *where, *WINDOWS[:4], "--overlap", "auto"])
+    chosen = re.search(r"chosen: ([\d.]+)", capsys.readouterr().out)
+    assert chosen
+    stride_hw = tuple(round(side * (1 - float(chosen[1]))) for side in (96, 128))
+    found = read_label(tmp_path / "out/pseudo_color_prediction/a.png")
+    np.testing.assert_array_equal(found, labels_of(image, stride_hw=stride_hw))
+
+
 def test_windows_are_chosen_where_none_are_asked_for(tmp_path, infer) -> None:
     image = blocks()
     _, out = infer(write(tmp_path / "a.tif", image))
