@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing of a family of readers: `python tests/fuzz/guided.py images 1800`.
 
 Needs `pip install atheris` (Linux and macOS). It starts from sound files and `corpus/TARGET`, keeps
-what reaches new code of this package, and stops at the first finding, which it leaves in
-`crash-*` below --keep. `--merge` then writes the smallest set of files with the same coverage back
-into `corpus/TARGET`; `test_guided.py` runs it through the readers without atheris.
+what reaches new code of this package in --keep, and stops at the first finding, which it leaves
+there as `crash-*`. The small files of earlier runs are in `corpus/TARGET`; `test_guided.py` runs
+them through the readers without atheris.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ TIMEOUT_S, MEMORY_MIB = 120, 4096  # on a busy machine the first case alone take
 
 
 def main() -> None:
-    """Fuzz one target for some seconds, or make its corpus small."""
+    """Fuzz one target for some seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target")
     parser.add_argument("seconds", type=int)
     parser.add_argument("--keep", type=Path, required=True, help="folder of all that was found")
-    parser.add_argument("--merge", action="store_true", help="make corpus/TARGET from --keep")
     args = parser.parse_args()
     import atheris
 
@@ -41,18 +40,10 @@ def main() -> None:
     args.keep.mkdir(parents=True, exist_ok=True)
     for name, content in target.seeds().items():
         (args.keep / f"seed-{name}").write_bytes(content)
-    small = CORPUS / args.target
-    small.mkdir(parents=True, exist_ok=True)
-    options = [
-        f"-timeout={TIMEOUT_S}",
-        f"-rss_limit_mb={MEMORY_MIB}",
-        f"-max_len={target.max_bytes}",
-    ]
-    if args.merge:
-        options += ["-merge=1", str(small), str(args.keep)]
-    else:
-        options += [f"-max_total_time={args.seconds}", f"-artifact_prefix={args.keep}/"]
-        options += ["-print_final_stats=1", str(args.keep), str(small)]
+    options = [f"-timeout={TIMEOUT_S}", f"-rss_limit_mb={MEMORY_MIB}"]
+    options += [f"-max_len={target.max_bytes}", f"-max_total_time={args.seconds}"]
+    options += [f"-artifact_prefix={args.keep}/", "-print_final_stats=1"]
+    options += [str(args.keep), str(CORPUS / args.target)]
     atheris.Setup([sys.argv[0], *options], lambda data: accept(run, data) and None)
     atheris.Fuzz()
 

@@ -116,9 +116,10 @@ def configs(folder: Path) -> Run:
 
 
 def config_seeds() -> dict[str, bytes]:
-    """Return some packaged configs."""
+    """Return the packaged configs that stand alone and are short."""
     source = next(base for base in CONFIG_FOLDERS if base.is_dir())
-    return {path.name: path.read_bytes() for path in sorted(source.glob("*b0*.yml"))[:4]}
+    found = {path.name: path.read_bytes() for path in sorted(source.rglob("*.yml"))}
+    return {k: v for k, v in found.items() if b"_base_:" not in v and b"\nmodel:" in v}
 
 
 def deploys(folder: Path) -> Run:
@@ -168,7 +169,7 @@ def weights(folder: Path) -> Run:
             content, suffix = _torch_archive(content), ".pth"
         path = folder / f"weights{suffix}"
         path.write_bytes(content)
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_checkpoint(path, is_known=False)
         for key in checkpoint.state:
             assert isinstance(checkpoint.state[key], np.ndarray)
 
@@ -195,15 +196,20 @@ def weight_seeds() -> dict[str, bytes]:
         "b": {"dtype": "F16", "shape": [2], "data_offsets": [24, 28]},
     }
     text = json.dumps(header).encode()
-    storage = b"(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI6\ntQ"
+    texts = {
+        name: b"X" + len(name).to_bytes(4, "little") + name
+        for name in (b"storage", b"0", b"cpu", b"weight")
+    }
+    storage = b"(" + texts[b"storage"] + b"ctorch\nFloatStorage\n" + texts[b"0"] + texts[b"cpu"]
+    storage += b"K\x06tQ"
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage
-    tensor += b"I0\n(I2\nI3\nt(I3\nI1\nt\x89ccollections\nOrderedDict\n(tRtR"
+    tensor += b"K\0(K\x02K\x03t(K\x03K\x01t\x89ccollections\nOrderedDict\n)RtR"
     return {
         "protocol2.pdparams": b"\0" + pickle.dumps(state, 2),
         "protocol4.pdparams": b"\0" + pickle.dumps(state, 4),
         "old.pth": b"\x01" + pickle.dumps({"state_dict": {}, "meta": {"epoch": 1}}, 2),
         "plain.safetensors": b"\x02" + len(text).to_bytes(8, "little") + text + bytes(28),
-        "torch.pkl": b"\x03\x80\x02}S'weight'\n" + tensor + b"s.",
+        "torch.pkl": b"\x03\x80\x02}" + texts[b"weight"] + tensor + b"s.",
     }
 
 
@@ -211,9 +217,7 @@ ANNOTATION_FILES = (
     "annotations.json",  # COCO, or Label Studio
     "frame.json",  # LabelMe
     "annotations.xml",  # CVAT
-    "frame.txt",  # YOLO, beside its data.yaml
-    "labelmap.txt",
-    "classes.txt",
+    "frame.txt",  # YOLO
 )
 
 
@@ -232,7 +236,14 @@ def annotations(folder: Path) -> Run:
         if name == "frame.txt":
             (data_dir / "data.yaml").write_text("names: [a, b]\n")
         (data_dir / name).write_bytes(data[1:])
-        prepare(detect(data_dir, Options(val=0.5)), out, num_threads=1)
+        if name.startswith("frame"):
+            second = data[1:].replace(b"frame.png", b"second.png")
+            (data_dir / name.replace("frame", "second")).write_bytes(second)
+        prepare(
+            detect(data_dir, Options(val=0.5, format="yolo" if name == "frame.txt" else "auto")),
+            out,
+            num_threads=1,
+        )
 
     return run
 
@@ -294,21 +305,17 @@ def annotation_seeds() -> dict[str, bytes]:
 <mask label="b" left="1" top="1" width="4" height="2" rle="2, 3, 3" z_order="1"/></image>
 <image id="1" name="second.png" width="45" height="33">
 <box label="a" xtl="1" ytl="1" xbr="9" ybr="9" z_order="0"/></image></annotations>"""
-    yolo = "0 " + " ".join(f"{x / 45:.3f} {y / 33:.3f}" for x, y in polygon) + "\n"
     files = {
         "coco": (0, json.dumps(coco)),
         "labelstudio": (0, json.dumps(studio)),
         "labelme": (1, json.dumps(labelme)),
         "cvat": (2, cvat),
-        "yolo": (3, yolo),
-        "labelmap": (4, "# label:color_rgb:parts:actions\nbackground:0,0,0::\na:1,2,3::\n"),
-        "classes": (5, "background\na\n"),
     }
     return {name: bytes([which]) + text.encode() for name, (which, text) in files.items()}
 
 
 TYPES = ("image/png", "multipart/form-data; boundary=b", "application/octet-stream")
-QUERIES = ("", "?format=json", "?confidence=1", "?output=overlay")
+QUERIES = ("", "?format=json", "?format=json&confidence=1&masks=1", "?format=overlay")
 
 
 def requests(folder: Path) -> Run:
