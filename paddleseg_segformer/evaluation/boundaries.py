@@ -25,7 +25,7 @@ class BoundaryCounts(NamedTuple):
     intersection: np.ndarray  # pixels near the outline in both label and prediction, equal class
     union: np.ndarray  # pixels of the class near its outline, in one of them at least
     f_score: np.ndarray  # of the class's outlines; 0 where it is neither labelled nor predicted
-    num_images: np.ndarray  # 1 where the class is labelled or predicted, else 0
+    num_images: np.ndarray  # 1 where the class is labelled or predicted and the outline known
 
 
 def boundary_counts(
@@ -38,7 +38,8 @@ def boundary_counts(
     directions. The F-score compares outlines: pixels that have another class above, below, left or
     right of them. Precision is the share of the prediction's outline with the label's not more than
     0.75 % of the diagonal away, recall that of the label's; no outline at all is met by none. An
-    edge to ignored pixels is no outline, since nobody knows where it is.
+    edge to ignored pixels is no outline, since nobody knows where it is; a class that has no others
+    in the label is not counted, and one that is not labelled scores 0.
 
     Args:
         label: Ids (H, W).
@@ -60,7 +61,11 @@ def boundary_counts(
             outline & (ids == class_id)
             for outline, ids in zip(outlines, (labelled, predicted), strict=True)
         ]
-        f_score[class_id] = _f_score(edges[0], edges[1], tolerance)
+        is_labelled = bool((labelled == class_id).any())
+        if is_labelled and not edges[0].any() and is_ignored.any():
+            continue
+        if is_labelled:
+            f_score[class_id] = _f_score(edges[0], edges[1], tolerance)
         num_images[class_id] = 1
     return BoundaryCounts(intersection, union, f_score, num_images)
 

@@ -121,3 +121,18 @@ def test_perfect_and_missing() -> None:
     np.testing.assert_array_equal(lost.f_score, 0)
     nothing = boundary_counts(np.full((9, 9), IGNORED, np.uint8), np.zeros((9, 9), int), 2, IGNORED)
     assert sum(map(np.sum, nothing)) == 0
+
+
+def test_outline_against_ignored_pixels_alone_is_not_counted():
+    """As polygons with gaps between them give: the prediction cannot meet such an outline."""
+    label = np.full((60, 80), 255, np.uint8)
+    label[5:25, 5:35] = 0
+    label[30:55, 10:60] = 1
+    label[30:55, 60:70] = 2  # touches class 1
+    prediction = np.zeros((60, 80), np.uint8)
+    prediction[27:] = 1
+    prediction[27:, 60:] = 2
+    prediction[8:12, 8:12] = 3  # never labelled
+    counts = boundary_counts(label, prediction, 5, 255)
+    np.testing.assert_array_equal(counts.num_images, [0, 1, 1, 1, 0])
+    np.testing.assert_array_equal(counts.f_score, [0, 1, 1, 0, 0])
