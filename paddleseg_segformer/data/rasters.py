@@ -362,7 +362,10 @@ class _TiffRaster(Raster):
         size = self._file.filehandle.size
         if any(offset + count > size for offset, count in zip(offsets, counts, strict=True)):
             raise ValueError("the file is cut off")
-        for data, index in self._file.filehandle.read_segments(offsets, counts, wanted):
+        file = self._file.filehandle
+        for index, offset, count in zip(wanted, offsets, counts, strict=True):
+            file.seek(offset)
+            data = file.read(count) if offset and count else None
             segment, (band, _, row, column, _), _ = frame.decode(data, index, **tables)
             if segment is not None:  # those that were never written hold 0
                 yield segment[0], row, column, band
