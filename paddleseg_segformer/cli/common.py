@@ -30,17 +30,33 @@ def add_config_arguments(parser: ArgumentParser, required: bool = True) -> None:
         "segformer_b2_cityscapes_1024x1024_160k"
         + ("" if required else "; by default the one of the weights"),
     )
-    parser.add_argument(
-        "--opts",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override config values: train_dataset.dataset_root=DIR "
+    add_opts_argument(
+        parser,
+        "override config values: train_dataset.dataset_root=DIR "
         "train_dataset.transforms.0.prob=0.3",
     )
     add_import_argument(parser)
     add_device_argument(parser)
+
+
+def add_opts_argument(parser: ArgumentParser, help: str) -> None:
+    """Add `--opts`, values that replace some of a config's."""
+    parser.add_argument(
+        "--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=help
+    )
+
+
+def check_numbers(args: Namespace, **least: int) -> None:
+    """Refuse flags below their least value.
+
+    Raises:
+        UserError: one is; it is named.
+    """
+    for name, minimum in least.items():
+        values = getattr(args, name)
+        for found in values if isinstance(values, list) else [values]:
+            if found < minimum:
+                raise UserError(f"--{name}: found {found}, expected {minimum} or more.")
 
 
 def add_import_argument(parser: ArgumentParser) -> None:

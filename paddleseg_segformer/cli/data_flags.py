@@ -5,7 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from paddleseg_segformer.cli.common import add_device_argument, add_import_argument, check_weights
+from paddleseg_segformer.cli.common import (
+    add_device_argument,
+    add_import_argument,
+    add_opts_argument,
+    check_weights,
+)
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_val_dataset
 from paddleseg_segformer.errors import UserError
@@ -28,31 +33,11 @@ def add_data_arguments(parser: ArgumentParser, out: str, workers: str) -> None:
     add = parser.add_argument
     add("data", metavar="DATA", help="config whose val_dataset has the images: a YAML, or its name")
     add("--save_dir", default=out, help="folder of the page or picture, and of the tables")
-    add(
-        "--opts",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override values of DATA: val_dataset.dataset_root=DIR",
-    )
+    add_opts_argument(parser, "override values of DATA: val_dataset.dataset_root=DIR")
     add("--backend", choices=BACKENDS, default="auto", help="engine that runs exports")
     add("--num_workers", type=int, default=2, help=workers)
     add_import_argument(parser)
     add_device_argument(parser)
-
-
-def check_numbers(args: Namespace, **least: int) -> None:
-    """Refuse flags below their least value.
-
-    Raises:
-        UserError: one is; it is named.
-    """
-    for name, minimum in least.items():
-        values = getattr(args, name)
-        for found in values if isinstance(values, list) else [values]:
-            if found < minimum:
-                raise UserError(f"--{name}: found {found}, expected {minimum} or more.")
 
 
 def load_data(args: Namespace, *models: str) -> Config:

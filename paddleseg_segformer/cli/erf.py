@@ -14,6 +14,7 @@ import numpy as np
 from paddleseg_segformer.cli.common import (
     add_device_argument,
     add_import_argument,
+    check_numbers,
     set_device,
     set_up_logging,
 )
@@ -53,9 +54,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Compute, print the sides, write picture and tables."""
     set_up_logging()
-    for name in ("num_images", "size"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}: found {getattr(args, name)}, expected 1 or more.")
+    check_numbers(args, num_images=1, size=1)
     for model in args.models:
         if not os.path.exists(model):
             raise UserError(f"{model}: no such model. Name a weight file, a folder or a YAML file.")

@@ -11,6 +11,7 @@ from paddleseg_segformer.cli.annotation_flags import add_annotation_arguments, a
 from paddleseg_segformer.cli.common import (
     add_device_argument,
     add_import_argument,
+    add_opts_argument,
     set_device,
     set_up_logging,
 )
@@ -58,13 +59,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="formats, as of the job export; auto: ONNX where it is installed, else Paddle",
     )
     add("--seed", type=int, default=0, help="of the split and of the training")
-    add(
-        "--opts",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace what the recipe chose, such as lr_scheduler.learning_rate=2.0e-4",
+    add_opts_argument(
+        parser, "replace what the recipe chose, such as lr_scheduler.learning_rate=2.0e-4"
     )
     add("--resume", action="store_true", help="go on with a run in --out that was stopped")
     add("--dry_run", action="store_true", help="print conclusions and recipe, and write nothing")

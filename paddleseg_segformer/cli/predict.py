@@ -25,6 +25,7 @@ from tqdm import tqdm
 from paddleseg_segformer.cli.common import (
     add_config_arguments,
     add_model_path_argument,
+    check_numbers,
     load_config_from,
     set_device,
     set_up_logging,
@@ -270,11 +271,7 @@ def run(args: Namespace) -> None:
         raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
     if not 0 <= args.min_confidence <= 1:
         raise UserError(f"--min_confidence: found {args.min_confidence}, expected 0 to 1.")
-    for flag in ("polygon_min_px", "polygon_simplify_px"):
-        if getattr(args, flag) < 0:
-            raise UserError(f"--{flag}: found {getattr(args, flag)}, expected 0 or more.")
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size: found {args.batch_size}, expected 1 or more.")
+    check_numbers(args, polygon_min_px=0, polygon_simplify_px=0, batch_size=1)
     (check_store if is_url(args.save_dir) else check_folder)(args.save_dir)
     is_check_alone = bool(args.self_check) and not (args.image_path or args.file_list)
     film = _film_options(args) if args.live or is_video(args.image_path) else None
@@ -445,8 +442,10 @@ class Worker:
         Raises:
             UserError: results cannot be written.
         """
-        large = [image for image in images if is_large(image.path)]
-        others = [image for image in images if image not in large] if large else images
+        large: list[ImageFile] = []
+        others: list[ImageFile] = []
+        for image in images:
+            (large if is_large(image.path) else others).append(image)
         pending: tuple[ImageFile, Future[None]] | None = None  # written while the next is predicted
         with ThreadPoolExecutor(1) as pool:
             for image, prediction in self._predictions(others):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paddleseg_segformer.cli.common import check_numbers
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import check_folder
 
@@ -53,9 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make `output/demo` anew: data, training, evaluation, prediction, export, a report."""
-    for name in ("iters", "num_train", "num_val"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}: found {getattr(args, name)}, expected 1 or more.")
+    check_numbers(args, iters=1, num_train=1, num_val=1)
     check_folder(FOLDER)
     shutil.rmtree(FOLDER, ignore_errors=True)
     seconds: dict[str, float] = {}

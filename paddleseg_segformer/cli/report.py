@@ -8,6 +8,8 @@ from pathlib import Path
 from paddleseg_segformer.cli.common import (
     add_device_argument,
     add_import_argument,
+    add_opts_argument,
+    check_numbers,
     check_weights,
     set_device,
     set_up_logging,
@@ -22,14 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("run_dir", metavar="RUN_DIR", help="--save_dir of a training run")
     add("--out", metavar="DIR", help="folder of the report; by default RUN_DIR/report")
     add("--model_path", help="weights; by default the best model, else the newest checkpoint")
-    add(
-        "--opts",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override config values: val_dataset.dataset_root=DIR",
-    )
+    add_opts_argument(parser, "override config values: val_dataset.dataset_root=DIR")
     add("--num_workers", type=int, default=2, help="threads that read images ahead")
     add("--num_shown", type=int, default=8, help="images shown of the worst, and of the best")
     add_import_argument(parser)
@@ -39,10 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Evaluate and write the report."""
     set_up_logging()
-    for name, least in (("num_shown", 0), ("num_workers", 1)):
-        if getattr(args, name) < least:
-            found = getattr(args, name)
-            raise UserError(f"--{name}: found {found}, expected {least} or more.")
+    check_numbers(args, num_shown=0, num_workers=1)
     if not Path(args.run_dir).is_dir():
         raise UserError(f"{args.run_dir}: no such folder. Name the --save_dir of a training run.")
     check_weights(args.model_path)

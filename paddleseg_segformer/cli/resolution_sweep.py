@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from argparse import ArgumentParser, Namespace
 
-from paddleseg_segformer.cli.common import set_up_logging
-from paddleseg_segformer.cli.data_flags import MODEL, add_data_arguments, check_numbers, load_data
+from paddleseg_segformer.cli.common import check_numbers, set_up_logging
+from paddleseg_segformer.cli.data_flags import MODEL, add_data_arguments, load_data
 from paddleseg_segformer.config.building import build_val_dataset
 from paddleseg_segformer.errors import UserError
 
