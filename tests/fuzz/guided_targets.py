@@ -15,7 +15,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import seed_files
@@ -38,7 +38,7 @@ Run = Callable[[bytes], None]
 CHANNELS = (0, 1, 3, 4, 5)  # 0: a label
 
 
-class Target:
+class Target(NamedTuple):
     """One family of readers.
 
     Args:
@@ -47,15 +47,9 @@ class Target:
         max_bytes: The fuzzer makes none longer.
     """
 
-    def __init__(
-        self,
-        start: Callable[[Path], Run],
-        seeds: Callable[[], dict[str, bytes]],
-        max_bytes: int = 4096,
-    ) -> None:
-        self.start = start
-        self.seeds = seeds
-        self.max_bytes = max_bytes
+    start: Callable[[Path], Run]
+    seeds: Callable[[], dict[str, bytes]]
+    max_bytes: int
 
 
 def accept(run: Run, data: bytes) -> bool:
