@@ -22,6 +22,7 @@ from paddleseg_segformer.runtimes.engines import (
     BACKENDS,
     ENGINES,
     INT8_PRECISIONS,
+    MAX_STREAMS,
     Engine,
     EngineOptions,
 )
@@ -76,10 +77,17 @@ class EngineNetwork(ABC):
                 f"use_trt: TensorRT runs in Paddle Inference on a GPU, found {engine.title} on "
                 f"{self.device}. Use the backend paddle and the device gpu, or leave it out."
             )
+        if options.streams > 1 and not engine.has_streams:
+            raise UserError(f"streams: found {options.streams}, but {engine.title} runs one.")
+        if not 0 <= options.streams <= options.threads:
+            raise UserError(
+                f"streams: found {options.streams}, expected 1 to {options.threads}, the number of "
+                "threads that they share."
+            )
         self.artefact = self._choose_artefact(folder)
-        paths = self.deploy.check_files(deploy_path(folder).parent, [self.artefact])
+        self.paths = self.deploy.check_files(deploy_path(folder).parent, [self.artefact])
         with explained():
-            self._load(paths)
+            self.use_streams(options.streams)
 
     @property
     def takes_numpy(self) -> bool:
@@ -93,13 +101,23 @@ class EngineNetwork(ABC):
         version = importlib.import_module(engine.package).__version__
         return f"{engine.title} {version.partition('-')[0]}, {self.device}"
 
+    def use_streams(self, number: int) -> None:
+        """Load the network for so many calls at the same time; see `EngineOptions.streams`."""
+        has_streams = ENGINES[self.name].has_streams
+        number = number or (min(self.options.threads, MAX_STREAMS) if has_streams else 1)
+        self.options = replace(self.options, streams=number)
+        self._load(self.paths)
+
     @abstractmethod
     def _load(self, paths: list[Path]) -> None:
         """Make the network of an artefact's files ready."""
 
     @abstractmethod
     def _run(self, x: np.ndarray) -> np.ndarray:
-        """(N, C, H, W) float32, contiguous -> the network's output."""
+        """(N, C, H, W) float32, contiguous -> the network's output.
+
+        It is called from several threads where the engine has streams.
+        """
 
     def __call__(self, x: Array) -> Array:
         """(N, C, H, W) float32, normalised -> the network's output.
