@@ -220,7 +220,7 @@ class Batcher:
                 logger.exception("an image could not be predicted")
             return [error]
         seconds = time.monotonic() - start
-        newest = seconds / len(batch)
+        newest = seconds / len(batch) / predictor.streams
         before = self.seconds_per_image or newest
         self.seconds_per_image = before + SMOOTHING * (newest - before)
         self._on_batch(len(batch))
