@@ -209,10 +209,10 @@ class Predictor:
         self.pipeline.settings = settings
 
     @property
-    def streams(self) -> int:
-        """Return from how many threads it may be called at the same time."""
-        options = getattr(self.pipeline.network, "options", None)
-        return options.streams if isinstance(options, EngineOptions) else 1
+    def num_callers(self) -> int:
+        """Return from how many threads to call it at the same time: 1, unless its engine gains."""
+        number: int = getattr(self.pipeline.network, "num_callers", 1)
+        return number
 
     def with_settings(self, settings: InferenceSettings) -> Predictor:
         """Return a predictor of other settings and the same network."""
@@ -354,8 +354,9 @@ class Predictor:
             use_trt: Let TensorRT run the network, in Paddle Inference on GPU.
             max_side_px: Longest side that may go through the network at once.
             has_cache: Keep what OpenVINO compiles in the user's cache folder, for quicker starts.
-            streams: From how many threads the predictor may be called at the same time, in OpenVINO
-                and ONNX Runtime; `threads` is of all together. 0: as many as are sensible.
+            streams: Images that OpenVINO or ONNX Runtime computes at the same time, on `threads`
+                together, where the predictor is called from several threads (`num_callers`). 0: as
+                many as are sensible.
             overrides: Fields of `InferenceSettings` that replace the exported ones.
 
         Raises:

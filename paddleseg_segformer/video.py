@@ -121,7 +121,7 @@ def predict_video(
             "out, or export the model with --output_op none."
         )
     average = TemporalAverage(options.smoothing)
-    streams = 1 if options.is_serial else predictor.streams
+    threads = 1 if options.is_serial else predictor.num_callers
 
     def pictured(frame: _Frame) -> tuple[_Frame, dict[str, np.ndarray]]:
         """Return a frame and what the films show of it."""
@@ -143,7 +143,7 @@ def predict_video(
         stack.callback(lambda: [writer.container.close() for writer in writers.values()])
         bar = tqdm(total=film.total(options), unit="frame", disable=None)
         with bar, suppress(*(KeyboardInterrupt,) if options.is_live else ()):
-            for frame, pictures in in_streams(pictured, film.frames(options), streams):
+            for frame, pictures in in_streams(pictured, film.frames(options), threads):
                 for kind, picture in pictures.items():
                     if kind not in writers:
                         writers[kind] = _Writer(paths[kind], kind, picture, film, options)

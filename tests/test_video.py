@@ -25,7 +25,6 @@ from paddleseg_segformer.data.labels import make_label_set
 from paddleseg_segformer.data.values import ValueRange
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.preprocess import Preprocess
-from paddleseg_segformer.runtimes.engines import EngineOptions
 from paddleseg_segformer.video import CAMERAS, FilmOptions, predict_video
 
 av = pytest.importorskip("av")
@@ -136,7 +135,7 @@ def test_frames_in_streams_make_the_same_film(predictor, tmp_path) -> None:
     together = threading.Barrier(2)
 
     class Paired(BrightestChannel):
-        options = EngineOptions(threads=2, streams=2)
+        num_callers = 2
         calls = count()
 
         def __call__(self, x: np.ndarray) -> np.ndarray:

@@ -325,7 +325,8 @@ def run(args: Namespace) -> None:
         network: Any = predictor.pipeline.network
         num_done = len(left) - len(failures)
         threads = f", {network.options.threads} threads" if network.device == "cpu" else ""
-        streams = f" in {predictor.streams} streams" if predictor.streams > 1 else ""
+        num_streams = network.options.streams
+        streams = f" in {num_streams} streams" if num_streams > 1 else ""
         rate = num_done / (time.monotonic() - start_s)
         print(
             f"{num_done} images, batch size {args.batch_size}, {network.options.precision}"
@@ -469,8 +470,8 @@ class Worker:
         if self.files.needs_network:  # in this thread, and one after the other
             yield from map(self._written, predictions)
         else:
-            yield from in_order(self._written, predictions, self.predictor.streams)
-        if large and self.predictor.streams > 1:  # they have one window at a time
+            yield from in_order(self._written, predictions, self.predictor.num_callers)
+        if large and self.predictor.num_callers > 2:  # they have one window at a time
             network: Any = self.predictor.pipeline.network
             network.use_streams(1)
         for image in large:
@@ -502,12 +503,12 @@ class Worker:
         def predict(batch: tuple[list[_Read], Predictor]) -> _Predicted:
             return _predict(*batch, self.timer)
 
-        streams = self.predictor.streams
-        yield from chain.from_iterable(in_streams(predict, self._batches(images), streams))
+        num_callers = self.predictor.num_callers
+        yield from chain.from_iterable(in_streams(predict, self._batches(images), num_callers))
 
     def _batches(self, images: Sequence[ImageFile]) -> Iterator[tuple[list[_Read], Predictor]]:
         """Yield images that are predicted together, and the predictor for them."""
-        source = read_ahead(images, self.read, self.predictor.streams)
+        source = read_ahead(images, self.read, self.predictor.num_callers)
         room = _Room(self.predictor, self.args.overlap == "auto")
         while True:
             with self.timer("read"):

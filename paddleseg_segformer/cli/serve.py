@@ -133,7 +133,7 @@ def _load(args: Namespace) -> Predictor:
     network = predictor.pipeline.network
     assert isinstance(network, EngineNetwork)
     exported = predictor.settings
-    max_batch = args.max_batch or (1 if predictor.streams > 1 else MAX_BATCH)
+    max_batch = args.max_batch or (1 if network.options.streams > 1 else MAX_BATCH)
     window_batch = max(exported.window_batch or 1, max_batch)
     predictor.settings = replace(exported, window_batch=window_batch)
     return predictor

@@ -151,14 +151,14 @@ def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> It
             yield pending.popleft().result()
 
 
-def in_streams(function: Callable[[T], R], items: Iterable[T], streams: int) -> Iterator[R]:
+def in_streams(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """Yield what a function makes of each item; of so many at a time, but for the first.
 
     That goes alone, since engines get ready for a size while they compute its first image.
     """
     items = iter(items)
     yield from map(function, islice(items, 1))
-    yield from map(function, items) if streams == 1 else in_order(function, items, streams)
+    yield from map(function, items) if threads == 1 else in_order(function, items, threads)
 
 
 def _listed(list_path: Path, root: Path | None) -> tuple[list[Path], Path]:

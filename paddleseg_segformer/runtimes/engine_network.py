@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Semaphore
 from typing import ClassVar
 
 import numpy as np
@@ -95,6 +96,14 @@ class EngineNetwork(ABC):
         return self.device == "cpu"
 
     @property
+    def num_callers(self) -> int:
+        """Return from how many threads to call it so that it never waits.
+
+        That is one more than its streams, of which another prepares an image or makes its labels.
+        """
+        return self.options.streams + 1 if ENGINES[self.name].has_streams else 1
+
+    @property
     def description(self) -> str:
         """Return the engine's name, version and device."""
         engine = ENGINES[self.name]
@@ -106,6 +115,7 @@ class EngineNetwork(ABC):
         has_streams = ENGINES[self.name].has_streams
         number = number or (min(self.options.threads, MAX_STREAMS) if has_streams else 1)
         self.options = replace(self.options, streams=number)
+        self._turns = Semaphore(number)
         self._load(self.paths)
 
     @abstractmethod
@@ -135,7 +145,8 @@ class EngineNetwork(ABC):
         x = np.ascontiguousarray(x)
         batch = self.deploy.input.shape[0]
         try:
-            output = self._run(x) if batch in (-1, len(x)) else self._run_in_parts(x, batch)
+            with self._turns:
+                output = self._run(x) if batch in (-1, len(x)) else self._run_in_parts(x, batch)
         except Exception as error:  # each engine raises kinds of its own, without a common base
             raise UserError(
                 f"{self.description} failed on an input of {x.shape[2]}x{x.shape[3]} px (height x "

@@ -58,11 +58,11 @@ class Job:
 
 
 class Batcher:
-    """Predicts images from any thread in threads of its own, one for each of its streams.
+    """Predicts images from any thread in threads of its own: the predictor's `num_callers`.
 
     Args:
-        load: Makes the predictor; where that has one stream, it is used in the thread that called
-            this and in no other.
+        load: Makes the predictor; where that is 1, it is used in no other thread than the one that
+            called this.
         check: Called once with the predictor, before the first image; raises if its answers are
             wrong.
         max_batch: The most images that are predicted together; by default the predictor's
@@ -151,7 +151,7 @@ class Batcher:
             return
         others = [
             threading.Thread(target=self._serve, args=(predictor,), name="stream", daemon=True)
-            for _ in range(predictor.streams - 1)
+            for _ in range(predictor.num_callers - 1)
         ]
         for thread in others:
             thread.start()
@@ -176,7 +176,7 @@ class Batcher:
                 while 0 < len(self._jobs) < self.max_batch and not self._is_stopping:
                     if not self._changed.wait(until - time.monotonic()):
                         break
-                if self._jobs:  # no other stream took them meanwhile
+                if self._jobs:  # no other thread took them meanwhile
                     return self._take_batch()
 
     def _take_batch(self) -> list[Job]:
@@ -220,7 +220,7 @@ class Batcher:
                 logger.exception("an image could not be predicted")
             return [error]
         seconds = time.monotonic() - start
-        newest = seconds / len(batch) / predictor.streams
+        newest = seconds / len(batch) / predictor.num_callers
         before = self.seconds_per_image or newest
         self.seconds_per_image = before + SMOOTHING * (newest - before)
         self._on_batch(len(batch))

@@ -137,7 +137,7 @@ def test_large_pictures_after_streams_have_all_threads(exported, tmp_path, monke
         predict_job, "predict_large", lambda predictor, image, files: found.append(predictor)
     )
     assert infer(exported, tmp_path / "images", tmp_path / "out", "--backend", "onnxruntime") == 0
-    assert [predictor.streams for predictor in found] == [1]
+    assert [predictor.pipeline.network.options.streams for predictor in found] == [1]
     assert len(labels_in(tmp_path / "out")) == 8
 
 

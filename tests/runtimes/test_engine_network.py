@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,6 +291,24 @@ def test_streams_of_paddle_inference_are_refused(dynamic) -> None:
         load_network(dynamic[1], EngineOptions("paddle", "cpu", threads=2, streams=2))
 
 
+def test_no_more_calls_than_streams_run_at_the_same_time(dynamic, monkeypatch) -> None:
+    engine = load_network(dynamic[1], EngineOptions("onnxruntime", "cpu", threads=2, streams=2))
+    running: list[int] = []
+    most: list[int] = []
+
+    def slow(self: object, x: np.ndarray) -> np.ndarray:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.02)
+        running.pop()
+        return x
+
+    monkeypatch.setattr(type(engine), "_run", slow)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(engine, [np.zeros((1, 3, 32, 32), np.float32)] * 12))
+    assert max(most) == 2
+
+
 def test_number_of_streams_follows_threads_and_engine(dynamic) -> None:
     def streams(backend: str, threads: int) -> int:
         options = EngineOptions(backend, "cpu", threads=threads, streams=0)
@@ -304,9 +323,9 @@ def test_streams_can_be_changed(dynamic, backend) -> None:
     predictor = Predictor.from_export(dynamic[1], "cpu", 2, backend=backend, streams=2)
     engine, x = predictor.pipeline.network, np.ones((1, 3, 37, 51), np.float32)
     expected = engine(x)
-    assert predictor.streams == 2
+    assert predictor.num_callers == 3
     engine.use_streams(1)
-    assert predictor.streams == 1
+    assert predictor.num_callers == 2
     np.testing.assert_allclose(engine(x), expected, atol=1e-5)
 
 

@@ -21,7 +21,6 @@ from service_bench import Bench
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.predictor import Predictor
-from paddleseg_segformer.runtimes.engines import EngineOptions
 from paddleseg_segformer.serving.app import make_app
 from paddleseg_segformer.serving.batcher import Stopping
 from paddleseg_segformer.serving.images import make_job
@@ -324,7 +323,7 @@ def test_streams_predict_images_at_the_same_time(scene: np.ndarray) -> None:
 
     class Network:
         takes_numpy = True
-        options = EngineOptions(threads=3, streams=3)
+        num_callers = 3
 
         def __call__(self, x: np.ndarray) -> np.ndarray:
             together.wait(20)
