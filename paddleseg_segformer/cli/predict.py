@@ -62,7 +62,6 @@ from paddleseg_segformer.video import SUFFIXES, FilmOptions, predict_video
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
     from paddleseg_segformer.data.labels import LabelSet
-    from paddleseg_segformer.inference.arrays import Array
     from paddleseg_segformer.inference.pipeline import ImageLogits, Pipeline
     from paddleseg_segformer.inference.settings import InferenceSettings
     from paddleseg_segformer.predictor import Prediction, Predictor
@@ -315,7 +314,8 @@ def run(args: Namespace) -> None:
     left = record.begin(share, args.resume)
     timer = worker.timer
     if args.benchmark and left:
-        predictor.pipeline.network = _TimedNetwork(predictor.pipeline.network, timer)
+        exported: Any = predictor.pipeline.network
+        exported.watch = partial(timer, "network")
         _predict(list(read_ahead(left[:1], worker.read)), predictor, timer)
         timer.seconds.clear()  # the first call sets up memory
     start_s = time.monotonic()
@@ -471,7 +471,7 @@ class Worker:
             yield from map(self._written, predictions)
         else:
             yield from in_order(self._written, predictions, self.predictor.num_callers)
-        if large and self.predictor.num_callers > 2:  # they have one window at a time
+        if large and self.predictor.num_callers > 1:  # they have one window at a time
             network: Any = self.predictor.pipeline.network
             network.use_streams(1)
         for image in large:
@@ -780,19 +780,3 @@ class Timer:
             f"{step:<8}{1000 * self.seconds[step] / num_images:>10.1f}  {meaning}"
             for step, meaning in self.STEPS.items()
         )
-
-
-class _TimedNetwork:
-    """A network whose calls are timed."""
-
-    def __init__(self, network: Any, timer: Timer) -> None:
-        self._network = network
-        self._timer = timer
-
-    def __call__(self, x: Array) -> Array:
-        with self._timer("network"):
-            output: Array = self._network(x)
-        return output
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)

@@ -6,7 +6,8 @@ import importlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +44,7 @@ class EngineNetwork(ABC):
     """
 
     name: ClassVar[str]  # key of `ENGINES`
+    watch: Callable[[], AbstractContextManager[None]] = nullcontext  # is entered around each run
 
     def __init__(self, folder: str | os.PathLike[str], options: EngineOptions) -> None:
         self.deploy = DeployConfig.load(folder, check_files=False)
@@ -97,11 +99,8 @@ class EngineNetwork(ABC):
 
     @property
     def num_callers(self) -> int:
-        """Return from how many threads to call it so that it never waits.
-
-        That is one more than its streams, of which another prepares an image or makes its labels.
-        """
-        return self.options.streams + 1 if ENGINES[self.name].has_streams else 1
+        """Return from how many threads to call it at the same time."""
+        return self.options.streams
 
     @property
     def description(self) -> str:
@@ -145,7 +144,7 @@ class EngineNetwork(ABC):
         x = np.ascontiguousarray(x)
         batch = self.deploy.input.shape[0]
         try:
-            with self._turns:
+            with self._turns, self.watch():
                 output = self._run(x) if batch in (-1, len(x)) else self._run_in_parts(x, batch)
         except Exception as error:  # each engine raises kinds of its own, without a common base
             raise UserError(

@@ -323,9 +323,9 @@ def test_streams_can_be_changed(dynamic, backend) -> None:
     predictor = Predictor.from_export(dynamic[1], "cpu", 2, backend=backend, streams=2)
     engine, x = predictor.pipeline.network, np.ones((1, 3, 37, 51), np.float32)
     expected = engine(x)
-    assert predictor.num_callers == 3
-    engine.use_streams(1)
     assert predictor.num_callers == 2
+    engine.use_streams(1)
+    assert predictor.num_callers == 1
     np.testing.assert_allclose(engine(x), expected, atol=1e-5)
 
 
