@@ -5,64 +5,154 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import importlib
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from paddleseg_segformer.cloud import is_url, upload
 from paddleseg_segformer.errors import UserError
 
 IS_WINDOWS = sys.platform == "win32"
-PART, OLD = ".part", ".old"  # suffixes of a folder being written, and of one being replaced
+FOLDS_CASE = IS_WINDOWS or sys.platform == "darwin"  # a and A are one file, as these are set up
+# suffixes of what is being written, of a folder being replaced, and of Windows's locks
+PART, OLD, LOCK = ".part", ".old", ".lock"
+NAME_BYTES, CUT_BYTES = 255, 180  # of a file name: at most, and of a temporary one that is cut
+LONGEST_SUFFIX = 16  # that a writer may choose the format by
+WINDOWS_PATH = 259  # letters, unless the system is set otherwise
 NO_SPACE_BYTES = 1 << 16  # less is left on a full disk
 # age of a temporary path that nobody writes to: one that is just made may not be locked yet; and
 # where the file system has no locks
 UNLOCKED_S, ABANDONED_S = 60.0, 86400.0
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2; macOS's renamex_np has the same 2
+POLL_S = 0.01  # between two looks at a lock
+REPLACE_TRIES, REPLACE_WAIT_S = 20, 0.1  # on Windows, where virus scanners hold new files open
+# names that mean a device there, whatever follows a dot, and letters that no name may have
+DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
+NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f]|[. ]$')
+
+
+_held: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
 
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold a folder against other runs; the system lets go of it when the process ends.
 
+    What holds it already may hold it again.
+
     Raises:
         UserError: another process has the folder.
     """
-    with _locked(folder) as is_mine:
+    name = os.path.realpath(folder)
+    if name in _held.get():
+        yield
+        return
+    with locked(folder) as is_mine:
         if is_mine is False:
             raise UserError(
                 f"{folder}: another run writes into this folder. Choose another folder, or wait "
                 "for its end."
             )
-        yield
+        token = _held.set(_held.get() | {name})
+        try:
+            yield
+        finally:
+            _held.reset(token)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[bool | None]:
-    """Lock a path; yield whether it could be, or None where the file system has no locks."""
+def locked(path: Path, wait: bool = False) -> Iterator[bool | None]:
+    """Lock a file or folder; yield whether it could be, or None where the file system has no locks.
+
+    The system lets go of it when the process ends. Windows opens no folder and renames nothing that
+    is open, so that a file beside it is locked there.
+
+    Args:
+        wait: Until another process lets go of it; a file that is missing is made.
+    """
+    flags = os.O_RDONLY | (os.O_CREAT if wait else 0)
+    if IS_WINDOWS:
+        path, flags = hidden(path, LOCK), os.O_RDWR | os.O_CREAT
+    while True:
+        handle = os.open(path, flags, 0o666)
+        is_mine = _lock(handle)
+        if is_mine is None or (is_mine and _is_at(handle, path)) or not (is_mine or wait):
+            break
+        os.close(handle)  # held by another, or moved away by the one before
+        if not is_mine:
+            time.sleep(POLL_S)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield None
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_mine: bool | None = True
-        except BlockingIOError:
-            is_mine = False
-        except OSError:
-            is_mine = None
         yield is_mine
     finally:
         os.close(handle)
+        if IS_WINDOWS:
+            with suppress(OSError):  # another process has it open
+                os.unlink(path)
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock an open file, if no other process has; None where the file system has no locks."""
+    try:
+        if IS_WINDOWS:
+            windows: Any = importlib.import_module("msvcrt")
+            windows.locking(handle, windows.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Tell whether an open file still has its path."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def hidden(path: Path, end: str) -> Path:
+    """Return the path of a hidden name beside `path`, which is cut where it would be too long."""
+    name = path.name
+    if len(os.fsencode(name)) + len(end) + len(LOCK) + 2 > NAME_BYTES:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+        name = f"{cut_name(name)}~{digest}"
+    return path.with_name(f".{name}{end}")
+
+
+def cut_name(name: str) -> str:
+    """Return the beginning of a name, short enough for something to follow."""
+    return os.fsencode(name)[:CUT_BYTES].decode("utf-8", "ignore")
+
+
+def refuse_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that Windows would write elsewhere: to a device, or into another file.
+
+    Raises:
+        UserError: the system is Windows, and the path holds such a name.
+    """
+    if not IS_WINDOWS:
+        return
+    path = Path(path)
+    for part in path.relative_to(path.anchor).parts:
+        if part not in (".", "..") and (DEVICES.match(part) or NOT_ON_WINDOWS.search(part)):
+            raise UserError(
+                f"{path}: {part!r} is no name of a file on Windows. Rename what it is made of."
+            )
 
 
 @contextmanager
@@ -85,24 +175,26 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
             upload(temporary, url)
         return
     destination = Path(destination)
+    refuse_name(destination)
     make_folder(destination.parent)
     _sweep(destination.parent)
+    suffix = destination.suffix if len(destination.suffix) <= LONGEST_SUFFIX else ""
     with _explained(destination):
         handle, name = tempfile.mkstemp(
-            prefix=f".{destination.stem}.",
-            suffix=f"{PART}{destination.suffix}",
+            prefix=f".{cut_name(destination.name.removesuffix(suffix))}.",
+            suffix=f"{PART}{suffix}",
             dir=destination.parent,
         )
     os.close(handle)
     temporary = Path(name)
     try:
-        with _explained(destination), _locked(temporary):
+        with _explained(destination), locked(temporary):
             yield temporary
             _sync(temporary)
             umask = os.umask(0)  # it can only be read by setting it
             os.umask(umask)
             os.chmod(temporary, 0o666 & ~umask)
-            os.replace(temporary, destination)
+            _replace(temporary, destination)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -144,32 +236,47 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
         for path in paths:
             _sync(path)
         for path in paths:
-            path.replace(folder / path.name)
+            if path.is_dir():
+                replace_folder(folder / path.name, path)
+            else:
+                _replace(path, folder / path.name)
         _sync(folder)
 
 
 @contextmanager
 def _temporary_folder(destination: Path) -> Iterator[Path]:
     """Yield a folder beside `destination`, which is removed at the end."""
-    temporary = make_folder(destination.parent) / f".{destination.name}{PART}"
+    refuse_name(destination)
+    if destination.is_file():
+        raise UserError(f"{destination}: expected a folder, found a file. Choose another folder.")
+    temporary = hidden(make_folder(destination.parent) / destination.name, PART)
     _sweep(destination.parent)
-    if temporary.is_dir():
-        with _locked(temporary) as is_mine:
-            if is_mine is False:
-                raise UserError(
-                    f"{destination}: another process is writing it. Wait for its end, or choose "
-                    "another folder."
-                )
-            shutil.rmtree(temporary, ignore_errors=True)
-    with _explained(destination):
-        temporary.mkdir()
-    try:
-        with _explained(destination), _locked(temporary):
-            yield temporary
-    except UserError as error:  # of a file within
-        raise type(error)(str(error).replace(str(temporary), str(destination))) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with ExitStack() as stack:
+        with _explained(destination), suppress(FileExistsError):
+            temporary.mkdir()
+        try:
+            is_mine = stack.enter_context(locked(temporary))
+            for path in temporary.iterdir() if is_mine is not False else ():  # of a killed process
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except FileNotFoundError:  # another process has just put it in its place
+            is_mine = False
+        if is_mine is False:
+            raise UserError(
+                f"{destination}: another process is writing it. Wait for its end, or choose "
+                "another folder."
+            )
+        made = temporary.stat()
+        try:
+            with _explained(destination):
+                yield temporary
+        except UserError as error:  # of a file within
+            if str(temporary) not in str(error):
+                raise
+            raise type(error)(str(error).replace(str(temporary), str(destination))) from error
+        finally:
+            with suppress(OSError):  # the path may be another process's by now
+                if os.path.samestat(made, temporary.stat()):
+                    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def replace_folder(destination: Path, new: Path) -> None:
@@ -179,20 +286,25 @@ def replace_folder(destination: Path, new: Path) -> None:
     _sync(new)
     if not destination.exists():
         new.rename(destination)
-    elif _exchange(new, destination):
-        shutil.rmtree(new)
-    else:
-        old = destination.with_name(f".{destination.name}{OLD}")
-        shutil.rmtree(old, ignore_errors=True)
-        destination.rename(old)
-        new.rename(destination)
-        shutil.rmtree(old)
+        _sync(destination.parent)
+        return
+    with ExitStack() as stack:
+        if not IS_WINDOWS:  # which locks a name, and that is held already
+            stack.enter_context(locked(destination))  # until it is removed under the other's name
+        if _exchange(new, destination):
+            shutil.rmtree(new)
+        else:
+            old = hidden(destination, OLD)
+            shutil.rmtree(old, ignore_errors=True)
+            destination.rename(old)
+            new.rename(destination)
+            shutil.rmtree(old)
     _sync(destination.parent)
 
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder; if killed, it is left whole or under a temporary name."""
-    temporary = folder.with_name(f".{folder.name}{PART}")
+    temporary = hidden(folder, PART)
     shutil.rmtree(temporary, ignore_errors=True)
     folder.rename(temporary)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -230,7 +342,7 @@ def _clear_parts(folder: Path, min_age_s: float) -> list[str]:
     parts = [path for end in ("", ".*") for path in folder.glob(f".*{PART}{end}")]
     found = []
     for path in sorted(parts):
-        with suppress(OSError), _locked(path) as is_mine:  # others may remove it at the same time
+        with suppress(OSError), locked(path) as is_mine:  # others may remove it at the same time
             age_s = time.time() - path.stat().st_mtime
             if is_mine is not False and age_s >= (min_age_s if is_mine else ABANDONED_S):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -263,10 +375,25 @@ def _exchange(left: Path, right: Path) -> bool:
     if IS_WINDOWS:
         return False
     library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "renameat2"):
-        return False
     paths = os.fsencode(left), os.fsencode(right)
-    return library.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE) == 0
+    if hasattr(library, "renameat2"):
+        status = library.renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE)
+    elif hasattr(library, "renamex_np"):  # macOS
+        status = library.renamex_np(*paths, RENAME_EXCHANGE)
+    else:
+        return False
+    return int(status) == 0
+
+
+def _replace(source: Path, destination: Path) -> None:
+    """Rename a file onto another, which Windows refuses while somebody has either open."""
+    for left in reversed(range(REPLACE_TRIES if IS_WINDOWS else 1)):
+        try:
+            return os.replace(source, destination)
+        except PermissionError:
+            if not left:
+                raise
+            time.sleep(REPLACE_WAIT_S)
 
 
 @contextmanager
@@ -282,6 +409,11 @@ def _explained(destination: Path) -> Iterator[None]:
         raise
     except Exception as error:
         code = error.errno if isinstance(error, OSError) else None
+        is_long = IS_WINDOWS and len(str(destination.absolute())) > WINDOWS_PATH
+        if code == errno.ENAMETOOLONG or (is_long and isinstance(error, FileNotFoundError)):
+            raise _CannotWrite(
+                f"{destination}: the name is too long for this system. Choose a shorter one."
+            ) from error
         if code not in CANNOT_WRITE:
             code = errno.ENOSPC
             has_space = shutil.disk_usage(destination.parent).free >= NO_SPACE_BYTES

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddleseg_segformer.errors import UserError
+
+HOME = "PADDLESEG_SEGFORMER_HOME"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pdparams")
 SEGFORMER_LICENCE = "NVIDIA Source Code License for SegFormer (non-commercial)"
 AUGREG_LICENCE = "Apache-2.0"
@@ -109,19 +113,34 @@ def find_model(name: str | os.PathLike[str]) -> PublishedModel | None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloads, under `$PADDLESEG_SEGFORMER_HOME` or `~/.cache`."""
-    default = Path.home() / ".cache" / "paddleseg_segformer"
-    return Path(os.environ.get("PADDLESEG_SEGFORMER_HOME", default)) / "weights"
+    """Return the folder of downloads, under `$PADDLESEG_SEGFORMER_HOME` or `~/.cache`.
+
+    Raises:
+        UserError: the variable is not set, and this user has no home.
+    """
+    if folder := _folder_of(HOME, "paddleseg_segformer"):
+        return folder / "weights"
+    raise UserError(f"this user has no home folder, as place of downloads. Set {HOME} to a folder.")
+
+
+def _folder_of(variable: str, name: str) -> Path | None:
+    if folder := os.environ.get(variable):
+        return Path(folder)
+    with suppress(RuntimeError):  # as in a container that does not know the user it runs as
+        return Path.home() / ".cache" / name
+    return None
 
 
 def local_copy(model: PublishedModel) -> Path | None:
     """Return the file or folder of a published model on this machine: our cache's, or the hub's."""
-    folder = cache_folder() / model.name.replace("/", "--")
+    name, folders = model.name.replace("/", "--"), []
+    with suppress(UserError):
+        folders = [cache_folder() / name]
     if not model.files:
-        found = sorted(folder.glob("*.pdparams")) + sorted(folder.glob("*.tar.gz"))
-        return found[0] if found else None
-    default = Path.home() / ".cache" / "huggingface"
-    hub = Path(os.environ.get("HF_HOME", default)) / "hub"
-    snapshots = hub / f"models--{model.name.replace('/', '--')}" / "snapshots"
-    folders = [folder, *sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime)[::-1]]
+        ends = ("*.pdparams", "*.tar.gz")
+        files = (path for end in ends for folder in folders for path in sorted(folder.glob(end)))
+        return next(files, None)
+    if hub := _folder_of("HF_HOME", "huggingface"):
+        snapshots = (hub / "hub" / f"models--{name}" / "snapshots").glob("*")
+        folders += sorted(snapshots, key=lambda path: path.stat().st_mtime)[::-1]
     return next((x for x in folders if any((x / name).is_file() for name in WEIGHTS)), None)

@@ -15,12 +15,15 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+with suppress(ImportError):  # Windows
+    import fcntl as _fcntl
 
 from paddleseg_segformer import components, files
 from paddleseg_segformer.cpu import CPU_INFO, use_wide_vectors
@@ -116,10 +119,10 @@ class _WindowsOs:
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
-    def open(self, path: Any, flags: int) -> int:
+    def open(self, path: Any, flags: int, mode: int = 0o777) -> int:
         if os.path.isdir(path):
             raise PermissionError(errno.EACCES, "Permission denied", path)
-        return os.open(path, flags)
+        return os.open(path, flags, mode)
 
     def fsync(self, handle: int) -> None:
         flags = Path(f"/proc/self/fdinfo/{handle}").read_text().split("flags:")[1].split()[0]
@@ -128,26 +131,46 @@ class _WindowsOs:
         os.fsync(handle)
 
 
+class _Msvcrt:
+    """The module, by the locks of this system: as there, one handle excludes every other."""
+
+    LK_NBLCK = 2
+
+    def locking(self, handle: int, mode: int, size: int) -> None:
+        assert mode == self.LK_NBLCK and size == 1
+        try:
+            _fcntl.flock(handle, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PermissionError(errno.EACCES, "Permission denied") from None
+
+
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the files' modules meet what Windows refuses; open files keep their names there."""
     if sys.platform != "linux":
         pytest.skip("finds open files in /proc")
 
+    def is_open(path: Any) -> bool:
+        handles = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        return os.path.exists(path) and any(
+            os.path.exists(item) and os.path.samefile(item, path) for item in handles
+        )
+
     def unless_open(function: Callable[..., None]) -> Callable[..., None]:
-        def called(path: Any, *rest: Any, **options: Any) -> None:
-            handles = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
-            if any(os.path.exists(item) and os.path.samefile(item, path) for item in handles):
+        def called(path: Any, other: Any, **options: Any) -> None:
+            if is_open(path) or is_open(other):
                 raise PermissionError(errno.EACCES, "used by another process", path)
-            function(path, *rest, **options)
+            function(path, other, **options)
 
         return called
 
     from paddleseg_segformer.weights.files import download
 
+    monkeypatch.setattr(files, "IS_WINDOWS", True)
     for module in (files, download):
-        monkeypatch.setattr(module, "IS_WINDOWS", True)
         monkeypatch.setattr(module, "os", _WindowsOs())
+    monkeypatch.setattr(files, "REPLACE_WAIT_S", 0.001)
     monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", _Msvcrt())
     for name in ("replace", "rename"):
         monkeypatch.setattr(os, name, unless_open(getattr(os, name)))

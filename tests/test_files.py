@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,3 +171,199 @@ def test_files_of_a_new_folder_are_there_together(tmp_path):
         (temporary / "b").write_text("3")
     assert (folder / "a").read_text() + (folder / "b").read_text() == "13"
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("name", ["a" * 251 + ".png", "道" * 83 + ".json", "." + "x" * 254])
+def test_names_of_255_bytes_are_written(tmp_path, monkeypatch, name, can_exchange):
+    assert 253 <= len(os.fsencode(name)) <= 255
+    if not can_exchange:
+        monkeypatch.setattr(files, "_exchange", lambda left, right: False)
+    for text in ("1", "2"):
+        files.write_text(tmp_path / "file" / name, text)
+        make(tmp_path / "folder" / name, text)
+        with files.atomic_files(tmp_path / "files" / name) as temporary:
+            (temporary / "a").write_text(text)
+        assert (tmp_path / "file" / name).read_text() == text
+        assert read(tmp_path / "folder" / name) == [text, text]
+        assert read(tmp_path / "files" / name) == [text]
+    for kind in ("file", "folder", "files"):
+        assert os.listdir(tmp_path / kind) == [name]
+    files.remove_folder(tmp_path / "folder" / name)
+    assert os.listdir(tmp_path / "folder") == []
+
+
+def test_name_that_is_too_long_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="x: the name is too long for this system. Choose"):
+        files.write_text(tmp_path / ("x" * 256), "1")
+    assert os.listdir(tmp_path) == []
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from paddleseg_segformer import files
+from paddleseg_segformer.errors import UserError
+text, destination, told, done = sys.argv[1], Path(sys.argv[2]), 0, 0
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    try:
+        with files.atomic_folder(destination) as folder:
+            for name in "abc":
+                (folder / name).write_text(text)
+        done += 1
+    except UserError as error:
+        assert "another process is writing it" in str(error), error
+        told += 1
+print(done, told)
+"""
+
+
+def test_processes_that_write_one_folder_again_and_again_mix_nothing(tmp_path):
+    commands = [[sys.executable, "-c", RACE, text, str(tmp_path / "new")] for text in "123"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for command in commands]
+    seen = set()
+    while any(process.poll() is None for process in running):
+        with_folder = os.path.isdir(tmp_path / "new")
+        if with_folder:
+            handle = os.open(tmp_path / "new", os.O_RDONLY)  # the folder of now, whatever follows
+            try:
+                seen.add("".join([text_in(handle, n) for n in "abc"]))
+            finally:
+                os.close(handle)
+    counts = [list(map(int, process.communicate()[0].split())) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert all(done for done, _ in counts) and sum(told for _, told in counts)
+    assert {text for text in seen if "-" not in text} <= {"111", "222", "333"}
+    assert len(set(read(tmp_path / "new"))) == 1
+    assert os.listdir(tmp_path) == ["new"]
+
+
+def text_in(folder: int, name: str) -> str:
+    """Return what a file of an open folder holds; "-" once the folder is being removed."""
+    try:
+        handle = os.open(name, os.O_RDONLY, dir_fd=folder)
+    except FileNotFoundError:
+        return "-"
+    try:
+        return os.read(handle, 9).decode()
+    finally:
+        os.close(handle)
+
+
+def told_in_a_thread(folder: Path) -> list[str]:
+    """Return what another holder of a folder is told."""
+    found = []
+
+    def hold() -> None:
+        try:
+            with files.only_writer(folder):
+                found.append("")
+        except UserError as error:
+            found.append(str(error))
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    thread.join()
+    return found
+
+
+@pytest.mark.parametrize("system", ["this", "windows"])
+def test_second_run_is_told_and_the_first_may_hold_its_folder_again(request, tmp_path, system):
+    if system == "windows":
+        request.getfixturevalue("windows")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with files.only_writer(folder):
+        with files.only_writer(tmp_path / "run" / ".." / "run"):
+            pass
+        [message] = told_in_a_thread(folder)
+        assert message.startswith(f"{folder}: another run writes into this folder")
+        folder.rename(tmp_path / "moved")  # as Windows allows where nothing in it is open
+        (tmp_path / "moved").rename(folder)
+    assert told_in_a_thread(folder) == [""]
+    assert os.listdir(tmp_path) == ["run"] and os.listdir(folder) == []
+
+
+@pytest.mark.usefixtures("windows")
+def test_folder_that_another_process_writes_is_left_alone_on_windows(tmp_path):
+    def write() -> None:
+        with files.atomic_folder(tmp_path / "new") as folder:
+            (folder / "a").write_text("1")
+            begun.set()
+            go_on.wait()
+
+    begun, go_on = threading.Event(), threading.Event()
+    thread = threading.Thread(target=write)
+    thread.start()
+    begun.wait()
+    with pytest.raises(UserError, match="another process is writing it"):
+        make(tmp_path / "new", "2")
+    go_on.set()
+    thread.join()
+    assert read(tmp_path / "new") == ["1"] and os.listdir(tmp_path) == ["new"]
+
+
+@pytest.mark.usefixtures("windows")
+def test_file_that_somebody_holds_open_for_a_moment_is_replaced_on_windows(tmp_path):
+    (tmp_path / "a").write_text("1")
+    with open(tmp_path / "a") as file:  # as a virus scanner
+        threading.Timer(0.005, file.close).start()  # it is tried 20 times, 1 ms between
+        files.write_text(tmp_path / "a", "2")
+    assert (tmp_path / "a").read_text() == "2"
+    with open(tmp_path / "a"), pytest.raises(PermissionError):
+        files.write_text(tmp_path / "a", "3")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.usefixtures("windows")
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CON", "nul.png", "Com1.tar.gz", "LPT9", "AUX .txt", "street:rgb.png", "a?", "b*.png"),
+        *("ends in a dot.", "ends in a blank ", "NUL/a.png", 'a"b', "a|b", "a\tb"),
+    ],
+)
+def test_names_that_mean_something_else_on_windows_are_refused(tmp_path, name):
+    for write in (files.write_text, make):
+        with pytest.raises(UserError, match="is no name of a file on Windows"):
+            write(tmp_path / name, "1")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("windows")
+@pytest.mark.parametrize("name", ["console.png", "com.png", "a b.c", "nulls", ".x", "道路.png"])
+def test_other_names_are_taken_on_windows(tmp_path, name):
+    files.write_text(tmp_path / name, "1")
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.usefixtures("windows")
+def test_path_beyond_what_windows_takes_is_one_line(tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    with pytest.raises(UserError, match="the name is too long for this system"):
+        files.write_text(tmp_path / ("x" * 250), "1")
+    with pytest.raises(FileNotFoundError):
+        files.write_text(tmp_path / "x", "1")
+
+
+def test_macos_exchanges_folders_in_one_step(tmp_path, monkeypatch):
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):
+        pytest.skip("this system cannot exchange two paths")
+    calls = []
+
+    def renamex_np(left: bytes, right: bytes, flags: int) -> int:
+        calls.append(flags)
+        return library.renameat2(-100, left, -100, right, 2)
+
+    monkeypatch.setattr(
+        files.ctypes, "CDLL", lambda *args, **options: SimpleNamespace(renamex_np=renamex_np)
+    )
+    for text in ("1", "2"):
+        make(tmp_path / "new", text)
+    assert calls == [2]  # RENAME_SWAP
+    assert read(tmp_path / "new") == ["2", "2"] and os.listdir(tmp_path) == ["new"]

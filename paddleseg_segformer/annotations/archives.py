@@ -10,8 +10,8 @@ import zlib
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
-from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_folder
+from paddleseg_segformer.errors import UserError, mistakes_in
+from paddleseg_segformer.files import FOLDS_CASE, atomic_folder, refuse_name
 
 MARK = ".unpacked"  # in folders that were unpacked: of which content
 MAX_FILES = 1_000_000
@@ -62,7 +62,7 @@ def unpacked(archive: Path) -> Path:
 
 def _members(archive: Path, file: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Return the files of an archive, without hidden ones, after checking all names and sizes."""
-    kept: dict[PurePosixPath, zipfile.ZipInfo] = {}
+    kept: dict[str, zipfile.ZipInfo] = {}
     if len(file.infolist()) > MAX_FILES:
         raise UserError(f"{archive}: found {len(file.infolist())} files, expected {MAX_FILES}.")
     for item in file.infolist():
@@ -75,13 +75,15 @@ def _members(archive: Path, file: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
             raise UserError(f"{archive}: {item.filename!r} is a link, expected files alone.")
         if item.flag_bits & 1:
             raise UserError(f"{archive}: is encrypted. Unpack it with its password.")
-        if path in kept:
+        with mistakes_in(str(archive)):
+            refuse_name(path)
+        if (key := str(path).casefold() if FOLDS_CASE else str(path)) in kept:
             raise UserError(f"{archive}: holds {item.filename!r} twice. Export it again.")
         longest = max((len(part.encode()) for part in path.parts), default=0)
         if longest > MAX_NAME_BYTES or len(str(path).encode()) > MAX_PATH_BYTES:
             raise UserError(f"{archive}: the name {item.filename[:60]!r}... is too long.")
         item.filename = str(path)
-        kept[path] = item
+        kept[key] = item
     size, total = archive.stat().st_size, sum(item.file_size for item in kept.values())
     if total > max(SMALL_BYTES, MAX_GROWTH * size):
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -55,8 +56,12 @@ OLD_NAMES = {"demo": "quickstart"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; return its exit status (1 with a one-line message for a user's mistake).
 
-    Mistakes in the flags themselves end the process with status 2.
+    Mistakes in the flags themselves end the process with status 2. Where Python reads the names of
+    files in another encoding than UTF-8, as in the C locale, it is started again in its UTF-8 mode.
     """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # pipes of Windows cannot hold every character
             stream.reconfigure(errors="backslashreplace")
@@ -67,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     except (UserError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        is_lost = isinstance(error, FileNotFoundError) and not error.filename
+        lost = "the current folder has been deleted. Go to another, or name absolute paths."
+        print(f"error: {lost if is_lost else one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -17,7 +17,7 @@ from paddleseg_segformer.cli.annotation_flags import add_annotation_arguments, a
 from paddleseg_segformer.cli.common import add_import_argument
 from paddleseg_segformer.data.datasets import Dataset
 from paddleseg_segformer.errors import UserError, printable
-from paddleseg_segformer.files import check_folder
+from paddleseg_segformer.files import check_folder, cut_name
 from paddleseg_segformer.inference.overlay import displayable, overlay, write_image
 
 PREVIEW = "preview"
@@ -109,4 +109,5 @@ def _draw(prepared: Prepared, count: int) -> None:
         assert sample.label is not None
         picture = overlay(displayable(sample.image), sample.label, dataset.label_set)
         picture[sample.label == dataset.ignore_index] = 0
-        write_image(prepared.root / PREVIEW / f"{index:06d}_{Path(row.image).stem}.jpg", picture)
+        name = f"{index:06d}_{cut_name(Path(row.image).stem)}.jpg"
+        write_image(prepared.root / PREVIEW / name, picture)

@@ -12,7 +12,7 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -44,7 +44,7 @@ from paddleseg_segformer.cloud import CloudFile, check_store, is_url, read_bytes
 from paddleseg_segformer.components import import_components
 from paddleseg_segformer.data.mosaic import write_mosaic
 from paddleseg_segformer.errors import UserError, did_you_mean, printable
-from paddleseg_segformer.files import check_folder
+from paddleseg_segformer.files import check_folder, make_folder, only_writer
 from paddleseg_segformer.inference.image_sources import (
     ImageFile,
     find_images,
@@ -309,8 +309,16 @@ def run(args: Namespace) -> None:
     if film:
         _predict_film(predictor, args, film)
         return
-    record = RunRecord(worker.files, worker.identity(), images, rank, world_size)
-    share = images[rank::world_size]
+    with ExitStack() as stack:
+        if rank == 0 and not is_url(args.save_dir):
+            stack.enter_context(only_writer(make_folder(args.save_dir)))
+        record = RunRecord(worker.files, worker.identity(), images, rank, world_size)
+        _predict_share(worker, record, images[rank::world_size], rank)
+
+
+def _predict_share(worker: Worker, record: RunRecord, share: list[ImageFile], rank: int) -> None:
+    """Predict what is left of this process's images; note how it ended."""
+    args, predictor = worker.args, worker.predictor
     left = record.begin(share, args.resume)
     timer = worker.timer
     if args.benchmark and left:
@@ -378,11 +386,14 @@ def _predict_on_ray(args: Namespace, images: list[ImageFile], files: ResultFiles
         path = getattr(args, name)
         if path and not is_url(path) and (name == "save_dir" or os.path.exists(path)):
             setattr(args, name, os.path.abspath(path))
-    with RayActors(args.actors, args.ray_address, args.device) as actors:
+    with ExitStack() as stack:
+        actors = stack.enter_context(RayActors(args.actors, args.ray_address, args.device))
         if args.export_dir:
             args.cpu_threads = args.cpu_threads or actors.num_cpus
         description, facts = actors.call(_describe, args)
         logger.info("%d actors, each on %s", args.actors, description)
+        if not is_url(args.save_dir):
+            stack.enter_context(only_writer(make_folder(args.save_dir)))
         record = RunRecord(files, facts, images, 0, 1)
         left = record.begin(images, args.resume)
         failures = _follow(actors.map(partial(Worker, args), left), len(left))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 4  # where there is one stream
+END_S = 1.0  # for the last messages
 LIMITS = {
     "max_wait_ms": "how long a first image waits for others to join it, ms",
     "max_queue": "the most requests in progress; more are answered with 503 and Retry-After",
@@ -111,7 +113,13 @@ def run(args: Namespace) -> None:
     service = Service(partial(_load, args), partial(_check, args), settings)
     predictor = service.start()
     logger.info("%s: %s", service.engine, predictor.settings.describe())
-    serve(service, args.host, args.port)
+    try:
+        serve(service, args.host, args.port)
+    finally:
+        if service.is_busy:  # in a decoder, for which Python would wait at its end
+            end = threading.Timer(END_S, os._exit, [1])
+            end.daemon = True
+            end.start()
 
 
 def _load(args: Namespace) -> Predictor:

@@ -19,7 +19,7 @@ from paddleseg_segformer.cli.common import (
 )
 from paddleseg_segformer.config.building import build_model
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import check_folder
+from paddleseg_segformer.files import check_folder, cut_name
 from paddleseg_segformer.inference.image_sources import find_images, read_ahead
 from paddleseg_segformer.inference.overlay import write_image
 
@@ -169,7 +169,7 @@ def _explain(
 
 def _file_name(predictor: Predictor, class_id: int) -> str:
     assert predictor.label_set is not None
-    return re.sub(r"\W+", "_", predictor.label_set.classes[class_id])
+    return cut_name(re.sub(r"\W+", "_", predictor.label_set.classes[class_id]))
 
 
 def _network_input(predictor: Predictor, image: np.ndarray) -> Tensor:

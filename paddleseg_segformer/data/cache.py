@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import atomic_path, make_folder
+from paddleseg_segformer.files import atomic_path, locked, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +147,8 @@ class FolderCache:
     def _counted(self) -> Iterator[Path]:
         """Lock the file that holds the bytes of all files, where the system can."""
         path = self.folder / "bytes"
-        with open(path, "ab") as file:
-            with suppress(ImportError):  # Windows
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX)
+        path.touch()
+        with locked(path, wait=True):
             yield path
 
 

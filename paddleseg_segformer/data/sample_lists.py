@@ -57,7 +57,7 @@ class SampleList:
     ) -> None:
         self._text = _Text(text.rstrip() + b"\n") if isinstance(text, bytes) else text
         self._separator = separator
-        self._root = "" if root == Path() else str(root)
+        self.root = "" if root == Path() else str(root)
         self._source = source
         self._needs_label = needs_label
         offsets = np.uint32 if self._text.size < 2**32 else np.int64
@@ -76,7 +76,7 @@ class SampleList:
     def __getitem__(self, index: int) -> tuple[str, str | None]:
         start = int(self._starts[index])
         items = self._items(self._text.line(start), start)
-        items = [os.path.join(self._root, item) for item in items]
+        items = [os.path.join(self.root, item) for item in items]
         return items[0], items[1] if len(items) > 1 else None
 
     def fingerprint(self) -> str:

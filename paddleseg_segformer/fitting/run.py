@@ -21,10 +21,10 @@ import paddle.distributed as dist
 
 from paddleseg_segformer.annotations import Detected
 from paddleseg_segformer.config import load_config
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, only_warned
 from paddleseg_segformer.evaluation import Metrics
 from paddleseg_segformer.export.checks import check_formats
-from paddleseg_segformer.files import remove_folder, write_text
+from paddleseg_segformer.files import make_folder, only_writer, remove_folder, write_text
 from paddleseg_segformer.fitting.card import model_card
 from paddleseg_segformer.fitting.options import FitOptions
 from paddleseg_segformer.fitting.plan import Plan, make_plan
@@ -36,6 +36,7 @@ from paddleseg_segformer.report import write_report
 from paddleseg_segformer.training.checkpoints import BEST, checkpoints
 from paddleseg_segformer.training.options import RunOptions
 from paddleseg_segformer.training.run import train
+from paddleseg_segformer.training.sample_record import MAX_NAMES, changes, pack
 from paddleseg_segformer.training.writers import logged
 from paddleseg_segformer.weights import load_weights
 
@@ -142,9 +143,20 @@ def run(
             text = _config_text(plan, options, options.out_dir)
             text = text.replace(folder, str(options.out_dir))
         return FitReport(None, conclusions, list(map(str, plan.recipe.choices)), text)
-    out = options.out_dir
-    state = _State.open(out, options, begun_s)
+    out = make_folder(options.out_dir)
+    with only_writer(out):
+        state = _State.open(out, options, begun_s)
+        return _run_stages(options, out, state, detected, begun_s)
+
+
+def _run_stages(
+    options: FitOptions, out: Path, state: _State, detected: Detected | None, begun_s: float
+) -> FitReport:
+    """Do what is left to do."""
     with logged(out, to_console=True):
+        if state.classes and "plan" in state.seconds and "card" not in state.seconds:
+            with only_warned("the data have changed since the run began"):
+                state.compare(detect_data(options))
         stages = _Stages(options, out, state, begun_s, detected)
         for name, stage in stages.in_order().items():
             if name in state.seconds:
@@ -169,6 +181,8 @@ class _State:
         run: Fields of `RunOptions`.
         iters: Planned.
         facts: On the data, for the model card.
+        classes: As they were detected.
+        images: Their names, packed; "" where they are too many.
         metrics: `Metrics.to_dict` of the best model.
         verified: A line for each engine that the export was compared in.
         seconds: Of each stage that is done.
@@ -182,6 +196,8 @@ class _State:
     run: dict[str, Any] = field(default_factory=dict)
     iters: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    images: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     verified: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -230,6 +246,29 @@ class _State:
         """Write it, whole."""
         text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
         write_text(out / STATE, text + "\n")
+
+    def note_data(self, detected: Detected) -> None:
+        """Note what the data are, to be compared when the run is resumed."""
+        self.classes = list(detected.classes)
+        names = [str(sample.image.relative_to(detected.root)) for sample in detected.samples]
+        self.images = pack(names) if len(names) <= MAX_NAMES else ""
+
+    def compare(self, detected: Detected) -> None:
+        """Compare the data with what the run began with.
+
+        Raises:
+            UserError: something has changed; the run is of what was prepared then.
+        """
+        now = _State({})
+        now.note_data(detected)
+        found = changes(self.images, now.images) if self.images != now.images else ""
+        if self.classes != now.classes:
+            found += f"{'; ' * bool(found)}classes were {self.classes}, are {now.classes}"
+        if found:
+            raise UserError(
+                f"{found}. This run goes on with what it prepared then; for the data of today "
+                "begin another, with another --out."
+            )
 
     def report(self, out: Path) -> FitReport:
         """Return the report of a run whose stages are all done."""
@@ -296,7 +335,9 @@ class _Stages:
         """Find out about the data, and write `config.yml`."""
         state, options = self.state, self.options
         check_formats(options.formats)
-        state.conclusions, plan = _plan(options, self.detected, self.out / DATA, self.begun_s)
+        detected = self.detected or detect_data(options)
+        state.note_data(detected)
+        state.conclusions, plan = _plan(options, detected, self.out / DATA, self.begun_s)
         recipe = plan.recipe
         config = recipe.config(options.opts)
         assert config.val_dataset is not None

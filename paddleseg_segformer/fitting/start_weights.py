@@ -57,9 +57,12 @@ def start_weights(options: FitOptions) -> StartWeights:
     for published in known:
         if copy := local_copy(published):
             return StartWeights(published.name, True, f"{copy}; licence: {published.licence}.")
-    if (target := Remote.from_url(url).target).is_file():
-        return StartWeights(url, True, f"{target}, found in the cache.")
-    folder = cache_folder() / known[0].name
+    try:
+        if (target := Remote.from_url(url).target).is_file():
+            return StartWeights(url, True, f"{target}, found in the cache.")
+        folder = cache_folder() / known[0].name
+    except UserError as error:
+        return StartWeights(None, False, str(error))
     why = f"this machine has none. Put {url} into {folder}/ for a far better start."
     return StartWeights(None, False, why)
 

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.contracts import Backbone, SegmentationModel, check, input_of
@@ -34,7 +33,7 @@ from paddleseg_segformer.models.affine import (
     conv_weight,
 )
 from paddleseg_segformer.models.folded_encoder import FoldedConv, FoldedEncoder, sum_parts
-from paddleseg_segformer.models.layers import are_plain, is_only, upsample
+from paddleseg_segformer.models.layers import are_plain, is_only, relu, upsample
 from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
 from paddleseg_segformer.models.segformer import AllMLPHead, MMHead, SegFormer, SegFormerMM
 
@@ -74,7 +73,7 @@ class FoldedHead(nn.Layer):
             small = self.smaller[stage - 1](features[stage])  # (N, d, h_i, w_i)
             resized = upsample(small, hw, self.align_corners)
             total = resized if total is None else total + resized
-        return self.classifier(F.relu(total + self.largest(features[0])))
+        return self.classifier(relu(total + self.largest(features[0])))
 
 
 class UnfoldedHead(nn.Layer):
@@ -121,7 +120,7 @@ class FoldedSegFormer(nn.Layer):
         """(N, C, H, W) normalised image -> (N, K, ceil(H / 4), ceil(W / 4)) logits."""
         features = self.encoder(x)
         if len(self.branches) > 0:
-            features = [F.relu(self.branches[stage](features[stage])) for stage in range(4)]
+            features = [relu(self.branches[stage](features[stage])) for stage in range(4)]
         return sum_parts([head(features) for head in self.heads])
 
 

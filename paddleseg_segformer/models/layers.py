@@ -112,6 +112,16 @@ def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
+def relu(x: Tensor) -> Tensor:
+    """ReLU, which lets NaN through where a prediction is made of it.
+
+    The CPU's makes NaN a 0, so that a network that has broken down would give labels. Training
+    sees NaN in the gradients.
+    """
+    is_predicting = paddle.in_dynamic_mode() and x.stop_gradient
+    return F.leaky_relu(x, 0.0) if is_predicting else F.relu(x)
+
+
 def tokens_to_map(x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
     """(N, L, C) -> (N, C, h, w) with L = h * w, row-major.
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.contracts import PyramidBackbone, check
@@ -34,6 +33,7 @@ from paddleseg_segformer.models.layers import (
     in_type_of,
     map_to_tokens,
     project,
+    relu,
     tokens_to_map,
     upsample,
     upsampled_sum,
@@ -60,7 +60,7 @@ class _Head(nn.Layer):
 
     def classify(self, fused: Tensor) -> Tensor:
         """(N, D, h, w) -> (N, K, h, w)."""
-        fused = F.relu(fused)
+        fused = relu(fused)
         is_dropping = self.training and self.dropout.p and cpu_gradients.is_on_cpu(fused)
         if is_dropping and are_plain(self.dropout, self.linear_pred):
             return cpu_gradients.drop_and_classify(fused, self.dropout, self.linear_pred)
@@ -140,7 +140,7 @@ class MMHead(_Head):
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
-        maps = [F.relu(self.convs[stage](x)) for stage, x in enumerate(features)]
+        maps = [relu(self.convs[stage](x)) for stage, x in enumerate(features)]
         if not are_plain(self.fusion_conv[0]):
             return self.classify(self.fusion_conv(self._concatenated(maps, features[0])))
         # (D, D) slices of the fuse weight, stage 1 first

@@ -16,7 +16,7 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import ConfusionMatrix, Metrics, evaluate
 from paddleseg_segformer.evaluation.bootstrap import Difference, image_areas, paired_difference
 from paddleseg_segformer.evaluation.evaluate import EvaluatedImage
-from paddleseg_segformer.files import atomic_files, atomic_folder
+from paddleseg_segformer.files import atomic_files, cut_name, make_folder
 from paddleseg_segformer.inference.overlay import legend, write_image
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.report.page import Number, Strip, cell, percent, shell, strips_html, table
@@ -207,21 +207,21 @@ def write_comparison(
     content = comparison.to_dict()
     order = sorted(range(len(comparison.images)), key=lambda i: -comparison.images[i].differing)
     strips = []
-    with atomic_folder(out / "most_different") as folder:
+    with atomic_files(out) as folder:
+        pictures = make_folder(folder / "most_different")
         for number, index in enumerate(order[:num_shown], 1):
             sample, image = dataset.read(index), comparison.images[index]
             assert sample.label is not None  # it was evaluated
             one, two = (predictor.pipeline(sample.image).labels() for predictor in predictors)
             strip = comparison_strip(sample.image, sample.label, (one, two), dataset.label_set)
-            name = f"{number:02d}_{Path(image.path).stem}.jpg"
-            write_image(folder / name, strip)
+            name = f"{number:02d}_{cut_name(Path(image.path).stem)}.jpg"
+            write_image(pictures / name, strip)
             caption = (
                 f"{image.path} · {percent(image.differing)} differ · accuracy "
                 f"{percent(image.accuracy[0])} and {percent(image.accuracy[1])}"
             )
-            strips.append(Strip(caption, f"most_different/{name}", page_jpeg(strip)))
-        write_image(folder / "legend.png", legend(dataset.label_set))
-    with atomic_files(out) as folder:
+            strips.append(Strip(caption, f"{pictures.name}/{name}", page_jpeg(strip)))
+        write_image(pictures / "legend.png", legend(dataset.label_set))
         page = _page(comparison, content, dataset.label_set, strips)
         (folder / PAGE).write_text(page, encoding="utf-8")
         write_json(folder, "compare", content)

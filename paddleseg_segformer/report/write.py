@@ -21,7 +21,7 @@ from paddleseg_segformer.config import Config
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.evaluation import Metrics
 from paddleseg_segformer.evaluation.error_kinds import KINDS, SIZE_NAMES
-from paddleseg_segformer.files import atomic_files, atomic_folder, only_writer
+from paddleseg_segformer.files import atomic_files, cut_name, make_folder, only_writer
 from paddleseg_segformer.inference.overlay import legend, write_image
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.report import figures as draw
@@ -184,13 +184,6 @@ def write_findings(
     pipeline = Pipeline(subject.network, subject.preprocess, settings)
     ranking = findings.ranking
     num_shown = min(num_shown, (len(ranking) + 1) // 2)
-    shown = {
-        name: _write_pictures(out / name, images, subject.dataset, pipeline)
-        for name, images in (
-            ("worst", ranking[:num_shown]),
-            ("best", ranking[: -num_shown - 1 : -1]),
-        )
-    }
     content = _figures(subject, metrics, findings)
     drawn = {"iou": draw.iou_figure(metrics.iou, findings.intervals, metrics.classes)}
     drawn["confusion"] = draw.confusion_figure(metrics.confusion, metrics.classes)
@@ -204,6 +197,13 @@ def write_findings(
     )
     calibrated = dataclasses.replace(subject.config, test_config=test_config)
     with atomic_files(out) as folder:
+        shown = {
+            name: _write_pictures(make_folder(folder / name), images, subject.dataset, pipeline)
+            for name, images in (
+                ("worst", ranking[:num_shown]),
+                ("best", ranking[: -num_shown - 1 : -1]),
+            )
+        }
         for name, figure in drawn.items():
             draw.save_png(figure, folder / f"{name}.png")
         _write_tables(folder, metrics, findings, curves)
@@ -259,25 +259,24 @@ def _write_pictures(
 ) -> list[Shown]:
     """Write a strip of each image and the legend; return what the page shows."""
     shown = []
-    with atomic_folder(folder) as temporary:
-        for number, image in enumerate(images, 1):
-            sample = dataset.read(image.index)
-            assert sample.label is not None  # it was evaluated
-            logits = pipeline(sample.image)
-            label_set = dataset.label_set
-            maps = sample.label, logits.labels(), logits.confidence()
-            strip = image_strip(sample.image, *maps, label_set)
-            name = f"{number:02d}_{Path(image.path).stem}.jpg"
-            write_image(temporary / name, strip)
-            shown.append(Shown(image, f"{folder.name}/{name}", page_jpeg(strip)))
-        write_image(temporary / "legend.png", legend(dataset.label_set))
+    for number, image in enumerate(images, 1):
+        sample = dataset.read(image.index)
+        assert sample.label is not None  # it was evaluated
+        logits = pipeline(sample.image)
+        label_set = dataset.label_set
+        maps = sample.label, logits.labels(), logits.confidence()
+        strip = image_strip(sample.image, *maps, label_set)
+        name = f"{number:02d}_{cut_name(Path(image.path).stem)}.jpg"
+        write_image(folder / name, strip)
+        shown.append(Shown(image, f"{folder.name}/{name}", page_jpeg(strip)))
+    write_image(folder / "legend.png", legend(dataset.label_set))
     return shown
 
 
 def _figures(subject: Subject, metrics: Metrics, findings: Findings) -> dict[str, Any]:
     """Return all figures as plain data for JSON; NaN becomes None."""
     from paddleseg_segformer.analysis.complexity import count_parameters
-    from paddleseg_segformer.training.run import fingerprint
+    from paddleseg_segformer.training.sample_record import fingerprint
 
     intervals, section = findings.intervals, subject.config.val_dataset or {}
     per_class = {

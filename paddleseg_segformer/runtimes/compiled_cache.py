@@ -31,11 +31,11 @@ def read_compiled(key: dict[str, Any]) -> bytes | None:
     Args:
         key: What it was compiled from and for, as plain data; see `_path`.
     """
-    path = _path(key)
     try:
+        path = _path(key)
         content = path.read_bytes()
         os.utime(path)  # it was used
-    except OSError:
+    except (OSError, UserError):  # there is none, or no home folder
         return None
     digest, blob = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
     return blob if _digest(path, blob) == digest else None
@@ -43,8 +43,8 @@ def read_compiled(key: dict[str, Any]) -> bytes | None:
 
 def write_compiled(key: dict[str, Any], blob: bytes) -> None:
     """Keep a network; where the folder cannot be written, nothing is kept."""
-    path = _path(key)
     with suppress(OSError, UserError):
+        path = _path(key)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             temporary.write_bytes(_digest(path, blob) + blob)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,6 +67,7 @@ class Service:
         )
         self.metrics = Metrics(lambda: self.batcher.num_waiting)
         self._pool = ThreadPoolExecutor(self.settings.decode_threads, "images")
+        self._busy_since: dict[int, float] = {}  # of each thread that decodes or encodes
         self._num_under_way = 0
         self._is_stopping = False
         self._scopes: set[anyio.CancelScope] = set()  # of the requests in progress
@@ -103,13 +105,24 @@ class Service:
 
     @property
     def status(self) -> str:
-        """Return starting, ready, stopping or failed."""
+        """Return starting, ready, stuck (every decoder is overdue), stopping or failed."""
         checked = self.batcher.checked
         if not self.batcher.is_alive or (checked.done() and checked.exception()):
             return "stopping" if self._is_stopping else "failed"
         if self._is_stopping:
             return "stopping"
+        now, settings = time.monotonic(), self.settings
+        overdue = [
+            since for since in [*self._busy_since.values()] if now - since > settings.timeout_s
+        ]
+        if len(overdue) >= settings.decode_threads:
+            return "stuck"
         return "ready" if checked.done() else "starting"
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether an image is being decoded or encoded."""
+        return bool(self._busy_since)
 
     async def predict(
         self, request: Request, query: PredictQuery, timings: Timings
@@ -167,7 +180,15 @@ class Service:
         return make_job(pipeline, image, limit, query.confidence)
 
     async def _in_pool(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        def noted() -> T:
+            thread = threading.get_ident()
+            self._busy_since[thread] = time.monotonic()
+            try:
+                return function(*arguments)
+            finally:
+                del self._busy_since[thread]
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, noted)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ from paddleseg_segformer.files import atomic_folder, clear_leftovers, sha256
 from paddleseg_segformer.model_folder import CONFIG, WEIGHTS
 from paddleseg_segformer.training.distributed import of_first_process, unwrapped
 from paddleseg_segformer.training.faults import nonfinite
+from paddleseg_segformer.training.sample_record import SampleRecord, changes
 from paddleseg_segformer.weights import load_weights, save_weights
 from paddleseg_segformer.weights.files.pickles import read_pickle, write_pickle
 from paddleseg_segformer.yaml_files import parse_yaml
@@ -59,12 +60,16 @@ class BestModel:
 
 
 def save_checkpoint(
-    folder: Path, trainer: Trainer, ema: EMA | None, config_yaml: str, samples: str = ""
+    folder: Path,
+    trainer: Trainer,
+    ema: EMA | None,
+    config_yaml: str,
+    samples: Mapping[str, SampleRecord] | None = None,
 ) -> None:
     """Write a checkpoint.
 
     Args:
-        samples: Fingerprint of the training set.
+        samples: Of each data set.
 
     Raises:
         UserError: the disk is full or read-only, or a weight is not finite.
@@ -86,7 +91,7 @@ def save_checkpoint(
         "ema": ema.state_dict() if ema else {},
         "faults": trainer.faults.state_dict(),
         "distillation": _distillation_state(trainer),
-        "samples": samples,
+        "samples": {name: record._asdict() for name, record in (samples or {}).items()},
     }
     newest = max((serial(path) for path in checkpoints(folder.parent)), default=0)
     with atomic_folder(folder) as temporary:
@@ -217,14 +222,18 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def restore(
-    state: dict[str, Any], folder: Path, trainer: Trainer, config_yaml: str, samples: str = ""
+    state: dict[str, Any],
+    folder: Path,
+    trainer: Trainer,
+    config_yaml: str,
+    samples: Mapping[str, SampleRecord],
 ) -> None:
     """Bring a trainer to where `save_checkpoint` was called; `EMA` restores its averages itself.
 
     Args:
         state: what `read_checkpoint` returned for `folder`.
         config_yaml: of the run that resumes; what has changed in it is logged.
-        samples: fingerprint of its training set.
+        samples: of its data sets; what has changed in them is logged.
 
     Raises:
         UserError: the state does not fit the changed config, or the weights are damaged or of
@@ -246,14 +255,7 @@ def restore(
     trainer.iteration = state["iteration"]
     if state["seed"] != trainer.seed:
         logger.warning("seed: the checkpoint's was %s, now %s", state["seed"], trainer.seed)
-    before = state.get("samples", "")  # checkpoints of version 0.1.0 lack it
-    if before and before != samples:
-        logger.warning(
-            "train_dataset: the list of samples has changed since the checkpoint (then %s, now "
-            "%s), so that this run sees other samples, in another order, than without the stop",
-            before,
-            samples,
-        )
+    _compare_samples(state.get("samples", {}), samples)  # checkpoints of version 0.1.0 lack it
     if state["world_size"] != dist.get_world_size():
         logger.warning(
             "the checkpoint was saved by %d process%s, this run has %d; batch_size is per process: "
@@ -263,6 +265,24 @@ def restore(
             dist.get_world_size(),
         )
     logger.info("resumed from %s at iter %d", folder, trainer.iteration)
+
+
+def _compare_samples(then: Any, samples: Mapping[str, SampleRecord]) -> None:
+    """Log what has changed in the data sets."""
+    if isinstance(then, str):  # of an earlier checkpoint
+        then = {"train_dataset": {"fingerprint": then, "names": ""}} if then else {}
+    for name, now in samples.items():
+        before = SampleRecord(**then.get(name, now._asdict()))
+        if before.fingerprint == now.fingerprint:
+            continue
+        changed = f": {changes(before.names, now.names)}" if before.names and now.names else ""
+        logger.warning(
+            "%s: the list of samples has changed since the checkpoint (then %s, now %s)%s; %s",
+            *(name, before.fingerprint, now.fingerprint, changed),
+            "this run sees other samples, in another order, than without the stop"
+            if name == "train_dataset"
+            else "scores before and after, and so the best model, are not of the same images",
+        )
 
 
 def _distillation_state(trainer: Trainer) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,6 +39,7 @@ from paddleseg_segformer.training.checkpoints import (
     verify_manifest,
 )
 from paddleseg_segformer.training.distributed import any_process, sum_over_processes
+from paddleseg_segformer.training.sample_record import SampleRecord
 from paddleseg_segformer.training.trainer import Hook, Trainer
 from paddleseg_segformer.training.writers import Details, Writers
 
@@ -255,7 +256,7 @@ class RunFolder:
     config_yaml: str
     writers: Writers
     best: BestModel
-    samples: str = ""  # fingerprint of the training set
+    samples: Mapping[str, SampleRecord] = field(default_factory=dict)  # of each data set
 
 
 class Evaluate(Hook):

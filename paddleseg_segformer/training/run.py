@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 import shlex
@@ -22,9 +21,7 @@ from paddleseg_segformer.cpu import prepare_cpu
 from paddleseg_segformer.data import SegmentationDataset
 from paddleseg_segformer.data.cache import make_cache
 from paddleseg_segformer.data.class_sampling import ClassSampler, class_presence
-from paddleseg_segformer.data.datasets import SamplePaths
 from paddleseg_segformer.data.loader import Batch, train_loader
-from paddleseg_segformer.data.sample_lists import SampleList
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import make_folder, only_writer, write_text
 from paddleseg_segformer.model_folder import CONFIG, start_from_pretrained
@@ -59,6 +56,7 @@ from paddleseg_segformer.training.hooks import (
 )
 from paddleseg_segformer.training.network_graph import network_graph
 from paddleseg_segformer.training.options import RunOptions
+from paddleseg_segformer.training.sample_record import SampleRecord
 from paddleseg_segformer.training.trainer import Hook, Precision, Trainer
 from paddleseg_segformer.training.writers import (
     JsonLinesWriter,
@@ -86,7 +84,10 @@ def train(config: Config, options: RunOptions) -> BestModel:
     parts = build_training(config, options.do_eval)
     check_same_in_all("train_dataset, number of samples", len(parts.dataset))
     check_same_in_all("val_dataset, number of samples", len(parts.val_dataset or ()))
-    samples = fingerprint(parts.dataset.samples)
+    sets = {"train_dataset": parts.dataset, "val_dataset": parts.val_dataset}
+    samples = {
+        name: SampleRecord.of(data.samples) for name, data in sets.items() if data is not None
+    }
     save_dir = make_folder(options.save_dir)
     with ExitStack() as stack:
         if rank == 0:
@@ -177,16 +178,6 @@ def _check_frozen(config: Config) -> None:
             f"freeze_stages is {config.freeze_stages}, but these stages would start from random "
             "weights. Name weights: --opts model.backbone.pretrained=PATH, or leave the key out."
         )
-
-
-def fingerprint(samples: SamplePaths) -> str:
-    """Return the number of samples and a checksum of their paths."""
-    if isinstance(samples, SampleList):
-        return samples.fingerprint()
-    digest = hashlib.blake2b(digest_size=4)
-    for index in range(len(samples)):
-        digest.update(repr(samples[index]).encode())
-    return f"{len(samples)} samples, {digest.hexdigest()}"
 
 
 def make_trainer(

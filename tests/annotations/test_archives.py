@@ -79,6 +79,24 @@ def test_links_copies_and_names_that_no_disk_takes_are_refused(tmp_path: Path) -
     refused(write(tmp_path / "a.zip", **{"a": "x", "a/b": "x"}), "damaged, or no ZIP")
 
 
+@pytest.mark.parametrize("name", ["images/con.jpg", "aux/a.jpg", "images/a.jpg ", "images./a.jpg"])
+def test_names_that_mean_something_else_on_windows_are_refused_there(
+    name: str, tmp_path: Path, windows: None
+) -> None:
+    message = f"^{tmp_path / 'a.zip'}: {name}: .* is no name of a file on Windows"
+    refused(write(tmp_path / "a.zip", **{name: "x"}), message)
+
+
+def test_names_that_differ_in_case_alone_are_refused_where_they_are_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = write(tmp_path / "a.zip", **{"images/a.jpg": "1", "images/A.jpg": "2"})
+    assert {path.name for path in module.unpacked(archive).rglob("*.jpg")} == {"a.jpg", "A.jpg"}
+    shutil.rmtree(tmp_path / "a")
+    monkeypatch.setattr(module, "FOLDS_CASE", True)
+    refused(archive, "holds 'images/A.jpg' twice")
+
+
 def test_bombs_are_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,6 +264,64 @@ def test_killed_run_resumes_to_the_unbroken_runs_weights(data, model, tmp_path):
     assert states[0]["metrics"] == states[1]["metrics"]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: None, ""),
+        (lambda data: scene(data, "scene0", "new"), "2 added (images/new.png"),
+        (lambda data: scene(data, "scene0", None), "1 gone (images/scene0.png)"),
+        (lambda data: (data / "names.txt").write_text("sky\nlake\ncar\n"), "classes were ['sky', "),
+    ],
+    ids=["nothing", "added", "removed", "classes"],
+)
+def test_data_that_changed_since_the_stop_are_named(
+    model, tmp_path, monkeypatch, caplog, change, said
+):
+    data = write_data(tmp_path / "data")
+    stopped = UserError("stopped")
+
+    def stop(*args, **options):
+        raise stopped
+
+    monkeypatch.setattr("paddleseg_segformer.fitting.run.train", stop)
+    options = {"out": tmp_path / "out", "model": model, "iters": 4, "export": "paddle"}
+    options |= {"classes": data / "names.txt"}
+    with pytest.raises(UserError, match="stopped"):
+        paddleseg_segformer.fit(data, **options)
+    change(data)
+    caplog.clear()
+    with pytest.raises(UserError, match="stopped"):
+        paddleseg_segformer.fit(data, **options, resume=True)
+    warned = [text for text in caplog.messages if text.startswith("the data have changed")]
+    assert len(warned) == bool(said) and all(said in text for text in warned)
+
+
+def scene(data: Path, name: str, copy: str | None) -> None:
+    """Copy or remove an image and its label."""
+    for folder in ("images", "labels"):
+        path = data / folder / f"{name}.png"
+        if copy:
+            for new in (copy, f"{copy}2"):
+                path.with_stem(new).write_bytes(path.read_bytes())
+        else:
+            path.unlink()
+
+
+@pytest.mark.slow
+def test_second_run_into_the_folder_is_told(data, model, tmp_path):
+    command = fit_command(data, model, tmp_path / "out")
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 1]
+    [told] = [e for e, p in zip(errors, processes, strict=True) if p.returncode]
+    assert re.search("error: .*out: (another run writes|holds an earlier run)", told)
+    verify = paddleseg_segformer.Predictor.from_export(tmp_path / "out" / "export")
+    assert verify.label_set.classes
+
+
 @pytest.mark.slow
 def test_minutes_are_kept(data, model, tmp_path):
     command = [sys.executable, "-m", "paddleseg_segformer", "fit", str(data), "--model", model]

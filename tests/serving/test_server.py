@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -25,14 +26,14 @@ from paddleseg_segformer.cli import main
 from paddleseg_segformer.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "deploy" / "serving" / "serve.py"
 FLAGS = ("--backend", "onnxruntime", "--device", "cpu", "--threads", "1", "--max_bytes", "2000000")
 
 
 class Running:
     """A service's process, and its address once it listens."""
 
-    def __init__(self, *flags: object) -> None:
-        script = ROOT / "deploy" / "serving" / "serve.py"
+    def __init__(self, *flags: object, script: Path = SCRIPT) -> None:
         self.process = subprocess.Popen(
             [sys.executable, script, *map(str, flags), "--port", "0"],
             stdout=subprocess.PIPE,
@@ -113,6 +114,73 @@ def test_a_running_service_answers_refuses_and_ends_with_what_it_has_accepted(
     assert printed.rstrip().endswith("stopped")
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{running.url}/health")
+
+
+STUCK = """
+import sys, time
+from paddleseg_segformer.cli import main
+from paddleseg_segformer.serving import service
+real = service.decode_upload
+def decode(content, *rest):
+    if len(content) < 100:
+        time.sleep(1000)
+    return real(content, *rest)
+service.decode_upload = decode
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+def test_decoders_that_do_not_return_are_told_and_do_not_hold_the_end(
+    exported: Path, tmp_path: Path, scene: np.ndarray, encode: Callable[..., bytes]
+) -> None:
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    limits = ("--decode_threads", 2, "--timeout_s", 1.0, "--grace_s", 1.0)
+    service = Running("--config", exported / "deploy.yaml", *FLAGS, *limits, script=script)
+    try:
+        service.wait_until_ready()
+        headers = {"Content-Type": "image/png"}
+        for _ in range(2):
+            answer = httpx.post(f"{service.url}/predict", content=b"x", headers=headers, timeout=60)
+            assert answer.status_code == 503
+        time.sleep(1.1)
+        for path in ("health", "ready"):
+            answer = httpx.get(f"{service.url}/{path}")
+            assert (answer.status_code, answer.json()) == (503, {"status": "stuck"})
+        start = time.monotonic()
+        status, printed = service.stop()
+        assert status == 1 and time.monotonic() - start < 15, printed
+    finally:
+        service.process.kill()
+        service.process.wait()
+
+
+@pytest.mark.slow
+def test_a_stopped_service_goes_on_with_what_it_was_asked(
+    running: Running, scene: np.ndarray, encode: Callable[..., bytes]
+) -> None:
+    """SIGSTOP for a while; STOP_S=60 for a minute."""
+    stop_s = float(os.environ.get("STOP_S", "5"))
+    content, headers = encode(scene), {"Content-Type": "image/png"}
+
+    def send(_: int = 0) -> bytes:
+        wait_s = 60 + stop_s
+        answer = httpx.post(
+            f"{running.url}/predict", content=content, headers=headers, timeout=wait_s
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    expected = send()
+    with ThreadPoolExecutor(4) as clients:
+        running.process.send_signal(signal.SIGSTOP)
+        answers = [clients.submit(send, index) for index in range(4)]
+        time.sleep(stop_s)
+        running.process.send_signal(signal.SIGCONT)
+        assert all(answer.result() == expected for answer in answers)
+    assert httpx.get(f"{running.url}/ready").status_code == 200
+    assert running.stop()[0] == 0
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ from paddleseg_segformer.training.writers import JsonLinesWriter, VisualDLWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 SKIP = ("--on_nonfinite", "skip")
+STOP_S = float(os.environ.get("STOP_S", "5"))
 POISON = "train2"  # of the run with seed 3: in batches 1, 5, ...
 
 
@@ -354,6 +355,31 @@ def test_killed_worker_ends_training_within_seconds(folder):
     rest = process.stdout.read()
     assert process.wait(30) == 1 and time.monotonic() - start < 20
     assert "error: a data worker process did not start (see above) or was killed" in rest
+
+
+@pytest.mark.slow
+def test_stopped_worker_and_stopped_trainer_go_on_as_if_nothing_had_been(folder):
+    """SIGSTOP for a while, as of a frozen container; STOP_S=60 for a minute."""
+    flags = ("--iters", "60", "--save_interval", "20", "--num_workers", "2", "--do_eval")
+    assert train(folder, "whole", *flags) == 0
+    command = [sys.executable, "-W", "ignore", "-m", "paddleseg_segformer", "train"]
+    command += ["--config", str(folder / "tiny.yml"), "--save_dir", str(folder / "out")]
+    process = subprocess.Popen(
+        [*command, "--seed", "3", "--log_iters", "1", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    for mark, of_worker in (("iter 3/", True), ("iter 30/", False)):
+        next(line for line in process.stdout if mark in line)
+        pid = loader_workers(process.pid)[0] if of_worker else process.pid
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(STOP_S)
+        os.kill(pid, signal.SIGCONT)
+    process.stdout.read()
+    assert process.wait(120) == 0
+    assert_equal_weights(folder, "whole", "out", "iter_60")
 
 
 def loader_workers(parent: int) -> list[int]:

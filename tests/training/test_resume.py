@@ -204,13 +204,91 @@ def test_manifest_of_a_folder_that_has_none(tmp_path):
         verify_manifest(tmp_path)
 
 
-def test_changed_list_of_samples_is_noticed(folder, capsys):
+NOTICED = r"changed since the checkpoint \(then (\d) samples, \w+, now (\d) samples, \w+\): (.*?); "
+
+
+def edit_list(folder, name, edit):
+    path = folder / f"{name}.txt"
+    path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "said"),
+    [
+        ("train", lambda lines: lines[1:], ("7", "6", "1 gone (train0.png)")),
+        (
+            "train",
+            lambda lines: [*lines, "val0.png val0_label.png\n"],
+            ("7", "8", "1 added (val0.png)"),
+        ),
+        (
+            "train",
+            lambda lines: [lines[0].replace("train0.png", "other.png"), *lines[1:]],
+            ("7", "7", "1 added (other.png), 1 gone (train0.png)"),
+        ),
+        (
+            "train",
+            lambda lines: [*lines[:2], *lines[:1:-1]],
+            ("7", "7", "the same images, with other labels or in another order"),
+        ),
+        ("val", lambda lines: lines[1:], ("2", "1", "1 gone (val0.png)")),
+        ("train", lambda lines: [], ("7", "3", "4 gone (train0.png, train1.png, train2.png, ...)")),
+    ],
+    ids=["removed", "added", "renamed", "reordered", "validation", "many"],
+)
+def test_changed_samples_are_noticed_and_named(folder, capsys, name, edit, said):
+    shutil.copy(folder / "train0.png", folder / "other.png")
     assert train(folder, "out", "--iters", "1") == 0
     assert train(folder, "out", *AUTO, "--iters", "2") == 0
     assert "list of samples" not in capsys.readouterr().out
-    lines = (folder / "train.txt").read_text().splitlines(keepends=True)
-    (folder / "train.txt").write_text("".join(lines[1:]))
+    edit_list(folder, name, (lambda lines: lines[4:]) if said[1] == "3" else edit)
     assert train(folder, "out", *AUTO, "--iters", "3") == 0
-    then, now = len(lines), len(lines) - 1
-    pattern = rf"changed since the checkpoint \(then {then} samples, \w+, now {now} samples"
-    assert re.search(pattern, capsys.readouterr().out)
+    assert re.search(rf"{name}_dataset: the list of samples", printed := capsys.readouterr().out)
+    assert re.findall(NOTICED, printed) == [said]
+
+
+def test_data_set_that_moved_is_the_same(folder, capsys):
+    assert train(folder, "out", "--iters", "1") == 0
+    shutil.copytree(folder, folder / "moved")
+    config = (folder / "tiny.yml").read_text().replace(str(folder), str(folder / "moved"))
+    (folder / "tiny.yml").write_text(config)
+    assert train(folder, "out", *AUTO, "--iters", "2") == 0
+    assert "list of samples" not in capsys.readouterr().out
+
+
+def test_changed_class_list_is_named(folder, capsys):
+    names = folder / "classes.txt"
+    names.write_text("road\nsky\ntree\n")
+    options = ("--opts", f"train_dataset.classes={names}", f"val_dataset.classes={names}")
+    assert train(folder, "out", "--iters", "1", *options) == 0
+    names.write_text("road\nwater\ntree\n")
+    assert train(folder, "out", *AUTO, "--iters", "2", *options) == 0
+    assert "train_dataset.classes.1: sky -> water" in capsys.readouterr().out
+    names.write_text("road\nsky\ntree\ncar\n")
+    more = ("train_dataset.num_classes=4", "val_dataset.num_classes=4", "model.num_classes=4")
+    assert train(folder, "out", *AUTO, "--iters", "3", *options, *more) == 1
+    assert "does not fit the changed config (model.num_classes: 3 -> 4)" in capsys.readouterr().err
+
+
+def test_several_damaged_checkpoints_are_skipped_to_the_newest_good_one(folder, capsys):
+    flags = ("--save_interval", "1", "--keep_checkpoint_max", "100")
+    assert train(folder, "whole", *flags) == 0
+    assert train(folder, "out", *flags) == 0
+    out = folder / "out"
+    (out / "iter_6" / "manifest.json").write_text("{}")
+    (out / "iter_5" / "model.pdopt").write_bytes(b"")
+    (out / "iter_4" / "model.pdparams").unlink()
+    shutil.rmtree(out / "iter_3")
+    (out / "iter_3").write_text("a file of this name")
+    os.truncate(out / "iter_2" / "model.pdparams", 100)
+    assert train(folder, "out", *flags, *AUTO) == 1  # a file is in the way of iter_3
+    printed = capsys.readouterr()
+    for name in ("iter_6", "iter_5", "iter_4", "iter_2"):
+        assert f"{name} is damaged and was skipped" in printed.out
+    assert re.search(r"resumed from .*iter_1 at iter 1", printed.out)
+    assert "iter_3: expected a folder, found a file" in printed.err
+    (out / "iter_3").unlink()
+    assert train(folder, "out", *flags, *AUTO) == 0
+    for number in range(1, 7):
+        verify_manifest(out / f"iter_{number}")
+    assert_equal_weights(folder, "whole", "out", "iter_6")

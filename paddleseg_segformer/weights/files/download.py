@@ -11,8 +11,6 @@ import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,8 +18,8 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.files import IS_WINDOWS, atomic_path, make_folder, sha256
-from paddleseg_segformer.zoo import PublishedModel, cache_folder, find_model, local_copy
+from paddleseg_segformer.files import atomic_path, locked, make_folder, sha256
+from paddleseg_segformer.zoo import HOME, PublishedModel, cache_folder, find_model, local_copy
 
 TIMEOUT_S = 20
 ATTEMPTS = 3  # per call; each resumes the one before
@@ -61,7 +59,7 @@ def known_names(missing: Path) -> str:
     """Say what names weights that exist, for one that does not."""
     known = (
         "Expected a file, a folder, a URL, whose file is kept under "
-        f"{cache_folder()}, or a name that `list_models` knows."
+        f"${HOME} or ~/.cache/paddleseg_segformer, or a name that `list_models` knows."
     )
     is_hub_name = len(missing.parts) == 2 and not (missing.suffix or missing.parent.is_dir())
     return f"{known} {NO_HUB.format(missing.as_posix())}" if is_hub_name else known
@@ -129,17 +127,14 @@ def fetch(url: str, folder: Path | None = None) -> Path:
 def _fetch_once(remote: Remote) -> None:
     """Download beside the target and rename; processes that want the same file wait in line."""
     make_folder(remote.target.parent)
-    with _locked(remote.part) as file:
+    with locked(remote.part, wait=True):
         if remote.target.is_file():  # another process was faster
             remote.part.unlink(missing_ok=True)
             return
-        if not remote.part.exists():  # another process was faster, and found its checksum wrong
-            return _fetch_once(remote)
-        _download(remote, file)
-        file.flush()
-        os.fsync(file.fileno())
-        if IS_WINDOWS:  # nothing is locked there, and an open file cannot be renamed
-            file.close()
+        with open(remote.part, "ab") as file:
+            _download(remote, file)
+            file.flush()
+            os.fsync(file.fileno())
         try:
             _verify(remote.part, remote)
         except UserError:
@@ -219,19 +214,6 @@ def _restart(remote: Remote, file: BinaryIO) -> None:
     file.seek(0)
     file.truncate()
     remote.tag_file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(part: Path) -> Iterator[BinaryIO]:
-    """Open a file for appending, locked against other processes where the system can."""
-    with open(part, "ab") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            pass
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
 
 
 def _verify(path: Path, remote: Remote) -> None:
