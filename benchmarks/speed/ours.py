@@ -17,7 +17,6 @@ from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.models.layers import upsample
 
 BACKENDS = {
     "ours-inference": "paddle",
@@ -74,7 +73,7 @@ def _network_pass(network: Callable[[Tensor], Tensor], images: np.ndarray) -> Su
 def _training(files: Files, images: np.ndarray, use_recompute: bool) -> Subject:
     """Return one step as the trainer does it, with the recipe's optimizer."""
     from paddleseg_segformer.config.building import build_optimizer
-    from paddleseg_segformer.losses import CrossEntropyLoss
+    from paddleseg_segformer.losses import CrossEntropyLoss, loss_of_network
 
     model = build_model(files)
     model.backbone.use_recompute = use_recompute
@@ -86,10 +85,10 @@ def _training(files: Files, images: np.ndarray, use_recompute: bool) -> Subject:
     model.train()
 
     def run() -> Tensor:
-        loss = loss_of(upsample(model(x), label.shape[1:]), label)
+        loss = loss_of_network(loss_of, model(x), label)
         loss.backward()
         optimizer.step()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)
         return before
 
     image_hw = images.shape[1], images.shape[2]
