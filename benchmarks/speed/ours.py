@@ -12,12 +12,14 @@ from benchmarks.speed import tail
 from benchmarks.speed.cases import MEAN, MERGED, STD, Case
 from benchmarks.speed.files import Files, build_model, normalized
 from benchmarks.speed.subject import Subject, labels_of_logits, to_array
-from paddleseg_segformer.cpu import prepare_cpu
+from paddleseg_segformer.cpu import prepare_cpu, return_largest_blocks
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 
+# queries merged by stage in training
+TRAINED_MERGE = {"ours-merged2": (2, 2, 1, 1), "ours-merged3": (2, 2, 2, 1)}
 BACKENDS = {
     "ours-inference": "paddle",
     "ours-onnxruntime": "onnxruntime",
@@ -32,7 +34,7 @@ def build(case: Case, files: Files) -> Subject:
         return tail.build(case, files)
     images = files.images(setting.image_hw, setting.batch)
     if setting.task == "train":
-        return _training(files, images, use_recompute=case.engine == "ours-recompute")
+        return _training(files, images, case.engine)
     network = _network(case, files)
     if setting.task == "network":
         return _network_pass(network, images)
@@ -70,13 +72,16 @@ def _network_pass(network: Callable[[Tensor], Tensor], images: np.ndarray) -> Su
     return Subject(run, lambda out: labels_of_logits(out.numpy(), image_hw), to_array)
 
 
-def _training(files: Files, images: np.ndarray, use_recompute: bool) -> Subject:
+def _training(files: Files, images: np.ndarray, engine: str) -> Subject:
     """Return one step as the trainer does it, with the recipe's optimizer."""
     from paddleseg_segformer.config.building import build_optimizer
     from paddleseg_segformer.losses import CrossEntropyLoss, loss_of_network
 
     model = build_model(files)
-    model.backbone.use_recompute = use_recompute
+    model.backbone.use_recompute = engine == "ours-recompute"
+    for stage, ratio in enumerate(TRAINED_MERGE.get(engine, ()), start=1):
+        for block in getattr(model.backbone, f"block{stage}"):
+            block.attn.merge = ratio
     prepare_cpu(model)
     x, label = training_batch(images, files.num_classes)
     before = eval_logits(model, x)
@@ -91,6 +96,8 @@ def _training(files: Files, images: np.ndarray, use_recompute: bool) -> Subject:
         optimizer.clear_grad(set_to_zero=False)
         return before
 
+    run()
+    return_largest_blocks(model)
     image_hw = images.shape[1], images.shape[2]
     return Subject(run, lambda out: labels_of_logits(out, image_hw), lambda out: out)
 

@@ -14,6 +14,7 @@ import paddle.distributed as dist
 from paddle import Tensor, nn
 
 from paddleseg_segformer.contracts import pad_multiple_of
+from paddleseg_segformer.cpu import return_largest_blocks
 from paddleseg_segformer.data.loader import Batch
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.losses import loss_of_network
@@ -186,8 +187,11 @@ class Trainer:
             stack.enter_context(closing(batches))
             self.model.train()
             set_training(self.network, self.frozen)
+            first = self.iteration
             while self.iteration < self.iters and not any_process(self.stop_requested):
                 self._step(batches)
+                if self.iteration == first:
+                    return_largest_blocks(self.network)
                 self.iteration += 1
                 for hook in self.hooks:
                     hook.after_step(self)
