@@ -28,7 +28,7 @@ def build(folder: Path) -> Path:
     """
     library = folder / "older_processor.so"
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    command = [*compiler, "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"]
+    command = [*compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
         environment = {**os.environ, "LD_PRELOAD": str(library)}
