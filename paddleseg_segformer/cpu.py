@@ -85,16 +85,16 @@ def return_large_blocks() -> None:
 def return_largest_blocks(trained: nn.Layer) -> None:
     """Let glibc return the largest blocks of a training step; called after the first one.
 
-    They are those above a sixteenth of what the step held at once, such as the maps of the
-    head: few, so that mapping them again costs little, and where one was kept the next would not
-    fit: Paddle asks for aligned blocks.
+    They are those above a sixteenth of what the step held at once, such as the maps of the head:
+    few, so that mapping them again costs little. Where one is kept, the next of its size does not
+    fit into it, for Paddle asks for aligned blocks.
     """
     import paddle
 
     if _recomputes(trained) or paddle.get_device() != "cpu":
         return
     held = paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
-    _set_options({M_MMAP_THRESHOLD: held // 16})
+    _set_options({M_MMAP_THRESHOLD: max(held // 16, LARGE_BLOCK)})
 
 
 def _recomputes(trained: nn.Layer) -> bool:

@@ -40,7 +40,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
     """Return softmax(q k^T / sqrt(D)) v.
 
     Without gradients the queries are processed in blocks, so that the L x S scores never exist at
-    once. On a CPU their softmax is computed again for the gradients.
+    once.
 
     Args:
         q: (N, L, M, D).
@@ -59,8 +59,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
         starts = range(0, q.shape[1], rows)
         blocks = [paddle.matmul(attention_weights(q[:, i : i + rows], k), v) for i in starts]
         return paddle.concat(blocks, axis=2).transpose([0, 2, 1, 3])
-    if cpu_gradients.is_on_cpu(q) and not (training and dropout):
-        return cpu_gradients.attend(q, k, v, attention_weights).transpose([0, 2, 1, 3])
     return _weighted(attention_weights(q, k), v, dropout, training)
 
 

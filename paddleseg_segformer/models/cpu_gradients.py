@@ -5,8 +5,7 @@ resized by products with small matrices, and the Mix-FFN keeps its hidden map ch
 the same function as the plain lines after its call, which run on GPUs and in graphs, and which the
 tests compare it with.
 
-Shapes: N batch, C channels, L tokens (h * w), S key tokens, M heads, D head width, K classes, h w
-sides of a feature map.
+Shapes: N batch, C channels, L tokens (h * w), K classes, h w sides of a feature map.
 """
 
 from __future__ import annotations
@@ -62,20 +61,6 @@ def mix_ffn(
         return MixFFNGradient.apply(x, *normed, *weights, tuple(hw), epsilon)
     x = x if norm is None else norm(x)
     return _mix_ffn(_mix_ffn_hidden(x, weights, hw), weights)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, weights_of: Callable[..., Tensor]) -> Tensor:
-    """Return weights_of(q, k) v; the weights are not kept.
-
-    Args:
-        q, k: (N, L, M, D) and (N, S, M, D).
-        v: (N, M, S, D).
-        weights_of: queries and keys -> attention weights (N, M, L, S).
-
-    Returns:
-        (N, M, L, D).
-    """
-    return AttentionGradient.apply(q, k, v, weights_of)
 
 
 def normed_linears(
@@ -199,31 +184,6 @@ class MixFFNGradient(PyLayer):
             x.backward(d_x)
         d_inputs = [d_x] if ctx.epsilon is None else [tensor.grad for tensor in inputs]
         return _wanted(ctx, *d_inputs, d_fc1, d_bias1, d_kernel, d_kernel_bias, d_fc2, d_bias2)
-
-
-class AttentionGradient(PyLayer):
-    """Attention whose weights are computed again for the gradients."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, weights_of: Callable[..., Tensor]
-    ) -> Tensor:
-        """(N, L, M, D), (N, S, M, D) and (N, M, S, D) -> (N, M, L, D)."""
-        ctx.weights_of = weights_of
-        ctx.is_wanted = [not tensor.stop_gradient for tensor in (q, k, v)]
-        ctx.save_for_backward(q, k, v)
-        return paddle.matmul(weights_of(q, k), v)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """(N, M, L, D) -> the gradients of the inputs, None for those without one."""
-        *inputs, v = ctx.saved_tensor()
-        q, k = _leaves(inputs)
-        with paddle.enable_grad():
-            weights = ctx.weights_of(q, k)
-        d_v = paddle.matmul(weights.detach(), dy, transpose_x=True)
-        weights.backward(paddle.matmul(dy, v, transpose_y=True))
-        return _wanted(ctx, q.grad, k.grad, d_v)
 
 
 class NormedLinears(PyLayer):
