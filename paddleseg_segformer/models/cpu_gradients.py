@@ -143,9 +143,9 @@ class MixFFNGradient(PyLayer):
     """
 
     @staticmethod
-    def forward(ctx: Any, *tensors: Any) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
         """(N, L, C), parameters of a norm and a `MixFFN`, (h, w), epsilon -> (N, L, C)."""
-        *tensors, hw, ctx.epsilon = tensors
+        *tensors, hw, ctx.epsilon = arguments
         inputs, weights = tensors[:-6], tensors[-6:]
         hidden = _mix_ffn_hidden(_normed(*inputs, ctx.epsilon), weights, hw)
         fc1_weight, _, kernel, kernel_bias, fc2_weight, _ = weights
@@ -190,9 +190,9 @@ class NormedLinears(PyLayer):
     """Linears of maps that are made of a LayerNorm's output; only its input is kept."""
 
     @staticmethod
-    def forward(ctx: Any, *tensors: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         """(N, L, C), the norm's parameters, weights and biases in turn -> (N, L_i, D_i) each."""
-        *tensors, ctx.parts_of, ctx.epsilon = tensors
+        *tensors, ctx.parts_of, ctx.epsilon = arguments
         ctx.is_wanted = [not tensor.stop_gradient for tensor in tensors]
         inputs, weights, biases = tensors[:3], tensors[3::2], tensors[4::2]
         ctx.save_for_backward(*inputs, *weights)
