@@ -241,12 +241,13 @@ class ResizedSum(PyLayer):
     def forward(ctx: Any, total: Tensor, *others: Tensor) -> Tensor:
         """(N, C, h, w) and others (N, C, h_i, w_i) -> (N, C, h, w)."""
         ctx.sizes = [smaller.shape[2:] for smaller in others]
+        ctx.is_wanted = [not tensor.stop_gradient for tensor in (total, *others)]
         return _resized_sum(total, *others)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
-        """(N, C, h, w) -> the gradient of each map."""
-        return dy, *(_resized_gradient(dy, hw) for hw in ctx.sizes)
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """(N, C, h, w) -> the gradient of each map, None for those without one."""
+        return _wanted(ctx, dy, *(_resized_gradient(dy, hw) for hw in ctx.sizes))
 
 
 def _leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -275,10 +276,10 @@ def _as_matrix(weight: Tensor) -> Tensor:
 
 
 def _as_weight(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undo `_as_matrix`."""
+    """Undo `_as_matrix`; contiguous, for processes exchange gradients as they lie in memory."""
     if len(shape) == 2:
         return matrix
-    return matrix.reshape([*shape[2:], shape[1], shape[0]]).transpose([3, 2, 0, 1])
+    return matrix.reshape([*shape[2:], shape[1], shape[0]]).transpose([3, 2, 0, 1]).contiguous()
 
 
 def _mix_ffn_hidden(x: Tensor, weights: Sequence[Tensor], hw: Sequence[int]) -> Tensor:
@@ -332,6 +333,8 @@ def _resized_gradient(dy: Tensor, hw: Sequence[int]) -> Tensor:
 
 
 def _resized_sum(total: Tensor, *others: Tensor) -> Tensor:
+    if total.is_leaf:  # nothing before it has gradients, and Paddle lets no one write to it
+        total = total.clone()
     hw = total.shape[2:]
     for smaller in others:
         total.add_(_resized(smaller, hw))

@@ -104,6 +104,21 @@ def test_frozen_parts_of_a_block_get_no_gradient(frozen, x_is_frozen, automatic)
         np.testing.assert_allclose(one, expected[name], atol=bound, rtol=1e-3, err_msg=name)
 
 
+def test_head_trains_behind_a_frozen_first_map(automatic):
+    model = SegFormer(5, small_mit(drop_path_rate=0.0), embedding_dim=16, dropout_rate=0.0)
+    model.train()
+    frozen = tuple(f"backbone.{name}1" for name in ("patch_embed", "block", "norm"))
+    for name, parameter in model.named_parameters():
+        if name.startswith((*frozen, "linear_c1", "linear_fuse")):
+            parameter.stop_gradient = True
+    x, label = paddle.randn([2, 3, 64, 64]), paddle.randint(0, 5, [2, 64, 64])
+    _, found, _ = step(model, x, label)
+    _, expected, _ = step(model, x, label, automatic)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, atol=2e-6, rtol=1e-4, err_msg=name)
+
+
 def test_block_keeps_neither_norms_nor_patches(automatic):
     allocated = paddle.base.core.host_memory_stat_current_value
     block = Block(16, 1, 4, 4, True, 0.0, 0.0, 0.0, 1e-6, 1e-5)
