@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import os
@@ -207,6 +208,19 @@ class Predictor:
     def settings(self, settings: InferenceSettings) -> None:
         self.pipeline.settings = settings
 
+    @property
+    def num_callers(self) -> int:
+        """Return from how many threads to call it at the same time: 1, unless its engine gains."""
+        number: int = getattr(self.pipeline.network, "num_callers", 1)
+        return number
+
+    def with_settings(self, settings: InferenceSettings) -> Predictor:
+        """Return a predictor of other settings and the same network."""
+        predictor = copy.copy(self)
+        predictor.pipeline = copy.copy(self.pipeline)
+        predictor.settings = settings
+        return predictor
+
     @classmethod
     def from_config(
         cls,
@@ -319,6 +333,7 @@ class Predictor:
         use_trt: bool = False,
         max_side_px: int = MAX_SIDE_PX,
         has_cache: bool = False,
+        streams: int = 1,
         **overrides: Any,
     ) -> Predictor:
         """Load an exported model with the `deploy.yaml` beside it.
@@ -339,6 +354,9 @@ class Predictor:
             use_trt: Let TensorRT run the network, in Paddle Inference on GPU.
             max_side_px: Longest side that may go through the network at once.
             has_cache: Keep what OpenVINO compiles in the user's cache folder, for quicker starts.
+            streams: Images that OpenVINO or ONNX Runtime computes at the same time, on `threads`
+                together, where the predictor is called from several threads (`num_callers`). 0: as
+                many as are sensible.
             overrides: Fields of `InferenceSettings` that replace the exported ones.
 
         Raises:
@@ -360,6 +378,7 @@ class Predictor:
             use_trt,
             max_side_px,
             has_cache,
+            streams,
         )
         network = load_network(folder, options)
         if self_check:

@@ -24,6 +24,7 @@ from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, one_line
 from paddleseg_segformer.files import atomic_path
 from paddleseg_segformer.inference.given_labels import LabelPipeline
+from paddleseg_segformer.inference.image_sources import in_streams
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA
 from paddleseg_segformer.inference.temporal import TemporalAverage
 
@@ -59,6 +60,11 @@ class FilmOptions:
     smoothing: float = 0.0
     keeps_audio: bool = False
     is_live: bool = False
+
+    @property
+    def is_serial(self) -> bool:
+        """Tell whether a frame has to wait for the one before."""
+        return bool(self.smoothing) or self.is_live
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -115,6 +121,17 @@ def predict_video(
             "out, or export the model with --output_op none."
         )
     average = TemporalAverage(options.smoothing)
+    threads = 1 if options.is_serial else predictor.num_callers
+
+    def pictured(frame: _Frame) -> tuple[_Frame, dict[str, np.ndarray]]:
+        """Return a frame and what the films show of it."""
+        if frame.image is None:
+            return frame, {}
+        if options.smoothing:
+            average.next_frame()
+        [prediction] = predictor.predict_read([frame.image])
+        return frame, {kind: _picture(kind, prediction, alpha) for kind in destinations}
+
     start, num_frames = time.perf_counter(), 0
     with ExitStack() as stack, explained():
         film = stack.enter_context(_opened(source, options))
@@ -126,19 +143,16 @@ def predict_video(
         stack.callback(lambda: [writer.container.close() for writer in writers.values()])
         bar = tqdm(total=film.total(options), unit="frame", disable=None)
         with bar, suppress(*(KeyboardInterrupt,) if options.is_live else ()):
-            for ticks, image, sound in film.frames(options):
-                if image is not None:
-                    average.next_frame()
-                    [prediction] = predictor.predict_read([image])
-                    for kind, path in paths.items():
-                        picture = _picture(kind, prediction, alpha)
-                        if kind not in writers:
-                            writers[kind] = _Writer(path, kind, picture, film, options)
-                        writers[kind].write(picture, ticks)
+            for frame, pictures in in_streams(pictured, film.frames(options), threads):
+                for kind, picture in pictures.items():
+                    if kind not in writers:
+                        writers[kind] = _Writer(paths[kind], kind, picture, film, options)
+                    writers[kind].write(picture, frame.ticks)
+                if frame.image is not None:
                     num_frames += 1
                     bar.update()
                 for writer in writers.values():
-                    writer.copy(sound)
+                    writer.copy(frame.sound)
         for writer in writers.values():
             writer.finish()
         if not num_frames:

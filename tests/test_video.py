@@ -12,6 +12,7 @@ import threading
 from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -125,6 +126,27 @@ def test_labels_are_lossless_in_films_of_odd_sizes(predictor, tmp_path) -> None:
     assert np.median(np.abs(shown.astype(int) - colors)) <= 3
     capture = cv2.VideoCapture(str(out["label"]))  # another reader of FFV1
     assert [capture.read()[0] for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_frames_in_streams_make_the_same_film(predictor, tmp_path) -> None:
+    source = write_film(tmp_path / "in.mp4", map(stripes, range(20)))
+    plain, streamed = tmp_path / "plain.mkv", tmp_path / "streamed.mkv"
+    predict_video(predictor, source, {"label": plain})
+    together = threading.Barrier(2)
+
+    class Paired(BrightestChannel):
+        num_callers = 2
+        calls = count()
+
+        def __call__(self, x: np.ndarray) -> np.ndarray:
+            if 0 < next(self.calls) <= 10:
+                together.wait(10)
+            return super().__call__(x)
+
+    predictor.pipeline.network = Paired()
+    assert predict_video(predictor, source, {"label": streamed})[0] == 20
+    np.testing.assert_array_equal(read_labels(streamed), read_labels(plain))
+    assert times_of(streamed) == times_of(plain)
 
 
 def test_more_than_256_classes_need_16_bits(tmp_path) -> None:

@@ -23,6 +23,8 @@ TASKS = {
     "network": "normalised float32 tensor in the engine's own form -> the network's own output",
     "end_to_end": "RGB uint8 array (H, W, 3) in memory -> label map (H, W): normalisation, network,"
     " resizing, argmax; file decoding is not included",
+    "files": "PNG files of images in a folder -> PNG files of label maps, as many as the batch: a "
+    "command's loop over them, the model being loaded; PaddleSeg also writes overlays",
     "slide": "RGB uint8 array of H x 2H px in memory -> label map: windows of H x H px every "
     f"{SLIDE_STRIDE:g} H, network, averaging, argmax; file decoding is not included",
     "tail": "logits (N, K, H / 4, W / 4) float32 -> label map of H x W: resizing, argmax",
@@ -50,7 +52,7 @@ class Engine:
     module: str
     file: str
     packages: tuple[str, ...]
-    tasks: tuple[str, ...] = ("network", "end_to_end", "slide")
+    tasks: tuple[str, ...] = ("network", "end_to_end", "files", "slide")
     precisions: tuple[str, ...] = ("fp32",)
     output: str = "logits at a quarter of the input's size"
     label_file: str | None = None
@@ -62,10 +64,11 @@ _PADDLESEG = ("paddle", "paddleseg")
 _TORCH = ("torch", "transformers")
 
 _TENSOR_TO_LABEL = ("network", "end_to_end")  # tasks
-_WITH_TRAINING = ("network", "end_to_end", "slide", "train")
+_WITH_TRAINING = ("network", "end_to_end", "slide", "train", "files")
+_OF_A_GRAPH = ("network", "end_to_end", "slide")  # PaddleSeg's commands take models
 
 ENGINES = {
-    "ours": Engine("ours, dygraph", "ours", "weights", ("paddle",), tuple(TASKS)),
+    "ours": Engine("ours, dygraph", "ours", "weights", ("paddle",), (*_WITH_TRAINING, "tail")),
     "ours-recompute": Engine(
         "ours, dygraph, use_recompute", "ours", "weights", ("paddle",), ("train",)
     ),
@@ -109,6 +112,7 @@ ENGINES = {
         "paddleseg_peer",
         "paddleseg_graph",
         _PADDLESEG,
+        _OF_A_GRAPH,
         output=_FULL,
         label_file="paddleseg_label_graph",
     ),
@@ -117,6 +121,7 @@ ENGINES = {
         "paddleseg_peer",
         "paddleseg_onnx",
         (*_PADDLESEG, "onnxruntime", "paddle2onnx", "onnxslim"),
+        _OF_A_GRAPH,
         output=_FULL,
         label_file="paddleseg_label_onnx",
     ),
@@ -125,12 +130,17 @@ ENGINES = {
         "paddleseg_peer",
         "paddleseg_onnx",
         (*_PADDLESEG, "openvino", "paddle2onnx", "onnxslim"),
+        _OF_A_GRAPH,
         precisions=("fp32", "bf16"),
         output=_FULL,
         label_file="paddleseg_label_onnx",
     ),
     "transformers": Engine(
-        "transformers, eager", "transformers_peer", "transformers", _TORCH, _TENSOR_TO_LABEL
+        "transformers, eager",
+        "transformers_peer",
+        "transformers",
+        _TORCH,
+        (*_TENSOR_TO_LABEL, "files"),
     ),
     "transformers-compile": Engine(
         "transformers, torch.compile", "transformers_peer", "transformers", _TORCH, _TENSOR_TO_LABEL

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import paddle
+import yaml
 from paddle import Tensor
 
 from benchmarks.speed import tail
 from benchmarks.speed.cases import MEAN, MERGED, STD, Case
 from benchmarks.speed.files import Files, build_model, normalized
-from benchmarks.speed.subject import Subject, labels_of_logits, to_array
+from benchmarks.speed.subject import Pictures, Subject, labels_of_logits, to_array
+from paddleseg_segformer.cli import infer, predict
 from paddleseg_segformer.cpu import prepare_cpu, return_largest_blocks
 from paddleseg_segformer.data.normalize import Normalize
+from paddleseg_segformer.inference.image_sources import find_images
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
@@ -35,6 +41,8 @@ def build(case: Case, files: Files) -> Subject:
     images = files.images(setting.image_hw, setting.batch)
     if setting.task == "train":
         return _training(files, images, case.engine)
+    if setting.task == "files":
+        return _files_pass(case, files, Pictures(case, files))
     network = _network(case, files)
     if setting.task == "network":
         return _network_pass(network, images)
@@ -70,6 +78,46 @@ def _network_pass(network: Callable[[Tensor], Tensor], images: np.ndarray) -> Su
 
     image_hw = images.shape[1], images.shape[2]
     return Subject(run, lambda out: labels_of_logits(out.numpy(), image_hw), to_array)
+
+
+def _files_pass(case: Case, files: Files, pictures: Pictures) -> Subject:
+    """Return what `predict` and `infer` do with a folder, without overlays."""
+    common = ["--image_path", pictures.folder, "--save_dir", pictures.results, "--outputs", "label"]
+    if case.engine == "ours":
+        config = pictures.folder.parent / "config.yml"
+        config.write_text(yaml.safe_dump(_config(files)))
+        model = ["--config", config, "--model_path", files.path(case.file), "--device", "cpu"]
+        job: ModuleType = predict
+    else:
+        backend = ["--backend", BACKENDS[case.engine], "--precision", case.precision]
+        threads = ["--cpu_threads", case.setting.threads, "--streams", 0]
+        model, job = ["--config", files.path(case.file), *backend, *threads], infer
+    parser = ArgumentParser()
+    job.add_arguments(parser)
+    worker = predict.Worker(parser.parse_args([str(part) for part in (*model, *common)]))
+    images = find_images(str(pictures.folder))
+
+    def run() -> None:
+        failures = [error for _, error in worker(images) if error]
+        assert not failures, failures
+
+    return Subject(run, pictures.labels)
+
+
+def _config(files: Files) -> dict[str, Any]:
+    """Return a config of the run's model."""
+    backbone = {"type": f"MixVisionTransformer_{files.variant}"}
+    width = build_model(files).linear_pred.weight.shape[1]
+    model = {"type": "SegFormer", "num_classes": files.num_classes, "embedding_dim": width}
+    normalize = {"type": "Normalize", "mean": list(MEAN), "std": list(STD)}
+    return {
+        "model": {**model, "backbone": backbone},
+        "val_dataset": {
+            "type": "Dataset",
+            "num_classes": files.num_classes,
+            "transforms": [normalize],
+        },
+    }
 
 
 def _training(files: Files, images: np.ndarray, engine: str) -> Subject:

@@ -20,7 +20,7 @@ from benchmarks.speed.sessions import (
     openvino_session,
     paddle_inference_session,
 )
-from benchmarks.speed.subject import Subject, labels_of_logits, to_array
+from benchmarks.speed.subject import Pictures, Subject, labels_of_logits, to_array
 
 
 def build(case: Case, files: Files) -> Subject:
@@ -31,6 +31,8 @@ def build(case: Case, files: Files) -> Subject:
         return _training(files, images)
     if case.engine == "paddleseg":
         model = _model(files)
+        if setting.task == "files":
+            return _files_pass(model, files, Pictures(case, files))
         if setting.task == "network":
             return _dygraph_pass(model, images)
         return _inference(model, images, setting)
@@ -141,6 +143,27 @@ def _inference(network: Callable[[Tensor], Any], images: np.ndarray, setting: Se
         return found
 
     return Subject(run, np.stack)
+
+
+def _files_pass(model: paddle.nn.Layer, files: Files, pictures: Pictures) -> Subject:
+    """Return its own prediction of a list of files; it loads the weights each time.
+
+    Its overlays go to a folder of their own.
+    """
+    predict = import_module("paddleseg.core.predict").predict
+    weights, paths = str(files.path("weights")), [str(path) for path in pictures.paths]
+    transforms = _transforms()
+    root = pictures.folder.parent / "paddleseg"
+
+    def run() -> None:
+        predict(model, weights, transforms, paths, str(pictures.folder), str(root))
+
+    def labels(result: None) -> np.ndarray:
+        for path in (root / "pseudo_color_prediction").iterdir():
+            path.replace(pictures.results / path.name)
+        return pictures.labels(result)
+
+    return Subject(run, labels)
 
 
 def _training(files: Files, images: np.ndarray) -> Subject:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.speed.cases import MEAN, STD, Case
 from benchmarks.speed.files import Files, normalized
 from benchmarks.speed.sessions import onnxruntime_session, openvino_session
-from benchmarks.speed.subject import Subject, labels_of_logits, to_array
+from benchmarks.speed.subject import Pictures, Subject, labels_of_logits, to_array
 from paddleseg_segformer.files import atomic_path
 
 
@@ -21,6 +22,8 @@ def build(case: Case, files: Files) -> Subject:
     torch.set_num_threads(case.setting.threads)
     torch.set_grad_enabled(False)
     images = files.images(case.setting.image_hw, case.setting.batch)
+    if case.setting.task == "files":
+        return _files_pass(files, Pictures(case, files))
     network = _network(case, files)
     image_hw = case.setting.image_hw
     if case.setting.task == "network":
@@ -28,10 +31,7 @@ def build(case: Case, files: Files) -> Subject:
         return Subject(
             lambda: network(x), lambda out: labels_of_logits(out.numpy(), image_hw), to_array
         )
-    transformers = import_module("transformers")
-    processor = transformers.SegformerImageProcessor(
-        do_resize=False, image_mean=list(MEAN), image_std=list(STD)
-    )
+    processor = _processor()
     outputs = import_module("transformers.modeling_outputs").SemanticSegmenterOutput
 
     def run() -> list[Any]:
@@ -40,6 +40,30 @@ def build(case: Case, files: Files) -> Subject:
         return processor.post_process_semantic_segmentation(found, [image_hw] * len(images))
 
     return Subject(run, lambda labels: np.stack([label.numpy() for label in labels]))
+
+
+def _processor() -> Any:
+    return import_module("transformers").SegformerImageProcessor(
+        do_resize=False, image_mean=list(MEAN), image_std=list(STD)
+    )
+
+
+def _files_pass(files: Files, pictures: Pictures) -> Subject:
+    """Return its pipeline over the files, whose mask of each class goes into one label map."""
+    pipeline = import_module("transformers").pipeline(
+        "image-segmentation", model=_model(files), image_processor=_processor(), device="cpu"
+    )
+    ids = pipeline.model.config.label2id
+
+    def run() -> None:
+        for path in pictures.paths:
+            segments = pipeline(str(path))
+            label = np.zeros(np.asarray(segments[0]["mask"]).shape, np.uint8)
+            for segment in segments:
+                label[np.asarray(segment["mask"]) > 0] = ids[segment["label"]]
+            Image.fromarray(label).save(pictures.results / path.name)
+
+    return Subject(run, pictures.labels)
 
 
 def _network(case: Case, files: Files) -> Any:

@@ -100,7 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--bad_share", type=float, default=0.1, help="share of malformed requests")
     add("--backend", default="auto", help="backend of the service")
     add("--threads", type=int, default=2, help="threads of the network")
-    add("--max_batch", type=int, default=4, help="--max_batch of the service")
+    add("--streams", type=int, default=0, help="--streams of the service")
+    add("--max_batch", type=int, help="--max_batch of the service")
     add("--max_wait_ms", type=float, default=5.0, help="--max_wait_ms of the service")
     add("--seed", type=int, default=0, help="seed of the order of the requests")
     return parser
@@ -145,11 +146,11 @@ def running_service(args: argparse.Namespace) -> Iterator[tuple[subprocess.Popen
         "--config": args.config,
         "--backend": args.backend,
         "--threads": args.threads,
-        "--max_batch": args.max_batch,
+        "--streams": args.streams,
         "--max_wait_ms": args.max_wait_ms,
         "--max_bytes": MAX_BYTES,
         "--port": 0,
-    }
+    } | ({"--max_batch": args.max_batch} if args.max_batch else {})
     command = [str(part) for pair in flags.items() for part in pair]
     process = subprocess.Popen(
         [sys.executable, SCRIPT, *command], stdout=subprocess.PIPE, text=True

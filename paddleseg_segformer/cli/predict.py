@@ -12,11 +12,11 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -48,19 +48,20 @@ from paddleseg_segformer.files import check_folder
 from paddleseg_segformer.inference.image_sources import (
     ImageFile,
     find_images,
+    in_order,
+    in_streams,
     is_large,
     is_video,
     read_ahead,
 )
 from paddleseg_segformer.inference.overlay import OVERLAY_ALPHA
 from paddleseg_segformer.inference.plan import memory_line
-from paddleseg_segformer.runtimes.engines import BACKENDS, MAX_SIDE_PX, PRECISIONS
+from paddleseg_segformer.runtimes.engines import BACKENDS, MAX_SIDE_PX, MAX_STREAMS, PRECISIONS
 from paddleseg_segformer.video import SUFFIXES, FilmOptions, predict_video
 
 if TYPE_CHECKING:
     from paddleseg_segformer.config import Config
     from paddleseg_segformer.data.labels import LabelSet
-    from paddleseg_segformer.inference.arrays import Array
     from paddleseg_segformer.inference.pipeline import ImageLogits, Pipeline
     from paddleseg_segformer.inference.settings import InferenceSettings
     from paddleseg_segformer.predictor import Prediction, Predictor
@@ -79,7 +80,9 @@ EXPORT_FLAGS: dict[str, Any] = {
     "use_trt": False,
     "max_side_px": MAX_SIDE_PX,
     "self_check": False,
+    "streams": 0,
 }
+MIN_STREAMED = 8  # images; for fewer, streams are not worth what OpenVINO compiles for them
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -89,7 +92,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--export_dir",
         help="folder of an exported model, instead of --config and --model_path; --backend, "
-        "--precision, --cpu_threads, --use_trt, --max_side_px and --self_check are for it",
+        "--precision, --cpu_threads, --streams, --use_trt, --max_side_px and --self_check are for "
+        "it",
     )
     add_prediction_arguments(parser, "aug_pred")
     add_paddleseg_flags(parser, "predict")
@@ -119,6 +123,14 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         "int8_onnx; int8-bf16: openvino, and bf16 for what is not int8",
     )
     add("--cpu_threads", type=int, help="threads of the network on the CPU; default: all cores")
+    add(
+        "--streams",
+        type=int,
+        metavar="N",
+        help="images that are predicted at the same time, by OpenVINO or ONNX Runtime; they share "
+        f"--cpu_threads. Default: one for each thread, at most {MAX_STREAMS}; 1 for fewer than "
+        f"{MIN_STREAMED} images",
+    )
     add(
         "--use_trt",
         nargs="?",
@@ -283,6 +295,9 @@ def run(args: Namespace) -> None:
     files = ResultFiles(args)
     results = [f"{files.folder}/{folder}" for folder in RESULTS]
     images = _found_images(args, results) if has_images else []
+    if args.export_dir and not args.streams:
+        is_serial = film.is_serial if film else len(images) < MIN_STREAMED or args.batch_size > 1
+        args.streams = 1 if is_serial or args.actors else 0
     if args.actors:
         _predict_on_ray(args, images, files)
         return
@@ -299,18 +314,23 @@ def run(args: Namespace) -> None:
     left = record.begin(share, args.resume)
     timer = worker.timer
     if args.benchmark and left:
-        predictor.pipeline.network = _TimedNetwork(predictor.pipeline.network, timer)
+        exported: Any = predictor.pipeline.network
+        exported.watch = partial(timer, "network")
         _predict(list(read_ahead(left[:1], worker.read)), predictor, timer)
         timer.seconds.clear()  # the first call sets up memory
+    start_s = time.monotonic()
     failures = _follow(worker(left), len(left), rank, predictor.pipeline)
     worker.files.finish()
     if args.benchmark:
         network: Any = predictor.pipeline.network
         num_done = len(left) - len(failures)
         threads = f", {network.options.threads} threads" if network.device == "cpu" else ""
+        num_streams = network.options.streams
+        streams = f" in {num_streams} streams" if num_streams > 1 else ""
+        rate = num_done / (time.monotonic() - start_s)
         print(
             f"{num_done} images, batch size {args.batch_size}, {network.options.precision}"
-            f"{threads}, {worker.runs_on}; ms per image:"
+            f"{threads}{streams}, {worker.runs_on}, {rate:.2f} images/s; ms per image:"
         )
         print(timer.report(max(1, num_done)))
     record.end(failures, len(share), len(left))
@@ -446,22 +466,14 @@ class Worker:
         others: list[ImageFile] = []
         for image in images:
             (large if is_large(image.path) else others).append(image)
-        pending: tuple[ImageFile, Future[None]] | None = None  # written while the next is predicted
-        with ThreadPoolExecutor(1) as pool:
-            for image, prediction in self._predictions(others):
-                if pending:
-                    yield self._written(*pending)
-                    pending = None
-                if isinstance(prediction, UserError):
-                    yield image, _named(image, prediction)
-                elif self.files.needs_network:  # which belongs to this thread
-                    with self.timer("write"):
-                        self.files.save(prediction, image)
-                    yield image, ""
-                else:
-                    pending = image, pool.submit(self.files.save, prediction, image)
-            if pending:
-                yield self._written(*pending)
+        predictions = self._predictions(others)
+        if self.files.needs_network:  # in this thread, and one after the other
+            yield from map(self._written, predictions)
+        else:
+            yield from in_order(self._written, predictions, self.predictor.num_callers)
+        if large and self.predictor.num_callers > 1:  # they have one window at a time
+            network: Any = self.predictor.pipeline.network
+            network.use_streams(1)
         for image in large:
             try:
                 predict_large(self.predictor, image, self.files)
@@ -470,17 +482,33 @@ class Worker:
             else:
                 yield image, ""
 
-    def _written(self, image: ImageFile, saved: Future[None]) -> tuple[ImageFile, str]:
-        """Return an image once its results are written; raises what failed there."""
+    def _written(self, found: tuple[ImageFile, Prediction | UserError]) -> tuple[ImageFile, str]:
+        """Write an image's results; return why there are none, or "".
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        image, prediction = found
+        if isinstance(prediction, UserError):
+            return image, _named(image, prediction)
         with self.timer("write"):
-            saved.result()
+            self.files.save(prediction, image)
         return image, ""
 
     def _predictions(
         self, images: Sequence[ImageFile]
     ) -> Iterator[tuple[ImageFile, Prediction | UserError]]:
         """Yield each image and its prediction, or why it failed."""
-        source = read_ahead(images, self.read)
+
+        def predict(batch: tuple[list[_Read], Predictor]) -> _Predicted:
+            return _predict(*batch, self.timer)
+
+        num_callers = self.predictor.num_callers
+        yield from chain.from_iterable(in_streams(predict, self._batches(images), num_callers))
+
+    def _batches(self, images: Sequence[ImageFile]) -> Iterator[tuple[list[_Read], Predictor]]:
+        """Yield images that are predicted together, and the predictor for them."""
+        source = read_ahead(images, self.read, self.predictor.num_callers)
         room = _Room(self.predictor, self.args.overlap == "auto")
         while True:
             with self.timer("read"):
@@ -488,9 +516,7 @@ class Worker:
             if not batch:
                 return
             for settings, items in room.groups(batch):
-                self.predictor.settings = settings
-                yield from _predict(items, self.predictor, self.timer)
-            self.predictor.settings = room.settings
+                yield items, self.predictor.with_settings(settings)
 
 
 def _named(image: ImageFile, error: UserError) -> str:
@@ -616,6 +642,7 @@ def _recolored(label_set: LabelSet, values: Sequence[int]) -> LabelSet:
 
 
 _Read = tuple[ImageFile, np.ndarray | UserError]
+_Predicted = list[tuple[ImageFile, "Prediction | UserError"]]
 
 
 class _Room:
@@ -706,9 +733,7 @@ class _Windows:
             logger.info(line)
 
 
-def _predict(
-    batch: Sequence[_Read], predictor: Predictor, timer: Timer
-) -> list[tuple[ImageFile, Prediction | UserError]]:
+def _predict(batch: Sequence[_Read], predictor: Predictor, timer: Timer) -> _Predicted:
     """Return the prediction of each image, or why it has none."""
     try:
         images = []
@@ -732,20 +757,22 @@ class Timer:
 
     STEPS: ClassVar = {
         "read": "waiting for images, which are read meanwhile",
-        "predict": "all that lies between image and label map",
+        "predict": "all that lies between image and label map, in each stream",
         "network": "part of predict",
-        "write": "waiting for label map and overlay, which are written meanwhile",
+        "write": "label map and overlay, written meanwhile",
     }
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._lock = Lock()
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
         """Add the time that the block takes."""
         start = time.perf_counter()
         yield
-        self.seconds[step] += time.perf_counter() - start
+        with self._lock:
+            self.seconds[step] += time.perf_counter() - start
 
     def report(self, num_images: int) -> str:
         """Return a line for each step: ms per image."""
@@ -753,19 +780,3 @@ class Timer:
             f"{step:<8}{1000 * self.seconds[step] / num_images:>10.1f}  {meaning}"
             for step, meaning in self.STEPS.items()
         )
-
-
-class _TimedNetwork:
-    """A network whose calls are timed."""
-
-    def __init__(self, network: Any, timer: Timer) -> None:
-        self._network = network
-        self._timer = timer
-
-    def __call__(self, x: Array) -> Array:
-        with self._timer("network"):
-            output: Array = self._network(x)
-        return output
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)

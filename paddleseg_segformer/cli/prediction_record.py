@@ -31,6 +31,7 @@ RECORD, FAILED = "predictions.json", "failed.csv"
 OTHER_FLAGS = {
     "image_path", "file_list", "save_dir", "resume", "actors", "ray_address", "device",
     "batch_size", "window_batch", "cpu_threads", "memory_budget_mib", "max_side_px", "benchmark",
+    "streams",
     "self_check", "config", "opts", "model_path", "export_dir", "imports", "job",
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from paddleseg_segformer.cli.common import (
 )
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
-from paddleseg_segformer.runtimes.engines import BACKENDS, PRECISIONS
+from paddleseg_segformer.runtimes.engines import BACKENDS, MAX_STREAMS, PRECISIONS
 from paddleseg_segformer.serving.settings import ServingSettings, read_api_keys
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_BATCH = 4  # where there is one stream
 LIMITS = {
-    "max_batch": "the most images that are predicted together",
     "max_wait_ms": "how long a first image waits for others to join it, ms",
     "max_queue": "the most requests in progress; more are answered with 503 and Retry-After",
     "max_bytes": "the largest image file, bytes",
@@ -49,6 +49,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_device_argument(parser)
     add("--threads", type=int, default=os.cpu_count(), help="threads of the network on the CPU")
+    add(
+        "--streams",
+        type=int,
+        default=0,
+        metavar="N",
+        help="images that are predicted at the same time, by OpenVINO or ONNX Runtime; they share "
+        f"--threads. Default: one for each thread, at most {MAX_STREAMS}. 1: a request that is "
+        "alone has its answer soonest, but fewer are answered in a second",
+    )
+    add(
+        "--max_batch",
+        type=int,
+        help="the most images that are predicted together; default: 1 where there are several "
+        f"streams, else {MAX_BATCH}",
+    )
     add(
         "--precision",
         choices=PRECISIONS,
@@ -79,7 +94,7 @@ def run(args: Namespace) -> None:
     """Load the model, then answer requests until a signal stops it."""
     set_up_logging()
     settings = ServingSettings(
-        **{name: getattr(args, name) for name in LIMITS},
+        **{name: getattr(args, name) for name in ("max_batch", *LIMITS)},
         is_logged=args.log_requests,
         allowed_hosts=tuple(args.allowed_hosts),
         api_keys=read_api_keys(args.api_keys) if args.api_keys else (),
@@ -100,17 +115,26 @@ def run(args: Namespace) -> None:
 
 
 def _load(args: Namespace) -> Predictor:
-    """Load the export; batches go through the network as a whole."""
+    """Load the export; batches go through the network as a whole.
+
+    Where there are several streams, a batch would keep all but one waiting.
+    """
     from paddleseg_segformer.predictor import Predictor
     from paddleseg_segformer.runtimes.engine_network import EngineNetwork
 
     predictor = Predictor.from_export(
-        args.config, args.device, args.threads, args.precision, args.backend
+        args.config,
+        args.device,
+        args.threads,
+        args.precision,
+        args.backend,
+        streams=args.streams,
     )
     network = predictor.pipeline.network
     assert isinstance(network, EngineNetwork)
     exported = predictor.settings
-    window_batch = max(exported.window_batch or 1, args.max_batch)
+    max_batch = args.max_batch or (1 if network.options.streams > 1 else MAX_BATCH)
+    window_batch = max(exported.window_batch or 1, max_batch)
     predictor.settings = replace(exported, window_batch=window_batch)
     return predictor
 

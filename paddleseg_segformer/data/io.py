@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import zlib
 from pathlib import Path
 
@@ -33,10 +34,17 @@ from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 
+try:
+    from zlib_ng import zlib_ng as deflate  # several times as fast
+except ImportError:
+    import zlib as deflate
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _JPEG_END = b"\xff\xd9"
+_PNG_GREY, _PNG_PALETTE = 0, 3  # colour types
+_PNG_UP = 2  # the filter of a row: its difference from the one above
 
 
 def read_image(
@@ -224,20 +232,34 @@ def color_codes(rgb: np.ndarray) -> np.ndarray:
 def encode_label(label: np.ndarray, colors: np.ndarray | None = None) -> bytes:
     """Return a PNG of the class ids (H, W): 8 bits, or 16 bits for ids above 255.
 
+    Each row is stored as its difference from the one above, and runs of equal bytes as lengths: of
+    a label map hardly more is left, so this is smaller than by other filters, and fast.
+
     Args:
         label: Class ids in 0..65535.
         colors: RGB colours (256, 3) for the palette of an 8-bit PNG; the ids are unchanged.
+
+    Source: the PNG specification, W3C Recommendation, third edition.
     """
-    if label.size and label.max() > 255:
-        image = Image.fromarray(label.astype(np.uint16))
-    else:
-        image = Image.fromarray(label.astype(np.uint8))
-        if colors is not None:
-            image.putpalette(np.asarray(colors, np.uint8).tobytes())
-    buffer = io.BytesIO()
-    # a label map is made of runs: as small as by zlib's default, in half of the time
-    image.save(buffer, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
-    return buffer.getvalue()
+    is_wide = label.max(initial=0) > 255
+    has_palette = colors is not None and not is_wide
+    values = label.astype(">u2" if is_wide else np.uint8, order="C", copy=False)
+    rows = values.view(np.uint8)
+    filtered = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = _PNG_UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    form = _PNG_PALETTE if has_palette else _PNG_GREY
+    header = struct.pack(">IIBBBBB", *label.shape[::-1], 16 if is_wide else 8, form, 0, 0, 0)
+    palette = np.asarray(colors, np.uint8).tobytes() if has_palette else b""
+    compressor = deflate.compressobj(1, deflate.DEFLATED, strategy=zlib.Z_RLE)
+    pixels = compressor.compress(filtered) + compressor.flush()
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", pixels), (b"IEND", b"")]
+    return PNG_START + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+        if data or kind == b"IEND"
+    )
 
 
 def write_label(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from glob import glob
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -35,6 +36,9 @@ VIDEO_SUFFIXES = (
 
 BYTES_PER_PIXEL = 16  # of an image that is predicted as a whole: its file, itself, labels, overlay
 FREE_SHARE = 0.5  # of the free memory, for an image
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class ImageFile(NamedTuple):
@@ -116,25 +120,45 @@ def is_large(path: Path | CloudFile) -> bool:
 
 
 def read_ahead(
-    images: Sequence[ImageFile], read: Callable[[Any], np.ndarray]
+    images: Sequence[ImageFile], read: Callable[[Any], np.ndarray], threads: int = 1
 ) -> Iterator[tuple[ImageFile, np.ndarray | UserError]]:
-    """Yield each image, or what was wrong with it, while `read` reads the next one."""
-    if not images:
-        return
+    """Yield each image, or what was wrong with it, while `read` reads the next ones."""
 
-    def read_or_error(image: ImageFile) -> np.ndarray | UserError:
+    def read_or_error(image: ImageFile) -> tuple[ImageFile, np.ndarray | UserError]:
         try:
-            return read(image.path)
+            return image, read(image.path)
         except UserError as error:
-            return error
+            return image, error
 
-    with ThreadPoolExecutor(1) as reader:
-        future = reader.submit(read_or_error, images[0])
-        for image, following in zip(images, [*images[1:], None], strict=True):
-            result = future.result()
-            if following:
-                future = reader.submit(read_or_error, following)
-            yield image, result
+    return in_order(read_or_error, images, threads)
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Yield what a function makes of each item, while threads make that of the next ones.
+
+    Args:
+        function: Called in the threads.
+        items: Taken in the caller's thread, no more than `threads` ahead of what is yielded.
+        threads: Their number.
+    """
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def in_streams(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Yield what a function makes of each item; of so many at a time, but for the first.
+
+    That goes alone, since engines get ready for a size while they compute its first image.
+    """
+    items = iter(items)
+    yield from map(function, islice(items, 1))
+    yield from map(function, items) if threads == 1 else in_order(function, items, threads)
 
 
 def _listed(list_path: Path, root: Path | None) -> tuple[list[Path], Path]:

@@ -1,8 +1,8 @@
 """Networks that OpenVINO compiled, kept in the user's own cache folder.
 
-Never beside the export: a compiled network is trusted, and an export may be a stranger's. A file
-begins with the checksum of the rest, and its name holds all that it was compiled for, so that what
-is damaged, stale or another machine's is compiled anew.
+Never beside the export: a compiled network is trusted, and an export may be a stranger's. A file's
+name stands for all that it was compiled from and for, and the file begins with the checksum of name
+and content, so that what is damaged, stale, renamed or another machine's is compiled anew.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from paddleseg_segformer import __version__
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 from paddleseg_segformer.zoo import cache_folder
@@ -37,7 +38,7 @@ def read_compiled(key: dict[str, Any]) -> bytes | None:
     except OSError:
         return None
     digest, blob = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-    return blob if hashlib.sha256(blob).digest() == digest else None
+    return blob if _digest(path, blob) == digest else None
 
 
 def write_compiled(key: dict[str, Any], blob: bytes) -> None:
@@ -46,16 +47,21 @@ def write_compiled(key: dict[str, Any], blob: bytes) -> None:
     with suppress(OSError, UserError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
+            temporary.write_bytes(_digest(path, blob) + blob)
         _prune(path.parent)
 
 
 def _path(key: dict[str, Any]) -> Path:
-    """Return the file of a key on this processor."""
-    text = json.dumps([key, _processor()], sort_keys=True)
+    """Return the file of a key, with this version of the package on this processor."""
+    text = json.dumps([key, __version__, _processor()], sort_keys=True)
     return (
         cache_folder().parent / "compiled" / f"{hashlib.sha256(text.encode()).hexdigest()}{SUFFIX}"
     )
+
+
+def _digest(path: Path, blob: bytes) -> bytes:
+    """Return the checksum of a file's name and content."""
+    return hashlib.sha256(path.name.encode() + blob).digest()
 
 
 def _processor() -> list[str]:

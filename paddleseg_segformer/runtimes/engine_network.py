@@ -6,10 +6,12 @@ import importlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Semaphore
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +24,7 @@ from paddleseg_segformer.runtimes.engines import (
     BACKENDS,
     ENGINES,
     INT8_PRECISIONS,
+    MAX_STREAMS,
     Engine,
     EngineOptions,
 )
@@ -41,6 +44,7 @@ class EngineNetwork(ABC):
     """
 
     name: ClassVar[str]  # key of `ENGINES`
+    watch: Callable[[], AbstractContextManager[None]] = nullcontext  # is entered around each run
 
     def __init__(self, folder: str | os.PathLike[str], options: EngineOptions) -> None:
         self.deploy = DeployConfig.load(folder, check_files=False)
@@ -76,15 +80,27 @@ class EngineNetwork(ABC):
                 f"use_trt: TensorRT runs in Paddle Inference on a GPU, found {engine.title} on "
                 f"{self.device}. Use the backend paddle and the device gpu, or leave it out."
             )
+        if options.streams > 1 and not engine.has_streams:
+            raise UserError(f"streams: found {options.streams}, but {engine.title} runs one.")
+        if not 0 <= options.streams <= options.threads:
+            raise UserError(
+                f"streams: found {options.streams}, expected 1 to {options.threads}, the number of "
+                "threads that they share."
+            )
         self.artefact = self._choose_artefact(folder)
-        paths = self.deploy.check_files(deploy_path(folder).parent, [self.artefact])
+        self.paths = self.deploy.check_files(deploy_path(folder).parent, [self.artefact])
         with explained():
-            self._load(paths)
+            self.use_streams(options.streams)
 
     @property
     def takes_numpy(self) -> bool:
         """Tell whether the pipeline hands over arrays, as on the CPU, or tensors of Paddle."""
         return self.device == "cpu"
+
+    @property
+    def num_callers(self) -> int:
+        """Return from how many threads to call it at the same time."""
+        return self.options.streams
 
     @property
     def description(self) -> str:
@@ -93,13 +109,24 @@ class EngineNetwork(ABC):
         version = importlib.import_module(engine.package).__version__
         return f"{engine.title} {version.partition('-')[0]}, {self.device}"
 
+    def use_streams(self, number: int) -> None:
+        """Load the network for so many calls at the same time; see `EngineOptions.streams`."""
+        has_streams = ENGINES[self.name].has_streams
+        number = number or (min(self.options.threads, MAX_STREAMS) if has_streams else 1)
+        self.options = replace(self.options, streams=number)
+        self._turns = Semaphore(number)
+        self._load(self.paths)
+
     @abstractmethod
     def _load(self, paths: list[Path]) -> None:
         """Make the network of an artefact's files ready."""
 
     @abstractmethod
     def _run(self, x: np.ndarray) -> np.ndarray:
-        """(N, C, H, W) float32, contiguous -> the network's output."""
+        """(N, C, H, W) float32, contiguous -> the network's output.
+
+        It is called from several threads where the engine has streams.
+        """
 
     def __call__(self, x: Array) -> Array:
         """(N, C, H, W) float32, normalised -> the network's output.
@@ -117,7 +144,8 @@ class EngineNetwork(ABC):
         x = np.ascontiguousarray(x)
         batch = self.deploy.input.shape[0]
         try:
-            output = self._run(x) if batch in (-1, len(x)) else self._run_in_parts(x, batch)
+            with self._turns, self.watch():
+                output = self._run(x) if batch in (-1, len(x)) else self._run_in_parts(x, batch)
         except Exception as error:  # each engine raises kinds of its own, without a common base
             raise UserError(
                 f"{self.description} failed on an input of {x.shape[2]}x{x.shape[3]} px (height x "

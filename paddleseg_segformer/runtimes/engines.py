@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+MAX_STREAMS = 4  # unless more are asked for; each needs memory
 MAX_SIDE_PX = 8192  # of what goes through a network at once; attention grows with its square
 
 
@@ -17,6 +18,7 @@ class Engine(NamedTuple):
     artefacts: tuple[str, ...]  # keys of `ARTEFACT_FILES` that it reads, best first
     precisions: tuple[str, ...]
     int8_artefact: str = ""  # key of `ARTEFACT_FILES`, what it computes in INT8
+    has_streams: bool = True  # several calls at the same time
 
     def readable(self, precision: str) -> tuple[str, ...]:
         """Return the artefacts that it computes in a precision from, best first."""
@@ -50,6 +52,7 @@ ENGINES = {  # the fastest on the CPU first
         f"{_HERE}.paddle_backend:PaddleInferenceNetwork",
         ("paddle",),
         ("fp32", "fp16"),
+        has_streams=False,
     ),
 }
 BACKENDS = ("auto", *ENGINES)
@@ -74,6 +77,9 @@ class EngineOptions:
         output_op: The output that the caller expects of the network.
         use_trt: Let TensorRT run it, in Paddle Inference on GPU.
         max_side_px: Longest side that may go through the network at once.
+        streams: Calls, from as many threads, that are computed at the same time with `threads`
+            together, and so more of them in a second than one after the other. 0: one for each
+            thread, at most `MAX_STREAMS`; one where the engine has no streams.
         has_cache: Keep what OpenVINO compiles in the user's cache folder, and take it from there;
             see `compiled_cache`.
     """
@@ -86,3 +92,4 @@ class EngineOptions:
     use_trt: bool = False
     max_side_px: int = MAX_SIDE_PX
     has_cache: bool = False
+    streams: int = 1

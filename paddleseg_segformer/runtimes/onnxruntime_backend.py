@@ -21,7 +21,8 @@ class ONNXRuntimeNetwork(EngineNetwork):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.options.threads
+        # calls share the session's pool, to which each adds the thread that it comes from
+        options.intra_op_num_threads = self.options.threads - self.options.streams + 1
         options.inter_op_num_threads = 1
         options.log_severity_level = LOG_ERRORS
         options.enable_mem_pattern = False  # it would keep a plan for every input size ever seen

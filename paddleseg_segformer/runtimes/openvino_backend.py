@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,17 @@ class OpenVINONetwork(EngineNetwork):
                 f"precision {precision}: this processor does not compute in bf16. Use "
                 f"{'fp32' if precision == 'bf16' else 'int8'}."
             )
+        streams = self.options.streams
         self._settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": self.options.threads,
             "INFERENCE_PRECISION_HINT": TYPES[precision],  # else bf16 wherever the CPU has it
         }
-        self._paths = paths
+        self._lock = Lock()  # of what follows
         self._read: Any = None
-        self._any_shape: Any = None
-        self._compiled: dict[Shape, Any] = {}
+        self._any_shape: _Compiled | None = None
+        self._compiled: dict[Shape, _Compiled] = {}
         self._last_calls: OrderedDict[Shape, int] = OrderedDict()
         self._num_calls = 0
         if not self.options.has_cache:
@@ -70,21 +72,20 @@ class OpenVINONetwork(EngineNetwork):
     def _read_model(self) -> Any:
         openvino = import_openvino()
         try:
-            return self._core.read_model(*map(str, self._paths))
+            return self._core.read_model(*map(str, self.paths))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{self._paths[0]}: OpenVINO {openvino.__version__} cannot load it ({reason}). "
+                f"{self.paths[0]}: OpenVINO {openvino.__version__} cannot load it ({reason}). "
                 "Export the model again, or use another version."
             ) from None
 
     def _run(self, x: np.ndarray) -> np.ndarray:
-        request = self._request(x.shape)
-        request.infer({0: x}, share_inputs=True)
-        output: np.ndarray = request.get_output_tensor().data
-        return output.copy()  # the engine's own memory, which the next call overwrites
+        with self._lock:
+            compiled = self._network_for(x.shape)
+        return compiled(x)
 
-    def _request(self, shape: Shape) -> Any:
+    def _network_for(self, shape: Shape) -> _Compiled:
         """Return the network for a shape, or for any."""
         is_new = shape not in self._last_calls
         self._note_call(shape)
@@ -112,10 +113,10 @@ class OpenVINONetwork(EngineNetwork):
             del self._compiled[oldest]
         return is_stale
 
-    def _compile(self, shape: Shape | None) -> Any:
+    def _compile(self, shape: Shape | None) -> _Compiled:
         """Return the network for a shape, or for any; out of the cache where it is there."""
         if not self.options.has_cache:
-            return self._newly_compiled(shape).create_infer_request()
+            return _Compiled(self._newly_compiled(shape))
         key = {
             "files": [file.sha256 for file in self.deploy.artefacts[self.artefact].files],
             "openvino": import_openvino().__version__,
@@ -124,11 +125,10 @@ class OpenVINONetwork(EngineNetwork):
         }
         if blob := read_compiled(key):
             with suppress(RuntimeError):  # OpenVINO refuses it: it is compiled anew
-                compiled = self._core.import_model(blob, "CPU", self._settings)
-                return compiled.create_infer_request()
+                return _Compiled(self._core.import_model(blob, "CPU", self._settings))
         compiled = self._newly_compiled(shape)
         write_compiled(key, compiled.export_model().getvalue())
-        return compiled.create_infer_request()
+        return _Compiled(compiled)
 
     def _newly_compiled(self, shape: Shape | None) -> Any:
         model = self._model
@@ -136,6 +136,25 @@ class OpenVINONetwork(EngineNetwork):
             model = model.clone()
             model.reshape(list(shape))
         return self._core.compile_model(model, "CPU", self._settings)
+
+
+class _Compiled:
+    """A compiled network, and its requests that no call is using."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self._idle: list[Any] = []
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """(N, C, H, W) float32, contiguous -> the network's output; from any thread."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._network.create_infer_request()
+        request.infer({0: x}, share_inputs=True)
+        output: np.ndarray = request.get_output_tensor().data.copy()  # the request's own memory
+        self._idle.append(request)
+        return output
 
 
 def import_openvino() -> Any:

@@ -1,4 +1,4 @@
-"""The thread of the network: it loads the predictor and predicts queued images in batches."""
+"""The threads of the network: one loads the predictor, all predict queued images in batches."""
 
 from __future__ import annotations
 
@@ -58,13 +58,15 @@ class Job:
 
 
 class Batcher:
-    """Predicts images from any thread in a thread of its own.
+    """Predicts images from any thread in threads of its own: the predictor's `num_callers`.
 
     Args:
-        load: Makes the predictor; it is called, and the predictor used, in that thread only.
+        load: Makes the predictor; where that is 1, it is used in no other thread than the one that
+            called this.
         check: Called once with the predictor, before the first image; raises if its answers are
             wrong.
-        max_batch: The most images that are predicted together.
+        max_batch: The most images that are predicted together; by default the predictor's
+            `window_batch`.
         max_wait_ms: How long a first image waits for others.
         max_pixels: Of a batch together; an image of more goes alone.
         on_batch: Called with the number of images of each batch.
@@ -75,14 +77,14 @@ class Batcher:
         load: Callable[[], Predictor],
         check: Callable[[Predictor], None],
         *,
-        max_batch: int,
+        max_batch: int | None,
         max_wait_ms: float,
         max_pixels: int,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._load = load
         self._check = check
-        self.max_batch = max_batch
+        self.max_batch = max_batch or 0  # known once the predictor is
         self.max_wait_s = max_wait_ms / 1000
         self.max_pixels = max_pixels
         self._on_batch = on_batch
@@ -105,7 +107,7 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Return whether the thread runs."""
+        """Return whether the first thread runs, which waits for the others."""
         return self._thread.is_alive()
 
     @property
@@ -140,27 +142,42 @@ class Batcher:
         except BaseException as error:
             self.loaded.set_exception(error)
             return
+        self.max_batch = self.max_batch or predictor.settings.window_batch or 1
         self.loaded.set_result(predictor)
         try:
             self._check(predictor)
         except BaseException as error:
             self.checked.set_exception(error)
             return
+        others = [
+            threading.Thread(target=self._serve, args=(predictor,), name="stream", daemon=True)
+            for _ in range(predictor.num_callers - 1)
+        ]
+        for thread in others:
+            thread.start()
         self.checked.set_result(None)
+        self._serve(predictor)
+        for thread in others:
+            thread.join()
+
+    def _serve(self, predictor: Predictor) -> None:
+        """Predict what waits, until the service stops."""
         while batch := self._next_batch():
             self._compute(predictor, batch)
 
     def _next_batch(self) -> list[Job]:
         """Return images to predict together; none when the service stops."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._is_stopping)
-            if not self._jobs:
-                return []
-            until = time.monotonic() + self.max_wait_s
-            while len(self._jobs) < self.max_batch and not self._is_stopping:
-                if not self._changed.wait(until - time.monotonic()):
-                    break
-            return self._take_batch()
+            while True:
+                self._changed.wait_for(lambda: self._jobs or self._is_stopping)
+                if not self._jobs:
+                    return []
+                until = time.monotonic() + self.max_wait_s
+                while 0 < len(self._jobs) < self.max_batch and not self._is_stopping:
+                    if not self._changed.wait(until - time.monotonic()):
+                        break
+                if self._jobs:  # no other thread took them meanwhile
+                    return self._take_batch()
 
     def _take_batch(self) -> list[Job]:
         """Take the oldest image and others of its kind; the rest keep their order."""
@@ -203,7 +220,7 @@ class Batcher:
                 logger.exception("an image could not be predicted")
             return [error]
         seconds = time.monotonic() - start
-        newest = seconds / len(batch)
+        newest = seconds / len(batch) / predictor.num_callers
         before = self.seconds_per_image or newest
         self.seconds_per_image = before + SMOOTHING * (newest - before)
         self._on_batch(len(batch))

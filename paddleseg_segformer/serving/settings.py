@@ -15,7 +15,8 @@ class ServingSettings:
     """Limits of the service.
 
     Args:
-        max_batch: The most images that are predicted together.
+        max_batch: The most images that are predicted together; by default the predictor's
+            `window_batch`.
         max_wait_ms: How long a first image waits for others to join it.
         max_queue: The most requests in progress, from their first byte to their answer.
         max_bytes: The largest image file.
@@ -37,7 +38,7 @@ class ServingSettings:
         UserError: a number that is not above 0 (the wait may be 0).
     """
 
-    max_batch: int = 4
+    max_batch: int | None = None
     max_wait_ms: float = 5.0
     max_queue: int = 64
     max_bytes: int = 20 << 20

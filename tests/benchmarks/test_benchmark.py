@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -82,6 +83,20 @@ def test_weights_of_a_run_give_many_labels(tiny_run):
         logits = build_model(files)(paddle.to_tensor(normalized(image))).numpy()
     assert len(np.unique(labels_of_logits(logits, (128, 128)))) > 5
     assert 1 < logits.std() < 20
+
+
+@pytest.mark.parametrize("engine", ["ours", "ours-inference"])
+def test_files_are_read_and_label_maps_written(tiny_run, engine):
+    setting = Setting("files", "B0", (64, 96), 2, 1, 19)
+    files = Files(tiny_run / "work", "B0", 19)
+    scene = np.load(files.images_path((256, 256), 1))[0]
+    np.save(files.images_path((64, 96), 2), np.stack([scene[:64, :96], scene[64:128, 96:192]]))
+    build = import_module(f"{BENCHMARK}.{ENGINES[engine].module}").build
+    from_files = build(Case(engine, setting), files)
+    from_arrays = build(Case(engine, replace(setting, task="end_to_end")), files)
+    found = from_files.labels(from_files.run())
+    np.testing.assert_array_equal(found, from_arrays.labels(from_arrays.run()))
+    assert len(list(files.root.glob(f"pictures/{engine}-fp32/results/*/*.png"))) == 2
 
 
 def test_broken_case_is_named_and_ends_the_run_only_where_nothing_is_left(tiny_run, capfd):

@@ -95,6 +95,57 @@ def test_resume_does_what_is_left_and_nothing_twice(folder, tmp_path):
     assert {path for path in times if now[path] != times[path]} == set(lost)
 
 
+@pytest.fixture(scope="module")
+def exported(folder) -> Path:
+    flags = ["--save_dir", str(folder / "export"), "--format", "onnx"]
+    assert main(["export", "--model_path", str(folder / "model"), *flags]) == 0
+    return folder / "export"
+
+
+def infer(exported: Path, images: Path, out: Path, *flags: str) -> int:
+    given = ["--config", str(exported), "--image_path", str(images), "--save_dir", str(out)]
+    return main(["infer", *given, "--cpu_threads", "2", *flags])
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_streams_write_the_same_files(exported, tmp_path, backend, capfd):
+    images = tmp_path / "images"
+    write_images(images, 24)
+    (images / "0" / "00004.png").write_bytes(b"no image")
+    (images / "1" / "00005.png").write_bytes(b"no image either")
+    out = {}
+    for streams in (1, 2):
+        out[streams] = tmp_path / f"{streams}"
+        flags = ["--backend", backend, "--streams", str(streams), "--benchmark"]
+        assert infer(exported, images, out[streams], *flags) == 1
+        captured = capfd.readouterr()
+        assert captured.err.index("00004.png") < captured.err.index("00005.png")
+        assert ("2 threads in 2 streams," in captured.out) == (streams == 2)
+    assert len(labels_in(out[1])) == 22
+    assert labels_in(out[1]) == labels_in(out[2])
+    overlays = [sorted((path / "added_prediction").rglob("*.png")) for path in out.values()]
+    assert [p.read_bytes() for p in overlays[0]] == [p.read_bytes() for p in overlays[1]]
+    lists = [(path / "failed.csv").read_text() for path in out.values()]
+    assert lists[0] == lists[1] and "00004.png" in lists[0] and "00005.png" in lists[0]
+
+
+def test_large_pictures_after_streams_have_all_threads(exported, tmp_path, monkeypatch):
+    write_images(tmp_path / "images", 9)
+    found = []
+    monkeypatch.setattr(predict_job, "is_large", lambda path: path.stem == "00003")
+    monkeypatch.setattr(
+        predict_job, "predict_large", lambda predictor, image, files: found.append(predictor)
+    )
+    assert infer(exported, tmp_path / "images", tmp_path / "out", "--backend", "onnxruntime") == 0
+    assert [predictor.pipeline.network.options.streams for predictor in found] == [1]
+    assert len(labels_in(tmp_path / "out")) == 8
+
+
+def test_streams_of_models_that_are_no_exports_are_refused(folder, tmp_path, capfd):
+    assert predict(folder, tmp_path / "out", "--streams", "2") == 1
+    assert "--streams has no effect without --export_dir" in capfd.readouterr().err
+
+
 def test_resume_predicts_a_changed_image_again(folder, tmp_path):
     write_images(tmp_path / "images", 2)
     given = flags_of(folder, tmp_path / "out")

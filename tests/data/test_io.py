@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from small_datasets import write_image
 
+from paddleseg_segformer.data import io
 from paddleseg_segformer.data.io import (
     decode_image,
     encode_label,
@@ -17,6 +19,7 @@ from paddleseg_segformer.data.io import (
     write_label,
 )
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.street_scenes.dataset import render_scene
 
 pytestmark = pytest.mark.check
 
@@ -129,6 +132,38 @@ def test_palette_label_gives_ids_not_colors(tmp_path: Path) -> None:
     assert file.mode == "P"
     np.testing.assert_array_equal(np.asarray(file.convert("RGB")), colors[label])
     np.testing.assert_array_equal(read_label(tmp_path / "label.png"), label)
+
+
+@pytest.mark.parametrize("module", ["zlib", "zlib_ng.zlib_ng"])
+@pytest.mark.parametrize("highest", [3, 255, 256, 65535])
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 7), (8, 1), (37, 300)])
+def test_label_png_is_read_by_pillow_and_opencv(
+    monkeypatch: pytest.MonkeyPatch, module: str, highest: int, size_hw: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(io, "deflate", pytest.importorskip(module))
+    label = np.random.default_rng(highest).integers(0, highest, size_hw[::-1], np.int32).T
+    label[0, -1] = highest
+    colors = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+    for content in (encode_label(label), encode_label(label, colors)):
+        with Image.open(BytesIO(content)) as file:
+            file.verify()  # checksums
+        found = np.asarray(Image.open(BytesIO(content)))
+        assert found.dtype == (np.uint8 if highest < 256 else np.uint16)
+        np.testing.assert_array_equal(found, label)
+    if highest > 255:
+        assert encode_label(label, colors) == encode_label(label)
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(found, label)
+    else:
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        np.testing.assert_array_equal(found[:, :, ::-1], colors[label])
+
+
+def test_label_png_of_a_scene_is_as_small_as_pillows() -> None:
+    label = render_scene(3, (256, 512))[1]
+    expected = BytesIO()
+    Image.fromarray(label).save(expected, "PNG", compress_level=6)
+    assert len(encode_label(label)) < 1.1 * len(expected.getvalue())
 
 
 def test_label_of_two_colours_is_read_as_0_and_1(tmp_path: Path) -> None:

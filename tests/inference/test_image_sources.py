@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
 
 from paddleseg_segformer.data.io import read_image
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.image_sources import find_images, read_ahead
+from paddleseg_segformer.inference.image_sources import find_images, in_streams, read_ahead
 from paddleseg_segformer.inference.overlay import write_image
 
 
@@ -75,6 +78,34 @@ def test_read_ahead_goes_on_after_a_bad_image(folder) -> None:
     results = [pixels for _, pixels in read_ahead(find_images(str(folder)), read_image)]
     assert [isinstance(result, UserError) for result in results] == [False, False, True, False]
     assert "b.png" in str(results[2])
+
+
+def test_streams_keep_the_order_run_together_and_stay_near_what_is_taken() -> None:
+    taken: list[int] = []
+    together = Barrier(3)
+
+    def items() -> Iterator[int]:
+        for index in range(1 + 3 * 4):
+            taken.append(index)
+            yield index
+
+    def square(index: int) -> int:
+        if index:  # the first is alone
+            together.wait(10)
+        time.sleep(0.01 * (index % 3))  # so that they end in another order
+        return index * index
+
+    found = []
+    for result in in_streams(square, items(), 3):
+        assert len(taken) <= len(found) + 4
+        found.append(result)
+    assert found == [index * index for index in range(13)]
+
+
+def test_one_stream_takes_an_item_when_it_is_asked_for() -> None:
+    numbers = iter(range(9))
+    results = in_streams(str, numbers, 1)
+    assert [next(results), next(results), next(numbers)] == ["0", "1", 2]
 
 
 def touch(root: Path, *names: str) -> None:

@@ -31,7 +31,10 @@ def test_what_was_kept_is_read_by_its_key_alone(cache, monkeypatch) -> None:
     assert read_compiled(KEY) == b"network"
     assert read_compiled({**KEY, "files": ["b"]}) is None
     assert read_compiled({**KEY, "shape": None}) is None
-    monkeypatch.setattr(compiled_cache, "_processor", lambda: ["another"])
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled_cache, "_processor", lambda: ["another"])
+        assert read_compiled(KEY) is None
+    monkeypatch.setattr(compiled_cache, "__version__", "0.0.0")
     assert read_compiled(KEY) is None
 
 
@@ -45,6 +48,16 @@ def test_damaged_file_is_not_read(cache, damage) -> None:
     assert read_compiled(KEY) is None
     write_compiled(KEY, b"anew")
     assert read_compiled(KEY) == b"anew"
+
+
+def test_another_networks_file_under_this_name_is_not_read(cache) -> None:
+    write_compiled(KEY, b"network")
+    (path,) = cache.iterdir()
+    write_compiled({**KEY, "shape": None}, b"another network")
+    (other,) = set(cache.iterdir()) - {path}
+    path.write_bytes(other.read_bytes())
+    assert read_compiled(KEY) is None
+    assert read_compiled({**KEY, "shape": None}) == b"another network"
 
 
 def test_folder_that_cannot_be_made_keeps_nothing(cache) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,6 +84,8 @@ def test_fixed_batch_takes_any_number_of_images(fixed, backend, batch) -> None:
         ({"device": "gpu:0"}, "device 'gpu:0': .* runs on the CPU here"),
         ({"precision": "fp16"}, "found 'fp16', but .* offers fp32"),
         ({"threads": 0}, "threads: found 0"),
+        ({"threads": 2, "streams": 3}, "streams: found 3, expected 1 to 2, the number of threads"),
+        ({"streams": -1}, "streams: found -1, expected 1 to 1"),
         ({"output_op": "argmax"}, "exported with --output_op none, but argmax is needed"),
     ],
 )
@@ -265,6 +269,64 @@ def test_openvino_compiles_shapes_that_come_again_and_keeps_few(dynamic, monkeyp
     for side in range(30, 50):
         run(side)
     assert len(engine._last_calls) == 8
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_calls_from_several_threads_give_the_same_bits(dynamic, backend) -> None:
+    plain = load_network(dynamic[1], EngineOptions(backend, "cpu"))
+    engine = load_network(dynamic[1], EngineOptions(backend, "cpu", threads=3, streams=3))
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=(1, 3, side, 51)).astype(np.float32) for side in (37, 64) * 20]
+    for network in (plain, engine):  # OpenVINO has a network for each size from the second time on
+        for x in inputs[:4]:
+            network(x)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(engine, inputs))
+    for x, output in zip(inputs, found, strict=True):
+        np.testing.assert_array_equal(output, plain(x))
+
+
+def test_streams_of_paddle_inference_are_refused(dynamic) -> None:
+    with pytest.raises(UserError, match="streams: found 2, but Paddle Inference runs one"):
+        load_network(dynamic[1], EngineOptions("paddle", "cpu", threads=2, streams=2))
+
+
+def test_no_more_calls_than_streams_run_at_the_same_time(dynamic, monkeypatch) -> None:
+    engine = load_network(dynamic[1], EngineOptions("onnxruntime", "cpu", threads=2, streams=2))
+    running: list[int] = []
+    most: list[int] = []
+
+    def slow(self: object, x: np.ndarray) -> np.ndarray:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.02)
+        running.pop()
+        return x
+
+    monkeypatch.setattr(type(engine), "_run", slow)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(engine, [np.zeros((1, 3, 32, 32), np.float32)] * 12))
+    assert max(most) == 2
+
+
+def test_number_of_streams_follows_threads_and_engine(dynamic) -> None:
+    def streams(backend: str, threads: int) -> int:
+        options = EngineOptions(backend, "cpu", threads=threads, streams=0)
+        return load_network(dynamic[1], options).options.streams
+
+    assert [streams("openvino", threads) for threads in (1, 3, 9)] == [1, 3, 4]
+    assert [streams("paddle", 2), streams("onnxruntime", 2)] == [1, 2]
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_streams_can_be_changed(dynamic, backend) -> None:
+    predictor = Predictor.from_export(dynamic[1], "cpu", 2, backend=backend, streams=2)
+    engine, x = predictor.pipeline.network, np.ones((1, 3, 37, 51), np.float32)
+    expected = engine(x)
+    assert predictor.num_callers == 2
+    engine.use_streams(1)
+    assert predictor.num_callers == 1
+    np.testing.assert_allclose(engine(x), expected, atol=1e-5)
 
 
 def test_openvino_computes_in_float32_unless_asked(dynamic) -> None:

@@ -22,6 +22,8 @@ from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
 from paddleseg_segformer.predictor import Predictor
 from paddleseg_segformer.serving.app import make_app
+from paddleseg_segformer.serving.batcher import Stopping
+from paddleseg_segformer.serving.images import make_job
 from paddleseg_segformer.serving.service import Service
 
 Start = Callable[..., Any]
@@ -314,6 +316,32 @@ def test_images_of_a_size_that_wait_are_predicted_together(
     assert found == [(32, 1), (32, 4), (40, 2), (32, 1), (60, 2)]  # (height, images) of each
     assert served.metric("batch_size_count") == 5
     assert served.metric("batch_size_sum") == 10
+
+
+def test_streams_predict_images_at_the_same_time(scene: np.ndarray) -> None:
+    together = threading.Barrier(3)
+
+    class Network:
+        takes_numpy = True
+        num_callers = 3
+
+        def __call__(self, x: np.ndarray) -> np.ndarray:
+            together.wait(20)
+            return np.ascontiguousarray(x)
+
+    service = Service(lambda: Predictor(Network(), Preprocess()))
+    pipeline = service.start().pipeline
+    images = [np.roll(scene, step, axis=2) for step in range(9)]
+    submitted = [
+        service.batcher.submit(make_job(pipeline, image, 1 << 22, False)) for image in images
+    ]
+    for image, future in zip(images, submitted, strict=True):
+        outcome = future.result(20)
+        np.testing.assert_array_equal(outcome.label, image.argmax(axis=2))
+        assert outcome.batch_size == 1
+    assert service.stop(20)
+    with pytest.raises(Stopping):
+        service.batcher.submit(make_job(pipeline, scene, 1 << 22, False))
 
 
 def test_images_of_a_batch_do_not_exceed_the_pixels_together(
