@@ -37,7 +37,7 @@ def prepare_cpu(trained: nn.Layer | None = None) -> None:
             freed blocks are returned to the system, to save memory, instead of being kept.
     """
     use_wide_vectors()
-    if trained and any(getattr(layer, "use_recompute", False) for layer in trained.sublayers()):
+    if trained and _recomputes(trained):
         return_large_blocks()
     else:
         keep_freed_memory()
@@ -80,6 +80,25 @@ def return_large_blocks() -> None:
     memory than in the first. Returning them takes more time.
     """
     _set_options({M_MMAP_THRESHOLD: LARGE_BLOCK})
+
+
+def return_largest_blocks(trained: nn.Layer) -> None:
+    """Let glibc return the largest blocks of a training step; called after the first one.
+
+    They are those above a sixteenth of what the step held at once, such as the maps of the head:
+    few, so that mapping them again costs little. Where one is kept, the next of its size does not
+    fit into it, for Paddle asks for aligned blocks.
+    """
+    import paddle
+
+    if _recomputes(trained) or paddle.get_device() != "cpu":
+        return
+    held = paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
+    _set_options({M_MMAP_THRESHOLD: max(held // 16, LARGE_BLOCK)})
+
+
+def _recomputes(trained: nn.Layer) -> bool:
+    return any(getattr(layer, "use_recompute", False) for layer in trained.sublayers())
 
 
 def _set_options(options: dict[int, int]) -> None:

@@ -1,5 +1,7 @@
 """Segmentation losses: logits (N, K, H, W) at the label's size and labels (N, H, W) -> a scalar.
 
+Where `resizes` is true, a loss also takes smaller logits, which it resizes bilinearly itself.
+
 Names and arguments are PaddleSeg's. Pixels with `ignore_index` never count. The average of the
 losses of data-parallel processes is the mean over the valid pixels of all processes, whatever the
 share of each. Hard pixels and the Dice coefficient are of one process's batch.
@@ -17,6 +19,8 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models import cpu_gradients
+from paddleseg_segformer.models.layers import upsample, upsample_to_input
 
 EPSILON = 1e-8  # in place of a sum of 0
 
@@ -31,6 +35,8 @@ class CrossEntropyLoss(nn.Layer):
         avg_non_ignore: divide by the valid pixels (PaddleSeg), or by the number of all of them
             whatever their weights (NVlabs, mmsegmentation).
     """
+
+    resizes = True
 
     def __init__(
         self,
@@ -77,6 +83,8 @@ class OhemCrossEntropyLoss(nn.Layer):
 
     Source: Shrivastava et al., "Online Hard Example Mining", 2016, as PaddleSeg applies it.
     """
+
+    resizes = True
 
     def __init__(
         self,
@@ -149,6 +157,8 @@ class MultiClassFocalLoss(nn.Layer):
 
     Source: Lin et al., "Focal Loss for Dense Object Detection", 2017.
     """
+
+    resizes = True
 
     def __init__(
         self,
@@ -350,6 +360,7 @@ class MixedLoss(nn.Layer):
             )
         self.losses = nn.LayerList(losses)
         self.coef = list(coef)
+        self.resizes = all(getattr(loss, "resizes", False) for loss in losses)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         terms = [c * loss(logits, label) for c, loss in zip(self.coef, self.losses, strict=True)]
@@ -392,16 +403,49 @@ class KLLoss(nn.Layer):
 def pixel_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Return each pixel's loss (0 where ignored) and the 0/1 mask of valid ones, both (N, H, W).
 
-    Computed in float32, whatever the precision of the logits.
+    Computed in float32, whatever the precision of the logits, which are resized to the label's size
+    if theirs is another; on a CPU one sample after the other, for less memory.
     """
+
+    def losses_of(logits: Tensor, label: Tensor) -> Tensor:
+        logits = logits.astype("float32")
+        if logits.shape[2:] != label.shape[1:]:
+            logits = upsample(logits, label.shape[1:])
+        logits = logits.transpose([0, 2, 3, 1])  # over the last axis it is twice as fast
+        return F.cross_entropy(
+            logits, label.unsqueeze(-1), ignore_index=ignore_index, reduction="none"
+        ).squeeze(-1)
+
     valid = (label != ignore_index).astype("float32")
-    losses = F.cross_entropy(
-        logits.astype("float32").transpose([0, 2, 3, 1]),  # over the last axis it is twice as fast
-        label.unsqueeze(-1),
-        ignore_index=ignore_index,
-        reduction="none",
-    )
-    return losses.squeeze(-1), valid
+    if cpu_gradients.is_on_cpu(logits):
+        samples = [slice(i, i + 1) for i in range(len(label))]
+        return paddle.concat([losses_of(logits[i], label[i]) for i in samples]), valid
+    return losses_of(logits, label), valid
+
+
+class ScaledLoss:
+    """A loss times a coefficient."""
+
+    def __init__(self, loss: Callable[..., Tensor], coefficient: float) -> None:
+        self.loss = loss
+        self.coefficient = coefficient
+        self.resizes = getattr(loss, "resizes", False)
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        return self.coefficient * self.loss(*arguments)
+
+
+def loss_of_network(
+    loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: Tensor, pad_multiple: int = 1
+) -> Tensor:
+    """Return the loss of a network's logits (N, K, ~H/4, ~W/4) for labels (N, H, W).
+
+    Args:
+        pad_multiple: see `upsample_to_input`.
+    """
+    if pad_multiple > 1 or not getattr(loss, "resizes", False):
+        logits = upsample_to_input(logits, label.shape[1:], pad_multiple)
+    return loss(logits, label)
 
 
 def _mean_sum(weights: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 
+import paddle
 import pytest
+from paddle import nn
 
 from paddleseg_segformer import cpu
 
@@ -75,3 +77,17 @@ def test_products_are_right_on_this_processor(vectors):
         check=True,
     )
     assert float(out.stdout.split()[-1]) < 1e-4
+
+
+def test_the_largest_blocks_of_a_step_are_returned_unless_it_recomputes(monkeypatch):
+    options = []
+    monkeypatch.setattr(cpu, "_set_options", options.append)
+    held = 16 * (20 << 20)
+    paddle.empty([held], "uint8")
+    layer = nn.Sequential(nn.Linear(2, 2))
+    cpu.return_largest_blocks(layer)
+    ((name, threshold),) = options.pop().items()
+    assert name == cpu.M_MMAP_THRESHOLD and threshold >= 20 << 20
+    layer[0].use_recompute = True
+    cpu.return_largest_blocks(layer)
+    assert options == []

@@ -16,6 +16,8 @@ from paddleseg_segformer.losses import (
     MultiClassFocalLoss,
     OhemCrossEntropyLoss,
     RMILoss,
+    ScaledLoss,
+    loss_of_network,
 )
 
 pytestmark = pytest.mark.check
@@ -51,6 +53,39 @@ def test_cross_entropy_averages_over_valid_pixels_or_over_all(batch):
     assert run(CrossEntropyLoss(avg_non_ignore=False), *batch) == pytest.approx(
         losses.mean(), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("pad_multiple", [1, 4])
+@pytest.mark.parametrize("kind", [CrossEntropyLoss, OhemCrossEntropyLoss, MultiClassFocalLoss])
+def test_losses_that_resize_equal_those_of_resized_logits(kind, pad_multiple):
+    rng = np.random.default_rng(0)
+    label = paddle.to_tensor(rng.integers(0, 4, (3, 18, 21)))
+    label[:, :5] = 255
+    logits = paddle.to_tensor(rng.normal(size=(3, 4, 5, 6)).astype("float32"))
+    logits.stop_gradient = False
+    padded = [-(-side // pad_multiple) * pad_multiple for side in label.shape[1:]]
+    mixed = ScaledLoss(MixedLoss([kind(), kind()], [0.5, 1.0]), 2.0)
+    assert mixed.resizes
+    loss_of_network(mixed, logits, label, pad_multiple).backward()
+    found = logits.grad.numpy()
+    logits.clear_gradient()
+    resized = paddle.nn.functional.interpolate(logits, padded, mode="bilinear")[:, :, :18, :21]
+    (3 * kind()(resized, label)).backward()
+    assert np.abs(found).max() > 1e-3
+    np.testing.assert_allclose(found, logits.grad.numpy(), atol=1e-6)
+
+
+def test_losses_of_all_classes_get_logits_at_the_labels_size():
+    sizes = []
+
+    def loss(logits, label):
+        sizes.append(logits.shape)
+        return logits.mean()
+
+    label = paddle.zeros([1, 16, 24], "int64")
+    loss_of_network(ScaledLoss(loss, 1.0), paddle.rand([1, 3, 4, 6]), label)
+    assert sizes == [[1, 3, 16, 24]]
+    assert not MixedLoss([CrossEntropyLoss(), DiceLoss()], [1.0, 1.0]).resizes
 
 
 WEIGHT = np.array([1.0, 0.5, 2.0, 0.0])

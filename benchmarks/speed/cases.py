@@ -72,6 +72,12 @@ ENGINES = {
     "ours-recompute": Engine(
         "ours, dygraph, use_recompute", "ours", "weights", ("paddle",), ("train",)
     ),
+    "ours-merged2": Engine(
+        "ours, dygraph, merge [2, 2, 1, 1]", "ours", "weights", ("paddle",), ("train",)
+    ),
+    "ours-merged3": Engine(
+        "ours, dygraph, merge [2, 2, 2, 1]", "ours", "weights", ("paddle",), ("train",)
+    ),
     "ours-inference": Engine("ours, Paddle Inference", "ours", "export", ("paddle",)),
     "ours-onnxruntime": Engine(
         "ours, ONNX Runtime",

@@ -17,14 +17,15 @@ from benchmarks.speed.cases import MEAN, MERGED, STD, Case
 from benchmarks.speed.files import Files, build_model, normalized
 from benchmarks.speed.subject import Pictures, Subject, labels_of_logits, to_array
 from paddleseg_segformer.cli import infer, predict
-from paddleseg_segformer.cpu import prepare_cpu
+from paddleseg_segformer.cpu import prepare_cpu, return_largest_blocks
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.inference.image_sources import find_images
 from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.inference.preprocess import Preprocess
 from paddleseg_segformer.inference.settings import InferenceSettings
-from paddleseg_segformer.models.layers import upsample
 
+# queries merged by stage in training
+TRAINED_MERGE = {"ours-merged2": (2, 2, 1, 1), "ours-merged3": (2, 2, 2, 1)}
 BACKENDS = {
     "ours-inference": "paddle",
     "ours-onnxruntime": "onnxruntime",
@@ -39,7 +40,7 @@ def build(case: Case, files: Files) -> Subject:
         return tail.build(case, files)
     images = files.images(setting.image_hw, setting.batch)
     if setting.task == "train":
-        return _training(files, images, use_recompute=case.engine == "ours-recompute")
+        return _training(files, images, case.engine)
     if setting.task == "files":
         return _files_pass(case, files, Pictures(case, files))
     network = _network(case, files)
@@ -119,13 +120,16 @@ def _config(files: Files) -> dict[str, Any]:
     }
 
 
-def _training(files: Files, images: np.ndarray, use_recompute: bool) -> Subject:
+def _training(files: Files, images: np.ndarray, engine: str) -> Subject:
     """Return one step as the trainer does it, with the recipe's optimizer."""
     from paddleseg_segformer.config.building import build_optimizer
-    from paddleseg_segformer.losses import CrossEntropyLoss
+    from paddleseg_segformer.losses import CrossEntropyLoss, loss_of_network
 
     model = build_model(files)
-    model.backbone.use_recompute = use_recompute
+    model.backbone.use_recompute = engine == "ours-recompute"
+    for stage, ratio in enumerate(TRAINED_MERGE.get(engine, ()), start=1):
+        for block in getattr(model.backbone, f"block{stage}"):
+            block.attn.merge = ratio
     prepare_cpu(model)
     x, label = training_batch(images, files.num_classes)
     before = eval_logits(model, x)
@@ -134,12 +138,14 @@ def _training(files: Files, images: np.ndarray, use_recompute: bool) -> Subject:
     model.train()
 
     def run() -> Tensor:
-        loss = loss_of(upsample(model(x), label.shape[1:]), label)
+        loss = loss_of_network(loss_of, model(x), label)
         loss.backward()
         optimizer.step()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)
         return before
 
+    run()
+    return_largest_blocks(model)
     image_hw = images.shape[1], images.shape[2]
     return Subject(run, lambda out: labels_of_logits(out, image_hw), lambda out: out)
 

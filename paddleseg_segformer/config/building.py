@@ -73,6 +73,7 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
         UserError: a data set is missing, or sections are wrong, all of them at once; see
             `build_component`.
     """
+    from paddleseg_segformer.losses import ScaledLoss
     from paddleseg_segformer.models.stages import freeze_stages
     from paddleseg_segformer.optimizers import build_lr_schedule
 
@@ -115,17 +116,13 @@ def build_training(config: Config, do_eval: bool = False) -> TrainingParts:
         dataset,
         val_dataset,
         model,
-        _scaled(*loss),
-        distill_loss and _scaled(*distill_loss),
+        ScaledLoss(*loss),
+        distill_loss and ScaledLoss(*distill_loss),
         schedule,
         lambda layer: optimizer_of(layer, schedule),
         hooks,
         frozen,
     )
-
-
-def _scaled(loss: Component, coefficient: float) -> Component:
-    return lambda *arguments: coefficient * loss(*arguments)
 
 
 def build_evaluation(config: Config) -> tuple[SegmentationDataset, nn.Layer]:

@@ -18,9 +18,14 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.models import cpu_gradients
 from paddleseg_segformer.models.cpu_gradients import is_eager
 from paddleseg_segformer.models.layers import (
     Conv2D,
+    are_plain,
+    has_hooks,
+    have_biases,
+    map_to_patches,
     map_to_tokens,
     merge_tokens,
     spread_tokens,
@@ -49,7 +54,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, training: bool
         # not by `training`: Paddle 2.6 drops whatever that says
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout if training else 0.0)
     v = v.transpose([0, 2, 1, 3])  # (N, M, S, D)
-    if is_eager() and not paddle.is_grad_enabled():
+    if is_eager() and not paddle.is_grad_enabled() and not (training and dropout):
         rows = max(BLOCK_SCORES // (k.shape[0] * k.shape[1] * k.shape[2]), 1)
         starts = range(0, q.shape[1], rows)
         blocks = [paddle.matmul(attention_weights(q[:, i : i + rows], k), v) for i in starts]
@@ -219,8 +224,28 @@ class EfficientSelfAttention(nn.Layer):
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
-        q, k, v = self._project(x, hw)
-        out = _attend_kept(self, q, k, v)
+        return self._attended(self._project(x, hw), hw)
+
+    def after_norm(self, x: Tensor, hw: Sequence[int], norm: nn.LayerNorm) -> Tensor:
+        """Return `self(norm(x), hw)` on a CPU; the norm's result is not kept for the gradients."""
+        if self.sr_ratio == 1:
+            return self(norm(x), hw)
+
+        def parts_of(y: Tensor) -> tuple[Tensor, Tensor]:
+            return merge_tokens(y, hw, self.merge), map_to_patches(y, hw, self.sr_ratio)
+
+        q, reduced = cpu_gradients.normed_linears(x, norm, parts_of, (self.q, self.sr))
+        return self._attended(self._split(q, self.norm(reduced)), hw)
+
+    def is_plain(self) -> bool:
+        """Tell whether `after_norm` may be called; see `layers.are_plain`."""
+        layers = [self.q, self.sr] if self.sr_ratio > 1 else []
+        return not has_hooks(self) and are_plain(*layers) and have_biases(layers)
+
+    def _attended(
+        self, queries_keys_values: tuple[Tensor, Tensor, Tensor], hw: Sequence[int | Tensor]
+    ) -> Tensor:
+        out = _attend_kept(self, *queries_keys_values)
         return self.proj_drop(spread_tokens(self.proj(out.flatten(2)), hw, self.merge))
 
     def weights(self, x: Tensor, hw: Sequence[int | Tensor], rows: slice = slice(None)) -> Tensor:
@@ -234,10 +259,13 @@ class EfficientSelfAttention(nn.Layer):
 
     def _project(self, x: Tensor, hw: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(N, L, C) -> queries (N, L', M, D), keys and values (N, S, M, D)."""
-        q = self.q(merge_tokens(x, hw, self.merge))
-        q = q.reshape([0, 0, self.num_heads, self.head_dim])
         reduced = x
         if self.sr_ratio > 1:
             reduced = self.norm(map_to_tokens(self.sr(tokens_to_map(x, hw))))  # (N, S, C)
+        return self._split(self.q(merge_tokens(x, hw, self.merge)), reduced)
+
+    def _split(self, q: Tensor, reduced: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, L', C) queries, (N, S, C) -> queries (N, L', M, D), keys and values (N, S, M, D)."""
+        q = q.reshape([0, 0, self.num_heads, self.head_dim])
         kv = self.kv(reduced).reshape([0, 0, 2, self.num_heads, self.head_dim])
         return q, kv[:, :, 0], kv[:, :, 1]

@@ -11,7 +11,7 @@ Shapes: N batch, C channels, L tokens (h * w), K classes, h w sides of a feature
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -44,15 +44,44 @@ def scale_samples(x: Tensor, factors: Tensor) -> Tensor:
     return SampleScale.apply(x, factors) if paddle.is_grad_enabled() else x * factors
 
 
-def mix_ffn(x: Tensor, hw: Sequence[int], *weights: Tensor) -> Tensor:
+def mix_ffn(
+    x: Tensor, hw: Sequence[int], *weights: Tensor, norm: nn.LayerNorm | None = None
+) -> Tensor:
     """(N, L, C) tokens of an `hw` map -> (N, L, C), by a `MixFFN`'s parameters in their order.
 
     The hidden map is kept channel first: both linears are matrix products that read or write it in
     that layout, so no transpose is needed around the convolution.
+
+    Args:
+        norm: applied to `x` before; its result is not kept for the gradients.
     """
     if paddle.is_grad_enabled():
-        return MixFFNGradient.apply(x, *weights, tuple(hw))
+        normed = () if norm is None else (norm.weight, norm.bias)
+        epsilon = None if norm is None else norm._epsilon
+        return MixFFNGradient.apply(x, *normed, *weights, tuple(hw), epsilon)
+    x = x if norm is None else norm(x)
     return _mix_ffn(_mix_ffn_hidden(x, weights, hw), weights)
+
+
+def normed_linears(
+    x: Tensor,
+    norm: nn.LayerNorm,
+    parts_of: Callable[[Tensor], Sequence[Tensor]],
+    layers: Sequence[nn.Layer],
+) -> tuple[Tensor, ...]:
+    """Return a linear of each of the maps `parts_of(norm(x))`, none of which is kept.
+
+    Args:
+        x: (N, L, C).
+        parts_of: (N, L, C) -> maps (N, L_i, C_i) that are cheap to compute, each another tensor.
+        layers: linears, or convolutions whose stride is their kernel, which are linears of patches
+            (N, L_i, rows * columns * C); all with a bias.
+
+    Returns:
+        (N, L_i, D_i) for each.
+    """
+    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    return NormedLinears.apply(x, norm.weight, norm.bias, *parameters, parts_of, norm._epsilon)
 
 
 def drop_and_classify(x: Tensor, dropout: nn.Dropout2D, classifier: nn.Conv2D) -> Tensor:
@@ -82,7 +111,7 @@ def resize(x: Tensor, hw: Sequence[int]) -> Tensor:
 
 
 def resized_sum(total: Tensor, *others: Tensor) -> Tensor:
-    """Sum (N, C, h_i, w_i) maps after resizing each to the first one's size."""
+    """Sum (N, C, h_i, w_i) maps after resizing each to the first one's size, in its memory."""
     if paddle.is_grad_enabled():
         return ResizedSum.apply(total, *others)
     return _resized_sum(total, *others)
@@ -105,27 +134,29 @@ class SampleScale(PyLayer):
 
 
 class MixFFNGradient(PyLayer):
-    """fc1, 3x3 depthwise convolution, GELU, fc2 with the hidden maps channel first.
+    """LayerNorm if asked for, fc1, 3x3 depthwise convolution, GELU, fc2; hidden maps channel first.
 
-    It keeps the input and fc1's output; the plain form also keeps the convolution's and GELU's, of
-    the same size. The convolution is recomputed, and the gradient of its input is a
-    convolution with the flipped kernel: both take no longer than Paddle's kernel for that gradient.
+    It keeps the input and fc1's output; the plain form also keeps the norm's, and the convolution's
+    and GELU's, of the size of fc1's. The convolution is recomputed, and the gradient of its input
+    is a convolution with the flipped kernel: both take no longer than Paddle's kernel for that
+    gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *weights_and_hw: Any) -> Tensor:
-        """(N, L, C), the six parameters of a `MixFFN` and the map's (h, w) -> (N, L, C)."""
-        *weights, hw = weights_and_hw
-        hidden = _mix_ffn_hidden(x, weights, hw)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        """(N, L, C), parameters of a norm and a `MixFFN`, (h, w), epsilon -> (N, L, C)."""
+        *tensors, hw, ctx.epsilon = arguments
+        inputs, weights = tensors[:-6], tensors[-6:]
+        hidden = _mix_ffn_hidden(_normed(*inputs, ctx.epsilon), weights, hw)
         fc1_weight, _, kernel, kernel_bias, fc2_weight, _ = weights
-        ctx.is_wanted = [not tensor.stop_gradient for tensor in (x, *weights)]
-        ctx.save_for_backward(x, hidden, fc1_weight, kernel, kernel_bias, fc2_weight)
+        ctx.is_wanted = [not tensor.stop_gradient for tensor in tensors]
+        ctx.save_for_backward(*inputs, hidden, fc1_weight, kernel, kernel_bias, fc2_weight)
         return _mix_ffn(hidden, weights)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """(N, L, C) -> the gradients of the inputs, None for those without one."""
-        x, hidden, fc1_weight, kernel, kernel_bias, fc2_weight = ctx.saved_tensor()
+        *inputs, hidden, fc1_weight, kernel, kernel_bias, fc2_weight = ctx.saved_tensor()
         kernel = kernel.detach()
         kernel.stop_gradient = False
         with paddle.enable_grad():
@@ -142,12 +173,50 @@ class MixFFNGradient(PyLayer):
         d_kernel_bias = _sum_pixels(d_mixed.flatten(2))
         d_hidden = _depthwise(d_mixed, paddle.flip(kernel.detach(), [2, 3])).flatten(2)
         del d_mixed
-        d_fc1 = paddle.matmul(x, d_hidden, transpose_x=True, transpose_y=True).sum(0)
+        d_bias1, d_bias2 = _sum_pixels(d_hidden), _sum_rows(dy.flatten(0, 1))
+        inputs = _leaves(inputs)
+        with paddle.enable_grad():
+            x = _normed(*inputs, ctx.epsilon)
+        d_fc1 = paddle.matmul(x.detach(), d_hidden, transpose_x=True, transpose_y=True).sum(0)
         d_x = paddle.matmul(d_hidden, fc1_weight, transpose_x=True, transpose_y=True)
-        d_bias1, d_bias2 = _sum_pixels(d_hidden), dy.sum([0, 1])
-        gradients = d_x, d_fc1, d_bias1, d_kernel, d_kernel_bias, d_fc2, d_bias2
-        wanted = zip(gradients, ctx.is_wanted, strict=True)
-        return tuple(gradient if is_wanted else None for gradient, is_wanted in wanted)
+        del d_hidden
+        if ctx.epsilon is not None:
+            x.backward(d_x)
+        d_inputs = [d_x] if ctx.epsilon is None else [tensor.grad for tensor in inputs]
+        return _wanted(ctx, *d_inputs, d_fc1, d_bias1, d_kernel, d_kernel_bias, d_fc2, d_bias2)
+
+
+class NormedLinears(PyLayer):
+    """Linears of maps that are made of a LayerNorm's output; only its input is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        """(N, L, C), the norm's parameters, weights and biases in turn -> (N, L_i, D_i) each."""
+        *tensors, ctx.parts_of, ctx.epsilon = arguments
+        ctx.is_wanted = [not tensor.stop_gradient for tensor in tensors]
+        inputs, weights, biases = tensors[:3], tensors[3::2], tensors[4::2]
+        ctx.save_for_backward(*inputs, *weights)
+        parts = ctx.parts_of(_normed(*inputs, ctx.epsilon))
+        return tuple(
+            paddle.matmul(part, _as_matrix(weight)).add_(bias)
+            for part, weight, bias in zip(parts, weights, biases, strict=True)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *d_outs: Tensor) -> tuple[Tensor | None, ...]:
+        """(N, L_i, D_i) each -> the gradients of the inputs, None for those without one."""
+        saved = ctx.saved_tensor()
+        inputs, weights = _leaves(saved[:3]), saved[3:]
+        with paddle.enable_grad():
+            parts = ctx.parts_of(_normed(*inputs, ctx.epsilon))
+        d_parts, d_parameters = [], []
+        for part, weight, d_out in zip(parts, weights, d_outs, strict=True):
+            d_parts.append(paddle.matmul(d_out, _as_matrix(weight), transpose_y=True))
+            rows = d_out.flatten(0, 1)  # (N * L_i, D_i)
+            d_matrix = paddle.matmul(part.detach().flatten(0, 1), rows, transpose_x=True)
+            d_parameters += [_as_weight(d_matrix, weight.shape), _sum_rows(rows)]
+        paddle.autograd.backward(list(parts), d_parts)
+        return _wanted(ctx, *(tensor.grad for tensor in inputs), *d_parameters)
 
 
 class Resize(PyLayer):
@@ -172,12 +241,45 @@ class ResizedSum(PyLayer):
     def forward(ctx: Any, total: Tensor, *others: Tensor) -> Tensor:
         """(N, C, h, w) and others (N, C, h_i, w_i) -> (N, C, h, w)."""
         ctx.sizes = [smaller.shape[2:] for smaller in others]
+        ctx.is_wanted = [not tensor.stop_gradient for tensor in (total, *others)]
         return _resized_sum(total, *others)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
-        """(N, C, h, w) -> the gradient of each map."""
-        return dy, *(_resized_gradient(dy, hw) for hw in ctx.sizes)
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """(N, C, h, w) -> the gradient of each map, None for those without one."""
+        return _wanted(ctx, dy, *(_resized_gradient(dy, hw) for hw in ctx.sizes))
+
+
+def _leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors of the same memory, of which gradients are asked."""
+    leaves = [tensor.detach() for tensor in tensors]
+    for leaf in leaves:
+        leaf.stop_gradient = False
+    return leaves
+
+
+def _wanted(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    """Return None in place of the gradients that no one asked for."""
+    wanted = zip(gradients, ctx.is_wanted, strict=True)
+    return tuple(gradient if is_wanted else None for gradient, is_wanted in wanted)
+
+
+def _normed(x: Tensor, *parameters_and_epsilon: Any) -> Tensor:
+    """Apply a LayerNorm by its parameters and epsilon; nothing where there are none."""
+    *parameters, epsilon = parameters_and_epsilon
+    return F.layer_norm(x, x.shape[-1:], *parameters, epsilon) if parameters else x
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """(D, C, rows, columns) of a convolution -> (rows * columns * C, D); a matrix as it is."""
+    return weight if weight.ndim == 2 else weight.transpose([2, 3, 1, 0]).flatten(0, 2)
+
+
+def _as_weight(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """Undo `_as_matrix`; contiguous, for processes exchange gradients as they lie in memory."""
+    if len(shape) == 2:
+        return matrix
+    return matrix.reshape([*shape[2:], shape[1], shape[0]]).transpose([3, 2, 0, 1]).contiguous()
 
 
 def _mix_ffn_hidden(x: Tensor, weights: Sequence[Tensor], hw: Sequence[int]) -> Tensor:
@@ -200,6 +302,11 @@ def _depthwise(x: Tensor, kernel: Tensor) -> Tensor:
 def _sum_pixels(x: Tensor) -> Tensor:
     """(N, C, L) -> (C,); the product takes a quarter of the time of Paddle's sum."""
     return paddle.matmul(x, paddle.ones([x.shape[2]], x.dtype)).sum(0)
+
+
+def _sum_rows(x: Tensor) -> Tensor:
+    """(L, C) -> (C,), for the same reason."""
+    return paddle.matmul(x, paddle.ones([x.shape[0]], x.dtype), transpose_x=True)
 
 
 def _gelu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,9 +332,10 @@ def _resized_gradient(dy: Tensor, hw: Sequence[int]) -> Tensor:
     return paddle.matmul(rows, paddle.matmul(dy, columns), transpose_x=True)
 
 
-def _resized_sum(total: Tensor, first: Tensor, *others: Tensor) -> Tensor:
+def _resized_sum(total: Tensor, *others: Tensor) -> Tensor:
+    if total.is_leaf:  # nothing before it has gradients, and Paddle lets no one write to it
+        total = total.clone()
     hw = total.shape[2:]
-    total = total + _resized(first, hw)
     for smaller in others:
         total.add_(_resized(smaller, hw))
     return total

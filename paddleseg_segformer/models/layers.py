@@ -137,6 +137,18 @@ def map_to_tokens(x: Tensor) -> Tensor:
     return x.transpose([0, 2, 3, 1]).flatten(1, 2)
 
 
+def map_to_patches(x: Tensor, hw: Sequence[int], ratio: int) -> Tensor:
+    """Split an `hw` map into its whole squares: (N, L, C) -> (N, S, ratio * ratio * C).
+
+    A convolution whose kernel and stride are `ratio` is a linear of them.
+    """
+    h, w = (side // ratio for side in hw)
+    channels = x.shape[2]
+    x = x.reshape([0, *hw, channels])[:, : h * ratio, : w * ratio]
+    rows = x.reshape([-1, ratio, w, ratio * channels]).unbind(1)
+    return paddle.concat(rows, axis=2).reshape([-1, h * w, ratio * ratio * channels])
+
+
 def merge_tokens(x: Tensor, hw: Sequence[int | Tensor], ratio: int) -> Tensor:
     """Average the tokens of each `ratio` x `ratio` square of an `hw` map, of fewer at its edges.
 
@@ -170,7 +182,10 @@ def upsample(x: Tensor, hw: Sequence[int | Tensor], align_corners: bool = False)
 
 
 def upsampled_sum(maps: Sequence[Tensor], align_corners: bool = False) -> Tensor:
-    """Sum (N, C, h_i, w_i) maps after resizing each to the first one's size."""
+    """Sum (N, C, h_i, w_i) maps after resizing each to the first one's size.
+
+    The first map may be overwritten by the sum.
+    """
     total, *others = maps
     if others and all(cpu_gradients.is_resized_by_matrices(x, align_corners) for x in others):
         return cpu_gradients.resized_sum(total, *others)

@@ -24,6 +24,7 @@ from paddleseg_segformer.models.layers import (
     DropPath,
     Linear,
     are_plain,
+    has_hooks,
     have_biases,
     is_only,
     map_to_tokens,
@@ -109,16 +110,19 @@ class MixFFN(nn.Layer):
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
-        is_dropping = self.training and self.drop.p
-        if cpu_gradients.is_on_cpu(x) and not is_dropping and self.is_plain():
+        if cpu_gradients.is_on_cpu(x) and self.is_plain():
             return cpu_gradients.mix_ffn(x, hw, *self.parameters())
         x = self.dwconv(tokens_to_map(self.fc1(x), hw))  # (N, 4C, h, w)
         x = map_to_tokens(self.drop(F.gelu(x)))
         return self.drop(self.fc2(x))
 
+    def after_norm(self, x: Tensor, hw: Sequence[int], norm: nn.LayerNorm) -> Tensor:
+        """Return `self(norm(x), hw)` on a CPU; the norm's result is not kept for the gradients."""
+        return cpu_gradients.mix_ffn(x, hw, *self.parameters(), norm=norm)
+
     def is_plain(self) -> bool:
         """Tell whether the six weights of three layers say all that it does; see `are_plain`."""
-        if not is_only(self.dwconv) or len(self.dwconv) != 1:
+        if not is_only(self.dwconv) or len(self.dwconv) != 1 or self.training and self.drop.p:
             return False
         layers = [self.fc1, self.dwconv[0], self.fc2]
         return are_plain(*layers, self.drop) and have_biases(layers)
@@ -165,9 +169,23 @@ class Block(nn.Layer):
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
+        if cpu_gradients.is_on_cpu(x) and paddle.is_grad_enabled() and self.is_plain():
+            x = x + self.drop_path(self.attn.after_norm(x, hw, self.norm1))
+            return x + self.drop_path(self.mlp.after_norm(x, hw, self.norm2))
         x = x + self.drop_path(self.attn(self.norm1(x), hw))
         y = self.norm2(x)
         return x + self.drop_path(self.mlp(y, hw) if self.has_mix_ffn else self.mlp(y))
+
+    def is_plain(self) -> bool:
+        """Tell whether its parts may be computed with the norms before them; see `are_plain`."""
+        return (
+            type(self.attn) is EfficientSelfAttention
+            and type(self.mlp) is MixFFN
+            and are_plain(self.norm1, self.norm2)
+            and self.attn.is_plain()
+            and not has_hooks(self.mlp)
+            and self.mlp.is_plain()
+        )
 
 
 class MixVisionTransformer(nn.Layer):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddleseg_segformer.contracts import PyramidBackbone, check
@@ -60,9 +61,9 @@ class _Head(nn.Layer):
 
     def classify(self, fused: Tensor) -> Tensor:
         """(N, D, h, w) -> (N, K, h, w)."""
-        fused = relu(fused)
-        is_dropping = self.training and self.dropout.p and cpu_gradients.is_on_cpu(fused)
-        if is_dropping and are_plain(self.dropout, self.linear_pred):
+        is_trained_on_cpu = self.training and cpu_gradients.is_on_cpu(fused)
+        fused = F.relu_(fused) if is_trained_on_cpu else relu(fused)
+        if is_trained_on_cpu and self.dropout.p and are_plain(self.dropout, self.linear_pred):
             return cpu_gradients.drop_and_classify(fused, self.dropout, self.linear_pred)
         return self.linear_pred(self.dropout(fused))
 

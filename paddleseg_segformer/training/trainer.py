@@ -14,8 +14,10 @@ import paddle.distributed as dist
 from paddle import Tensor, nn
 
 from paddleseg_segformer.contracts import pad_multiple_of
+from paddleseg_segformer.cpu import return_largest_blocks
 from paddleseg_segformer.data.loader import Batch
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.losses import loss_of_network
 from paddleseg_segformer.models.layers import upsample_to_input
 from paddleseg_segformer.models.stages import set_training
 from paddleseg_segformer.training.distillation import Learners
@@ -83,7 +85,7 @@ class Precision:
         """Update the weights and clear the gradients."""
         self.scaler.step(optimizer)
         self.scaler.update()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)
 
 
 def _check_gpu(precision: str, generation: int) -> None:
@@ -112,7 +114,8 @@ class Trainer:
         model: (N, C, H, W) float32 -> (N, K, ~H/4, ~W/4) logits; may be wrapped for data parallel.
             See `Pipeline` for its `pad_multiple`.
         schedule: the optimizer's learning-rate scheduler, stepped once per iteration.
-        loss: (logits at the label's size, label (N, H, W) int64) -> scalar.
+        loss: (logits at the label's size, label (N, H, W) int64) -> scalar; smaller logits where it
+            `resizes` them.
         batches: called with a number of batches to skip, returns the endless rest.
         prepare: (N, C, H, W) batch as loaded -> normalised float32 on the device.
         iters: last iteration.
@@ -184,8 +187,11 @@ class Trainer:
             stack.enter_context(closing(batches))
             self.model.train()
             set_training(self.network, self.frozen)
+            first = self.iteration
             while self.iteration < self.iters and not any_process(self.stop_requested):
                 self._step(batches)
+                if self.iteration == first:
+                    return_largest_blocks(self.network)
                 self.iteration += 1
                 for hook in self.hooks:
                     hook.after_step(self)
@@ -213,7 +219,7 @@ class Trainer:
         if self.faults.allow_step(self.network, problem, num_replaced, self.iteration + 1, names):
             self.precision.step(self.optimizer)
         else:
-            self.optimizer.clear_grad()
+            self.optimizer.clear_grad(set_to_zero=False)
         self.schedule.step()
         self.step_record = {
             "loss": mean_over_processes(total_loss),
@@ -228,12 +234,13 @@ class Trainer:
         label = paddle.to_tensor(batch.label).astype("int64")
         with self.precision.autocast():
             logits = self.model(self.prepare(loaded))
-        logits = upsample_to_input(
-            logits.astype("float32"), label.shape[1:], pad_multiple_of(self.network)
-        )
-        loss = self.loss(logits, label)
+        logits = logits.astype("float32")
+        pad_multiple = pad_multiple_of(self.network)
         if self.distillation is not None:
-            loss = loss + self.distillation(loaded, logits, label)
+            logits = upsample_to_input(logits, label.shape[1:], pad_multiple)
+            loss = self.loss(logits, label) + self.distillation(loaded, logits, label)
+        else:
+            loss = loss_of_network(self.loss, logits, label, pad_multiple)
         loss = loss / self.accumulation_steps
         if loss.stop_gradient:
             raise UserError("the loss has no gradient: nothing would be trained. Choose another.")

@@ -7,10 +7,10 @@ import paddle
 import pytest
 from small_models import small_mit
 
-from paddleseg_segformer.losses import CrossEntropyLoss
+from paddleseg_segformer.losses import CrossEntropyLoss, loss_of_network
 from paddleseg_segformer.models import cpu_gradients
-from paddleseg_segformer.models.layers import DropPath, upsample, upsampled_sum
-from paddleseg_segformer.models.mix_transformer import MixFFN
+from paddleseg_segformer.models.layers import DropPath, upsampled_sum
+from paddleseg_segformer.models.mix_transformer import Block, MixFFN
 from paddleseg_segformer.models.segformer import SegFormer, SegFormerMM
 
 pytestmark = pytest.mark.check
@@ -31,7 +31,7 @@ def step(model, x, label, before=lambda: None):
     before()
     model.clear_gradients()
     paddle.seed(5)
-    loss = CrossEntropyLoss()(upsample(model(x), label.shape[1:]), label)
+    loss = loss_of_network(CrossEntropyLoss(), model(x), label)
     loss.backward()
     gradients = {
         name: parameter.grad.numpy()
@@ -42,9 +42,11 @@ def step(model, x, label, before=lambda: None):
 
 
 @pytest.mark.parametrize("kind", [SegFormer, SegFormerMM])
-@pytest.mark.parametrize("use_recompute", [False, True])
-def test_step_equals_the_plain_form(kind, use_recompute, automatic):
-    encoder = small_mit(depths=(1, 2, 1, 1), drop_path_rate=0.5, use_recompute=use_recompute)
+@pytest.mark.parametrize(
+    "changes", [{}, {"use_recompute": True}, {"merge": (2, 2, 2, 1)}, {"attn_drop_rate": 0.3}]
+)
+def test_step_equals_the_plain_form(kind, changes, automatic):
+    encoder = small_mit(depths=(1, 2, 1, 1), drop_path_rate=0.5, **changes)
     model = kind(5, encoder, embedding_dim=16, dropout_rate=0.3)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -59,6 +61,79 @@ def test_step_equals_the_plain_form(kind, use_recompute, automatic):
     assert found.keys() == expected.keys() == trained
     for name, gradient in expected.items():
         np.testing.assert_allclose(found[name], gradient, atol=2e-6, rtol=1e-4, err_msg=name)
+
+
+def test_recomputed_attention_drops_the_same_weights():
+    model = SegFormer(5, small_mit(attn_drop_rate=0.5), embedding_dim=16)
+    model.train()
+    x, label = paddle.randn([2, 3, 64, 64]), paddle.randint(0, 5, [2, 64, 64])
+    loss, expected, _ = step(model, x, label)
+    model.backbone.use_recompute = True
+    recomputed_loss, found, _ = step(model, x, label)
+    assert recomputed_loss == pytest.approx(loss, rel=1e-6)
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, atol=2e-6, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("frozen", ["norm1.", "norm2.", "attn.q.", "attn.sr.", "mlp.", ""])
+@pytest.mark.parametrize("x_is_frozen", [False, True])
+def test_frozen_parts_of_a_block_get_no_gradient(frozen, x_is_frozen, automatic):
+    block = Block(16, 2, 2, 4, True, 0.0, 0.0, 0.0, 1e-6, 1e-5)
+    for parameter in block.parameters():
+        parameter.set_value(paddle.randn(parameter.shape) * 0.3)
+    x = paddle.randn([2, 5 * 7, 16])
+    tensors = {"x": x, **dict(block.named_parameters())}
+
+    def gradients():
+        for tensor in tensors.values():
+            tensor.clear_gradient(set_to_zero=False)
+        (block(x, (5, 7)) ** 2).sum().backward()
+        return {key: item.grad.numpy() for key, item in tensors.items() if item.grad is not None}
+
+    for name, tensor in tensors.items():
+        tensor.stop_gradient = x_is_frozen if name == "x" else bool(frozen) and frozen in name
+    found = gradients()
+    trained = {name for name, tensor in tensors.items() if not tensor.stop_gradient}
+    for tensor in tensors.values():  # Paddle's own gradient is wrong where a norm's gain has none
+        tensor.stop_gradient = False
+    automatic()
+    expected = gradients()
+    assert found.keys() == trained
+    for name, one in found.items():
+        bound = 1e-4 * np.abs(expected[name]).max()
+        np.testing.assert_allclose(one, expected[name], atol=bound, rtol=1e-3, err_msg=name)
+
+
+def test_head_trains_behind_a_frozen_first_map(automatic):
+    model = SegFormer(5, small_mit(drop_path_rate=0.0), embedding_dim=16, dropout_rate=0.0)
+    model.train()
+    frozen = tuple(f"backbone.{name}1" for name in ("patch_embed", "block", "norm"))
+    for name, parameter in model.named_parameters():
+        if name.startswith((*frozen, "linear_c1", "linear_fuse")):
+            parameter.stop_gradient = True
+    x, label = paddle.randn([2, 3, 64, 64]), paddle.randint(0, 5, [2, 64, 64])
+    _, found, _ = step(model, x, label)
+    _, expected, _ = step(model, x, label, automatic)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, atol=2e-6, rtol=1e-4, err_msg=name)
+
+
+def test_block_keeps_neither_norms_nor_patches(automatic):
+    allocated = paddle.base.core.host_memory_stat_current_value
+    block = Block(16, 1, 4, 4, True, 0.0, 0.0, 0.0, 1e-6, 1e-5)
+    x = paddle.randn([2, 64 * 64, 16])
+    x.stop_gradient = False
+    kept = []
+    for before in (lambda: None, automatic):
+        before()
+        start = allocated("Allocated", 0)
+        out = block(x, (64, 64))
+        kept.append(allocated("Allocated", 0) - start)
+        del out
+    map_bytes = 4 * x.size
+    # neither norm's result, nor the map before the reduction, nor the hidden maps after the first
+    assert kept[1] - kept[0] > (2 + 2 * 4) * map_bytes
 
 
 def ffn_step(ffn, x, hw):
@@ -113,7 +188,7 @@ def test_resized_sum_equals_the_plain_form(automatic):
         for item in maps:
             item.stop_gradient = False
             item.clear_gradient()
-        total = upsampled_sum(maps)
+        total = upsampled_sum([item * 1 for item in maps])  # overwrites the first
         (total**2).sum().backward()
         results.append([total.numpy(), *(item.grad.numpy() for item in maps)])
     for one, other in zip(*results, strict=True):

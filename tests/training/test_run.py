@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,11 @@ from small_runs import assert_equal_weights, log, train, train_log, weights
 
 from paddleseg_segformer import cpu as memory
 from paddleseg_segformer.cli import main
+from paddleseg_segformer.config import load_config
+from paddleseg_segformer.config.building import build_training
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.training.options import RunOptions
+from paddleseg_segformer.training.run import make_trainer
 from paddleseg_segformer.training.trainer import Precision
 
 
@@ -387,3 +392,19 @@ def test_score_that_cannot_be_had_does_not_undo_a_run(folder, capsys, fault):
     model = folder / "out" / "iter_2"
     assert f"  model: {model}; next: python -m" in printed.splitlines()[-1]
     assert (model / "model.pdparams").is_file()
+
+
+def test_batches_reach_the_device_as_bytes(folder):
+    config = replace(load_config(folder / "tiny.yml"), iters=2)
+    parts = build_training(config)
+    trainer = make_trainer(config, RunOptions(), parts, 0, 0, 1)
+    prepare, seen = trainer.prepare, []
+
+    def noted(x):
+        seen.append((x.dtype, prepare(x).dtype))
+        return prepare(x)
+
+    trainer.prepare = noted
+    trainer.train()
+    assert seen == [(paddle.uint8, paddle.float32)] * 2
+    assert all(parameter.grad is None for parameter in parts.model.parameters())  # freed
