@@ -20,7 +20,7 @@ from paddle import Tensor, nn
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models.cpu_gradients import is_eager
 from paddleseg_segformer.models.layers import (
-    Conv2D,
+    convolve,
     map_to_tokens,
     merge_tokens,
     spread_tokens,
@@ -214,7 +214,7 @@ class EfficientSelfAttention(nn.Layer):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         if sr_ratio > 1:
-            self.sr = Conv2D(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
+            self.sr = nn.Conv2D(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
             self.norm = nn.LayerNorm(dim, epsilon=norm_eps)
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
@@ -238,6 +238,6 @@ class EfficientSelfAttention(nn.Layer):
         q = q.reshape([0, 0, self.num_heads, self.head_dim])
         reduced = x
         if self.sr_ratio > 1:
-            reduced = self.norm(map_to_tokens(self.sr(tokens_to_map(x, hw))))  # (N, S, C)
+            reduced = self.norm(map_to_tokens(convolve(self.sr, tokens_to_map(x, hw))))  # (N, S, C)
         kv = self.kv(reduced).reshape([0, 0, 2, self.num_heads, self.head_dim])
         return q, kv[:, :, 0], kv[:, :, 1]
