@@ -19,7 +19,7 @@ The variable of oneDNN (ONEDNN_MAX_CPU_ISA) would hold Paddle Inference in subpr
 convolutions as well, but OpenVINO obeys it by half: its convolutions do and its other kernels do
 not, and together they crash or give zeros. No switch have ONNX Runtime and the products in OpenVINO
 (both are MLAS), and what Paddle compiles itself (exp, mean, layer_norm). All these use what the
-processor has.
+processor has. Where CPUID can be made to fault, `benchmarks/older_processor.py` holds all of them.
 """
 
 from __future__ import annotations

@@ -75,8 +75,12 @@ ENGINES = {
         "ours",
         "export_onnx",
         ("paddle", "onnxruntime"),
-        precisions=("fp32", "merged"),
-        files={"merged": "export_merged"},
+        precisions=("fp32", "int8", *MERGED),
+        files={
+            "int8": "export_int8_onnx",
+            "merged": "export_merged",
+            "merged-int8": "export_merged_int8_onnx",
+        },
     ),
     "ours-openvino": Engine(
         "ours, OpenVINO",

@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks import older_processor
 from benchmarks.speed.cases import (
     ENGINES,
     PRECISIONS,
@@ -63,6 +64,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "benchmarks/history.jsonl",
     )
     add("--num_classes", type=int, default=19, help="classes of the model")
+    add(
+        "--isa",
+        choices=["avx2"],
+        help="run as on a processor without AVX-512 and VNNI; needs Linux and a C compiler",
+    )
     add("--base", default="paddleseg", metavar="ENGINE", help="engine that speeds are relative to")
     add("--repeats", type=int, default=10, help="timed passes per case")
     add("--warmup", type=int, default=3, help="passes before them")
@@ -74,6 +80,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Measure, print a table per setting, write the files that were asked for."""
+    if args.isa:
+        folder = Path(args.work_dir).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        older_processor.restart(folder)
     set_up_logging()
     if args.base not in ENGINES:
         raise UserError(f"--base: found {args.base!r}, expected one of {', '.join(ENGINES)}.")

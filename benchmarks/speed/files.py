@@ -17,6 +17,8 @@ NAMES = {  # kind -> file or folder
     "export_int8": "export_int8",
     "export_merged": "export_merged",
     "export_merged_int8": "export_merged_int8",
+    "export_int8_onnx": "export_int8_onnx",
+    "export_merged_int8_onnx": "export_merged_int8_onnx",
     "paddleseg_graph": "paddleseg",
     "paddleseg_onnx": "paddleseg.onnx",
     "paddleseg_label_graph": "paddleseg_labels",

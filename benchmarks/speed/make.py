@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,15 +126,9 @@ def _make_export(
     )
 
 
-def _make_export_onnx(files: Files, path: Path) -> None:
-    _make_export(files, path, ("onnx",))
-
-
-def _make_export_merged(files: Files, path: Path) -> None:
-    _make_export(files, path, ("onnx",), is_merged=True)
-
-
-def _make_export_int8(files: Files, path: Path, is_merged: bool = False) -> None:
+def _make_export_int8(
+    files: Files, path: Path, is_merged: bool = False, artefact: str = "int8"
+) -> None:
     """Export INT8 as the export job does, calibrated on drawn scenes that no case measures."""
     from paddleseg_segformer.data.datasets import RawSample
     from paddleseg_segformer.export import Quantization, Samples
@@ -143,11 +138,7 @@ def _make_export_int8(files: Files, path: Path, is_merged: bool = False) -> None
         return RawSample(*render_scene([SEED + 1, index], CALIBRATION_HW), f"scene {index}", None)
 
     quantization = Quantization(Samples(draw, range(CALIBRATION_IMAGES)))
-    _make_export(files, path, ("int8",), quantization, is_merged)
-
-
-def _make_export_merged_int8(files: Files, path: Path) -> None:
-    _make_export_int8(files, path, is_merged=True)
+    _make_export(files, path, (artefact,), quantization, is_merged)
 
 
 def _make_paddleseg_graph(files: Files, path: Path, is_labels: bool = False) -> None:
@@ -193,10 +184,18 @@ MAKERS: dict[str, tuple[tuple[str, ...], Make]] = {
     # kind -> what it is made of, how
     "weights": ((), _make_weights),
     "export": (("weights",), _make_export),
-    "export_onnx": (("weights",), _make_export_onnx),
+    "export_onnx": (("weights",), partial(_make_export, formats=("onnx",))),
     "export_int8": (("weights",), _make_export_int8),
-    "export_merged": (("weights",), _make_export_merged),
-    "export_merged_int8": (("weights",), _make_export_merged_int8),
+    "export_merged": (
+        ("weights",),
+        partial(_make_export, formats=("onnx",), is_merged=True),
+    ),
+    "export_merged_int8": (("weights",), partial(_make_export_int8, is_merged=True)),
+    "export_int8_onnx": (("weights",), partial(_make_export_int8, artefact="int8_onnx")),
+    "export_merged_int8_onnx": (
+        ("weights",),
+        partial(_make_export_int8, is_merged=True, artefact="int8_onnx"),
+    ),
     "paddleseg_graph": (("weights",), _make_paddleseg_graph),
     "paddleseg_onnx": (("paddleseg_graph",), _make_paddleseg_onnx),
     "paddleseg_label_graph": (("weights",), _make_paddleseg_label_graph),

@@ -16,6 +16,7 @@ from paddleseg_segformer.report.curves import Curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 INK = "#767676"  # of text and axes: readable on white and on black
@@ -80,7 +81,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     num_classes = len(classes)
     side = float(np.clip(1.5 + 0.36 * num_classes, 4, 12))
     figure, (panel,) = figure_of(side + 1, side, 1)
-    picture = panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    picture = panel.imshow(share, cmap=_shades(COLORS[0]), vmin=0, vmax=100)
     panel.set_xlabel("predicted")
     panel.set_ylabel("labelled")
     if num_classes <= _MAX_NAMED_CLASSES:
@@ -90,7 +91,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     if num_classes <= _MAX_WRITTEN_CLASSES:
         for (row, column), value in np.ndenumerate(share):
             if value >= 0.5:
-                color = "white" if value > 55 else "#333333"
+                color = "white" if value > 55 else INK
                 text = f"{value:.0f}"
                 panel.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
     bar = figure.colorbar(picture, ax=panel, fraction=0.04, pad=0.02)
@@ -98,6 +99,13 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     bar.ax.tick_params(colors=INK)
     bar.outline.set_visible(False)
     return figure
+
+
+def _shades(color: str) -> Colormap:
+    """Return the shades from the page's own background to a color."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("shades", [f"{color}00", color])
 
 
 def reliability_figure(calibration: Calibration) -> Figure:

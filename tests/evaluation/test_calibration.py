@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from paddleseg_segformer.evaluation.calibration import (
     MAX_SAMPLE_PIXELS,
+    Calibration,
     PixelSample,
     calibrate,
     fit_temperature,
@@ -89,6 +92,18 @@ def test_each_class_gets_its_temperature_and_unseen_images_gain() -> None:
     before, after = (calibration.qualities[name] for name in ("none", "per_class"))
     assert after.ece < 0.01 < 0.05 < before.ece
     assert after.brier < before.brier and after.nll < before.nll
+
+
+def test_what_raises_the_calibration_error_is_not_chosen() -> None:
+    quality = calibrate(*drawn([1.0] * 4, 2_000)).qualities["none"]
+    qualities = {
+        "none": replace(quality, ece=0.09, nll=0.50),
+        "one": replace(quality, ece=0.11, nll=0.40),
+        "per_class": replace(quality, ece=0.08, nll=0.45),
+    }
+    assert Calibration(qualities, {}, 1, 2).best == "per_class"
+    qualities["per_class"] = replace(quality, ece=0.10, nll=0.45)
+    assert Calibration(qualities, {}, 1, 2).best == "none"
 
 
 def test_a_class_with_few_pixels_gets_the_temperature_of_all() -> None:
