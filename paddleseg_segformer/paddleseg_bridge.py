@@ -11,11 +11,10 @@ from typing import Any
 
 import paddle
 from paddle import Tensor, nn
-from paddle.hapi import dynamic_flops
 
 from paddleseg_segformer.contracts import pad_multiple_of
 from paddleseg_segformer.models import BACKBONES, MODELS, VisionTransformer
-from paddleseg_segformer.models.layers import Conv2D, Linear, tokens_to_map, upsample_to_input
+from paddleseg_segformer.models.layers import tokens_to_map, upsample_to_input
 from paddleseg_segformer.paddleseg_components import load_manager
 from paddleseg_segformer.weights import load_pretrained
 
@@ -45,8 +44,6 @@ def register() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "exists already": replacing is the purpose
                 registered.add_component(component)
-    for ours, theirs in ((Conv2D, nn.Conv2D), (Linear, nn.Linear)):  # for its cost report
-        dynamic_flops.register_hooks[ours] = dynamic_flops.register_hooks[theirs]
     logger.info("PaddleSeg's %s now come from paddleseg_segformer", ", ".join(replaced))
 
 
@@ -79,14 +76,20 @@ def _paddleseg_models() -> Iterator[Component]:
 class _PaddleSegTokens:
     """Mixin: what PaddleSeg's models expect of a `VisionTransformer`, over ours."""
 
-    def forward(self: Any, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """(N, C, H, W) -> each block's patches (N, L, C), and the shape (N, C, h, w)."""
+    def forward(self: Any, x: Tensor, as_tokens: bool = False) -> tuple[Any, Any]:
+        """(N, C, H, W) -> each block's patches (N, L, C), and the shape (N, C, h, w).
+
+        Args:
+            as_tokens: return what `encode` does.
+        """
         tokens, hw = self.embed(x)
         outputs = []
         for block in self.blocks:
             tokens = block(tokens)
             outputs.append(tokens)
         outputs[-1] = self.norm(outputs[-1])
+        if as_tokens:
+            return outputs[-1], hw
         patches = [tokens[:, 1:] for tokens in outputs]
         return patches, paddle.shape(tokens_to_map(patches[-1], hw))
 

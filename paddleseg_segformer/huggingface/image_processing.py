@@ -149,9 +149,14 @@ class SegformerImageProcessor(HubProcessor):
 
     def _pixels(self, image: Any) -> np.ndarray:
         """Return an image as (H, W, C)."""
+        is_made_rgb = self.do_convert_rgb is True
         layout, channels = self.input_data_format, {1, 3, np.size(self.image_mean)}
+        channels |= {4} if is_made_rgb else set()
         if isinstance(image, Image.Image):
-            image = image if self.do_convert_rgb is False else image.convert("RGB")
+            if is_made_rgb:
+                image = _on_white(image.convert("RGBA"))
+            elif self.do_convert_rgb is not False:
+                image = image.convert("RGB")
             layout = "channels_last"
         elif not hasattr(image, "shape"):
             raise UserError(
@@ -170,7 +175,12 @@ class SegformerImageProcessor(HubProcessor):
                 "3) or (3, height, width). For other channels give input_data_format, and a mean "
                 "and std of each."
             )
-        return pixels.transpose(1, 2, 0) if layout == "channels_first" else pixels
+        pixels = pixels.transpose(1, 2, 0) if layout == "channels_first" else pixels
+        if is_made_rgb and pixels.shape[2] == 1:
+            return pixels.repeat(3, axis=2)
+        if is_made_rgb and pixels.shape[2] == 4 and pixels.dtype == np.uint8:
+            return np.asarray(_on_white(Image.fromarray(np.ascontiguousarray(pixels))))
+        return pixels
 
     def _map(self, segmentation_map: Any) -> np.ndarray:
         """Return one map of class ids (h, w) int64."""
@@ -194,6 +204,12 @@ class SegformerImageProcessor(HubProcessor):
         """Return what resizes an image."""
         section = self.resizing()
         return SIZE_RULES[section.pop("type")](**section)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Return a picture with transparency as one in RGB, on white."""
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def _as_list(given: Any, num_axes: int) -> list[Any]:

@@ -24,7 +24,7 @@ from paddleseg_segformer.huggingface.loading import (
 )
 from paddleseg_segformer.huggingface.losses import classification_loss, segmentation_loss
 from paddleseg_segformer.huggingface.outputs import EncoderOutput, LogitsOutput, ModelOutput
-from paddleseg_segformer.models import MixVisionTransformer
+from paddleseg_segformer.models import MixVisionTransformer, exact_rewrites
 from paddleseg_segformer.models.segformer import AllMLPHead
 from paddleseg_segformer.weights import open_checkpoint
 from paddleseg_segformer.weights.architectures import architecture_of
@@ -58,16 +58,20 @@ class _Pretrained(nn.Layer):
     """
 
     model_type: ClassVar[str]  # of a config's `model` section
+    main_input_name = "pixel_values"
+    base_model_prefix = "segformer"
 
     def __init__(self, config: SegformerConfig, model: nn.Layer | None = None) -> None:
         super().__init__()
         self.config = config
         self.model = config.build(self.model_type) if model is None else model
+        if getattr(config, "gradient_checkpointing", False):
+            self.gradient_checkpointing_enable()
 
     @classmethod
     def from_pretrained(
         cls: type[Pretrained],
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | None,
         ignore_mismatched_sizes: bool = False,
         *,
         config: SegformerConfig | str | os.PathLike[str] | None = None,
@@ -83,7 +87,8 @@ class _Pretrained(nn.Layer):
         which is logged. The model is in evaluation mode, as in transformers.
 
         Args:
-            source: A Hugging Face folder, or what `open_checkpoint` reads.
+            source: A Hugging Face folder, or what `open_checkpoint` reads; None where `config` and
+                `state_dict` are given.
             ignore_mismatched_sizes: Accept a source with another number of classes; the classifier
                 then keeps its initial weights.
             config: In place of the source's, or where to read it.
@@ -97,21 +102,27 @@ class _Pretrained(nn.Layer):
         Raises:
             UserError: no such file, weights that do not fit, or an unknown argument.
         """
-        source = os.path.join(source, subfolder) if subfolder else source
         overrides = without_download(overrides)
         dtype = dtype_name(overrides.pop("torch_dtype", dtype))
-        source = local_path(source)
-        if not source.exists():
-            raise UserError(f"{source}: no such file or folder. {NO_HUB.format(source)}")
-        stated = stated_config(source, config, overrides)
-        checkpoint = open_checkpoint(source)
-        own = shown_config(checkpoint, overrides) if stated is None else stated
-        backbone = full_backbone(checkpoint.model.get("backbone", checkpoint.model))
-        model = own.build(cls.model_type, {key: backbone[key] for key in EPSILONS})
-        loaded = cls(own, model)
-        if state_dict is None:
-            load(model, source, checkpoint, ignore_mismatched_sizes)
+        if source is None:
+            if config is None or state_dict is None:
+                raise UserError("source: found None, which needs both config and state_dict.")
+            stated = stated_config("", config, overrides)
+            assert stated, "of `config`"
+            loaded = cls(stated)
         else:
+            source = local_path(os.path.join(source, subfolder) if subfolder else source)
+            if not source.exists():
+                raise UserError(f"{source}: no such file or folder. {NO_HUB.format(source)}")
+            stated = stated_config(source, config, overrides)
+            checkpoint = open_checkpoint(source)
+            own = shown_config(checkpoint, overrides) if stated is None else stated
+            backbone = full_backbone(checkpoint.model.get("backbone", checkpoint.model))
+            model = own.build(cls.model_type, {key: backbone[key] for key in EPSILONS})
+            loaded = cls(own, model)
+            if state_dict is None:
+                load(model, source, checkpoint, ignore_mismatched_sizes)
+        if state_dict is not None:
             loaded.set_state_dict(fitting(loaded, state_dict))
         loaded.to(dtype=dtype)
         loaded.eval()
@@ -149,8 +160,13 @@ class _Pretrained(nn.Layer):
 
     @property
     def segformer(self) -> SegformerModel:
-        """Return the encoder as a model of its own, with the same weights."""
-        return SegformerModel(self.config, self.backbone)
+        """Return the encoder as a model of its own, with the same layers."""
+        return _view(SegformerModel(self.config, self.backbone), "backbone")
+
+    @property
+    def base_model(self) -> SegformerModel:
+        """Return the same as `segformer`."""
+        return self.segformer
 
     @property
     def num_labels(self) -> int:
@@ -176,8 +192,17 @@ class _Pretrained(nn.Layer):
             and not (only_trainable and item.stop_gradient)
         )
 
-    def gradient_checkpointing_enable(self) -> None:
-        """Recompute blocks for the gradients: less memory, more time."""
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Tell whether blocks are recomputed for the gradients."""
+        return self.backbone.use_recompute
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
+        """Recompute blocks for the gradients: less memory, more time.
+
+        Args:
+            gradient_checkpointing_kwargs: Of PyTorch's function, without effect.
+        """
         self.backbone.use_recompute = True
 
     def gradient_checkpointing_disable(self) -> None:
@@ -213,7 +238,10 @@ class _Pretrained(nn.Layer):
 
     def _chosen(self, name: str, given: bool | None) -> bool:
         """Return an argument of a call, or what the config says where it is None."""
-        return getattr(self.config, name) if given is None else given
+        chosen = getattr(self.config, name) if given is None else given
+        if chosen not in (True, False):
+            raise UserError(f"{name}: found {chosen!r}, expected True or False.")
+        return chosen
 
     def _given(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
         """Return an output as it is, or as a tuple."""
@@ -222,6 +250,22 @@ class _Pretrained(nn.Layer):
     def _last_state(self, last: Tensor) -> Tensor:
         """Return stage 4's map, or its tokens (N, L, C4) where the config wants those."""
         return last if self.config.reshape_last_stage else last.flatten(2).transpose([0, 2, 1])
+
+
+View = TypeVar("View", bound=nn.Layer)
+
+
+def _view(part: View, name: str) -> View:
+    """Return a part that is made anew from a model's layers, and so refuses hooks on itself."""
+
+    def refuse(*_: Any) -> None:
+        raise UserError(
+            f"hooks: this part of a model does not run itself, its layers do. Register them on "
+            f"those, or on the model's `{name}`."
+        )
+
+    part.register_forward_pre_hook = part.register_forward_post_hook = refuse
+    return part
 
 
 class SegformerModel(_Pretrained):
@@ -302,8 +346,8 @@ class SegformerForSemanticSegmentation(_Pretrained):
 
     @property
     def decode_head(self) -> SegformerDecodeHead:
-        """Return the head."""
-        return SegformerDecodeHead(self.config, self.model)
+        """Return the head, with the same layers."""
+        return _view(SegformerDecodeHead(self.config, self.model), "model")
 
     def forward(
         self,
@@ -323,10 +367,11 @@ class SegformerForSemanticSegmentation(_Pretrained):
                 config says.
         """
         features, attentions = self._encode(pixel_values, output_attentions)
-        logits = self.model.decode(features)
-        loss = None
-        if labels is not None:
-            loss = segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index)
+        with exact_rewrites(attentions is None):
+            logits = self.model(pixel_values, features)
+            loss = None
+            if labels is not None:
+                loss = segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index)
         is_wanted = self._chosen("output_hidden_states", output_hidden_states)
         states = tuple(features) if is_wanted else None
         return self._given(LogitsOutput(loss, logits, states, attentions), return_dict)
@@ -363,7 +408,8 @@ class SegformerForImageClassification(_Pretrained):
             return_dict: As of `SegformerForSemanticSegmentation`.
         """
         features, attentions = self._encode(pixel_values, output_attentions)
-        logits = self.model.head(features[-1].mean(axis=[2, 3]))
+        with exact_rewrites(attentions is None):
+            logits = self.model(pixel_values, features)
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, self.config.problem_type)

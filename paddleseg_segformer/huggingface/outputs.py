@@ -81,6 +81,14 @@ class SegmentationOutput(ModelOutput):
 class BatchFeature(dict[str, Any]):
     """A dictionary whose values are attributes too; `model(**features)` takes it."""
 
+    def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Move the tensors as `Tensor.to` does; a number type is for those of floating point."""
+        for key, item in self.items():
+            if isinstance(item, Tensor):
+                moved = item.to(*args, **kwargs)
+                self[key] = moved if item.is_floating_point() else item.to(moved.place)
+        return self
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]

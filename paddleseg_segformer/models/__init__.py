@@ -5,6 +5,7 @@ from collections.abc import Callable
 from paddle import nn
 
 from paddleseg_segformer.models import mix_transformer, resnet, vision_transformer
+from paddleseg_segformer.models.cpu_gradients import exact_rewrites
 from paddleseg_segformer.models.mix_transformer import (
     MixVisionTransformer,
     MixVisionTransformerClassifier,
@@ -41,4 +42,5 @@ __all__ = [
     "SegFormerLastStage",
     "SegFormerMM",
     "VisionTransformer",
+    "exact_rewrites",
 ]

@@ -21,10 +21,11 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import cpu_gradients
 from paddleseg_segformer.models.cpu_gradients import is_eager
 from paddleseg_segformer.models.layers import (
-    Conv2D,
     are_plain,
+    convolve,
     has_hooks,
     have_biases,
+    is_conv,
     map_to_patches,
     map_to_tokens,
     merge_tokens,
@@ -219,7 +220,7 @@ class EfficientSelfAttention(nn.Layer):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         if sr_ratio > 1:
-            self.sr = Conv2D(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
+            self.sr = nn.Conv2D(dim, dim, kernel_size=sr_ratio, stride=sr_ratio)
             self.norm = nn.LayerNorm(dim, epsilon=norm_eps)
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
@@ -239,8 +240,12 @@ class EfficientSelfAttention(nn.Layer):
 
     def is_plain(self) -> bool:
         """Tell whether `after_norm` may be called; see `layers.are_plain`."""
-        layers = [self.q, self.sr] if self.sr_ratio > 1 else []
-        return not has_hooks(self) and are_plain(*layers) and have_biases(layers)
+        if has_hooks(self):
+            return False
+        if self.sr_ratio == 1:
+            return True
+        is_patches = is_conv(self.sr, self.sr_ratio, stride=self.sr_ratio)
+        return is_patches and are_plain(self.q) and have_biases([self.q])
 
     def _attended(
         self, queries_keys_values: tuple[Tensor, Tensor, Tensor], hw: Sequence[int | Tensor]
@@ -261,7 +266,7 @@ class EfficientSelfAttention(nn.Layer):
         """(N, L, C) -> queries (N, L', M, D), keys and values (N, S, M, D)."""
         reduced = x
         if self.sr_ratio > 1:
-            reduced = self.norm(map_to_tokens(self.sr(tokens_to_map(x, hw))))  # (N, S, C)
+            reduced = self.norm(map_to_tokens(convolve(self.sr, tokens_to_map(x, hw))))  # (N, S, C)
         return self._split(self.q(merge_tokens(x, hw, self.merge)), reduced)
 
     def _split(self, q: Tensor, reduced: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,8 @@ Shapes: N batch, C channels, L tokens (h * w), K classes, h w sides of a feature
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +29,24 @@ LOG_DENSITY_AT_0 = -0.5 * math.log(2 * math.pi)  # of the normal distribution
 # pixel grows with the side, that of interpolation does not
 MATRIX_SIDE, MATRIX_SIDE_NO_GRAD = 128, 32
 
+is_rewriting = True  # see `exact_rewrites`
+
+
+@contextmanager
+def exact_rewrites(is_enabled: bool) -> Iterator[None]:
+    """With False, compute inside the block as published, not in cheaper forms of the same.
+
+    Each layer runs as a layer, `paddle.grad` reaches any tensor inside, and
+    `backward(retain_graph=True)` may be followed by another one. With Paddle's hand-written
+    gradients (`PyLayer`), the former fails and the latter crashes.
+    """
+    global is_rewriting
+    before, is_rewriting = is_rewriting, is_rewriting and is_enabled
+    try:
+        yield
+    finally:
+        is_rewriting = before
+
 
 def is_eager() -> bool:
     """Tell whether operations run one by one, in dygraph; not in a graph, nor traced for one."""
@@ -35,8 +54,8 @@ def is_eager() -> bool:
 
 
 def is_on_cpu(x: Tensor) -> bool:
-    """Tell whether operations on `x` run on the CPU, in dygraph."""
-    return is_eager() and x.place.is_cpu_place()
+    """Tell whether operations on `x` run on the CPU, in dygraph, and may be rewritten."""
+    return is_rewriting and is_eager() and x.place.is_cpu_place()
 
 
 def scale_samples(x: Tensor, factors: Tensor) -> Tensor:

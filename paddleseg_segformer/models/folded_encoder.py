@@ -36,12 +36,15 @@ from paddleseg_segformer.models.attention import EfficientSelfAttention
 from paddleseg_segformer.models.layers import (
     are_plain,
     has_hooks,
+    is_conv,
     map_to_tokens,
     merge_tokens,
     spread_tokens,
     tokens_to_map,
 )
 from paddleseg_segformer.models.mix_transformer import (
+    PATCH_KERNELS,
+    PATCH_STRIDES,
     Block,
     MixFFN,
     MixVisionTransformer,
@@ -265,8 +268,7 @@ class FoldedEncoder(nn.Layer):
                 )
             )
             embed = getattr(backbone, f"patch_embed{stage}")
-            is_plain = type(embed) is OverlapPatchEmbed and are_plain(embed.proj)
-            self.patch_embeds.append(FoldedPatchEmbed(embed) if is_plain else embed)
+            self.patch_embeds.append(FoldedPatchEmbed(embed) if _is_plain(embed, stage) else embed)
             self.norms.append(getattr(backbone, f"norm{stage}"))
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -281,13 +283,23 @@ class FoldedEncoder(nn.Layer):
         return features
 
 
+def _is_plain(embed: nn.Layer, stage: int) -> bool:
+    """Tell whether the weights of stage 1 to 4's patch embedding say all that it does."""
+    kernel, stride = PATCH_KERNELS[stage - 1], PATCH_STRIDES[stage - 1]
+    is_own = type(embed) is OverlapPatchEmbed and not has_hooks(embed)
+    return is_own and is_conv(embed.proj, kernel, stride, kernel // 2)
+
+
 def is_foldable(block: nn.Layer) -> bool:
     """Tell whether a block's weights say all that it does; see `are_plain`."""
     attn, mlp = block.attn, block.mlp
     if (type(block), type(attn), type(mlp)) != (Block, EfficientSelfAttention, MixFFN):
         return False
     layers = [block.norm1, block.norm2, block.drop_path, attn.q, attn.kv, attn.proj, attn.proj_drop]
-    layers += [attn.sr, attn.norm] if attn.sr_ratio > 1 else []
+    if attn.sr_ratio > 1:
+        if not is_conv(attn.sr, attn.sr_ratio, attn.sr_ratio):
+            return False
+        layers.append(attn.norm)
     has_hook = any(has_hooks(item) for item in (block, attn, mlp))
     return are_plain(*layers) and mlp.is_plain() and not has_hook
 

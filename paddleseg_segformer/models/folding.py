@@ -33,9 +33,16 @@ from paddleseg_segformer.models.affine import (
     conv_weight,
 )
 from paddleseg_segformer.models.folded_encoder import FoldedConv, FoldedEncoder, sum_parts
-from paddleseg_segformer.models.layers import are_plain, is_only, relu, upsample
+from paddleseg_segformer.models.layers import are_plain, has_hooks, is_conv, relu, upsample
 from paddleseg_segformer.models.mix_transformer import MixVisionTransformer
-from paddleseg_segformer.models.segformer import AllMLPHead, MMHead, SegFormer, SegFormerMM
+from paddleseg_segformer.models.segformer import (
+    AllMLPHead,
+    MMHead,
+    SegFormer,
+    SegFormerMM,
+    are_plain_linears,
+    is_plain_fuse,
+)
 
 HEAD_WIDTH = 64  # channels of the head at a time
 
@@ -149,7 +156,7 @@ def _folded(model: nn.Layer, has_query_blocks: bool) -> nn.Layer:
     if type(model) not in (SegFormer, SegFormerMM):
         return model
     encoder = model.backbone
-    if type(encoder) is MixVisionTransformer:
+    if type(encoder) is MixVisionTransformer and not has_hooks(encoder):
         encoder = FoldedEncoder(encoder, has_query_blocks)
     if not _is_foldable_head(model):
         return UnfoldedHead(encoder, model)
@@ -161,13 +168,14 @@ def _folded(model: nn.Layer, has_query_blocks: bool) -> nn.Layer:
 
 def _is_foldable_head(head: AllMLPHead | MMHead) -> bool:
     """Tell whether the weights of a head say all that it does; see `are_plain`."""
+    if not are_plain(head.dropout) or not is_conv(head.linear_pred, 1):
+        return False
     if isinstance(head, AllMLPHead):
-        sequences = [getattr(head, f"linear_c{stage}") for stage in range(1, 5)]
-        sequences.append(head.linear_fuse)
+        linears = [getattr(head, f"linear_c{stage}") for stage in range(1, 5)]
+        is_plain, fuses = are_plain_linears(linears), [head.linear_fuse]
     else:
-        sequences = [*head.convs, head.fusion_conv]
-    layers = [layer for item in sequences for layer in item.children()]
-    return all(map(is_only, sequences)) and are_plain(*layers, head.dropout, head.linear_pred)
+        is_plain, fuses = True, [*head.convs, head.fusion_conv]
+    return is_plain and all(is_plain_fuse(item) and are_plain(item[1]) for item in fuses)
 
 
 def check_exportable(model: nn.Layer) -> None:

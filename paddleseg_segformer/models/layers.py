@@ -37,47 +37,68 @@ class DropPath(nn.Layer):
         return x * factors
 
 
-class Conv2D(nn.Conv2D):
-    """Convolution whose bias is added as (C, 1, 1), in the type of the product.
+def convolve(layer: nn.Layer, x: Tensor) -> Tensor:
+    """Call a convolution, or a sequence of one: (N, C, h, w) -> (N, D, h', w').
 
-    Paddle adds it as (1, C, 1, 1), whose gradient takes as long on a CPU as that of a 3x3 depthwise
-    convolution.
+    The bias of Paddle's own is added as (C, 1, 1), in the type of the product. Paddle adds it as
+    (1, C, 1, 1), whose gradient takes as long on a CPU as that of a 3x3 depthwise convolution.
     """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, D, h', w')."""
-        weight = in_type_of(x, self.weight)  # else a depthwise one is computed in float32
-        out = F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
-        return out if self.bias is None else add_channel_bias(out, self.bias)
-
-
-class Linear(nn.Linear):
-    """Linear whose bias is added in the type of the product."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., D)."""
-        out = paddle.matmul(x, self.weight)
-        return out + in_type_of(out, self.bias)
+    conv = layer[0] if is_only(layer, 1) else layer
+    if type(conv) is not nn.Conv2D or has_hooks(conv) or not _pads_zeros(conv):
+        return layer(x)
+    weight = in_type_of(x, conv.weight)  # else a depthwise one is computed in float32
+    out = F.conv2d(x, weight, None, conv._stride, conv._padding, conv._dilation, conv._groups)
+    return out if conv.bias is None else add_channel_bias(out, conv.bias)
 
 
-PLAIN = (
-    *(nn.Linear, Linear, nn.Conv2D, Conv2D, nn.LayerNorm, nn.BatchNorm2D),
-    *(nn.Dropout, nn.Dropout2D, DropPath),
-)
+def linear(layer: nn.Layer, x: Tensor) -> Tensor:
+    """Call a linear: (..., C) -> (..., D). The bias is added in the type of the product."""
+    if type(layer) is not nn.Linear or has_hooks(layer) or layer.bias is None:
+        return layer(x)
+    out = paddle.matmul(x, layer.weight)
+    return out + in_type_of(out, layer.bias)
+
+
+PLAIN = (nn.Linear, nn.LayerNorm, nn.BatchNorm2D, nn.Dropout, nn.Dropout2D, DropPath)
 
 
 def are_plain(*layers: nn.Layer) -> bool:
     """Tell whether layers may be computed from their weights, without being called.
 
     They have to be called where something watches or changes them as they run (hooks), and where
-    they were replaced by another kind of layer, such as one of LoRA's.
+    they were replaced by another kind of layer, such as one of LoRA's. Of convolutions, `is_conv`
+    tells.
     """
     return all(type(layer) in PLAIN and not has_hooks(layer) for layer in layers)
 
 
-def is_only(container: nn.Layer) -> bool:
-    """Tell whether a layer is a sequence that does no more than run its layers."""
-    return type(container) is nn.Sequential and not has_hooks(container)
+def is_conv(
+    layer: nn.Layer,
+    kernel: int,
+    stride: int = 1,
+    padding: int = 0,
+    *,
+    has_bias: bool = True,
+    is_depthwise: bool = False,
+) -> bool:
+    """Tell whether a layer is a convolution of this form that may be computed from its weights."""
+    if type(layer) is not nn.Conv2D or has_hooks(layer) or not _pads_zeros(layer):
+        return False
+    form = layer._kernel_size, layer._stride, layer._dilation, layer._padding, layer._groups
+    groups = layer.weight.shape[0] if is_depthwise else 1
+    expected = [kernel] * 2, [stride] * 2, [1, 1], padding, groups
+    return form == expected and (layer.bias is not None) == has_bias
+
+
+def _pads_zeros(conv: nn.Conv2D) -> bool:
+    """Tell whether a convolution pads with zeros, channels first."""
+    return conv._padding_mode == "zeros" and conv._data_format == "NCHW"
+
+
+def is_only(container: nn.Layer, num_layers: int) -> bool:
+    """Tell whether a layer is a sequence that does no more than run its so many layers."""
+    is_sequence = type(container) is nn.Sequential and not has_hooks(container)
+    return is_sequence and len(container) == num_layers
 
 
 def have_biases(layers: Sequence[nn.Layer]) -> bool:
@@ -107,7 +128,7 @@ def in_type_of(x: Tensor, other: Tensor) -> Tensor:
 def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
     """Return a 1x1 convolution without bias and a batch norm, named as in PaddleSeg's files."""
     return nn.Sequential(
-        ("_conv", Conv2D(in_channels, out_channels, kernel_size=1, bias_attr=False)),
+        ("_conv", nn.Conv2D(in_channels, out_channels, kernel_size=1, bias_attr=False)),
         ("_batch_norm", nn.BatchNorm2D(out_channels)),
     )
 

@@ -20,13 +20,14 @@ from paddleseg_segformer.models import cpu_gradients
 from paddleseg_segformer.models.attention import EfficientSelfAttention
 from paddleseg_segformer.models.init import init_mit_weights, init_tokens
 from paddleseg_segformer.models.layers import (
-    Conv2D,
     DropPath,
-    Linear,
     are_plain,
+    convolve,
     has_hooks,
     have_biases,
+    is_conv,
     is_only,
+    linear,
     map_to_tokens,
     tokens_to_map,
 )
@@ -50,12 +51,12 @@ class OverlapPatchEmbed(nn.Layer):
         self, in_channels: int, dim: int, kernel: int, stride: int, norm_eps: float
     ) -> None:
         super().__init__()
-        self.proj = Conv2D(in_channels, dim, kernel, stride=stride, padding=kernel // 2)
+        self.proj = nn.Conv2D(in_channels, dim, kernel, stride=stride, padding=kernel // 2)
         self.norm = nn.LayerNorm(dim, epsilon=norm_eps)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Sequence[int | Tensor]]:
         """(N, in_channels, H, W) -> tokens (N, L, C), and the (h, w) of their map."""
-        x = self.proj(x)  # (N, C, ceil(H / stride), ceil(W / stride))
+        x = convolve(self.proj, x)  # (N, C, ceil(H / stride), ceil(W / stride))
         return self.norm(map_to_tokens(x)), x.shape[2:]
 
 
@@ -82,7 +83,7 @@ class PositionedPatchEmbed(OverlapPatchEmbed):
         init_tokens(self.pos_embed)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Sequence[int | Tensor]]:
-        x = self.proj(x)
+        x = convolve(self.proj, x)
         hw = x.shape[2:]
         grid = tokens_to_map(self.pos_embed, self.grid_hw)  # (1, C, *grid_hw)
         positions = F.interpolate(grid, size=hw, mode="bilinear", align_corners=False)
@@ -101,20 +102,20 @@ class MixFFN(nn.Layer):
 
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
         self.dwconv = nn.Sequential(
-            ("dwconv", Conv2D(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim))
+            ("dwconv", nn.Conv2D(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim))
         )
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor, hw: Sequence[int | Tensor]) -> Tensor:
         """(N, L, C) tokens of an `hw` map -> (N, L, C)."""
         if cpu_gradients.is_on_cpu(x) and self.is_plain():
             return cpu_gradients.mix_ffn(x, hw, *self.parameters())
-        x = self.dwconv(tokens_to_map(self.fc1(x), hw))  # (N, 4C, h, w)
+        x = convolve(self.dwconv, tokens_to_map(linear(self.fc1, x), hw))  # (N, 4C, h, w)
         x = map_to_tokens(self.drop(F.gelu(x)))
-        return self.drop(self.fc2(x))
+        return self.drop(linear(self.fc2, x))
 
     def after_norm(self, x: Tensor, hw: Sequence[int], norm: nn.LayerNorm) -> Tensor:
         """Return `self(norm(x), hw)` on a CPU; the norm's result is not kept for the gradients."""
@@ -122,10 +123,12 @@ class MixFFN(nn.Layer):
 
     def is_plain(self) -> bool:
         """Tell whether the six weights of three layers say all that it does; see `are_plain`."""
-        if not is_only(self.dwconv) or len(self.dwconv) != 1 or self.training and self.drop.p:
+        if self.training and self.drop.p or not is_only(self.dwconv, 1):
             return False
-        layers = [self.fc1, self.dwconv[0], self.fc2]
-        return are_plain(*layers, self.drop) and have_biases(layers)
+        if not are_plain(self.fc1, self.fc2, self.drop):
+            return False
+        is_depthwise = is_conv(self.dwconv[0], 3, padding=1, is_depthwise=True)
+        return is_depthwise and have_biases([self.fc1, self.fc2])
 
 
 class Block(nn.Layer):
@@ -336,7 +339,7 @@ class MixVisionTransformer(nn.Layer):
         """Return the maps of `forward`, and the attention weights (N, M, L', S) of each block.
 
         They take 16 MiB per image and block of stage 1 at 512x512. The maps depend on them, so that
-        `backward` gives them gradients after `retain_grads`; blocks are not recomputed.
+        they get gradients; blocks are not recomputed, nor rewritten (see `exact_rewrites`).
         """
         attentions: list[Tensor] = []
         layers = [x for x in self.sublayers() if isinstance(x, EfficientSelfAttention)]
@@ -344,7 +347,8 @@ class MixVisionTransformer(nn.Layer):
         try:
             for layer in layers:
                 layer.kept = attentions
-            return self(x), attentions
+            with cpu_gradients.exact_rewrites(False):
+                return self(x), attentions
         finally:
             self.use_recompute = use_recompute
             for layer in layers:
@@ -408,9 +412,14 @@ class MixVisionTransformerClassifier(nn.Layer):
         self.head = nn.Linear(backbone.feat_channels[-1], num_classes)
         init_mit_weights(self.head)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) normalised image -> (N, num_classes) logits."""
-        return self.head(self.backbone(x)[-1].mean(axis=[2, 3]))
+    def forward(self, x: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
+        """(N, C, H, W) normalised image -> (N, num_classes) logits.
+
+        Args:
+            features: the backbone's maps of `x`, where they are at hand.
+        """
+        maps = self.backbone(x) if features is None else features
+        return self.head(maps[-1].mean(axis=[2, 3]))
 
 
 _WIDE: dict[str, Any] = {"embed_dims": (64, 128, 320, 512)}

@@ -6,7 +6,7 @@ F U(W x + b) = U(F W x) + F b. The fuse convolution F = [F4 | F3 | F2 | F1] is t
 each stage at the stage's own resolution, merged with that stage's linear W, instead of to a
 4D-channel concatenation at a quarter of the input's resolution. Where one of these layers has
 hooks, such as those of `paddle.flops` and `paddle.summary`, or was replaced by another kind of
-layer, the head is computed as published.
+layer, and within `exact_rewrites(False)`, the head is computed as published.
 
 Shapes: N batch, C_i channels of stage i, D head width, K classes, h w the sides of stage 1's map.
 Source: Xie et al., "SegFormer", 2021, section 3.2.
@@ -26,12 +26,14 @@ from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import cpu_gradients
 from paddleseg_segformer.models.init import init_head_weights
 from paddleseg_segformer.models.layers import (
-    Conv2D,
     add_channel_bias,
     are_plain,
     conv_bn,
+    convolve,
     have_biases,
     in_type_of,
+    is_conv,
+    is_only,
     map_to_tokens,
     project,
     relu,
@@ -52,7 +54,7 @@ class _Head(nn.Layer):
         self.num_classes = num_classes
         self.align_corners = align_corners
         self.dropout = nn.Dropout2D(dropout_rate)
-        self.linear_pred = Conv2D(embedding_dim, num_classes, kernel_size=1)
+        self.linear_pred = nn.Conv2D(embedding_dim, num_classes, kernel_size=1)
 
     def _concatenated(self, maps: Sequence[Tensor], first: Tensor) -> Tensor:
         """Four (N, D, h_i, w_i) maps -> (N, 4D, h, w), h and w the sides of `first`."""
@@ -63,9 +65,21 @@ class _Head(nn.Layer):
         """(N, D, h, w) -> (N, K, h, w)."""
         is_trained_on_cpu = self.training and cpu_gradients.is_on_cpu(fused)
         fused = F.relu_(fused) if is_trained_on_cpu else relu(fused)
-        if is_trained_on_cpu and self.dropout.p and are_plain(self.dropout, self.linear_pred):
+        is_plain = are_plain(self.dropout) and is_conv(self.linear_pred, 1)
+        if is_trained_on_cpu and self.dropout.p and is_plain:
             return cpu_gradients.drop_and_classify(fused, self.dropout, self.linear_pred)
-        return self.linear_pred(self.dropout(fused))
+        return convolve(self.linear_pred, self.dropout(fused))
+
+
+def are_plain_linears(stages: Sequence[nn.Layer]) -> bool:
+    """Tell whether the weights of sequences of one linear say all that they do."""
+    linears = [stage[0] for stage in stages if is_only(stage, 1)]
+    return len(linears) == len(stages) and are_plain(*linears) and have_biases(linears)
+
+
+def is_plain_fuse(layer: nn.Layer) -> bool:
+    """Tell whether a fuse layer is a 1x1 convolution, whose weight says all, and a norm."""
+    return is_only(layer, 2) and is_conv(layer[0], 1, has_bias=False)
 
 
 class AllMLPHead(_Head):
@@ -98,13 +112,15 @@ class AllMLPHead(_Head):
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
-        linears = [getattr(self, f"linear_c{stage}").proj for stage in range(1, 5)]
-        if not are_plain(*linears, self.linear_fuse[0]) or not have_biases(linears):
+        stages = [getattr(self, f"linear_c{stage}") for stage in range(1, 5)]
+        is_plain = are_plain_linears(stages) and is_plain_fuse(self.linear_fuse)
+        if not (cpu_gradients.is_rewriting and is_plain):
             maps = [
-                tokens_to_map(linears[stage](map_to_tokens(x)), x.shape[2:])
-                for stage, x in enumerate(features)
+                tokens_to_map(linear(map_to_tokens(x)), x.shape[2:])
+                for linear, x in zip(stages, features, strict=True)
             ]
             return self.classify(self.linear_fuse(self._concatenated(maps[::-1], features[0])))
+        linears = [stage[0] for stage in stages]
         # (D, D) slices of the fuse weight, stage 1 first
         fuse_slices = self.linear_fuse[0].weight.flatten(1).chunk(4, axis=1)[::-1]
         maps, biases = [], []
@@ -142,7 +158,7 @@ class MMHead(_Head):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Four (N, C_i, h_i, w_i) maps -> (N, K, h, w) logits at stage 1's size."""
         maps = [relu(self.convs[stage](x)) for stage, x in enumerate(features)]
-        if not are_plain(self.fusion_conv[0]):
+        if not (cpu_gradients.is_rewriting and is_plain_fuse(self.fusion_conv)):
             return self.classify(self.fusion_conv(self._concatenated(maps, features[0])))
         # (D, D) slices of the fuse weight, stage 1 first
         fuse_slices = self.fusion_conv[0].weight.flatten(1).chunk(4, axis=1)
@@ -223,11 +239,15 @@ class _EncoderDecoder(nn.Layer):
         is_classifier = self.one_logit and name.startswith("linear_pred.")
         return from_one_row(self.linear_pred, array) if is_classifier else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) normalised image -> (N, K, ceil(H / 4), ceil(W / 4)) logits."""
+    def forward(self, x: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
+        """(N, C, H, W) normalised image -> (N, K, ceil(H / 4), ceil(W / 4)) logits.
+
+        Args:
+            features: the backbone's maps of `x`, where they are at hand.
+        """
         if self.quantizers is not None:
             return self.quantizers(self, x)
-        return self.decode(self.backbone(x))
+        return self.decode(self.backbone(x) if features is None else features)
 
 
 class SegFormer(_EncoderDecoder, AllMLPHead):

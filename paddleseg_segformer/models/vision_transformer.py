@@ -21,7 +21,7 @@ from paddle import Tensor, nn
 from paddleseg_segformer.errors import UserError, did_you_mean
 from paddleseg_segformer.models.attention import SelfAttention
 from paddleseg_segformer.models.init import init_tokens, init_vit_weights
-from paddleseg_segformer.models.layers import Conv2D, DropPath, map_to_tokens, tokens_to_map
+from paddleseg_segformer.models.layers import DropPath, convolve, map_to_tokens, tokens_to_map
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 
@@ -38,10 +38,10 @@ class PatchEmbed(nn.Layer):
         super().__init__()
         # of P - 1 padded zeros the strided convolution uses those that complete a patch
         padding = [0, patch_size - 1, 0, patch_size - 1] if pad_input else 0
-        self.proj = Conv2D(in_channels, dim, patch_size, stride=patch_size, padding=padding)
+        self.proj = nn.Conv2D(in_channels, dim, patch_size, stride=patch_size, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+        return convolve(self.proj, x)
 
 
 class MLP(nn.Layer):
@@ -192,17 +192,21 @@ class VisionTransformer(nn.Layer):
         self.apply(init_vit_weights)
         init_tokens(self.pos_embed, self.cls_token)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) normalised image -> (N, C, h, w), without the class token."""
-        tokens, hw = self.encode(x)
-        return tokens_to_map(tokens[:, 1:], hw)
+    def forward(self, x: Tensor, as_tokens: bool = False) -> Any:
+        """(N, in_channels, H, W) normalised image -> (N, C, h, w), without the class token.
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Sequence[int | Tensor]]:
-        """(N, in_channels, H, W) -> tokens (N, 1 + L, C), class token first, and (h, w)."""
+        Args:
+            as_tokens: return what `encode` does.
+        """
         tokens, hw = self.embed(x)
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens), hw
+        tokens = self.norm(tokens)
+        return (tokens, hw) if as_tokens else tokens_to_map(tokens[:, 1:], hw)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Sequence[int | Tensor]]:
+        """(N, in_channels, H, W) -> tokens (N, 1 + L, C), class token first, and (h, w)."""
+        return self(x, as_tokens=True)
 
     def embed(self, x: Tensor) -> tuple[Tensor, Sequence[int | Tensor]]:
         """Return the first block's input (N, 1 + L, C) and (h, w).

@@ -12,7 +12,7 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/*.md", "configs/*.md", "deploy/*.md", "deploy/*/*.md")
     for page in ROOT.glob(pattern)
 )
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def text_of(page: Path) -> str:

@@ -41,7 +41,7 @@ def test_segmentation_output() -> None:
     np.testing.assert_array_equal(output.logits.numpy(), model.model(x).numpy())
     labels = paddle.randint(0, 5, [2, 65, 97])
     full = model(pixel_values=x, labels=labels, output_hidden_states=True, output_attentions=True)
-    np.testing.assert_array_equal(full.logits.numpy(), output.logits.numpy())
+    np.testing.assert_allclose(full.logits.numpy(), output.logits.numpy(), atol=1e-6)
     sizes = [[17, 25], [9, 13], [5, 7], [3, 4]]
     assert [state.shape[2:] for state in full.hidden_states] == sizes
     for state, feature in zip(full.hidden_states, model.backbone(x), strict=True):

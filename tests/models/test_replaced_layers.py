@@ -13,7 +13,6 @@ from small_models import small_segformer, spread
 from paddleseg_segformer.export.static_graph import save_static_graph
 from paddleseg_segformer.models import SegFormer, SegFormerMM
 from paddleseg_segformer.models.folding import fold
-from paddleseg_segformer.models.layers import Conv2D, Linear
 
 
 class LowRank(nn.Layer):
@@ -42,7 +41,7 @@ class Subclass(nn.Linear):
 
 
 def replaceable(model: nn.Layer) -> list[str]:
-    kinds = (nn.Linear, Linear, nn.Conv2D, Conv2D)
+    kinds = (nn.Linear, nn.Conv2D)
     return [name for name, layer in model.named_sublayers() if type(layer) in kinds]
 
 

@@ -48,6 +48,7 @@ FIXED = {
 }
 
 DOWNLOAD_ARGUMENTS = (  # of `from_pretrained` there; without effect on a folder that is here
+    "attn_implementation",  # all of theirs give the same numbers
     *("cache_dir", "force_download", "local_files_only", "token", "use_auth_token", "revision"),
     *("proxies", "resume_download", "trust_remote_code", "use_safetensors", "low_cpu_mem_usage"),
 )
@@ -162,7 +163,7 @@ class HubConfig(JsonFile):
 
     def __init__(self, **values: Any) -> None:
         num_labels, id2label = (values.pop(key, None) for key in ("num_labels", "id2label"))
-        values.pop("label2id", None)
+        label2id = values.pop("label2id", None)
         self.id2label = {} if id2label is None else id2label
         if id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
@@ -170,6 +171,8 @@ class HubConfig(JsonFile):
             raise UserError(
                 f"num_labels is {num_labels}, but id2label names {self.num_labels} classes."
             )
+        if label2id not in (None, self.label2id):
+            logger.warning("config: label2id differs from id2label, which it follows from")
         fields = [item for item in dataclasses.fields(self) if item.name != "id2label"]
         known = {item.name: item.default for item in fields}
         for name in values.keys() - known.keys():
@@ -185,6 +188,8 @@ class HubConfig(JsonFile):
             if not isinstance(value, Mapping):
                 raise UserError(f"id2label: found {value!r}, expected a name for each class id.")
             value = {int(index): str(label) for index, label in value.items()}
+        if isinstance(value, tuple) and name in self.__dataclass_fields__:
+            value = list(value)  # as files give it
         super().__setattr__(name, value)
 
     def update(self, values: Mapping[str, Any]) -> None:

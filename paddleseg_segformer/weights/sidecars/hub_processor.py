@@ -72,7 +72,8 @@ class HubProcessor(JsonFile):
         do_reduce_labels: In maps, before they are resized: 0 becomes 255, other ids go down by
             one, 255 stays.
         reduce_labels: Old name of `do_reduce_labels`.
-        do_convert_rgb: Turn Pillow's images of other modes into RGB, which False leaves out.
+        do_convert_rgb: Pillow's images of other modes are turned into RGB, but for False. True, as
+            in transformers, puts transparent ones on white, and does so with arrays of 0..255 too.
         input_data_format: Layout of arrays, of `LAYOUTS`; by default told by their shape.
         data_format: Layout of what is returned.
     """
@@ -121,6 +122,11 @@ class HubProcessor(JsonFile):
         for name in ("do_resize", "do_rescale", "do_normalize", "do_reduce_labels"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name}: found {getattr(self, name)!r}, expected true or false.")
+        assert isinstance(self.size, Mapping)
+        self.size = dict(self.size)  # changed in place, these are no other processor's
+        for name in ("image_mean", "image_std"):
+            if isinstance(getattr(self, name), Sequence):
+                setattr(self, name, list(getattr(self, name)))
 
     def transforms(self) -> list[dict[str, Any]]:
         """Return the settings as the `transforms` of a config."""
@@ -176,9 +182,11 @@ class HubProcessor(JsonFile):
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `preprocessor_config.json` into a folder."""
-        write_json(Path(folder) / PROCESSOR_FILE, self.to_dict())
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Write `preprocessor_config.json` into a folder; return its path, in a list."""
+        path = Path(folder) / PROCESSOR_FILE
+        write_json(path, self.to_dict())
+        return [str(path)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data."""
