@@ -37,7 +37,7 @@ from paddleseg_segformer.files import atomic_path
 try:
     from zlib_ng import zlib_ng as deflate  # several times as fast
 except ImportError:
-    import zlib as deflate
+    import zlib as deflate  # type: ignore[no-redef]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 

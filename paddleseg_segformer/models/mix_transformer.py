@@ -123,9 +123,9 @@ class MixFFN(nn.Layer):
 
     def is_plain(self) -> bool:
         """Tell whether the six weights of three layers say all that it does; see `are_plain`."""
-        if self.training and self.drop.p or not is_only(self.dwconv, 1):
+        if not is_only(self.dwconv, 1) or not are_plain(self.fc1, self.fc2, self.drop):
             return False
-        if not are_plain(self.fc1, self.fc2, self.drop):
+        if self.training and self.drop.p:
             return False
         is_depthwise = is_conv(self.dwconv[0], 3, padding=1, is_depthwise=True)
         return is_depthwise and have_biases([self.fc1, self.fc2])

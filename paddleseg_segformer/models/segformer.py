@@ -66,7 +66,7 @@ class _Head(nn.Layer):
         is_trained_on_cpu = self.training and cpu_gradients.is_on_cpu(fused)
         fused = F.relu_(fused) if is_trained_on_cpu else relu(fused)
         is_plain = are_plain(self.dropout) and is_conv(self.linear_pred, 1)
-        if is_trained_on_cpu and self.dropout.p and is_plain:
+        if is_plain and is_trained_on_cpu and self.dropout.p:
             return cpu_gradients.drop_and_classify(fused, self.dropout, self.linear_pred)
         return convolve(self.linear_pred, self.dropout(fused))
 
