@@ -41,7 +41,7 @@ def seeds() -> tuple[list[bytes], list[bytes]]:
     images, deploys = list(image_seeds().values()), list(deploy_seeds().values())
     for found, name in ((images, "images"), (deploys, "deploy")):
         found += [path.read_bytes() for path in sorted((HERE / "corpus" / name).glob("*"))]
-    return [content[1:] for content in images], deploys
+    return [content[1:] for content in images if len(content) > 1], deploys
 
 
 def run(program: Path, seconds: float, keep: Path, first: int = 0) -> dict[str, int]:

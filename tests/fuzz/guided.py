@@ -28,7 +28,9 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, required=True, help="folder of all that was found")
     args = parser.parse_args()
     import atheris
+    import paddle
 
+    paddle.disable_signal_handler()  # else it ends the process before the case is written
     sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parent / "serving")]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with atheris.instrument_imports(include=["paddleseg_segformer"], enable_loader_override=False):

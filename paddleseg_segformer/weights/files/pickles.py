@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import paddle
@@ -16,21 +17,55 @@ from paddleseg_segformer.files import atomic_path
 
 MAX_DEPTH = 50  # of lists and dictionaries
 MAX_ITEMS = 1_000_000  # in all of them
+_CODE = re.compile("[<>|=]?(b1|[iu][1248]|f[248]|c8|c16)")
 _NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own record beside the tensors
 
 
-class _ArrayType:
+class _Number:
+    """Stands for `numpy.dtype`: of numbers alone. NumPy's own can be made to crash."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+        if not isinstance(code, str) or not _CODE.fullmatch(code):
+            raise pickle.UnpicklingError(f"an array of {code!r:.40}, which are no numbers")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Take the byte order; a number has no other state."""
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
     """Stands for `numpy.ndarray`, which a file may name but not call: it allocates at will."""
 
-    def __new__(cls, *arguments: Any) -> _ArrayType:
+    array: np.ndarray
+
+    def __new__(cls, *arguments: Any) -> _Array:
         raise pickle.UnpicklingError("it would make an array of no data")
 
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Take version (absent in old files), shape, type, whether columns come first, and data."""
+        shape, kind, is_fortran, data = state[-4:]
+        if isinstance(data, str):  # of Python 2
+            data = data.encode("latin1")
+        flat = np.frombuffer(data, kind.dtype) if data else np.empty(0, kind.dtype)
+        self.array = flat.reshape(shape, order="F" if is_fortran else "C").copy("K")
 
-def _reconstruct(kind: type, shape: Any, _: Any) -> np.ndarray:
-    """Return the empty array that is filled next, as NumPy's function of this name does."""
-    if kind is not _ArrayType or shape != (0,):
-        raise pickle.UnpicklingError("it would make an array of no data")
-    return np.empty(0, np.int8)
+
+def _reconstruct(kind: type, *_: Any) -> _Array:
+    """Return the array that is filled next."""
+    return object.__new__(_Array)
+
+
+def _scalar(kind: _Number, data: bytes) -> _Array:
+    """Return a number as an array without axes."""
+    return _from_buffer(data, kind, ())
+
+
+def _from_buffer(data: bytes, kind: _Number, shape: tuple[int, ...], order: str = "C") -> _Array:
+    """Return an array of the fifth version of pickles."""
+    found = object.__new__(_Array)
+    found.__setstate__((shape, kind, order == "F", data))
+    return found
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -43,15 +78,15 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "tuple"): tuple,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): _ArrayType,
+    ("numpy", "dtype"): _Number,
+    ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encode,
 }
 for _core in ("core", "_core"):
     _ALLOWED |= {
         (f"numpy.{_core}.multiarray", "_reconstruct"): _reconstruct,
-        (f"numpy.{_core}.multiarray", "scalar"): np.float32(0).__reduce__()[0],
-        (f"numpy.{_core}.numeric", "_frombuffer"): np.zeros(0).__reduce_ex__(5)[0],
+        (f"numpy.{_core}.multiarray", "scalar"): _scalar,
+        (f"numpy.{_core}.numeric", "_frombuffer"): _from_buffer,
     }
 
 
@@ -61,10 +96,24 @@ class _RestrictedUnpickler(pickle._Unpickler):
     It is the one written in Python: the other reserves memory for as many entries as a file claims.
     """
 
+    stack: list[Any]
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it would run {module}.{name}")
         return _ALLOWED[module, name]
+
+    def load_build(self) -> None:
+        """Fill arrays and their types; drop the attributes of what else there is."""
+        if isinstance(self.stack[-2], (_Array, _Number)):
+            super().load_build()  # type: ignore[misc]
+        else:
+            self.stack.pop()
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+    }
 
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
@@ -118,8 +167,10 @@ def _plain(value: Any) -> Any:
     """Turn Paddle's (name, array) pairs into arrays, at any depth."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key != _NAME_TABLE}
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
-        return value[1]
+    if isinstance(value, _Array):
+        return value.array
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Array):
+        return value[1].array
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item) for item in value)
     return value
