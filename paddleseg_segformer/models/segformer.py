@@ -116,8 +116,8 @@ class AllMLPHead(_Head):
         is_plain = are_plain_linears(stages) and is_plain_fuse(self.linear_fuse)
         if not (cpu_gradients.is_rewriting and is_plain):
             maps = [
-                tokens_to_map(linear(map_to_tokens(x)), x.shape[2:])
-                for linear, x in zip(stages, features, strict=True)
+                tokens_to_map(stages[index](map_to_tokens(x)), x.shape[2:])
+                for index, x in enumerate(features)
             ]
             return self.classify(self.linear_fuse(self._concatenated(maps[::-1], features[0])))
         linears = [stage[0] for stage in stages]

@@ -142,7 +142,7 @@ class _Compiled:
     """A compiled network, and its requests that no call is using."""
 
     def __init__(self, network: Any) -> None:
-        self._network = network
+        self.network = network
         self._idle: list[Any] = []
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -150,7 +150,7 @@ class _Compiled:
         try:
             request = self._idle.pop()
         except IndexError:
-            request = self._network.create_infer_request()
+            request = self.network.create_infer_request()
         request.infer({0: x}, share_inputs=True)
         output: np.ndarray = request.get_output_tensor().data.copy()  # the request's own memory
         self._idle.append(request)

@@ -12,6 +12,8 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from paddleseg_segformer.models.cpu_gradients import exact_rewrites
+
 NUM_PX = 224  # height and width of the image that is traced
 
 
@@ -30,7 +32,9 @@ def network_graph(network: nn.Layer, num_channels: int) -> dict[str, Any]:
 
     spec = paddle.static.InputSpec([1, num_channels, NUM_PX, NUM_PX], "float32", "image")
     traced = paddle.jit.to_static(network.forward, input_spec=[spec], full_graph=True)
-    operators = traced.concrete_program.main_program.global_block().ops
+    with exact_rewrites(False):  # each layer as a layer
+        program = traced.concrete_program.main_program
+    operators = program.global_block().ops
     nodes: dict[str, dict[str, Any]] = {}
     tensors: dict[str, dict[str, Any]] = {}
     names: dict[int, str] = {}  # of tensors that an operator in `nodes` makes
@@ -48,8 +52,9 @@ def network_graph(network: nn.Layer, num_channels: int) -> dict[str, Any]:
         names |= {value.id: tensor for tensor, value in made.items()}
         tensors |= {
             tensor: {
-                "name": tensor, "shape": list(getattr(value, "shape", ())), "type": "DENSE_TENSOR",
-                "dtype": str(getattr(value, "dtype", "")), "value": [], "persistable": False,
+                "name": tensor, "type": "DENSE_TENSOR", "value": [], "persistable": False,
+                "shape": list(value.shape) if value.is_dense_tensor_type() else [],
+                "dtype": str(value.dtype) if value.is_dense_tensor_type() else "",
                 "attrs": {}, "from_node": name, "to_nodes": [],
             }
             for tensor, value in made.items()

@@ -116,8 +116,8 @@ def _openvino_operators(folder: Path) -> list[dict[str, str]]:
     x = paddle.zeros([1, 3, 64, 96])
     network(x)
     network(x)  # compiled for this shape
-    [request] = network._compiled.values()
-    graph = request.get_compiled_model().get_runtime_model()
+    [compiled] = network._compiled.values()
+    graph = compiled.network.get_runtime_model()
     return [
         {key: value.astype(str) for key, value in operator.get_rt_info().items()}
         for operator in graph.get_ops()

@@ -12,7 +12,7 @@ from small_runs import train
 
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.components import register_component
-from paddleseg_segformer.files import make_folder, only_writer
+from paddleseg_segformer.files import locked, make_folder
 
 pytestmark = pytest.mark.check
 
@@ -182,7 +182,7 @@ def test_missing_config(capsys):
 
 
 def test_second_run_into_one_folder_is_told(folder, capsys):
-    with only_writer(make_folder(folder / "out")):
+    with locked(make_folder(folder / "out")):
         assert train(folder, "out") == 1
         assert "another run writes into this folder" in capsys.readouterr().err
         assert not (folder / "out" / "log.jsonl").exists()
