@@ -14,7 +14,6 @@ from paddleseg_segformer.cli.common import (
     add_device_argument,
     set_up_logging,
 )
-from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.runtimes.deploy_config import DeployConfig
 from paddleseg_segformer.runtimes.engines import BACKENDS, MAX_STREAMS, PRECISIONS
 from paddleseg_segformer.serving.settings import ServingSettings, read_api_keys
@@ -103,8 +102,6 @@ def run(args: Namespace) -> None:
         ssl_certfile=args.ssl_certfile,
         ssl_keyfile=args.ssl_keyfile,
     )
-    if args.ssl_keyfile and not args.ssl_certfile:
-        raise UserError("--ssl_keyfile has no effect without --ssl_certfile. Add it.")
     DeployConfig.load(args.config, check_files=False)  # before the server's imports
 
     from paddleseg_segformer.serving.server import serve

@@ -13,7 +13,7 @@ from types import FrameType
 
 import uvicorn
 
-from paddleseg_segformer.errors import UserError, one_line
+from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.serving.app import make_app
 from paddleseg_segformer.serving.connection import HEADER_BYTES, BoundedConnection
 from paddleseg_segformer.serving.service import Service
@@ -99,13 +99,6 @@ class _Server(uvicorn.Server):
                 ssl_keyfile=limits.ssl_keyfile,
             )
         )
-        try:
-            self.config.load()
-        except OSError as error:  # ssl's errors are of this kind
-            raise UserError(
-                f"--ssl_certfile {limits.ssl_certfile}, --ssl_keyfile {limits.ssl_keyfile}: cannot "
-                f"be used ({one_line(error)}). Expected PEM files of a certificate and its key."
-            ) from None
         self.service = service
         self.stop_by = 0.0  # `time.monotonic()`
         self.num_cut = 0  # requests that were in progress at the end of the grace period

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ServingSettings:
         ssl_keyfile: The private key (PEM), where it is not in that file.
 
     Raises:
-        UserError: a number that is not above 0 (the wait may be 0).
+        UserError: a number that is not above 0 (the wait may be 0), or no certificate with its key.
     """
 
     max_batch: int | None = None
@@ -61,6 +62,17 @@ class ServingSettings:
                 continue
             if value < 0 or (value == 0 and field.name not in MAY_BE_0):
                 raise UserError(f"--{field.name}: found {value}, expected a number above 0.")
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise UserError("--ssl_keyfile has no effect without --ssl_certfile. Add it.")
+        if self.ssl_certfile:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            try:
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
+            except OSError as error:  # ssl's errors are of this kind
+                raise UserError(
+                    f"--ssl_certfile {self.ssl_certfile}, --ssl_keyfile {self.ssl_keyfile}: cannot "
+                    f"be used ({one_line(error)}). Expected PEM files of a certificate and its key."
+                ) from None
 
 
 def read_api_keys(path: str) -> tuple[str, ...]:
