@@ -24,6 +24,7 @@ from small_models import NARROW_MIT
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.models import MixVisionTransformer, SegFormer
 from paddleseg_segformer.weights import load_pretrained, load_weights, open_checkpoint
+from paddleseg_segformer.weights.files.pickles import read_pickle
 from paddleseg_segformer.weights.formats import HUGGINGFACE, NVLABS
 from paddleseg_segformer.weights.formats.naming import export_state
 
@@ -444,6 +445,24 @@ else:
 after = resource.getrusage(resource.RUSAGE_SELF)
 print(after.ru_utime - before.ru_utime, (after.ru_maxrss - before.ru_maxrss) / 1024)
 """
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_arrays_and_numbers_are_what_pickle_makes_of_them(tmp_path, protocol):
+    rng = np.random.default_rng(0)
+    kinds = ["<f4", ">f4", "<f8", "<f2", "<i8", ">i2", "|u1", "|b1", "<u2", "<c8"]
+    content = {kind: rng.integers(0, 2, (3, 4)).astype(kind) for kind in kinds}
+    content["columns"] = np.asfortranarray(content["<f4"])
+    if protocol > 2:  # which has empty bytes made by a function
+        content["none"] = np.empty((0, 3), "<f4")
+    content |= {"no axes": np.array(2.5, "<f4"), "number": np.float32(1.5), "step": np.int64(7)}
+    path = tmp_path / "x.pdparams"
+    path.write_bytes(pickle.dumps(content, protocol))
+    found = read_pickle(path)
+    for name, expected in content.items():
+        assert type(found[name]) is type(expected), name
+        assert found[name].dtype == expected.dtype and found[name].shape == expected.shape, name
+        np.testing.assert_array_equal(found[name], expected)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

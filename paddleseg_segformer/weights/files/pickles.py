@@ -51,19 +51,20 @@ class _Array:
         self.array = flat.reshape(shape, order="F" if is_fortran else "C").copy("K")
 
 
-def _reconstruct(kind: type, *_: Any) -> _Array:
+def _reconstruct(*_: Any) -> _Array:
     """Return the array that is filled next."""
     return object.__new__(_Array)
 
 
-def _scalar(kind: _Number, data: bytes) -> _Array:
-    """Return a number as an array without axes."""
-    return _from_buffer(data, kind, ())
+def _scalar(kind: _Number, data: bytes) -> np.generic:
+    """Return a number of NumPy's, on which nothing can be set."""
+    number: np.generic = np.frombuffer(data, kind.dtype, 1)[0]
+    return number
 
 
 def _from_buffer(data: bytes, kind: _Number, shape: tuple[int, ...], order: str = "C") -> _Array:
     """Return an array of the fifth version of pickles."""
-    found = object.__new__(_Array)
+    found = _reconstruct()
     found.__setstate__((shape, kind, order == "F", data))
     return found
 
