@@ -14,6 +14,8 @@ MIT: dict[str, Any] = {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}
 # every head is equally wide, as in published files
 NARROW_MIT: dict[str, Any] = {**MIT, "embed_dims": (8, 16, 40, 64)}
 VIT: dict[str, Any] = {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 3}
+# of a config of transformers' classes
+HUB_SIZES = {"hidden_sizes": (8, 16, 20, 32), "depths": (1, 2, 1, 1), "decoder_hidden_size": 16}
 
 
 def small_mit(**changes: Any) -> MixVisionTransformer:

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from small_models import HUB_SIZES
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.huggingface import (
@@ -19,12 +20,7 @@ from paddleseg_segformer.huggingface import (
 )
 from paddleseg_segformer.huggingface.losses import classification_loss, segmentation_loss
 
-TINY = {
-    "hidden_sizes": (8, 16, 20, 32),
-    "depths": (1, 2, 1, 1),
-    "decoder_hidden_size": 16,
-    "drop_path_rate": 0.0,
-}
+TINY = {**HUB_SIZES, "drop_path_rate": 0.0}
 
 
 def tiny(**fields: object) -> SegformerConfig:

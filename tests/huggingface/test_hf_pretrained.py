@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from small_models import HUB_SIZES
 
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.huggingface import (
@@ -21,11 +22,6 @@ from paddleseg_segformer.huggingface import (
 from paddleseg_segformer.models import BACKBONES, SegFormer, SegFormerMM
 from paddleseg_segformer.weights import save_weights
 
-TINY = {
-    "hidden_sizes": (8, 16, 20, 32),
-    "depths": (1, 2, 1, 1),
-    "decoder_hidden_size": 16,
-}
 CLASSES = {0: "road", 1: "sky", 2: "tree"}
 BACKBONE = {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}
 
@@ -44,7 +40,7 @@ def equal(model: paddle.nn.Layer, other: paddle.nn.Layer) -> bool:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder with a segmentation model of three classes."""
-    config = SegformerConfig(**TINY, id2label=CLASSES, semantic_loss_ignore_index=9)
+    config = SegformerConfig(**HUB_SIZES, id2label=CLASSES, semantic_loss_ignore_index=9)
     SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "seg")
     return tmp_path / "seg"
 
@@ -98,7 +94,7 @@ def test_weight_files_of_this_package_keep_their_epsilons(tmp_path: Path) -> Non
 
 
 def test_encoder_of_any_size_is_loaded(tmp_path: Path) -> None:
-    encoder = SegformerModel(SegformerConfig(**TINY))
+    encoder = SegformerModel(SegformerConfig(**HUB_SIZES))
     encoder.save_pretrained(tmp_path)
     assert equal(SegformerModel.from_pretrained(tmp_path), encoder)
 
@@ -110,7 +106,7 @@ def test_arguments_of_transformers(folder: Path, tmp_path: Path) -> None:
     assert SegformerConfig.from_pretrained(tmp_path, subfolder="seg") == model.config
     other = load(folder, config=folder / "config.json", output_attentions=True)
     assert other.config.output_attentions and equal(other, model)
-    config = SegformerConfig(**TINY, num_labels=3)
+    config = SegformerConfig(**HUB_SIZES, num_labels=3)
     assert load(folder, config=config).config is config
     for dtype in ("float16", "torch.bfloat16", paddle.float64):
         half = load(folder, dtype=dtype)

@@ -17,7 +17,7 @@ from paddle.nn.quant.qat import QuantedConv2D, QuantedLinear
 from paddle.quantization import PTQ, QAT, QuantConfig
 from paddle.quantization.observers import AbsmaxObserver
 from paddle.quantization.quanters import FakeQuanterWithAbsMaxObserver
-from small_models import small_mit, small_segformer, small_vit, spread
+from small_models import HUB_SIZES, small_mit, small_segformer, small_vit, spread
 
 from paddleseg_segformer import huggingface as hf
 from paddleseg_segformer.models import (
@@ -32,12 +32,7 @@ from paddleseg_segformer.models import (
 )
 from paddleseg_segformer.models.layers import DropPath
 
-HF_SIZES = {
-    "hidden_sizes": (8, 16, 20, 32),
-    "depths": (1, 1, 1, 1),
-    "decoder_hidden_size": 16,
-    "num_labels": 5,
-}
+HF_SIZES = {**HUB_SIZES, "depths": (1, 1, 1, 1), "num_labels": 5}
 MAKERS: dict[str, Callable[[], nn.Layer]] = {
     "SegFormer": lambda: small_segformer(5),
     "SegFormerMM": lambda: small_segformer(5, SegFormerMM),
