@@ -6,6 +6,7 @@ import ctypes
 import errno
 import hashlib
 import importlib
+import math
 import os
 import re
 import shutil
@@ -35,6 +36,7 @@ UNLOCKED_S, ABANDONED_S = 60.0, 86400.0
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2; macOS's renamex_np has the same 2
 POLL_S = 0.01  # between two looks at a lock
+FINISH_S = 30.0  # in which the process before ends its write of a folder
 REPLACE_TRIES, REPLACE_WAIT_S = 20, 0.1  # on Windows, where virus scanners hold new files open
 # names that mean a device there, whatever follows a dot, and letters that no name may have
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
@@ -71,22 +73,26 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[bool | None]:
+def locked(path: Path, wait_s: float = 0.0) -> Iterator[bool | None]:
     """Lock a file or folder; yield whether it could be, or None where the file system has no locks.
 
     The system lets go of it when the process ends. Windows opens no folder and renames nothing that
     is open, so that a file beside it is locked there.
 
     Args:
-        wait: Until another process lets go of it; a file that is missing is made.
+        wait_s: How long to wait for another process to let go of it; for ever, a file that is
+            missing is made.
     """
-    flags = os.O_RDONLY | (os.O_CREAT if wait else 0)
+    end = time.monotonic() + wait_s
+    flags = os.O_RDONLY | (os.O_CREAT if wait_s == math.inf else 0)
     if IS_WINDOWS:
         path, flags = hidden(path, LOCK), os.O_RDWR | os.O_CREAT
     while True:
         handle = os.open(path, flags, 0o666)
         is_mine = _lock(handle)
-        if is_mine is None or (is_mine and _is_at(handle, path)) or not (is_mine or wait):
+        if is_mine is None or (is_mine and _is_at(handle, path)):
+            break
+        if not is_mine and time.monotonic() >= end:
             break
         os.close(handle)  # held by another, or moved away by the one before
         if not is_mine:
@@ -261,10 +267,7 @@ def _temporary_folder(destination: Path) -> Iterator[Path]:
         except FileNotFoundError:  # another process has just put it in its place
             is_mine = False
         if is_mine is False:
-            raise UserError(
-                f"{destination}: another process is writing it. Wait for its end, or choose "
-                "another folder."
-            )
+            raise _being_written(destination)
         made = temporary.stat()
         try:
             with _explained(destination):
@@ -289,8 +292,12 @@ def replace_folder(destination: Path, new: Path) -> None:
         _sync(destination.parent)
         return
     with ExitStack() as stack:
-        if not IS_WINDOWS:  # which locks a name, and that is held already
-            stack.enter_context(locked(destination))  # until it is removed under the other's name
+        # Until it is removed under the other's name, so that nobody takes it there for a killed
+        # process's. Windows locks that name, and it is held already.
+        if not IS_WINDOWS and os.path.realpath(destination) not in _held.get():
+            is_mine = stack.enter_context(locked(destination, FINISH_S))
+            if is_mine is False:  # longer than another's write takes to end: of a run
+                raise _being_written(destination)
         if _exchange(new, destination):
             shutil.rmtree(new)
         else:
@@ -300,6 +307,12 @@ def replace_folder(destination: Path, new: Path) -> None:
             new.rename(destination)
             shutil.rmtree(old)
     _sync(destination.parent)
+
+
+def _being_written(folder: Path) -> UserError:
+    return UserError(
+        f"{folder}: another process is writing it. Wait for its end, or choose another folder."
+    )
 
 
 def remove_folder(folder: Path) -> None:

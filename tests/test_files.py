@@ -239,6 +239,25 @@ def test_processes_that_write_one_folder_again_and_again_mix_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["new"]
 
 
+def test_folder_is_exchanged_once_the_process_before_has_let_go_of_it(tmp_path, monkeypatch):
+    """Else a third one takes the old folder for a killed process's, while it is removed."""
+    destination = tmp_path / "new"
+    make(destination, "1")
+    thread = threading.Thread(target=make, args=(destination, "2"))
+    with files.locked(destination):
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive() and read(destination) == ["1", "1"]
+    thread.join()
+    assert read(destination) == ["2", "2"]
+    monkeypatch.setattr(files, "FINISH_S", 0.05)
+    with files.only_writer(destination):
+        make(destination, "3")  # the holder's own
+    with files.locked(destination), pytest.raises(UserError, match="another process is writing"):
+        make(destination, "4")
+    assert read(destination) == ["3", "3"] and os.listdir(tmp_path) == ["new"]
+
+
 def text_in(folder: int, name: str) -> str:
     """Return what a file of an open folder holds; "-" once the folder is being removed."""
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import mmap
 import multiprocessing
 import os
@@ -148,7 +149,7 @@ class FolderCache:
         """Lock the file that holds the bytes of all files, where the system can."""
         path = self.folder / "bytes"
         path.touch()
-        with locked(path, wait=True):
+        with locked(path, wait_s=math.inf):
             yield path
 
 

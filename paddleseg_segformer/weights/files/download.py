@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import math
 import os
 import re
 import shutil
@@ -127,7 +128,7 @@ def fetch(url: str, folder: Path | None = None) -> Path:
 def _fetch_once(remote: Remote) -> None:
     """Download beside the target and rename; processes that want the same file wait in line."""
     make_folder(remote.target.parent)
-    with locked(remote.part, wait=True):
+    with locked(remote.part, wait_s=math.inf):
         if remote.target.is_file():  # another process was faster
             remote.part.unlink(missing_ok=True)
             return
