@@ -1,4 +1,4 @@
-"""`predict`: write label maps and overlays for an image, a folder, a list of images or a video."""
+"""`predict`: write label maps, overlays and more for images, folders, lists or videos."""
 
 from __future__ import annotations
 
@@ -179,13 +179,13 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
     add(
         "--outputs",
         type=_outputs,
-        default=("label", "overlay"),
         metavar="NAME,...",
         help="what to write, of label (PNG of class ids; TIFF of large pictures), overlay, "
         "confidence (as of --save_confidence), polygons (GeoJSON of each image, COCO of all; in "
         "pixels), legend (legend.png, and beside each overlay), side_by_side (image and overlay), "
         "geotiff (class ids with the picture's georeference), and vectors (GeoPackage and GeoJSON "
-        "in its coordinates). Of a video: label (FFV1, lossless), overlay, side_by_side",
+        "in its coordinates). Of a video: label (FFV1, lossless), overlay, side_by_side. Default: "
+        "label; with --overlay_alpha, and of a video, label,overlay",
     )
     add(
         "--mosaic",
@@ -244,7 +244,12 @@ def add_prediction_arguments(parser: ArgumentParser, aug_flag: str | None) -> No
         help="--image_path is a URL (rtsp://, http:// ...) or a camera (/dev/video0), read "
         "until it ends, for --max_frames, or until Ctrl-C",
     )
-    add("--overlay_alpha", type=float, default=OVERLAY_ALPHA, help="opacity of the colours, 0..1")
+    add(
+        "--overlay_alpha",
+        type=float,
+        metavar="SHARE",
+        help=f"opacity of the overlay's colours, 0..1; default {OVERLAY_ALPHA}",
+    )
     add(
         "--custom_color",
         nargs="+",
@@ -279,14 +284,14 @@ def run(args: Namespace) -> None:
         UserError: a flag or the model is wrong, or images failed (each was reported by name).
     """
     set_up_logging()
-    if not 0 <= args.overlay_alpha <= 1:
-        raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
+    is_film = args.live or is_video(args.image_path)
+    _choose_outputs(args, is_film)
     if not 0 <= args.min_confidence <= 1:
         raise UserError(f"--min_confidence: found {args.min_confidence}, expected 0 to 1.")
     check_numbers(args, polygon_min_px=0, polygon_simplify_px=0, batch_size=1)
     (check_store if is_url(args.save_dir) else check_folder)(args.save_dir)
     is_check_alone = bool(args.self_check) and not (args.image_path or args.file_list)
-    film = _film_options(args) if args.live or is_video(args.image_path) else None
+    film = _film_options(args) if is_film else None
     has_images = not (film or is_check_alone)
     for flag, default in FILM_FLAGS.items():
         if has_images and getattr(args, flag) != default:
@@ -342,6 +347,18 @@ def _predict_share(worker: Worker, record: RunRecord, share: list[ImageFile], ra
         )
         print(timer.report(max(1, num_done)))
     record.end(failures, len(share), len(left))
+
+
+def _choose_outputs(args: Namespace, is_film: bool) -> None:
+    """Set the flags of what is written that were left out."""
+    has_alpha = args.overlay_alpha is not None
+    args.overlay_alpha = args.overlay_alpha if has_alpha else OVERLAY_ALPHA
+    if not 0 <= args.overlay_alpha <= 1:
+        raise UserError(f"--overlay_alpha: found {args.overlay_alpha}, expected 0 to 1.")
+    if args.outputs is None:
+        args.outputs = ("label", "overlay") if is_film or has_alpha else ("label",)
+    if has_alpha and not {"overlay", "side_by_side"} & set(args.outputs):
+        raise UserError("--overlay_alpha has no effect without --outputs overlay. Add it.")
 
 
 def _share(args: Namespace) -> tuple[int, int]:
@@ -476,7 +493,12 @@ class Worker:
         large: list[ImageFile] = []
         others: list[ImageFile] = []
         for image in images:
-            (large if is_large(image.path) else others).append(image)
+            try:
+                self.files.check_names(image)
+            except UserError as error:
+                yield image, _named(image, error)
+            else:
+                (large if is_large(image.path) else others).append(image)
         predictions = self._predictions(others)
         if self.files.needs_network:  # in this thread, and one after the other
             yield from map(self._written, predictions)
@@ -770,7 +792,7 @@ class Timer:
         "read": "waiting for images, which are read meanwhile",
         "predict": "all that lies between image and label map, in each stream",
         "network": "part of predict",
-        "write": "label map and overlay, written meanwhile",
+        "write": "the results, written meanwhile",
     }
 
     def __init__(self) -> None:

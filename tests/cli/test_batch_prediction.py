@@ -117,6 +117,7 @@ def test_streams_write_the_same_files(exported, tmp_path, backend, capfd):
     for streams in (1, 2):
         out[streams] = tmp_path / f"{streams}"
         flags = ["--backend", backend, "--streams", str(streams), "--benchmark"]
+        flags += ["--outputs", "label,overlay"]
         assert infer(exported, images, out[streams], *flags) == 1
         captured = capfd.readouterr()
         assert captured.err.index("00004.png") < captured.err.index("00005.png")
