@@ -163,19 +163,16 @@ def _rle(segmentation: Any, size_hw: tuple[int, int], where: str) -> Rle:
             )
         if isinstance(counts, list):
             runs = [int(number_in(count, where)) for count in counts]
-            if min(runs, default=0) < 0:
-                raise UserError(f"{where}: found a run of {min(runs)} pixels. Export it again.")
-            total = sum(runs)
-            rle = coco_mask.frPyObjects({"size": list(size_hw), "counts": runs}, *size_hw)
         else:
-            rle = {"size": list(size_hw), "counts": str(counts).encode()}
-            total = sum(_runs(str(counts)))  # pycocotools leaves what is missing undefined
-        if total != size_hw[0] * size_hw[1]:
+            runs = _runs(str(counts))
+        if min(runs, default=0) < 0:
+            raise UserError(f"{where}: found a run of {min(runs)} pixels. Export it again.")
+        if sum(runs) != size_hw[0] * size_hw[1]:  # pycocotools would write beyond
             raise UserError(
-                f"{where}: its run lengths are of {total} pixels, expected "
+                f"{where}: its run lengths are of {sum(runs)} pixels, expected "
                 f"{size_hw[0] * size_hw[1]}."
             )
-        return rle
+        return coco_mask.frPyObjects({"size": list(size_hw), "counts": runs}, *size_hw)
     if not segmentation:
         raise UserError(f"{where}: has a box and no segmentation. Draw its outline, or delete it.")
     raise UserError(f"{where}: found {str(segmentation)[:60]}, expected polygons or run lengths.")

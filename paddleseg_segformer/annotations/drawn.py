@@ -32,6 +32,8 @@ from paddleseg_segformer.data.io import read_file
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 
+MAX_OUTLINE_PX = 1 << 24  # of a polygon, for each of which pycocotools takes 80 bytes
+
 Points = Sequence[Sequence[float]]
 Rle = dict[str, Any]  # COCO's run lengths: {"size": [H, W], "counts": bytes}
 
@@ -95,6 +97,12 @@ def polygons(rings: Sequence[Points], size_hw: tuple[int, int], where: str) -> R
         limit = 16 * max(size_hw)
         if np.abs(corners).max() > limit:
             raise UserError(f"{where}: found a corner {limit} px or more outside the image.")
+        outline_px = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
+        if outline_px > MAX_OUTLINE_PX:
+            raise UserError(
+                f"{where}: found a polygon of {len(corners)} corners whose outline is "
+                f"{outline_px:.0f} px long, expected at most {MAX_OUTLINE_PX}. Draw it again."
+            )
         flat.append(corners.ravel().tolist())
     with explained():
         from pycocotools import mask as coco_mask

@@ -22,6 +22,7 @@ from paddleseg_segformer.data.headers import (
     tiff_layout,
 )
 from paddleseg_segformer.data.io import read_file
+from paddleseg_segformer.data.tiffs import read_tiff
 from paddleseg_segformer.data.values import DeclaredRange, ValueRange
 from paddleseg_segformer.errors import UserError
 
@@ -94,7 +95,7 @@ def read_header(path: Path) -> Header:
 def _has_exif(path: Path) -> bool:
     """Tell whether a file may hold EXIF; Pillow decodes a whole PNG to find none."""
     if path.suffix.lower() == ".png":
-        return b"eXIf" in path.read_bytes()
+        return b"eXIf" in read_file(path)
     return path.suffix.lower() != ".bmp"
 
 
@@ -118,17 +119,9 @@ def stored_values(path: Path) -> np.ndarray:
     if suffix == ".npy":
         check_array(path, content)
         return np.load(io.BytesIO(content), allow_pickle=False)
+    if suffix in (".tif", ".tiff") and (layout := tiff_layout(content)):
+        return read_tiff(path, content, layout)
     check_image(path, content)
-    if suffix in (".tif", ".tiff"):
-        import tifffile
-
-        try:
-            with tifffile.TiffFile(io.BytesIO(content)) as file:
-                image, axes = file.series[0].asarray(), file.series[0].axes
-        except Exception as error:  # of any type: it is not made for damaged files
-            reason = " ".join(str(error).split())[:100]
-            raise UserError(f"{path}: cannot be decoded as an image ({reason}).") from None
-        return np.moveaxis(image, (axes.index("Y"), axes.index("X")), (0, 1))
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")

@@ -24,6 +24,11 @@ from PIL import Image
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 
+try:
+    from zlib_ng import zlib_ng as deflate  # several times as fast
+except ImportError:
+    import zlib as deflate  # type: ignore[no-redef]
+
 MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
 DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 MAX_DECODE_S = "PADDLESEG_SEGFORMER_MAX_DECODE_S"  # environment variable
@@ -31,6 +36,9 @@ DEFAULT_MAX_DECODE_S = 120  # the largest image takes about 20 s
 QUICK_PIXELS = 1 << 24  # times scans: decoded in a second
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 MAX_CHUNKS = 100_000  # of a PNG; the usual ones hold 8 KiB or more
+MAX_TEXT_BYTES = 1 << 18  # of a PNG's packed texts, which may become a thousand times as many
+FREE_DATA_BYTES = 1 << 20  # of a PNG's packed pixels: become 1 GiB at most, in two seconds
+SLICE_BYTES = 1 << 16  # unpacked at once
 MAX_PAGES = 1000  # of a TIFF file
 _ORIENTATION = 274  # tag of EXIF and TIFF
 _GDAL_NODATA = 42113  # tag of GeoTIFF
@@ -52,6 +60,8 @@ class TooManyPixels(UserError):
 
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Return (height, width) that a file's header claims; None where none is understood."""
+    if not path.is_file():  # pipes would be waited for
+        return None
     if path.suffix.lower() == ".npy":
         try:
             shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
@@ -178,29 +188,70 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
             "cost as much as a whole image. Save it again."
         )
     if content.startswith(PNG_START):
-        _check_chunks(path, content)
+        _check_chunks(path, content, size_hw)
     return size_hw
 
 
-def _check_chunks(path: Path, content: bytes) -> None:
+def _check_chunks(path: Path, content: bytes, size_hw: tuple[int, int]) -> None:
     """Refuse a PNG whose chunks claim more bytes than follow: OpenCV makes room for all of them.
 
-    What comes after the last chunk is not looked at.
+    It also unpacks all texts, and all pixels, those beyond the image too. What comes after the last
+    chunk is not looked at.
     """
-    position = len(PNG_START)
+    position, text_bytes, pixels = len(PNG_START), 0, []
     for _ in range(MAX_CHUNKS):
         length = int.from_bytes(content[position : position + 4], "big")
         name = content[position + 4 : position + 8]
         if name == b"IEND" or not name:
-            return
-        position += 8 + length
+            break
+        start = position + 8
+        position = start + length
         if position > len(content):
             raise UserError(
                 f"{path}: cannot be decoded as an image: the PNG's chunk {name!r} claims {length} "
-                f"bytes, found {max(0, len(content) - position + length)}. Replace it or remove it."
+                f"bytes, found {max(0, len(content) - start)}. Replace it or remove it."
             )
+        if name == b"IDAT":
+            pixels.append(memoryview(content)[start:position])
+        elif name == b"zTXt" or (name == b"iTXt" and _is_packed(content[start:position])):
+            text_bytes += length
         position += 4  # its checksum
-    raise UserError(f"{path}: a PNG of more than {MAX_CHUNKS} chunks. Save it again.")
+    else:
+        raise UserError(f"{path}: a PNG of more than {MAX_CHUNKS} chunks. Save it again.")
+    if text_bytes > MAX_TEXT_BYTES:
+        raise UserError(
+            f"{path}: a PNG with packed texts of {text_bytes} bytes, expected at most "
+            f"{MAX_TEXT_BYTES}. Save it without them."
+        )
+    if sum(map(len, pixels)) > FREE_DATA_BYTES:
+        _check_packed_pixels(path, pixels, size_hw)
+
+
+def _is_packed(text: bytes) -> bool:
+    """Tell whether a PNG's international text is packed, as the byte after its keyword says."""
+    return text[text.find(b"\0") + 1 :][:1] == b"\1"
+
+
+def _check_packed_pixels(path: Path, pixels: list[memoryview], size_hw: tuple[int, int]) -> None:
+    """Refuse packed pixels of a PNG that are more than its size has room for.
+
+    What is damaged is left for the decoder to tell.
+    """
+    height, width = size_hw
+    # 16 bits of four bands, a byte for each row, and the seven passes of an interlaced image
+    left = height * width * 8 + 2 * height + 1024
+    unpacker = deflate.decompressobj()
+    for part in pixels:
+        for start in range(0, len(part), SLICE_BYTES):
+            try:
+                left -= len(unpacker.decompress(part[start : start + SLICE_BYTES]))
+            except deflate.error:
+                return
+            if left < 0:
+                raise UserError(
+                    f"{path}: cannot be decoded as an image: the PNG holds more pixels than the "
+                    f"{height}x{width} (height x width) that it claims. Save it again."
+                )
 
 
 @contextmanager
@@ -222,6 +273,26 @@ def open_image(content: bytes | Path) -> Iterator[Image.Image]:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         yield image
+
+
+def num_frames(image: Image.Image) -> int:
+    """Return the frames or pages of an open image, at most `MAX_PAGES` + 1 of a TIFF file.
+
+    Pillow's `n_frames` compares each page of a TIFF file with each, which takes minutes.
+
+    Raises:
+        Exception: of any type, see `open_image`.
+    """
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    for index in range(1, MAX_PAGES + 1):
+        try:
+            image.seek(index)
+        except EOFError:
+            image.seek(0)
+            return index
+    image.seek(0)
+    return MAX_PAGES + 1
 
 
 def orientation(content: bytes | Path) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from paddleseg_segformer.cpu import free_memory_mib
 from paddleseg_segformer.data.findings import Fault
 from paddleseg_segformer.data.headers import (
     JPEG_SCAN,
@@ -25,22 +27,22 @@ from paddleseg_segformer.data.headers import (
     check_array,
     check_image,
     check_pixels,
+    deflate,
     in_time,
+    num_frames,
     open_image,
     orientation,
     tiff_layout,
 )
+from paddleseg_segformer.data.tiffs import read_tiff, turned
 from paddleseg_segformer.data.values import ValueRange, check_finite, is_nodata
-from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 
-try:
-    from zlib_ng import zlib_ng as deflate  # several times as fast
-except ImportError:
-    import zlib as deflate  # type: ignore[no-redef]
-
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
+
+SMALL_MIB = 64  # for files above, the free memory is looked at
+FREE_SHARE = 0.5  # of it, that a file may take
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _JPEG_END = b"\xff\xd9"
@@ -90,7 +92,7 @@ def decode_image(
     if path.suffix.lower() == ".npy":
         image = _decode_array(path, content)
     elif layout and not layout.is_plain:
-        image = _decode_tiff(path, content, layout)
+        image = read_tiff(path, content, layout, img_channels)
         if img_channels == 3 and image.ndim == 3 and image.shape[2] == 4:
             image = image[:, :, :3]
     else:
@@ -130,7 +132,7 @@ def as_stored(image: np.ndarray, content: bytes) -> np.ndarray:
     if layout and layout.num_pages > 1:  # which are not turned
         return image
     turn = orientation(content)
-    return _turned(image, {6: 8, 8: 6}.get(turn, turn))
+    return turned(image, {6: 8, 8: 6}.get(turn, turn))
 
 
 def read_label(
@@ -277,11 +279,23 @@ def write_label(
 
 
 def read_file(path: Path) -> bytes:
-    """Return the file's content; pipes and devices, which might never end, are refused."""
+    """Return the file's content.
+
+    Pipes and devices, which might never end, and files that take most of the memory are refused.
+    """
     try:
-        if path.exists() and not path.is_file():
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path}: not a file. Check the path or the list of samples.")
+        size_mib = status.st_size / 2**20
+        if size_mib > SMALL_MIB and size_mib > FREE_SHARE * free_memory_mib():
+            raise UserError(
+                f"{path}: {size_mib:.0f} MiB, more than {FREE_SHARE:.0%} of the free memory "
+                f"({free_memory_mib():.0f} MiB). Cut it into parts."
+            )
         content = path.read_bytes()
+    except UserError:
+        raise
     except FileNotFoundError:
         raise Fault(
             f"{path}: no such file. Check the path or the list of samples.", "file-missing"
@@ -318,7 +332,7 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")
     if is_webp:
-        image = _turned(image, orientation(content))
+        image = turned(image, orientation(content))
     if image.ndim == 3 and image.shape[2] in (3, 4):
         code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         return cv2.cvtColor(image, code)
@@ -337,23 +351,13 @@ def _decode_channels(
     With a value range, those of 16 bits keep them.
     """
     if img_channels not in (1, 3):
-        return _decode_bands(path, content, layout)
+        return _decode_bands(path, content, layout, img_channels)
     if layout and layout.bits == 16 and not value_range:
         return _decode_wide_tiff(path, content, layout, img_channels)
     if content.startswith(PNG_START) and content[24:25] == b"\x10" and not value_range:
         _refuse_few_bits(path, _decode(path, content, cv2.IMREAD_UNCHANGED))
     flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
     return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if value_range else flag)
-
-
-def _turned(image: np.ndarray, turn: int) -> np.ndarray:
-    """Return an image (H, W) or (H, W, C) turned as EXIF counts, 1 to 8."""
-    if turn in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(
-        turn, (1, 1)
-    )
-    return np.ascontiguousarray(image[::rows, ::columns])
 
 
 def _is_cut_jpeg(content: bytes) -> bool:
@@ -425,43 +429,18 @@ def _decode_wide_tiff(
     return image if img_channels == 3 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
-def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
-    """Return the samples of a TIFF, (H, W) or (H, W, C), turned as it says."""
-    height, width = check_image(path, content)
-    check_pixels(path, height, width, -(-layout.samples * layout.bits // 128))
-    try:
-        with explained():
-            import tifffile
-
-            with tifffile.TiffFile(io.BytesIO(content)) as file:
-                if len(file.pages) > MAX_PAGES:
-                    raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
-                series = file.series[0]
-                image, axes = series.asarray(), series.axes
-    except UserError:
-        raise
-    except Exception as error:  # of any type: it is not made for damaged files
-        reason = " ".join(str(error).split())[:100]
-        is_missing = "imagecodecs" in reason
-        remedy = "Run: pip install imagecodecs" if is_missing else "Replace it or remove it."
-        raise UserError(f"{path}: cannot be decoded as an image ({reason}). {remedy}") from None
-    if image.ndim == 3:
-        order = (axes.index("Y"), axes.index("X"))
-        [other] = {0, 1, 2} - set(order)
-        image = image.transpose(*order, other)
-    return _turned(image, layout.orientation)
-
-
-def _decode_bands(path: Path, content: bytes, layout: TiffLayout | None) -> np.ndarray:
+def _decode_bands(
+    path: Path, content: bytes, layout: TiffLayout | None, img_channels: int
+) -> np.ndarray:
     """Return an image with all its bands (H, W, C): the pages of a TIFF file, or its channels."""
     is_tiff = path.suffix.lower() in (".tif", ".tiff")
     pages = _decode_pages(path, content) if is_tiff else []
     if len(pages) < 2 and layout:
-        return _decode_tiff(path, content, layout)
+        return read_tiff(path, content, layout, img_channels)
     if len(pages) < 2:
         image = _decode(path, content, cv2.IMREAD_UNCHANGED)
         is_turned = content.startswith(PNG_START)  # OpenCV does not turn what it reads unchanged
-        return _turned(image, orientation(content)) if is_turned else image
+        return turned(image, orientation(content)) if is_turned else image
     if len({page.shape for page in pages}) > 1:
         raise UserError(f"{path}: the pages differ in size; expected one page per band.")
     return np.dstack(pages)
@@ -472,7 +451,7 @@ def _decode_pages(path: Path, content: bytes) -> list[np.ndarray]:
     pages = []
     try:
         with open_image(content) as file:
-            num_pages = getattr(file, "n_frames", 1)
+            num_pages = num_frames(file)
             if num_pages < 2:
                 return []
             if num_pages > MAX_PAGES:
@@ -524,13 +503,13 @@ def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarr
     if layout and (
         not layout.is_plain or layout.bits * layout.samples > 24 or layout.num_pages > 1
     ):
-        ids = _decode_tiff(path, content, layout)
+        ids = read_tiff(path, content, layout)
         return grey_of(ids) if layout.num_pages == 1 else ids
     if content.startswith(b"\x89PNG") and content[24] == 16 and content[25]:  # colour or alpha
         return grey_of(_decode(path, content, cv2.IMREAD_UNCHANGED))  # Pillow keeps 8 bits
     try:
         with open_image(content) as file:
-            num_frames = getattr(file, "n_frames", 1)
+            frames = num_frames(file)
             mode, ids = file.mode, np.asarray(file)
             depth = _grey_depth(file, content)
             palette = file.palette.palette if mode == "P" and file.palette else b""
@@ -538,8 +517,8 @@ def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarr
         raise UserError(
             f"{path}: cannot be decoded as a label image. Replace it or remove it."
         ) from None
-    if num_frames > 1:
-        raise UserError(f"{path}: an animation of {num_frames} images, expected one label.")
+    if frames > 1:
+        raise UserError(f"{path}: an animation of {frames} images, expected one label.")
     if mode == "1" and num_classes and num_classes > 2:
         raise UserError(
             f"{path}: holds 1 bit per pixel, which may stand for the ids 0 and 1, or 0 and 255. "

@@ -98,8 +98,8 @@ def walk_files(folder: Path, excluded: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Yield the files under a folder and its sub-folders, in the order of their paths.
 
     Links to folders are followed, but no folder is entered twice. Hidden files and folders, and
-    the resource forks in `__MACOSX`, are no one's images. Links that lead nowhere are yielded, for
-    they are missed where they are read.
+    the resource forks in `__MACOSX`, are no one's images, nor are pipes and devices. Links that
+    lead nowhere are yielded, for they are missed where they are read.
 
     Args:
         excluded: Folders that are not entered.
@@ -125,8 +125,9 @@ def walk_files(folder: Path, excluded: tuple[Path, ...] = ()) -> Iterator[Path]:
             raise UserError(f"{parent}: cannot be read ({error.strerror}).") from None
         folders = []
         for entry in shown:
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            path, is_link = entry.path, entry.is_symlink()
+            if os.path.isdir(path) if is_link else entry.is_dir():
                 folders.append(entry)
-            elif entry.is_symlink() or entry.is_file():
-                yield Path(entry.path)
+            elif os.path.isfile(path) or not os.path.exists(path) if is_link else entry.is_file():
+                yield Path(path)
         waiting += [x.path for x in reversed(folders) if x.name not in _ARCHIVE_FOLDERS]

@@ -175,10 +175,17 @@ class KnownHosts:
             if host and not self._is_known(f"//{host}"):
                 answer = _error(421, "unknown Host; a name has to be given as --allowed_hosts NAME")
                 return await answer(scope, receive, send)
-            if origin and urlsplit(origin).netloc != host and not self._is_allowed(origin):
+            if origin and not self._is_same(origin, host) and not self._is_allowed(origin):
                 answer = _error(403, "pages of other sites may not send requests here")
                 return await answer(scope, receive, send)
         await self.app(scope, receive, send)
+
+    @staticmethod
+    def _is_same(origin: str, host: str) -> bool:
+        try:
+            return urlsplit(origin).netloc == host
+        except ValueError:  # no URL
+            return False
 
     def _is_allowed(self, url: str) -> bool:
         try:

@@ -11,6 +11,7 @@ from paddleseg_segformer.data.headers import (
     TooManyPixels,
     check_array,
     check_image,
+    num_frames,
     open_image,
 )
 from paddleseg_segformer.data.io import decode_image
@@ -104,7 +105,7 @@ def _num_pages(content: bytes) -> int:
     """
     try:
         with open_image(content) as image:
-            num_pages, format = int(getattr(image, "n_frames", 1)), image.format
+            num_pages, format = num_frames(image), image.format
     except Exception:  # a TIFF that Pillow does not read; OpenCV takes its first page
         return 1
     if num_pages > 1 and format in ANIMATIONS:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 BACKLOG = 128  # connections that wait to be accepted
 CUT_S = 2.0  # for the answers to requests that are cut off
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+UPLOAD_READERS = ("python_multipart", "PIL", "tifffile")  # remark on each bad upload in the log
 
 
 def serve(service: Service, host: str, port: int) -> None:
@@ -37,6 +38,8 @@ def serve(service: Service, host: str, port: int) -> None:
         UserError: the port cannot be opened, the backend's labels are wrong, or requests were not
             finished within the grace period.
     """
+    for name in UPLOAD_READERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with listen(host, port) as sock:
         found = sock.getsockname()
         server = _Server(service)

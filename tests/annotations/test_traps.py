@@ -174,6 +174,16 @@ def test_files_that_are_cut_off_or_empty_are_refused(name: str, root: Path) -> N
             lambda c: c["annotations"][0].update(segmentation={"size": [40, 60], "counts": "PQ"}),
             "run lengths are of",
         ),
+        (  # 100,000,000 and -99,997,600, which pycocotools would write beyond the image
+            lambda c: c["annotations"][0].update(
+                segmentation={"size": [40, 60], "counts": "PXh[o2PSZdPM"}
+            ),
+            "found a run of -99997600 pixels",
+        ),
+        (  # pycocotools would take 80 bytes for each pixel of the outline
+            lambda c: c["annotations"][0].update(segmentation=[[900, 900, -900, -900] * 5000]),
+            "10000 corners whose outline is 18000000 px long, expected at most",
+        ),
         (
             lambda c: c["annotations"][0].update(segmentation={"size": [9, 9], "counts": [81]}),
             r"run lengths of \[9, 9\]",

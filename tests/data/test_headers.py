@@ -147,6 +147,16 @@ def test_pipe_does_not_hang(tmp_path):
     assert time.perf_counter() - start < 5
 
 
+def test_file_that_takes_the_memory_is_refused(tmp_path):
+    """It may hold nothing: 200 GB of zeros take no space on the disk."""
+    path = tmp_path / "x.png"
+    path.touch()
+    os.truncate(path, 200 << 30)
+    for read in (read_image, read_label):
+        with pytest.raises(UserError, match=r"x.png: 204800 MiB, more than 50% of the free memory"):
+            read(path)
+
+
 def test_path_with_a_zero_byte_is_refused():
     with pytest.raises(UserError, match="not a path"):
         read_image("a\0b.png")
@@ -221,6 +231,60 @@ def test_png_that_claims_more_than_it_holds_is_refused(tmp_path):
     assert read_image(path).shape == (33, 45, 3)
     path.write_bytes(content[:33] + chunk * 100_001 + content[33:])
     with pytest.raises(UserError, match="a PNG of more than 100000 chunks"):
+        read_image(path)
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt"])
+def test_png_whose_texts_would_fill_the_memory_is_refused(tmp_path, name):
+    """After the pixels Pillow's own bound does not see them; OpenCV unpacks all: 8 MB of each."""
+    path = tmp_path / "x.png"
+    Image.fromarray(np.zeros((33, 45, 3), np.uint8)).save(path)
+    content = path.read_bytes()
+    packed = zlib.compress(b"a" * 7_900_000, 9)
+    text = chunk(name, (b"k\0\0" if name == b"zTXt" else b"k\0\1\0\0\0") + packed)
+    path.write_bytes(content[:-12] + text + content[-12:])
+    assert read_image(path).shape == (33, 45, 3)
+    path.write_bytes(content[:-12] + text * 40 + content[-12:])
+    with pytest.raises(UserError, match="a PNG with packed texts of 3[0-9]{5} bytes"):
+        read_image(path)
+    plain = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"<x/>" * 100_000)
+    path.write_bytes(content[:-12] + plain + content[-12:])
+    assert read_image(path).shape == (33, 45, 3)
+
+
+@pytest.mark.parametrize("is_interlaced", [False, True])
+def test_png_with_more_pixels_than_its_size_is_refused(tmp_path, is_interlaced):
+    """OpenCV unpacks them too: 4 MB took 7 s, and each MB more 1.7 s."""
+    path = tmp_path / "x.png"
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 65535, (500, 400, 3), np.uint16, endpoint=True)
+    rows = image.astype(">u2").tobytes()
+    lines = b"".join(b"\0" + rows[start : start + 2400] for start in range(0, len(rows), 2400))
+    if is_interlaced:
+        passes = [
+            (0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2),
+            (1, 2, 0, 1),
+        ]  # fmt: skip
+        lines = b"".join(
+            b"\0" + line.astype(">u2").tobytes()
+            for top, down, left, right in passes
+            for line in image[top::down, left::right]
+        )
+    header = struct.pack(">IIBBBBB", 400, 500, 16, 2, 0, 0, int(is_interlaced))
+
+    def save(pixels: bytes) -> None:
+        parts = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+    save(lines)
+    assert path.stat().st_size > 1 << 20
+    np.testing.assert_array_equal(read_image(path), image >> 8)
+    save(lines + bytes(1 << 24))
+    with pytest.raises(UserError, match="holds more pixels than the 500x400"):
         read_image(path)
 
 

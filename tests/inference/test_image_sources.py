@@ -11,7 +11,12 @@ import pytest
 
 from paddleseg_segformer.data.io import read_image
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.inference.image_sources import find_images, in_streams, read_ahead
+from paddleseg_segformer.inference.image_sources import (
+    find_images,
+    in_streams,
+    is_large,
+    read_ahead,
+)
 from paddleseg_segformer.inference.overlay import write_image
 
 
@@ -223,3 +228,14 @@ def test_pattern(folder) -> None:
     assert names(find_images(str(folder / "*" / "x.*"))) == ["x.jpg", "x.png"]
     with pytest.raises(UserError, match="no such file"):
         find_images(str(folder / "*" / "y.*"))
+
+
+def test_pipes_are_no_images_and_hold_nothing_up(tmp_path: Path) -> None:
+    """Also where links lead to them: no one writes into them, and readers would wait for ever."""
+    (tmp_path / "x.png").touch()
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("link.png", "link.npy", "link.tif"):
+        (tmp_path / name).symlink_to("pipe.png")
+        assert not is_large(tmp_path / name)
+    (tmp_path / "lost.png").symlink_to("nowhere")
+    assert [image.name for image in find_images(str(tmp_path))] == ["lost", "x"]

@@ -565,6 +565,7 @@ def test_only_known_names_are_answered(bench: Start, host: str, status: int) -> 
         ("http://evil.example", (), 403),
         ("http://127.0.0.1:9999", (), 403),
         ("null", (), 403),
+        ("http://[", (), 403),
         ("https://page.example", ("page.example",), 200),
         ("http://evil.example", ("*",), 200),
     ],

@@ -93,6 +93,9 @@ def test_a_running_service_answers_refuses_and_ends_with_what_it_has_accepted(
         client.sendall(b"Content-Type: image/png\r\n\r\nzz\r\n")  # no length of a chunk
         assert client.recv(100).startswith(b"HTTP/1.1 400")
 
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert httpx.post(f"{running.url}/predict", content=b"--c", headers=form).status_code == 400
+
     def send(_: int) -> httpx.Response:
         headers = {"Content-Type": "image/png"}
         return httpx.post(f"{running.url}/predict", content=content, headers=headers, timeout=60)
@@ -111,6 +114,7 @@ def test_a_running_service_answers_refuses_and_ends_with_what_it_has_accepted(
     assert "labels of the fixture are the model's" in printed
     assert printed.count("POST /predict 200") == 8
     assert "Traceback" not in printed
+    assert "boundary" not in printed  # what the parser of forms says of each bad one
     assert printed.rstrip().endswith("stopped")
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{running.url}/health")
