@@ -161,6 +161,20 @@ class EngineNetwork(ABC):
         parts = [self._run(padded[start : start + batch]) for start in starts]
         return np.concatenate(parts)[: len(x)]
 
+    def check_weights(self, name: str, values: np.ndarray) -> None:
+        """Refuse weights that are not finite; single infinite values are limits of the graph.
+
+        Engines may pass over them, so that their labels would only look right.
+
+        Raises:
+            UserError: they are not.
+        """
+        if not np.isfinite(values).all() and (values.size > 1 or np.isnan(values).any()):
+            raise UserError(
+                f"{self.paths[-1]}: its weights '{name}' are not finite (NaN or infinite). Export "
+                "a model whose weights are."
+            )
+
     def check_shape(self, shape: Sequence[int]) -> None:
         """Refuse an input of another shape (N, C, H, W) than the export takes.
 

@@ -72,13 +72,18 @@ class OpenVINONetwork(EngineNetwork):
     def _read_model(self) -> Any:
         openvino = import_openvino()
         try:
-            return self._core.read_model(*map(str, self.paths))
+            model = self._core.read_model(*map(str, self.paths))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{self.paths[0]}: OpenVINO {openvino.__version__} cannot load it ({reason}). "
                 "Export the model again, or use another version."
             ) from None
+        constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
+        for node in constants:
+            if node.get_element_type().get_type_name() in ("f16", "f32", "f64"):
+                self.check_weights(node.friendly_name, node.data)
+        return model
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         with self._lock:

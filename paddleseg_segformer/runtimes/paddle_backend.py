@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 GPU_MEMORY_MIB = 256  # taken at the start; grows as needed
 TOLERANCE = 1e-4  # of the largest difference to the plain options, times the standard deviation
 MIN_AGREEMENT = 0.999  # of class ids, where the graph gives these
+FLOATS = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
+ITEM_BYTES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "INT16": 2, "FP16": 2, "BF16": 2}
+ITEM_BYTES |= {"INT32": 4, "FP32": 4, "INT64": 8, "FP64": 8}
 # images, height and width; sides of 1 become the smallest that the export takes: maps that are one
 # cell high or wide take other code
 PROBES_NHW = ((1, 1, 1), (1, 1, 200), (1, 200, 1), (1, 29, 29), (2, 32, 64), (1, 97, 131))
@@ -51,6 +55,8 @@ class PaddleInferenceNetwork(EngineNetwork):
                 f"{paths[0]}: a program of Paddle 3, found Paddle {paddle.__version__}. Export the "
                 "model with this Paddle, install Paddle 3, or use another backend."
             )
+        for index, values in enumerate(_weights(paths[1])):
+            self.check_weights(str(index), values)
         if self.device.partition(":")[0] == "cpu":
             prepare_cpu()
             if self.options.precision != "fp32":
@@ -116,8 +122,41 @@ def _runner(configure: Callable[[bool], Any]) -> tuple[Runner, bool]:
     except UserError:
         raise
     except Exception as error:  # Paddle raises several kinds, without a common base
-        logger.warning("Paddle Inference without memory optimisation: %s", last_line(error))
-        return Runner(configure(False)), False
+        reason = last_line(error)
+    try:
+        runner = Runner(configure(False))
+    except Exception as error:
+        raise UserError(
+            f"Paddle Inference {paddle.__version__} cannot load the network ({last_line(error)}). "
+            "Export the model again, or use another version."
+        ) from error
+    logger.warning("Paddle Inference without memory optimisation: %s", reason)
+    return runner, False
+
+
+def _weights(path: Path) -> Iterator[np.ndarray]:
+    """Yield the floating-point arrays of a file of weights, flat; none of what is damaged.
+
+    They lie one after the other. Each begins with 16 bytes of versions and levels, none of which is
+    used, and the length of a description.
+    """
+    from google.protobuf.message import DecodeError
+    from paddle.base.proto import framework_pb2
+
+    content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    position = 0
+    while position < len(content):
+        start = position + 20 + int.from_bytes(content[position + 16 : position + 20], "little")
+        try:
+            told = framework_pb2.VarType.TensorDesc.FromString(
+                content[position + 20 : start].tobytes()
+            )
+        except DecodeError:
+            return
+        kind = framework_pb2.VarType.Type.Name(told.data_type)
+        position = start + math.prod(told.dims) * ITEM_BYTES.get(kind, len(content))
+        if kind in FLOATS and position <= len(content):
+            yield content[start:position].view(FLOATS[kind])
 
 
 def _probes(spec: InputSpec) -> Iterator[np.ndarray]:

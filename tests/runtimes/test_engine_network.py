@@ -376,3 +376,34 @@ def test_longest_side_can_be_set(dynamic) -> None:
         engine(x)
     longer = EngineOptions("onnxruntime", "cpu", max_side_px=8193)
     assert load_network(dynamic[1], longer)(x).shape[3] == 2049
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("backend", ["paddle", "openvino"])
+def test_weights_that_are_not_finite_are_refused(export_tiny, tmp_path, backend, value) -> None:
+    """Both engines drop NaN on the way: a map would come that looks right."""
+    network, folder = export_tiny(tmp_path / "export", [-1, 3, -1, -1], ("paddle", "onnx"))
+    path = folder / ("model.pdiparams" if backend == "paddle" else "model.onnx")
+    was = sha256(path)
+    weight = network.conv.weight.numpy()
+    spoilt = weight.copy()
+    spoilt[1, 2, 3, 4] = value
+    content = path.read_bytes()
+    assert content.count(weight.tobytes()) == 1
+    path.write_bytes(content.replace(weight.tobytes(), spoilt.tobytes()))
+    deploy = folder / "deploy.yaml"
+    deploy.write_text(deploy.read_text().replace(was, sha256(path)))
+    with pytest.raises(UserError, match=rf"{path.name}: its weights '.*' are not finite"):
+        load_network(folder, EngineOptions(backend, "cpu"))
+
+
+def test_paddles_weights_that_cannot_be_read_are_one_line(export_tiny, tmp_path) -> None:
+    _, folder = export_tiny(tmp_path / "export", [-1, 3, -1, -1])
+    path = folder / "model.pdiparams"
+    was = sha256(path)
+    path.write_bytes(b"\xff" * 40 + path.read_bytes()[40:])
+    deploy = folder / "deploy.yaml"
+    deploy.write_text(deploy.read_text().replace(was, sha256(path)))
+    with pytest.raises(UserError, match="cannot load the network") as failure:
+        load_network(folder, EngineOptions("paddle", "cpu"))
+    assert "\n" not in str(failure.value)
