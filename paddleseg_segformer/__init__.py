@@ -7,6 +7,7 @@ own tools to build these models.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from paddleseg_segformer.zoo import list_models
 
 __version__ = "0.1.0"
+
+# From 1.32 on ONNX Runtime tells its maker of its use, unless this is set before its import
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Paddle says so on import; ccache matters to those who compile operators.
 warnings.filterwarnings("ignore", message="No ccache found")

@@ -456,8 +456,10 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder that `make_folder` could not make, without making it.
 
     Raises:
-        UserError: the path, or one above it, is a file or cannot be written to.
+        UserError: the path, or one above it, is a file or cannot be written to; or is empty.
     """
+    if not os.fspath(folder):
+        raise UserError("found an empty name, expected a folder. Name the folder of the results.")
     folder = Path(folder)
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not above.is_dir():

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -51,6 +52,8 @@ TOOLS = {
     "chaos": ("benchmarks.chaos", "kill a training run again and again and see nothing is lost"),
 }
 OLD_NAMES = {"demo": "quickstart"}
+STDERR = 2  # the last of the standard streams
+READER_GONE = 141  # the status of programs that SIGPIPE ends
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,16 +65,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # pipes of Windows cannot hold every character
             stream.reconfigure(errors="backslashreplace")
+    is_done = False
     try:
         with explained():
             _run(list(sys.argv[1:] if argv is None else argv))
+        is_done = True
+        sys.stdout.flush()
     except UserErrors as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _is_output_gone():
+            return 0 if is_done else READER_GONE
         is_lost = isinstance(error, FileNotFoundError) and not error.filename
         lost = "the current folder has been deleted. Go to another, or name absolute paths."
         print(f"error: {lost if is_lost else one_line(error)}", file=sys.stderr)
@@ -80,6 +89,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Put the null device in the place of standard streams that were closed.
+
+    The next file to be opened would have the number of one, and libraries print to these numbers.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  open to the end
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def _is_output_gone() -> bool:
+    """Tell whether who read the output has gone, as `head` does; what is left goes nowhere then."""
+    output = sys.stdout.fileno()
+    if hasattr(select, "poll"):  # not on Windows
+        poll = select.poll()
+        poll.register(output, 0)  # which tells of errors and hang-ups alone
+        if not poll.poll(0):
+            return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 class _Parser(argparse.ArgumentParser):

@@ -175,6 +175,11 @@ class _Console(logging.StreamHandler):  # subscripted from Python 3.11 on
         with tqdm.external_write_mode(self.stream):
             super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on where messages cannot be written; the end of the job tells."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:

@@ -367,10 +367,14 @@ def _share(args: Namespace) -> tuple[int, int]:
     Raises:
         UserError: flags that do not go together with several processes, actors or resuming.
     """
-    rank, world_size = (
-        int(os.environ.get(name) or default)
-        for name, default in (("PADDLE_TRAINER_ID", 0), ("PADDLE_TRAINERS_NUM", 1))
-    )
+    names = {"PADDLE_TRAINER_ID": "0", "PADDLE_TRAINERS_NUM": "1"}  # and their defaults
+    stated = [os.environ.get(name) or default for name, default in names.items()]
+    rank, world_size = (int(item) if item.isdecimal() else -1 for item in stated)
+    if not 0 <= rank < world_size:
+        raise UserError(
+            f"{' and '.join(names)}: found {' and '.join(stated)}, expected the number of this "
+            "process below that of all. Unset both, or start several by paddle.distributed.launch."
+        )
     if args.actors is not None and args.actors < 1:
         raise UserError(f"--actors: found {args.actors}, expected 1 or more.")
     if args.ray_address and not args.actors:
