@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from paddleseg_segformer.dependencies import explained
-from paddleseg_segformer.errors import UserError, did_you_mean
+from paddleseg_segformer.errors import UserError, did_you_mean, one_line
 
+DENSE_TENSOR = 3  # number of a field of Paddle's descriptions
 SECTION = "Deploy"  # of both files
 PADDLEX_FILE = "inference.yml"
 KEYS = ("model", "params", "transforms", "input_shape", "output_op", "output_dtype")
@@ -91,8 +92,13 @@ def num_classes_of(program: Path, output_op: str) -> int:
     try:
         shape = _json_shape(program, output_op) if is_json else _pdmodel_shape(program, output_op)
         num_classes = int(shape[1])
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"{program}: not a program of a segmentation model ({error}).") from None
+    except UserError:
+        raise
+    except Exception as error:  # of any type: of nested text, and Paddle's own
+        reason = one_line(error)[-200:]
+        raise UserError(
+            f"{program}: not a program of a segmentation model ({type(error).__name__}: {reason})."
+        ) from None
     if num_classes < 1:
         raise UserError(f"{program}: does not say how many classes there are. Export it again.")
     return num_classes
@@ -117,12 +123,13 @@ def _json_shape(program: Path, output_op: str) -> list[int]:
 
 def _pdmodel_shape(program: Path, output_op: str) -> list[int]:
     """Return the same of the form before Paddle 3."""
-    with explained():
-        from paddle.base.core import ProgramDesc
+    with explained():  # Paddle's own reader ends the process where there is no block
+        from paddle.base.proto.framework_pb2 import ProgramDesc, VarType
 
-    description = ProgramDesc(program.read_bytes())  # its block lives no longer than it does
-    block = description.block(0)
-    operators = [block.op(index) for index in range(block.op_size())]
+    block = ProgramDesc.FromString(program.read_bytes()).blocks[0]
     name = "arg_max" if output_op == "argmax" else "fetch"
-    last = [item for item in operators if item.type() == name][-1]
-    return list(block.find_var(last.input("X")[0].encode()).shape())
+    last = [item for item in block.ops if item.type == name][-1]
+    [operand] = next(item.arguments for item in last.inputs if item.parameter == "X")
+    kind = next(item.type for item in block.vars if item.name == operand)
+    tensor = VarType.DESCRIPTOR.fields_by_number[DENSE_TENSOR].name  # it was lod_tensor
+    return list(getattr(kind, tensor).tensor.dims)

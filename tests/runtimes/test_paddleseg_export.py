@@ -17,6 +17,7 @@ from PIL import Image
 from paddleseg_segformer import Predictor
 from paddleseg_segformer.cli import main
 from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.runtimes.paddleseg_export import num_classes_of
 
 SIZE_WH = (47, 33)
 NORMALIZE = {"type": "Normalize", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
@@ -178,3 +179,13 @@ def test_what_has_no_equal_is_refused(program, image: Path) -> None:
         Predictor.from_export(path)
     with pytest.raises(UserError, match="windows, scales and flips need logits"):
         Predictor.from_export(_describe(path, file, "argmax"), flip_horizontal=True)(image)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{}", b"[]", b"\xff\xfe", b""])
+@pytest.mark.parametrize("suffix", [".json", ".pdmodel"])
+def test_programs_that_are_none_are_one_line(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a program of a segmentation model") as failure:
+        num_classes_of(path, "none")
+    assert "\n" not in str(failure.value)

@@ -281,6 +281,22 @@ def test_other_zip_files(tmp_path, model):
     assert "would run torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pth", model)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_archives_that_were_packed_anew(tmp_path, model, good, compression):
+    """Packed entries would be mapped as they are; of two of one name, readers take either."""
+    save_torch(tmp_path / "good.pth", good)
+    path = tmp_path / "packed.pth"
+    with zipfile.ZipFile(tmp_path / "good.pth") as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name), compression)
+        if compression == zipfile.ZIP_STORED:
+            load_weights(model, tmp_path / "good.pth")
+            with pytest.warns(UserWarning, match="Duplicate name"):
+                new.writestr("good/data/0", b"1")
+    expected = "entries are compressed" if compression else "entries of one name"
+    assert expected in refused(path, model)
+
+
 def test_torch_tensors_that_are_no_weights(tmp_path, model, good):
     path = tmp_path / "weights.pth"
     name = "backbone.norm1.bias"
@@ -289,6 +305,7 @@ def test_torch_tensors_that_are_no_weights(tmp_path, model, good):
         torch.zeros(8, dtype=torch.complex64),
         torch.zeros(8, device="meta"),
         torch.zeros(1).expand(2**40),
+        torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
         [1.0] * 8,
         "weights",
         None,
@@ -333,6 +350,21 @@ INDICES: dict[str, dict[str, Any]] = {
 def test_indices_that_name_other_files(tmp_path, model, good, kind):
     save_safetensors(tmp_path / "secret.safetensors", good)
     refused(hub(tmp_path / "hub", good, **INDICES[kind]), model)
+
+
+def test_index_that_is_nested_without_end(tmp_path, model, good):
+    folder = hub(tmp_path / "hub", good)
+    (folder / "model.safetensors.index.json").write_text("[" * 100_000)
+    assert "not an index of weight files" in refused(folder, model)
+
+
+def test_file_of_tensors_without_end(tmp_path, model):
+    """Each costs 64 bytes of the file: a million of them cost 40 s."""
+    names = {f"t{index}": entry(shape=(0,), offsets=(0, 0)) for index in range(100_001)}
+    header = json.dumps(names).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    assert "found 100001 tensors, expected at most 100000" in refused(path, model)
 
 
 def test_sound_index_is_read(tmp_path, model, good):

@@ -186,7 +186,7 @@ def _read_shards(index: Path) -> Container:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{index}: not an index of weight files (no `weight_map`).") from None
     tensors: dict[str, StoredTensor] = {}
     kind = ""

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ _SAFETENSORS_TYPES = {
     "BOOL": "bool",
 }
 
+MAX_TENSORS = 100_000
 # Classes that training programs pickle beside the weights; their content is dropped.
 STAND_INS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
@@ -77,6 +79,10 @@ def read_safetensors(file: Path) -> dict[str, StoredTensor]:
             "may be cut short."
         ) from None
     header.pop("__metadata__", None)
+    if len(header) > MAX_TENSORS:
+        raise UserError(
+            f"{file}: found {len(header)} tensors, expected at most {MAX_TENSORS} of a model."
+        )
     has_data = file.stat().st_size > 8 + size
     data = np.memmap(file, np.uint8, "r", offset=8 + size) if has_data else np.empty(0, np.uint8)
     return {name: _mapped(entry, np.asarray(data)) for name, entry in header.items()}
@@ -105,6 +111,8 @@ def read_torch(file: Path, is_zip: bool) -> Any:
     with explained():
         import torch
 
+    if is_zip:
+        _check_entries(file)
     try:
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript and of old pickles
@@ -113,6 +121,26 @@ def read_torch(file: Path, is_zip: bool) -> Any:
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{file}: {_explanation(error)}") from None
     return _stored(content, torch)
+
+
+def _check_entries(file: Path) -> None:
+    """Refuse an archive whose entries are packed, as they are mapped into memory, or named twice.
+
+    Raises:
+        UserError: they are.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = [entry for entry in archive.infolist() if "/data" in entry.filename]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return  # PyTorch says what is wrong
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise UserError(
+            f"{file}: an archive that was packed anew, whose entries are compressed. Take the file "
+            "as PyTorch saved it, or load it there and save it again."
+        )
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise UserError(f"{file}: an archive that holds entries of one name. Save it again.")
 
 
 def _allowed() -> list[Any]:
@@ -167,7 +195,9 @@ def _stored(content: Any, torch: Any, depth: int = 2) -> Any:
     if not isinstance(content, torch.Tensor):
         return content
     dtype = str(content.dtype).removeprefix("torch.")
-    if content.layout is not torch.strided or content.is_meta or content.is_quantized:
+    is_strided = content.layout is torch.strided and not content.is_nested
+    if not is_strided or content.is_meta or content.is_quantized:
         dtype = "sparse or quantised"
     widened = torch.float32 if dtype == "bfloat16" else content.dtype
-    return StoredTensor(tuple(content.shape), dtype, lambda: content.detach().to(widened).numpy())
+    shape = () if content.is_nested else tuple(content.shape)  # which has none
+    return StoredTensor(shape, dtype, lambda: content.detach().to(widened).numpy())
