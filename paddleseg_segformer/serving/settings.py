@@ -6,7 +6,6 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from paddleseg_segformer.errors import UserError, one_line
 
@@ -82,7 +81,8 @@ def read_api_keys(path: str) -> tuple[str, ...]:
         UserError: no such file, no key in it, or one that is short or cannot stand in a header.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8") as file:  # perhaps a pipe, or a device without an end
+            lines = file.read(MAX_KEYS).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--api_keys {path}: cannot be read ({error}).") from None
     keys = tuple(line.strip() for line in lines if line.strip())
@@ -95,6 +95,7 @@ def read_api_keys(path: str) -> tuple[str, ...]:
 
 
 MIN_KEY = 16  # characters
+MAX_KEYS = 1 << 20  # characters that are read
 MAY_BE_0 = ("max_wait_ms", "grace_s")
 
 
