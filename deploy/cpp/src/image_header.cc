@@ -1,5 +1,6 @@
 #include "image_header.h"
 
+#include <algorithm>
 #include <string_view>
 
 #include "error.h"
@@ -10,6 +11,8 @@ namespace {
 
 constexpr int kMaxScans = 100;       // of a progressive JPEG; encoders write about 10
 constexpr int kMaxChunks = 100'000;  // of a PNG; the usual ones hold 8 KiB or more
+// of a PNG's packed texts, which may become a thousand times as many
+constexpr std::size_t kMaxTextBytes = 1 << 18;
 constexpr char kRemedy[] = "Use deploy/python/infer.py, or save the image as an 8-bit PNG.";
 
 std::string_view view(const Bytes& content) {
@@ -125,7 +128,7 @@ void check_jpeg(const std::string& path, std::string_view content) {
 void check_png(const std::string& path, std::string_view content) {
   if (content.substr(0, content.find("IDAT")).find("acTL") != content.npos)
     fail(path, ": an animated PNG, which versions of OpenCV read in different ways. ", kRemedy);
-  std::size_t start = 8;
+  std::size_t start = 8, text_bytes = 0;
   for (int count = 0; start + 8 <= content.size() && !has_at(content, start + 4, "IEND"); ++count) {
     const std::size_t size = number(content, start, 4, true);
     start += 8;
@@ -134,8 +137,17 @@ void check_png(const std::string& path, std::string_view content) {
            " bytes, found ", content.size() - start, ". Replace it or remove it.");
     if (count == kMaxChunks)
       fail(path, ": a PNG of more than ", kMaxChunks, " chunks. Save it again.");
+    const std::string_view chunk = content.substr(start, size);
+    const std::size_t keyword_end = std::min(chunk.find('\0'), size);
+    const bool is_packed =
+        has_at(content, start - 4, "zTXt") ||
+        (has_at(content, start - 4, "iTXt") && has_at(chunk, keyword_end + 1, "\1"));
+    if (is_packed) text_bytes += size;
     start += size + 4;  // and its checksum
   }
+  if (text_bytes > kMaxTextBytes)
+    fail(path, ": a PNG with packed texts of ", text_bytes, " bytes, expected at most ",
+         kMaxTextBytes, ". Save it without them.");
 }
 
 /// Refuses a BMP whose colours lie in other bits than usual.

@@ -1,6 +1,8 @@
 // OpenVINO on the CPU.
 #include <algorithm>
+#include <cmath>
 #include <map>
+#include <openvino/op/constant.hpp>
 #include <openvino/openvino.hpp>
 #include <set>
 
@@ -25,7 +27,9 @@ class OpenVinoEngine : public Engine {
             core_.read_model(files.at(0).string(), files.size() > 1 ? files.at(1).string() : "")),
         properties_{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                     ov::num_streams(1), ov::inference_num_threads(options.threads),
-                    ov::hint::inference_precision(ov::element::f32)} {}
+                    ov::hint::inference_precision(ov::element::f32)} {
+    check_weights(files.back());
+  }
 
   Tensor run(const Tensor& input) override {
     const ov::Shape shape(input.shape.begin(), input.shape.end());
@@ -60,6 +64,22 @@ class OpenVinoEngine : public Engine {
     const std::shared_ptr<ov::Model> model = model_->clone();
     model->reshape(shape);
     return compiled_.emplace(shape, compile(model)).first->second;
+  }
+
+  /// Refuses weights that are not finite, which the engine passes over; single infinite values are
+  /// limits of the graph.
+  void check_weights(const std::filesystem::path& file) const {
+    for (const std::shared_ptr<ov::Node>& node : model_->get_ops()) {
+      const auto constant = std::dynamic_pointer_cast<ov::op::v0::Constant>(node);
+      if (!constant || !constant->get_element_type().is_real()) continue;
+      const std::vector<float> values = constant->cast_vector<float>();
+      const bool is_limit = values.size() == 1 && !std::isnan(values.front());
+      if (is_limit ||
+          std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
+        continue;
+      fail(file.string(), ": its weights '", node->get_friendly_name(),
+           "' are not finite (NaN or infinite). Export a model whose weights are.");
+    }
   }
 
   ov::InferRequest compile(const std::shared_ptr<ov::Model>& model) {
