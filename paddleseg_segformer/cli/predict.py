@@ -777,7 +777,8 @@ def _predict(batch: Sequence[_Read], predictor: Predictor, timer: Timer) -> _Pre
         with timer("predict"):
             predictions = predictor.predict_read(images)
             for prediction in predictions:
-                prediction.label  # noqa: B018  computed here, where its errors are these images'
+                if not prediction.is_computed:  # else while the next are, where they are written
+                    prediction.label  # noqa: B018  here its errors are these images'
     except UserError as error:
         if len(batch) > 1:  # the others of the batch are not to blame
             return [item for one in batch for item in _predict([one], predictor, timer)]
@@ -790,9 +791,9 @@ class Timer:
 
     STEPS: ClassVar = {
         "read": "waiting for images, which are read meanwhile",
-        "predict": "all that lies between image and label map, in each stream",
+        "predict": "from images to logits, in each stream; of several windows, to label maps",
         "network": "part of predict",
-        "write": "the results, written meanwhile",
+        "write": "label maps and the other results, made meanwhile",
     }
 
     def __init__(self) -> None:
