@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
 DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 MAX_CHUNKS = 100_000  # of a PNG; the usual ones hold 8 KiB or more
+MAX_TEXTS = 100  # compressed ones of a PNG; encoders write one or two
 MAX_PAGES = 1000  # of a TIFF file
 _ORIENTATION = 274  # tag of EXIF and TIFF
 _GDAL_NODATA = 42113  # tag of GeoTIFF
@@ -113,12 +114,18 @@ def _check_chunks(path: Path, content: bytes) -> None:
 
     What comes after the last chunk is not looked at.
     """
-    position = len(PNG_START)
+    position, num_texts = len(PNG_START), 0
     for _ in range(MAX_CHUNKS):
         length = int.from_bytes(content[position : position + 4], "big")
         name = content[position + 4 : position + 8]
         if name == b"IEND" or not name:
             return
+        num_texts += name in (b"zTXt", b"iTXt", b"iCCP")
+        if num_texts > MAX_TEXTS:
+            raise UserError(
+                f"{path}: a PNG of more than {MAX_TEXTS} texts, each of which may cost as much as "
+                "a whole image. Save it again."
+            )
         position += 8 + length
         if position > len(content):
             raise UserError(
@@ -148,6 +155,21 @@ def open_image(content: bytes | Path) -> Iterator[Image.Image]:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         yield image
+
+
+def num_frames(path: Path, image: Image.Image) -> int:
+    """Return the pages or frames of an open image.
+
+    Raises:
+        UserError: a TIFF of more than `MAX_PAGES`, which Pillow would take a minute to count.
+    """
+    if image.format == "TIFF":
+        with suppress(EOFError):
+            for page in range(MAX_PAGES + 1):
+                image.seek(page)
+            raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
+        image.seek(0)
+    return int(getattr(image, "n_frames", 1))
 
 
 def orientation(content: bytes | Path) -> int:
