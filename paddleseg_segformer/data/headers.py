@@ -10,7 +10,7 @@ import io
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,8 +81,11 @@ def check_pixels(path: str | os.PathLike[str], height: int, width: int, num_page
         )
 
 
-def check_image(path: Path, content: bytes) -> tuple[int, int]:
+def check_image(path: Path, content: bytes, formats: Sequence[str] = FORMATS) -> tuple[int, int]:
     """Refuse a file whose header is of no known image format, or claims too many pixels.
+
+    Args:
+        formats: Pillow's names of those that are known.
 
     Returns:
         The claimed (height, width), before an orientation in the file is applied.
@@ -90,13 +93,13 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
     Raises:
         UserError: the file is named, and what was found.
     """
-    size_hw = _pillow_size(content)
+    size_hw = _pillow_size(content, formats)
     if size_hw is None and (layout := tiff_layout(content)):  # bands that Pillow has no mode for
         size_hw = layout.height, layout.width
     if size_hw is None:
         raise UserError(
             f"{path}: cannot be decoded as an image. Replace it or remove it; known formats: "
-            f"{', '.join(FORMATS)}, and NumPy arrays as .npy."
+            f"{', '.join(formats)}, and NumPy arrays as .npy."
         )
     check_pixels(path, *size_hw)
     if content.startswith(JPEG_START) and content.count(JPEG_SCAN) > MAX_SCANS:
@@ -137,11 +140,12 @@ def _check_chunks(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def open_image(content: bytes | Path) -> Iterator[Image.Image]:
+def open_image(content: bytes | Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
     """Open an image with Pillow, which reads its header; `check_pixels` is its only bound.
 
     Args:
         content: of a file, or its path.
+        formats: Pillow's names of those that are known.
 
     Raises:
         Exception: of any type; Pillow's readers are not made for damaged files.
@@ -150,7 +154,7 @@ def open_image(content: bytes | Path) -> Iterator[Image.Image]:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             source = io.BytesIO(content) if isinstance(content, bytes) else content
-            image = Image.open(source, formats=FORMATS)
+            image = Image.open(source, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
@@ -226,10 +230,10 @@ def check_array(path: Path, content: bytes) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _pillow_size(content: bytes | Path) -> tuple[int, int] | None:
+def _pillow_size(content: bytes | Path, formats: Sequence[str] = FORMATS) -> tuple[int, int] | None:
     """Return (height, width) if Pillow understands the header."""
     try:
-        with open_image(content) as image:
+        with open_image(content, formats) as image:
             return image.height, image.width
     except Exception:  # see open_image
         return None

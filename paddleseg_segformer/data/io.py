@@ -22,6 +22,7 @@ from PIL import Image
 
 from paddleseg_segformer.data.findings import Fault
 from paddleseg_segformer.data.headers import (
+    FORMATS,
     JPEG_SCAN,
     JPEG_START,
     MAX_PAGES,
@@ -57,7 +58,8 @@ _QUICK_BYTES = 1 << 16  # of a PNG that inflates to 64 MiB at most
 # images in the image, whose own headers say how large they are; what tifffile inflates without end
 # where imagecodecs is not installed.
 _BOUNDED = (1, 5, 8, 32773, 32946, 34925, 34926, 50000)
-_JPEG, _WEBP = 7, 50001
+_IMAGES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933, 50001)
+_IMAGE_FORMATS = (*FORMATS, "JPEG2000")
 _REPEATED_BYTES = 1 << 30  # of segments that share their bytes
 _INFLATERS = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
 
@@ -499,37 +501,50 @@ def tiff_samples(path: Path, content: bytes) -> tuple[np.ndarray, str]:
 
 
 def _check_segments(path: Path, content: bytes, pages: Iterable[Any]) -> None:
-    """Refuse a TIFF whose compressed segments would become more than the pixels that they hold.
+    """Refuse a TIFF whose segments would become more than its header says.
 
     Args:
-        pages: Of tifffile.
+        pages: Of tifffile; None where a page was never written.
     """
-    is_bare = importlib.util.find_spec("imagecodecs") is None
     num_bytes = 0
     for page in pages:
-        form = page.keyframe
-        kind, num_values = int(form.compression), math.prod(form.chunks)
+        if page is None:
+            continue
         for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
             num_bytes += size
-            segment = content[start : start + size]
-            if kind in (_JPEG, _WEBP):
-                height, width = check_image(path, segment)
-                is_large = height * width > num_values
-            elif kind not in _BOUNDED:
+            if num_bytes > len(content) + _REPEATED_BYTES:
                 raise UserError(
-                    f"{path}: a TIFF compressed as {form.compression.name} that is not of 8 bits "
-                    "and 1 or 3 bands. Save it with another compression, such as DEFLATE."
+                    f"{path}: cannot be decoded as an image: the TIFF names the same bytes again "
+                    "and again. Replace it or remove it."
                 )
-            elif is_bare and (inflater := _INFLATERS.get(kind)):
-                room = num_values * form.dtype.itemsize
-                is_large = len(inflater().decompress(segment, room + 1)) > room
-            else:
-                is_large = False
-            if is_large or num_bytes > len(content) + _REPEATED_BYTES:
-                raise UserError(
-                    f"{path}: cannot be decoded as an image: a part of the TIFF becomes more than "
-                    "its pixels. Replace it or remove it."
-                )
+            if page.keyframe.compression != 1:
+                check_segment(path, page.keyframe, content[start : start + size])
+
+
+def check_segment(path: Path, form: Any, segment: bytes) -> None:
+    """Refuse a compressed tile or strip that would become more than the pixels that it holds.
+
+    Args:
+        form: The page of tifffile that says how it is stored.
+    """
+    kind, num_values = int(form.compression), math.prod(form.chunks)
+    is_large = False
+    if kind in _IMAGES:
+        height, width = check_image(path, segment, _IMAGE_FORMATS)
+        is_large = height * width > num_values
+    elif kind not in _BOUNDED:
+        raise UserError(
+            f"{path}: a TIFF compressed as {form.compression.name}, which is not read. Save it "
+            "with another compression, such as DEFLATE."
+        )
+    elif kind in _INFLATERS and importlib.util.find_spec("imagecodecs") is None:
+        room = num_values * form.dtype.itemsize
+        is_large = len(_INFLATERS[kind]().decompress(segment, room + 1)) > room
+    if is_large:
+        raise UserError(
+            f"{path}: cannot be decoded as an image: a part of the TIFF becomes more than its "
+            "pixels. Replace it or remove it."
+        )
 
 
 def _decode_bands(path: Path, content: bytes, layout: TiffLayout | None) -> np.ndarray:

@@ -260,6 +260,7 @@ def _extracted(archive: Path) -> Path:
                 shutil.copyfileobj(content, file)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise UserError(
-            f"{archive}: not a readable archive ({one_line(error)}). Delete it to have it fetched again."
+            f"{archive}: not a readable archive ({one_line(error)}). Delete it to have it "
+            "fetched again."
         ) from None
     return target
