@@ -21,7 +21,7 @@ from paddleseg_segformer.data.headers import (
     orientation,
     tiff_layout,
 )
-from paddleseg_segformer.data.io import read_file
+from paddleseg_segformer.data.io import read_file, tiff_samples
 from paddleseg_segformer.data.values import DeclaredRange, ValueRange
 from paddleseg_segformer.errors import UserError
 
@@ -120,14 +120,7 @@ def stored_values(path: Path) -> np.ndarray:
         return np.load(io.BytesIO(content), allow_pickle=False)
     check_image(path, content)
     if suffix in (".tif", ".tiff"):
-        import tifffile
-
-        try:
-            with tifffile.TiffFile(io.BytesIO(content)) as file:
-                image, axes = file.series[0].asarray(), file.series[0].axes
-        except Exception as error:  # of any type: it is not made for damaged files
-            reason = " ".join(str(error).split())[:100]
-            raise UserError(f"{path}: cannot be decoded as an image ({reason}).") from None
+        image, axes = tiff_samples(path, content)
         return np.moveaxis(image, (axes.index("Y"), axes.index("X")), (0, 1))
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:

@@ -12,9 +12,9 @@ import io
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -31,6 +31,7 @@ DEFAULT_MAX_DECODE_S = 120  # the largest image takes about 20 s
 QUICK_PIXELS = 1 << 24  # times scans: decoded in a second
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 MAX_CHUNKS = 100_000  # of a PNG; the usual ones hold 8 KiB or more
+MAX_TEXTS = 100  # compressed ones of a PNG; encoders write one or two
 MAX_PAGES = 1000  # of a TIFF file
 _ORIENTATION = 274  # tag of EXIF and TIFF
 _GDAL_NODATA = 42113  # tag of GeoTIFF
@@ -154,8 +155,11 @@ def check_pixels(path: str | os.PathLike[str], height: int, width: int, num_page
         )
 
 
-def check_image(path: Path, content: bytes) -> tuple[int, int]:
+def check_image(path: Path, content: bytes, formats: Sequence[str] = FORMATS) -> tuple[int, int]:
     """Refuse a file whose header is of no known image format, or claims too many pixels.
+
+    Args:
+        formats: Pillow's names of those that are known.
 
     Returns:
         The claimed (height, width), before an orientation in the file is applied.
@@ -163,13 +167,13 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
     Raises:
         UserError: the file is named, and what was found.
     """
-    size_hw = _pillow_size(content)
+    size_hw = _pillow_size(content, formats)
     if size_hw is None and (layout := tiff_layout(content)):  # bands that Pillow has no mode for
         size_hw = layout.height, layout.width
     if size_hw is None:
         raise UserError(
             f"{path}: cannot be decoded as an image. Replace it or remove it; known formats: "
-            f"{', '.join(FORMATS)}, and NumPy arrays as .npy."
+            f"{', '.join(formats)}, and NumPy arrays as .npy."
         )
     check_pixels(path, *size_hw)
     if (num_scans := _num_scans(content)) > MAX_SCANS:
@@ -187,12 +191,18 @@ def _check_chunks(path: Path, content: bytes) -> None:
 
     What comes after the last chunk is not looked at.
     """
-    position = len(PNG_START)
+    position, num_texts = len(PNG_START), 0
     for _ in range(MAX_CHUNKS):
         length = int.from_bytes(content[position : position + 4], "big")
         name = content[position + 4 : position + 8]
         if name == b"IEND" or not name:
             return
+        num_texts += name in (b"zTXt", b"iTXt", b"iCCP")
+        if num_texts > MAX_TEXTS:
+            raise UserError(
+                f"{path}: a PNG of more than {MAX_TEXTS} texts, each of which may cost as much as "
+                "a whole image. Save it again."
+            )
         position += 8 + length
         if position > len(content):
             raise UserError(
@@ -204,11 +214,12 @@ def _check_chunks(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def open_image(content: bytes | Path) -> Iterator[Image.Image]:
+def open_image(content: bytes | Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
     """Open an image with Pillow, which reads its header; `check_pixels` is its only bound.
 
     Args:
         content: of a file, or its path.
+        formats: Pillow's names of those that are known.
 
     Raises:
         Exception: of any type; Pillow's readers are not made for damaged files.
@@ -217,11 +228,26 @@ def open_image(content: bytes | Path) -> Iterator[Image.Image]:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             source = io.BytesIO(content) if isinstance(content, bytes) else content
-            image = Image.open(source, formats=FORMATS)
+            image = Image.open(source, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         yield image
+
+
+def num_frames(path: Path, image: Image.Image) -> int:
+    """Return the pages or frames of an open image.
+
+    Raises:
+        UserError: a TIFF of more than `MAX_PAGES`, which Pillow would take a minute to count.
+    """
+    if image.format == "TIFF":
+        with suppress(EOFError):
+            for page in range(MAX_PAGES + 1):
+                image.seek(page)
+            raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
+        image.seek(0)
+    return int(getattr(image, "n_frames", 1))
 
 
 def orientation(content: bytes | Path) -> int:
@@ -278,10 +304,10 @@ def check_array(path: Path, content: bytes) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _pillow_size(content: bytes | Path) -> tuple[int, int] | None:
+def _pillow_size(content: bytes | Path, formats: Sequence[str] = FORMATS) -> tuple[int, int] | None:
     """Return (height, width) if Pillow understands the header."""
     try:
-        with open_image(content) as image:
+        with open_image(content, formats) as image:
             return image.height, image.width
     except Exception:  # see open_image
         return None

@@ -5,11 +5,16 @@ Images are RGB uint8 arrays (H, W, 3), labels are arrays of class ids (H, W).
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import lzma
+import math
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +22,7 @@ from PIL import Image
 
 from paddleseg_segformer.data.findings import Fault
 from paddleseg_segformer.data.headers import (
+    FORMATS,
     JPEG_SCAN,
     JPEG_START,
     MAX_PAGES,
@@ -26,6 +32,7 @@ from paddleseg_segformer.data.headers import (
     check_image,
     check_pixels,
     in_time,
+    num_frames,
     open_image,
     orientation,
     tiff_layout,
@@ -46,6 +53,16 @@ _BITS_PER_SAMPLE = 258  # TIFF tag
 _JPEG_END = b"\xff\xd9"
 _PNG_GREY, _PNG_PALETTE = 0, 3  # colour types
 _PNG_UP = 2  # the filter of a row: its difference from the one above
+_INFLATED_BYTES = 1 << 20  # at a time
+_QUICK_BYTES = 1 << 16  # of a PNG that inflates to 64 MiB at most
+# Compression of TIFF segments, by tag: those whose decoders make no more than there is room for;
+# images in the image, whose own headers say how large they are; what tifffile inflates without end
+# where imagecodecs is not installed.
+_BOUNDED = (1, 5, 8, 32773, 32946, 34925, 34926, 50000)
+_IMAGES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933, 50001)
+_IMAGE_FORMATS = (*FORMATS, "JPEG2000")
+_REPEATED_BYTES = 1 << 30  # of segments that share their bytes
+_INFLATERS = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
 
 
 def read_image(
@@ -297,6 +314,32 @@ def read_file(path: Path) -> bytes:
     return content
 
 
+def check_inflated(path: Path, content: bytes, num_pixels: int) -> None:
+    """Refuse a PNG that inflates to more than its pixels: OpenCV would inflate all of it.
+
+    It costs half as much as decoding the image, so that it is for files of strangers who send many.
+    """
+    if not content.startswith(PNG_START) or len(content) < _QUICK_BYTES:
+        return
+    inflater, num_bytes = deflate.decompressobj(), 0
+    position = len(PNG_START)
+    while name := content[position + 4 : position + 8]:
+        end = position + 8 + int.from_bytes(content[position : position + 4], "big")
+        data = content[position + 8 : end] if name == b"IDAT" else b""
+        while data:
+            try:
+                num_bytes += len(inflater.decompress(data, _INFLATED_BYTES))
+            except deflate.error:
+                return  # decoding says more
+            data = inflater.unconsumed_tail
+            if num_bytes > 16 * num_pixels + _INFLATED_BYTES:  # 8 bytes at most, and filters
+                raise UserError(
+                    f"{path}: cannot be decoded as an image: the PNG inflates to more than its "
+                    "pixels. Replace it or remove it."
+                )
+        position = end + 4
+
+
 def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     """Return an image decoded by OpenCV with `flag`, colours in the order red, green, blue."""
     if _is_cut_jpeg(content):
@@ -429,6 +472,20 @@ def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
     """Return the samples of a TIFF, (H, W) or (H, W, C), turned as it says."""
     height, width = check_image(path, content)
     check_pixels(path, height, width, -(-layout.samples * layout.bits // 128))
+    image, axes = tiff_samples(path, content)
+    if image.ndim == 3:
+        order = (axes.index("Y"), axes.index("X"))
+        [other] = {0, 1, 2} - set(order)
+        image = image.transpose(*order, other)
+    return _turned(image, layout.orientation)
+
+
+def tiff_samples(path: Path, content: bytes) -> tuple[np.ndarray, str]:
+    """Return what a TIFF, whose header is checked, stores, and what tifffile calls its axes.
+
+    Raises:
+        UserError: it cannot be decoded, or would become more than its header says.
+    """
     try:
         with explained():
             import tifffile
@@ -437,7 +494,8 @@ def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
                 if len(file.pages) > MAX_PAGES:
                     raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
                 series = file.series[0]
-                image, axes = series.asarray(), series.axes
+                _check_segments(path, content, series.pages)
+                return series.asarray(), series.axes
     except UserError:
         raise
     except Exception as error:  # of any type: it is not made for damaged files
@@ -445,11 +503,53 @@ def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
         is_missing = "imagecodecs" in reason
         remedy = "Run: pip install imagecodecs" if is_missing else "Replace it or remove it."
         raise UserError(f"{path}: cannot be decoded as an image ({reason}). {remedy}") from None
-    if image.ndim == 3:
-        order = (axes.index("Y"), axes.index("X"))
-        [other] = {0, 1, 2} - set(order)
-        image = image.transpose(*order, other)
-    return _turned(image, layout.orientation)
+
+
+def _check_segments(path: Path, content: bytes, pages: Iterable[Any]) -> None:
+    """Refuse a TIFF whose segments would become more than its header says.
+
+    Args:
+        pages: Of tifffile; None where a page was never written.
+    """
+    num_bytes = 0
+    for page in pages:
+        if page is None:
+            continue
+        for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+            num_bytes += size
+            if num_bytes > len(content) + _REPEATED_BYTES:
+                raise UserError(
+                    f"{path}: cannot be decoded as an image: the TIFF names the same bytes again "
+                    "and again. Replace it or remove it."
+                )
+            if page.keyframe.compression != 1:
+                check_segment(path, page.keyframe, content[start : start + size])
+
+
+def check_segment(path: Path, form: Any, segment: bytes) -> None:
+    """Refuse a compressed tile or strip that would become more than the pixels that it holds.
+
+    Args:
+        form: The page of tifffile that says how it is stored.
+    """
+    kind, num_values = int(form.compression), math.prod(form.chunks)
+    is_large = False
+    if kind in _IMAGES:
+        height, width = check_image(path, segment, _IMAGE_FORMATS)
+        is_large = height * width > num_values
+    elif kind not in _BOUNDED:
+        raise UserError(
+            f"{path}: a TIFF compressed as {form.compression.name}, which is not read. Save it "
+            "with another compression, such as DEFLATE."
+        )
+    elif kind in _INFLATERS and importlib.util.find_spec("imagecodecs") is None:
+        room = num_values * form.dtype.itemsize
+        is_large = len(_INFLATERS[kind]().decompress(segment, room + 1)) > room
+    if is_large:
+        raise UserError(
+            f"{path}: cannot be decoded as an image: a part of the TIFF becomes more than its "
+            "pixels. Replace it or remove it."
+        )
 
 
 def _decode_bands(path: Path, content: bytes, layout: TiffLayout | None) -> np.ndarray:
@@ -472,11 +572,9 @@ def _decode_pages(path: Path, content: bytes) -> list[np.ndarray]:
     pages = []
     try:
         with open_image(content) as file:
-            num_pages = getattr(file, "n_frames", 1)
+            num_pages = num_frames(path, file)
             if num_pages < 2:
                 return []
-            if num_pages > MAX_PAGES:
-                raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
             check_pixels(path, file.height, file.width, num_pages)
             for index in range(num_pages):
                 file.seek(index)
@@ -530,16 +628,18 @@ def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarr
         return grey_of(_decode(path, content, cv2.IMREAD_UNCHANGED))  # Pillow keeps 8 bits
     try:
         with open_image(content) as file:
-            num_frames = getattr(file, "n_frames", 1)
+            num_images = num_frames(path, file)
             mode, ids = file.mode, np.asarray(file)
             depth = _grey_depth(file, content)
             palette = file.palette.palette if mode == "P" and file.palette else b""
+    except UserError:
+        raise
     except Exception:  # see open_image
         raise UserError(
             f"{path}: cannot be decoded as a label image. Replace it or remove it."
         ) from None
-    if num_frames > 1:
-        raise UserError(f"{path}: an animation of {num_frames} images, expected one label.")
+    if num_images > 1:
+        raise UserError(f"{path}: an animation of {num_images} images, expected one label.")
     if mode == "1" and num_classes and num_classes > 2:
         raise UserError(
             f"{path}: holds 1 bit per pixel, which may stand for the ids 0 and 1, or 0 and 255. "
