@@ -174,3 +174,8 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "msvcrt", _Msvcrt())
     for name in ("replace", "rename"):
         monkeypatch.setattr(os, name, unless_open(getattr(os, name)))
+
+    def no_library(name: str | None, **options: Any) -> None:
+        raise TypeError("bad argument type for built-in operation")
+
+    monkeypatch.setattr(files.ctypes, "CDLL", no_library)

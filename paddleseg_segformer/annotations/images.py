@@ -21,8 +21,7 @@ from paddleseg_segformer.data.headers import (
     orientation,
     tiff_layout,
 )
-from paddleseg_segformer.data.io import read_file
-from paddleseg_segformer.data.tiffs import read_tiff
+from paddleseg_segformer.data.io import read_file, tiff_samples
 from paddleseg_segformer.data.values import DeclaredRange, ValueRange
 from paddleseg_segformer.errors import UserError
 
@@ -119,9 +118,10 @@ def stored_values(path: Path) -> np.ndarray:
     if suffix == ".npy":
         check_array(path, content)
         return np.load(io.BytesIO(content), allow_pickle=False)
-    if suffix in (".tif", ".tiff") and (layout := tiff_layout(content)):
-        return read_tiff(path, content, layout)
     check_image(path, content)
+    if suffix in (".tif", ".tiff"):
+        image, axes = tiff_samples(path, content)
+        return np.moveaxis(image, (axes.index("Y"), axes.index("X")), (0, 1))
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")

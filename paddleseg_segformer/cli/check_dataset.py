@@ -12,7 +12,7 @@ from paddleseg_segformer.config.building import build_dataset
 from paddleseg_segformer.data.audit import audit, audit_split, audit_training, audit_transforms
 from paddleseg_segformer.data.audit_text import format_findings, format_report
 from paddleseg_segformer.data.findings import Fault, Findings
-from paddleseg_segformer.errors import Mistakes, UserError
+from paddleseg_segformer.errors import Mistakes, UserError, printable
 from paddleseg_segformer.files import write_text
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def run(args: argparse.Namespace) -> None:
         if name == "train_dataset":
             audit_training(reports[name], name)
             audit_transforms(dataset, reports[name], config.batch_size, name)
-        print(format_report(name, reports[name]))
+        print(printable(format_report(name, reports[name])))
     for report in reports.values():
         findings.update(report.findings)
     findings.update(audit_split(reports, datasets))
     found = findings.to_list()
-    print(format_findings(found))
+    print(printable(format_findings(found)))
     if args.json:
         content = {name: report.to_dict() for name, report in reports.items()}
         write_text(args.json, json.dumps({**content, "findings": found}, indent=2) + "\n")

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from paddleseg_segformer.cli.common import check_numbers, set_up_logging
 from paddleseg_segformer.cli.data_flags import MODEL, add_data_arguments, load_data
 from paddleseg_segformer.config.building import build_val_dataset
+from paddleseg_segformer.errors import printable
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -33,5 +34,5 @@ def run(args: Namespace) -> None:
     names = (args.model_a, args.model_b)
     comparison = compare(*predictors, dataset, names, num_workers=args.num_workers)
     page = write_comparison(comparison, predictors, dataset, args.save_dir, args.num_shown)
-    print(comparison.table())
+    print(printable(comparison.table()))
     print(f"page: {page}")

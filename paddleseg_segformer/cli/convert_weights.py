@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from paddleseg_segformer.cli.common import add_import_argument, check_weights, set_up_logging
+from paddleseg_segformer.errors import printable
 from paddleseg_segformer.files import check_folder
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def run(args: Namespace) -> None:
 
     conversion = prepare(args.source, args.to, args.backbone_only)
     if args.dry_run:
-        print("\n".join(conversion.table()))
+        print(printable("\n".join(conversion.table())))
     logger.info("%s", conversion.summary())
     for note in conversion.notes:
         logger.warning("%s", note)

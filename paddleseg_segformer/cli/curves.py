@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from paddleseg_segformer.cli.common import set_up_logging
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, printable
 from paddleseg_segformer.files import check_folder
 
 
@@ -38,5 +38,5 @@ def run(args: Namespace) -> None:
         best = (
             f"best mIoU {found.best[1]:.4f} at {found.best[0]}" if found.best else "not evaluated"
         )
-        print(f"{found.name}: {found.num_iters} iterations, {best}")
+        print(printable(f"{found.name}: {found.num_iters} iterations, {best}"))
     print(f"page: {Path(args.save_dir) / PAGE}")

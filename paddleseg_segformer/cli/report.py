@@ -14,7 +14,7 @@ from paddleseg_segformer.cli.common import (
     set_device,
     set_up_logging,
 )
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, printable
 from paddleseg_segformer.files import check_folder
 
 
@@ -52,5 +52,5 @@ def run(args: Namespace) -> None:
         num_workers=args.num_workers,
         num_shown=args.num_shown,
     )
-    print(report.metrics.table())
+    print(printable(report.metrics.table()))
     print(f"page: {report.page}")

@@ -27,7 +27,7 @@ from paddleseg_segformer.config.building import (
     build_val_dataset,
 )
 from paddleseg_segformer.cpu import prepare_cpu
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, printable
 from paddleseg_segformer.files import check_folder, write_text
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def run(args: Namespace) -> None:
 
     if args.print_plan:
         dataset = build_dataset(config.val_dataset, "val_dataset")
-        print(_plan(config, dataset, settings))
+        print(printable(_plan(config, dataset, settings)))
         return
     metrics, is_first = _evaluate(args, config, settings, device)
     if is_first:
@@ -116,7 +116,7 @@ def run(args: Namespace) -> None:
 
 def _show(args: Namespace, metrics: Metrics, subject: dict[str, Any]) -> None:
     """Print the metrics; write them with what they are of to `--json`."""
-    print(metrics.table())
+    print(printable(metrics.table()))
     if args.json:
         report = {"config": str(args.config or args.model_path), **subject, **metrics.to_dict()}
         write_text(args.json, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False))

@@ -12,9 +12,9 @@ import io
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -24,11 +24,6 @@ from PIL import Image
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 
-try:
-    from zlib_ng import zlib_ng as deflate  # several times as fast
-except ImportError:
-    import zlib as deflate  # type: ignore[no-redef]
-
 MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
 DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 MAX_DECODE_S = "PADDLESEG_SEGFORMER_MAX_DECODE_S"  # environment variable
@@ -36,9 +31,7 @@ DEFAULT_MAX_DECODE_S = 120  # the largest image takes about 20 s
 QUICK_PIXELS = 1 << 24  # times scans: decoded in a second
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 MAX_CHUNKS = 100_000  # of a PNG; the usual ones hold 8 KiB or more
-MAX_TEXT_BYTES = 1 << 18  # of a PNG's packed texts, which may become a thousand times as many
-FREE_DATA_BYTES = 1 << 20  # of a PNG's packed pixels: become 1 GiB at most, in two seconds
-SLICE_BYTES = 1 << 16  # unpacked at once
+MAX_TEXTS = 100  # compressed ones of a PNG; encoders write one or two
 MAX_PAGES = 1000  # of a TIFF file
 _ORIENTATION = 274  # tag of EXIF and TIFF
 _GDAL_NODATA = 42113  # tag of GeoTIFF
@@ -164,8 +157,11 @@ def check_pixels(path: str | os.PathLike[str], height: int, width: int, num_page
         )
 
 
-def check_image(path: Path, content: bytes) -> tuple[int, int]:
+def check_image(path: Path, content: bytes, formats: Sequence[str] = FORMATS) -> tuple[int, int]:
     """Refuse a file whose header is of no known image format, or claims too many pixels.
+
+    Args:
+        formats: Pillow's names of those that are known.
 
     Returns:
         The claimed (height, width), before an orientation in the file is applied.
@@ -173,13 +169,13 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
     Raises:
         UserError: the file is named, and what was found.
     """
-    size_hw = _pillow_size(content)
+    size_hw = _pillow_size(content, formats)
     if size_hw is None and (layout := tiff_layout(content)):  # bands that Pillow has no mode for
         size_hw = layout.height, layout.width
     if size_hw is None:
         raise UserError(
             f"{path}: cannot be decoded as an image. Replace it or remove it; known formats: "
-            f"{', '.join(FORMATS)}, and NumPy arrays as .npy."
+            f"{', '.join(formats)}, and NumPy arrays as .npy."
         )
     check_pixels(path, *size_hw)
     if (num_scans := _num_scans(content)) > MAX_SCANS:
@@ -188,78 +184,44 @@ def check_image(path: Path, content: bytes) -> tuple[int, int]:
             "cost as much as a whole image. Save it again."
         )
     if content.startswith(PNG_START):
-        _check_chunks(path, content, size_hw)
+        _check_chunks(path, content)
     return size_hw
 
 
-def _check_chunks(path: Path, content: bytes, size_hw: tuple[int, int]) -> None:
+def _check_chunks(path: Path, content: bytes) -> None:
     """Refuse a PNG whose chunks claim more bytes than follow: OpenCV makes room for all of them.
 
-    It also unpacks all texts, and all pixels, those beyond the image too. What comes after the last
-    chunk is not looked at.
+    What comes after the last chunk is not looked at.
     """
-    position, text_bytes, pixels = len(PNG_START), 0, []
+    position, num_texts = len(PNG_START), 0
     for _ in range(MAX_CHUNKS):
         length = int.from_bytes(content[position : position + 4], "big")
         name = content[position + 4 : position + 8]
         if name == b"IEND" or not name:
-            break
-        start = position + 8
-        position = start + length
+            return
+        num_texts += name in (b"zTXt", b"iTXt", b"iCCP")
+        if num_texts > MAX_TEXTS:
+            raise UserError(
+                f"{path}: a PNG of more than {MAX_TEXTS} texts, each of which may cost as much as "
+                "a whole image. Save it again."
+            )
+        position += 8 + length
         if position > len(content):
             raise UserError(
                 f"{path}: cannot be decoded as an image: the PNG's chunk {name!r} claims {length} "
-                f"bytes, found {max(0, len(content) - start)}. Replace it or remove it."
+                f"bytes, found {max(0, len(content) - position + length)}. Replace it or remove it."
             )
-        if name == b"IDAT":
-            pixels.append(memoryview(content)[start:position])
-        elif name == b"zTXt" or (name == b"iTXt" and _is_packed(content[start:position])):
-            text_bytes += length
         position += 4  # its checksum
-    else:
-        raise UserError(f"{path}: a PNG of more than {MAX_CHUNKS} chunks. Save it again.")
-    if text_bytes > MAX_TEXT_BYTES:
-        raise UserError(
-            f"{path}: a PNG with packed texts of {text_bytes} bytes, expected at most "
-            f"{MAX_TEXT_BYTES}. Save it without them."
-        )
-    if sum(map(len, pixels)) > FREE_DATA_BYTES:
-        _check_packed_pixels(path, pixels, size_hw)
-
-
-def _is_packed(text: bytes) -> bool:
-    """Tell whether a PNG's international text is packed, as the byte after its keyword says."""
-    return text[text.find(b"\0") + 1 :][:1] == b"\1"
-
-
-def _check_packed_pixels(path: Path, pixels: list[memoryview], size_hw: tuple[int, int]) -> None:
-    """Refuse packed pixels of a PNG that are more than its size has room for.
-
-    What is damaged is left for the decoder to tell.
-    """
-    height, width = size_hw
-    # 16 bits of four bands, a byte for each row, and the seven passes of an interlaced image
-    left = height * width * 8 + 2 * height + 1024
-    unpacker = deflate.decompressobj()
-    for part in pixels:
-        for start in range(0, len(part), SLICE_BYTES):
-            try:
-                left -= len(unpacker.decompress(part[start : start + SLICE_BYTES]))
-            except deflate.error:
-                return
-            if left < 0:
-                raise UserError(
-                    f"{path}: cannot be decoded as an image: the PNG holds more pixels than the "
-                    f"{height}x{width} (height x width) that it claims. Save it again."
-                )
+    raise UserError(f"{path}: a PNG of more than {MAX_CHUNKS} chunks. Save it again.")
 
 
 @contextmanager
-def open_image(content: bytes | Path) -> Iterator[Image.Image]:
+def open_image(content: bytes | Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
     """Open an image with Pillow, which reads its header; `check_pixels` is its only bound.
 
     Args:
         content: of a file, or its path.
+        formats: Pillow's names of those that are known.
 
     Raises:
         Exception: of any type; Pillow's readers are not made for damaged files.
@@ -268,31 +230,26 @@ def open_image(content: bytes | Path) -> Iterator[Image.Image]:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             source = io.BytesIO(content) if isinstance(content, bytes) else content
-            image = Image.open(source, formats=FORMATS)
+            image = Image.open(source, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         yield image
 
 
-def num_frames(image: Image.Image) -> int:
-    """Return the frames or pages of an open image, at most `MAX_PAGES` + 1 of a TIFF file.
-
-    Pillow's `n_frames` compares each page of a TIFF file with each, which takes minutes.
+def num_frames(path: Path, image: Image.Image) -> int:
+    """Return the pages or frames of an open image.
 
     Raises:
-        Exception: of any type, see `open_image`.
+        UserError: a TIFF of more than `MAX_PAGES`, which Pillow would take a minute to count.
     """
-    if image.format != "TIFF":
-        return int(getattr(image, "n_frames", 1))
-    for index in range(1, MAX_PAGES + 1):
-        try:
-            image.seek(index)
-        except EOFError:
-            image.seek(0)
-            return index
-    image.seek(0)
-    return MAX_PAGES + 1
+    if image.format == "TIFF":
+        with suppress(EOFError):
+            for page in range(MAX_PAGES + 1):
+                image.seek(page)
+            raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
+        image.seek(0)
+    return int(getattr(image, "n_frames", 1))
 
 
 def orientation(content: bytes | Path) -> int:
@@ -349,10 +306,10 @@ def check_array(path: Path, content: bytes) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _pillow_size(content: bytes | Path) -> tuple[int, int] | None:
+def _pillow_size(content: bytes | Path, formats: Sequence[str] = FORMATS) -> tuple[int, int] | None:
     """Return (height, width) if Pillow understands the header."""
     try:
-        with open_image(content) as image:
+        with open_image(content, formats) as image:
             return image.height, image.width
     except Exception:  # see open_image
         return None

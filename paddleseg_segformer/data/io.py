@@ -5,12 +5,17 @@ Images are RGB uint8 arrays (H, W, 3), labels are arrays of class ids (H, W).
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import lzma
+import math
 import os
 import stat
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +24,7 @@ from PIL import Image
 from paddleseg_segformer.cpu import free_memory_mib
 from paddleseg_segformer.data.findings import Fault
 from paddleseg_segformer.data.headers import (
+    FORMATS,
     JPEG_SCAN,
     JPEG_START,
     MAX_PAGES,
@@ -27,27 +33,41 @@ from paddleseg_segformer.data.headers import (
     check_array,
     check_image,
     check_pixels,
-    deflate,
     in_time,
     num_frames,
     open_image,
     orientation,
     tiff_layout,
 )
-from paddleseg_segformer.data.tiffs import read_tiff, turned
 from paddleseg_segformer.data.values import ValueRange, check_finite, is_nodata
+from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
+try:
+    from zlib_ng import zlib_ng as deflate  # several times as fast
+except ImportError:
+    import zlib as deflate  # type: ignore[no-redef]
 
-SMALL_MIB = 64  # for files above, the free memory is looked at
-FREE_SHARE = 0.5  # of it, that a file may take
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _JPEG_END = b"\xff\xd9"
 _PNG_GREY, _PNG_PALETTE = 0, 3  # colour types
 _PNG_UP = 2  # the filter of a row: its difference from the one above
+_INFLATED_BYTES = 1 << 20  # at a time
+_QUICK_BYTES = 1 << 16  # of a PNG that inflates to 64 MiB at most
+# Compression of TIFF segments, by tag: those whose decoders make no more than there is room for;
+# images in the image, whose own headers say how large they are; what tifffile inflates without end
+# where imagecodecs is not installed.
+_BOUNDED = (1, 5, 8, 32773, 32946, 34925, 34926, 50000)
+_IMAGES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933, 50001)
+_IMAGE_FORMATS = (*FORMATS, "JPEG2000")
+SMALL_MIB = 64  # for files above, the free memory is looked at
+FREE_SHARE = 0.5  # of it, that a file may take
+_MAX_SEGMENTS = 1 << 20  # of a TIFF: tiles of 16x16 px of the largest image
+_REPEATED_BYTES = 1 << 30  # of segments that share their bytes
+_INFLATERS = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
 
 
 def read_image(
@@ -92,7 +112,7 @@ def decode_image(
     if path.suffix.lower() == ".npy":
         image = _decode_array(path, content)
     elif layout and not layout.is_plain:
-        image = read_tiff(path, content, layout, img_channels)
+        image = _decode_tiff(path, content, layout, img_channels)
         if img_channels == 3 and image.ndim == 3 and image.shape[2] == 4:
             image = image[:, :, :3]
     else:
@@ -101,11 +121,7 @@ def decode_image(
         image = _decode_channels(path, content, layout, img_channels, value_range)
     image = image[:, :, None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] != img_channels:
-        raise Fault(
-            f"{path}: found an image of shape {image.shape}, expected (height, width, "
-            f"{img_channels}). Check the file, or set img_channels of the data set.",
-            "image-bands",
-        )
+        raise _wrong_bands(path, image.shape, img_channels)
     if image.dtype.kind not in "buif":
         raise UserError(
             f"{path}: found {image.dtype} values, expected real numbers. Save them as bands."
@@ -126,13 +142,21 @@ def decode_image(
     return image
 
 
+def _wrong_bands(path: Path, shape: tuple[int, ...], img_channels: int | None) -> Fault:
+    return Fault(
+        f"{path}: found an image of shape {shape}, expected (height, width, {img_channels}). Check "
+        "the file, or set img_channels of the data set.",
+        "image-bands",
+    )
+
+
 def as_stored(image: np.ndarray, content: bytes) -> np.ndarray:
     """Return an image (H, W, C), which `decode_image` turned as its EXIF says, as it is stored."""
     layout = tiff_layout(content)
     if layout and layout.num_pages > 1:  # which are not turned
         return image
     turn = orientation(content)
-    return turned(image, {6: 8, 8: 6}.get(turn, turn))
+    return _turned(image, {6: 8, 8: 6}.get(turn, turn))
 
 
 def read_label(
@@ -311,6 +335,32 @@ def read_file(path: Path) -> bytes:
     return content
 
 
+def check_inflated(path: Path, content: bytes, num_pixels: int) -> None:
+    """Refuse a PNG that inflates to more than its pixels: OpenCV would inflate all of it.
+
+    It costs half as much as decoding the image, so that it is for files of strangers who send many.
+    """
+    if not content.startswith(PNG_START) or len(content) < _QUICK_BYTES:
+        return
+    inflater, num_bytes = deflate.decompressobj(), 0
+    position = len(PNG_START)
+    while name := content[position + 4 : position + 8]:
+        end = position + 8 + int.from_bytes(content[position : position + 4], "big")
+        data = content[position + 8 : end] if name == b"IDAT" else b""
+        while data:
+            try:
+                num_bytes += len(inflater.decompress(data, _INFLATED_BYTES))
+            except deflate.error:
+                return  # decoding says more
+            data = inflater.unconsumed_tail
+            if num_bytes > 16 * num_pixels + _INFLATED_BYTES:  # 8 bytes at most, and filters
+                raise UserError(
+                    f"{path}: cannot be decoded as an image: the PNG inflates to more than its "
+                    "pixels. Replace it or remove it."
+                )
+        position = end + 4
+
+
 def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     """Return an image decoded by OpenCV with `flag`, colours in the order red, green, blue."""
     if _is_cut_jpeg(content):
@@ -332,7 +382,7 @@ def _decode(path: Path, content: bytes, flag: int) -> np.ndarray:
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")
     if is_webp:
-        image = turned(image, orientation(content))
+        image = _turned(image, orientation(content))
     if image.ndim == 3 and image.shape[2] in (3, 4):
         code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         return cv2.cvtColor(image, code)
@@ -358,6 +408,16 @@ def _decode_channels(
         _refuse_few_bits(path, _decode(path, content, cv2.IMREAD_UNCHANGED))
     flag = cv2.IMREAD_COLOR if img_channels == 3 else cv2.IMREAD_GRAYSCALE
     return _decode(path, content, flag | cv2.IMREAD_ANYDEPTH if value_range else flag)
+
+
+def _turned(image: np.ndarray, turn: int) -> np.ndarray:
+    """Return an image (H, W) or (H, W, C) turned as EXIF counts, 1 to 8."""
+    if turn in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(
+        turn, (1, 1)
+    )
+    return np.ascontiguousarray(image[::rows, ::columns])
 
 
 def _is_cut_jpeg(content: bytes) -> bool:
@@ -429,6 +489,107 @@ def _decode_wide_tiff(
     return image if img_channels == 3 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
+def _decode_tiff(
+    path: Path, content: bytes, layout: TiffLayout, img_channels: int | None = None
+) -> np.ndarray:
+    """Return the samples of a TIFF, (H, W) or (H, W, C), turned as it says."""
+    image, axes = tiff_samples(path, content, img_channels)
+    if image.ndim == 3:
+        order = (axes.index("Y"), axes.index("X"))
+        [other] = {0, 1, 2} - set(order)
+        image = image.transpose(*order, other)
+    return _turned(image, layout.orientation)
+
+
+def tiff_samples(
+    path: Path, content: bytes, img_channels: int | None = None
+) -> tuple[np.ndarray, str]:
+    """Return what a TIFF stores, and what tifffile calls its axes.
+
+    Args:
+        img_channels: Refuse other numbers of bands before they are decoded, but four, of which one
+            may be alpha, for three.
+
+    Raises:
+        UserError: it cannot be decoded, or would become more than its header says.
+    """
+    height, width = check_image(path, content)
+    try:
+        with explained():
+            import tifffile
+
+            with tifffile.TiffFile(io.BytesIO(content)) as file:
+                if len(file.pages) > MAX_PAGES:
+                    raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
+                series = file.series[0]
+                bands = math.prod(series.shape) // (height * width)
+                if img_channels not in (None, bands) and (bands, img_channels) != (4, 3):
+                    raise _wrong_bands(path, (height, width, bands), img_channels)
+                check_pixels(path, height, width, -(-bands * series.dtype.itemsize // 16))
+                num_segments = math.prod(series.keyframe.chunked) * len(series.pages)
+                if num_segments > _MAX_SEGMENTS:
+                    raise UserError(
+                        f"{path}: a TIFF of {num_segments} tiles or strips, expected at most "
+                        f"{_MAX_SEGMENTS}. Save it with larger ones."
+                    )
+                _check_segments(path, content, series.pages)
+                return series.asarray(), series.axes
+    except UserError:
+        raise
+    except Exception as error:  # of any type: it is not made for damaged files
+        reason = " ".join(str(error).split())[:100]
+        is_missing = "imagecodecs" in reason
+        remedy = "Run: pip install imagecodecs" if is_missing else "Replace it or remove it."
+        raise UserError(f"{path}: cannot be decoded as an image ({reason}). {remedy}") from None
+
+
+def _check_segments(path: Path, content: bytes, pages: Iterable[Any]) -> None:
+    """Refuse a TIFF whose segments would become more than its header says.
+
+    Args:
+        pages: Of tifffile; None where a page was never written.
+    """
+    num_bytes = 0
+    for page in pages:
+        if page is None:
+            continue
+        for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+            num_bytes += size
+            if num_bytes > len(content) + _REPEATED_BYTES:
+                raise UserError(
+                    f"{path}: cannot be decoded as an image: the TIFF names the same bytes again "
+                    "and again. Replace it or remove it."
+                )
+            if page.keyframe.compression != 1:
+                check_segment(path, page.keyframe, content[start : start + size])
+
+
+def check_segment(path: Path, form: Any, segment: bytes) -> None:
+    """Refuse a compressed tile or strip that would become more than the pixels that it holds.
+
+    Args:
+        form: The page of tifffile that says how it is stored.
+    """
+    kind, num_values = int(form.compression), math.prod(form.chunks)
+    is_large = False
+    if kind in _IMAGES:
+        height, width = check_image(path, segment, _IMAGE_FORMATS)
+        is_large = height * width > num_values
+    elif kind not in _BOUNDED:
+        raise UserError(
+            f"{path}: a TIFF compressed as {form.compression.name}, which is not read. Save it "
+            "with another compression, such as DEFLATE."
+        )
+    elif kind in _INFLATERS and importlib.util.find_spec("imagecodecs") is None:
+        room = num_values * form.dtype.itemsize
+        is_large = len(_INFLATERS[kind]().decompress(segment, room + 1)) > room
+    if is_large:
+        raise UserError(
+            f"{path}: cannot be decoded as an image: a part of the TIFF becomes more than its "
+            "pixels. Replace it or remove it."
+        )
+
+
 def _decode_bands(
     path: Path, content: bytes, layout: TiffLayout | None, img_channels: int
 ) -> np.ndarray:
@@ -436,11 +597,11 @@ def _decode_bands(
     is_tiff = path.suffix.lower() in (".tif", ".tiff")
     pages = _decode_pages(path, content) if is_tiff else []
     if len(pages) < 2 and layout:
-        return read_tiff(path, content, layout, img_channels)
+        return _decode_tiff(path, content, layout, img_channels)
     if len(pages) < 2:
         image = _decode(path, content, cv2.IMREAD_UNCHANGED)
         is_turned = content.startswith(PNG_START)  # OpenCV does not turn what it reads unchanged
-        return turned(image, orientation(content)) if is_turned else image
+        return _turned(image, orientation(content)) if is_turned else image
     if len({page.shape for page in pages}) > 1:
         raise UserError(f"{path}: the pages differ in size; expected one page per band.")
     return np.dstack(pages)
@@ -451,11 +612,9 @@ def _decode_pages(path: Path, content: bytes) -> list[np.ndarray]:
     pages = []
     try:
         with open_image(content) as file:
-            num_pages = num_frames(file)
+            num_pages = num_frames(path, file)
             if num_pages < 2:
                 return []
-            if num_pages > MAX_PAGES:
-                raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
             check_pixels(path, file.height, file.width, num_pages)
             for index in range(num_pages):
                 file.seek(index)
@@ -503,22 +662,24 @@ def _decode_ids(path: Path, content: bytes, num_classes: int | None) -> np.ndarr
     if layout and (
         not layout.is_plain or layout.bits * layout.samples > 24 or layout.num_pages > 1
     ):
-        ids = read_tiff(path, content, layout)
+        ids = _decode_tiff(path, content, layout)
         return grey_of(ids) if layout.num_pages == 1 else ids
     if content.startswith(b"\x89PNG") and content[24] == 16 and content[25]:  # colour or alpha
         return grey_of(_decode(path, content, cv2.IMREAD_UNCHANGED))  # Pillow keeps 8 bits
     try:
         with open_image(content) as file:
-            frames = num_frames(file)
+            num_images = num_frames(path, file)
             mode, ids = file.mode, np.asarray(file)
             depth = _grey_depth(file, content)
             palette = file.palette.palette if mode == "P" and file.palette else b""
+    except UserError:
+        raise
     except Exception:  # see open_image
         raise UserError(
             f"{path}: cannot be decoded as a label image. Replace it or remove it."
         ) from None
-    if frames > 1:
-        raise UserError(f"{path}: an animation of {frames} images, expected one label.")
+    if num_images > 1:
+        raise UserError(f"{path}: an animation of {num_images} images, expected one label.")
     if mode == "1" and num_classes and num_classes > 2:
         raise UserError(
             f"{path}: holds 1 bit per pixel, which may stand for the ids 0 and 1, or 0 and 255. "

@@ -29,7 +29,7 @@ from paddleseg_segformer.data.headers import (
     slow,
     tiff_layout,
 )
-from paddleseg_segformer.data.io import decode_image, read_file
+from paddleseg_segformer.data.io import check_segment, decode_image, read_file
 from paddleseg_segformer.data.values import ValueRange, check_finite, is_nodata
 from paddleseg_segformer.dependencies import REMEDIES, MissingDependency, explained
 from paddleseg_segformer.errors import UserError, one_line
@@ -378,6 +378,8 @@ class _TiffRaster(Raster):
         for index, offset, count in zip(wanted, offsets, counts, strict=True):
             file.seek(offset)
             data = file.read(count) if offset and count else None
+            if data and frame.compression != 1:
+                check_segment(self.path, frame, data)
             segment, (band, _, row, column, _), _ = frame.decode(data, index, **tables)
             if segment is not None:  # those that were never written hold 0
                 yield segment[0], row, column, band

@@ -38,7 +38,6 @@ from paddleseg_segformer.weights.sidecars.hub_config import (
     CONFIG_FILE,
     EPSILONS,
     HEAD_KEYS,
-    NO_HUB,
     without_download,
     write_json,
 )
@@ -112,8 +111,6 @@ class _Pretrained(nn.Layer):
             loaded = cls(stated)
         else:
             source = local_path(os.path.join(source, subfolder) if subfolder else source)
-            if not source.exists():
-                raise UserError(f"{source}: no such file or folder. {NO_HUB.format(source)}")
             stated = stated_config(source, config, overrides)
             checkpoint = open_checkpoint(source)
             own = shown_config(checkpoint, overrides) if stated is None else stated

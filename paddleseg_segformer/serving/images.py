@@ -14,7 +14,7 @@ from paddleseg_segformer.data.headers import (
     num_frames,
     open_image,
 )
-from paddleseg_segformer.data.io import decode_image
+from paddleseg_segformer.data.io import check_inflated, decode_image
 from paddleseg_segformer.data.values import ValueRange
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.augmentation import scaled_size
@@ -83,7 +83,8 @@ def _check_size(path: Path, content: bytes, max_pixels: int) -> None:
         num_pages = 1
     else:
         height, width = check_image(path, content)
-        num_pages = _num_pages(content)
+        check_inflated(path, content, height * width)
+        num_pages = _num_pages(path, content)
     if height * width * num_pages > max_pixels:
         pages = f" and {num_pages} pages" if num_pages > 1 else ""
         raise _too_many_pixels(f"{height}x{width} px (height x width){pages}", max_pixels)
@@ -97,15 +98,18 @@ def _too_many_pixels(found: str, max_pixels: int) -> Refusal:
     )
 
 
-def _num_pages(content: bytes) -> int:
+def _num_pages(path: Path, content: bytes) -> int:
     """Return the pages of a file.
 
     Raises:
         Refusal: it is animated.
+        UserError: it has too many.
     """
     try:
         with open_image(content) as image:
-            num_pages, format = num_frames(image), image.format
+            num_pages, format = num_frames(path, image), image.format
+    except UserError:
+        raise
     except Exception:  # a TIFF that Pillow does not read; OpenCV takes its first page
         return 1
     if num_pages > 1 and format in ANIMATIONS:

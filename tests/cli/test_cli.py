@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import re
 import subprocess
 import sys
@@ -10,6 +11,11 @@ from pathlib import Path
 import pytest
 
 from paddleseg_segformer.cli import JOBS, main
+from paddleseg_segformer.cli.common import set_up_logging
+from paddleseg_segformer.cli.predict import _follow
+from paddleseg_segformer.inference.image_sources import ImageFile
+from paddleseg_segformer.training.writers import TextLog
+from paddleseg_segformer.yaml_files import dump_yaml
 
 pytestmark = pytest.mark.check
 
@@ -137,3 +143,50 @@ def test_names_of_files_cannot_steer_the_terminal(tmp_path, capsys):
     error = capsys.readouterr().err
     assert r"a\x1b]0;title\x07\x9b31m\u202e.txt" in error
     assert error.rstrip("\n").isprintable()
+
+
+SHOWN, STEERED = r"a\x1b]0;title\x07", "a\x1b]0;title\x07"
+
+
+def test_names_in_data_cannot_steer_the_terminal_or_the_log(tmp_path, capsys):
+    """Names of damaged files and of classes, as far as a stranger chooses them."""
+    (tmp_path / f"{STEERED}.png").write_bytes(b"x")
+    (tmp_path / "list.txt").write_text(f"{STEERED}.png {STEERED}.png\n")
+    (tmp_path / "classes.txt").write_text(f"{STEERED}\nsky\n")
+    sections = {"model": {"type": "SegFormer"}}
+    sections["val_dataset"] = {
+        "type": "Dataset",
+        "dataset_root": str(tmp_path),
+        "val_path": str(tmp_path / "list.txt"),
+        "classes": str(tmp_path / "classes.txt"),
+        "num_classes": 2,
+        "mode": "val",
+    }
+    (tmp_path / "x.yml").write_text(dump_yaml(sections))
+    assert main(["check_dataset", "--config", str(tmp_path / "x.yml")]) == 1
+    printed = capsys.readouterr()
+    assert SHOWN in printed.out and "\x1b" not in printed.out + printed.err
+
+    set_up_logging()
+    log = TextLog(tmp_path)
+    package = logging.getLogger("paddleseg_segformer")
+    package.addHandler(log)
+    package.warning("%s is damaged", STEERED)
+    log.close()
+    package.removeHandler(log)
+    written = capsys.readouterr().out, (tmp_path / "log.txt").read_text()
+    for text in written:
+        assert f"{SHOWN} is damaged" in text and "\x1b" not in text
+
+    _follow([(ImageFile(tmp_path / STEERED, STEERED), f"{STEERED}: damaged")], 1)
+    assert f"failed: {SHOWN}: damaged" in capsys.readouterr().err
+
+
+def test_names_of_runs_cannot_steer_the_terminal(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    run = tmp_path / STEERED
+    run.mkdir()
+    (run / "log.jsonl").write_text('{"iteration": 5, "Train/loss": 1.5}\n')
+    assert main(["curves", str(run), "--save_dir", str(tmp_path / "page")]) == 0
+    printed = capsys.readouterr().out
+    assert f"{SHOWN}: 5 iterations" in printed and "\x1b" not in printed

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,9 +19,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from paddleseg_segformer.data import io as data_io
 from paddleseg_segformer.data import rasters
-from paddleseg_segformer.data.headers import MAX_DECODE_S, MAX_PIXELS, check_image
-from paddleseg_segformer.data.io import read_image, read_label
+from paddleseg_segformer.data.headers import MAX_DECODE_S, MAX_PIXELS, PNG_START, check_image
+from paddleseg_segformer.data.io import check_inflated, read_image, read_label
 from paddleseg_segformer.data.rasters import open_raster
 from paddleseg_segformer.errors import UserError
 
@@ -184,8 +190,9 @@ def test_jpeg_of_many_scans_is_refused(tmp_path):
     assert read_image(path).shape == (64, 64, 3)
     last = content.rindex(b"\xff\xda")
     path.write_bytes(content[:last] + 2000 * content[last:-2] + content[-2:])
-    with pytest.raises(UserError, match=r"x.jpg: a JPEG of \d+ scans, expected at most 100"):
-        read_image(path)
+    for read in (read_image, read_label):
+        with pytest.raises(UserError, match=r"x.jpg: a JPEG of \d+ scans, expected at most 100"):
+            read(path)
 
 
 @pytest.mark.parametrize("read", [read_image, read_label])
@@ -238,59 +245,186 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-@pytest.mark.parametrize("name", [b"zTXt", b"iTXt"])
-def test_png_whose_texts_would_fill_the_memory_is_refused(tmp_path, name):
-    """After the pixels Pillow's own bound does not see them; OpenCV unpacks all: 8 MB of each."""
+@pytest.mark.parametrize(
+    ("name", "start"), [(b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")]
+)
+def test_png_of_many_texts_is_refused(tmp_path, name, start):
+    """Each inflates to 8 MB, after the pixels too, where Pillow does not look."""
     path = tmp_path / "x.png"
-    Image.fromarray(np.zeros((33, 45, 3), np.uint8)).save(path)
-    content = path.read_bytes()
-    packed = zlib.compress(b"a" * 7_900_000, 9)
-    text = chunk(name, (b"k\0\0" if name == b"zTXt" else b"k\0\1\0\0\0") + packed)
-    path.write_bytes(content[:-12] + text + content[-12:])
-    assert read_image(path).shape == (33, 45, 3)
-    path.write_bytes(content[:-12] + text * 40 + content[-12:])
-    with pytest.raises(UserError, match="a PNG with packed texts of 3[0-9]{5} bytes"):
-        read_image(path)
-    plain = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"<x/>" * 100_000)
-    path.write_bytes(content[:-12] + plain + content[-12:])
-    assert read_image(path).shape == (33, 45, 3)
+    content = small(".png")
+    text = chunk(name, start + zlib.compress(bytes(7 << 20)))
+    path.write_bytes(content[:-12] + 2 * text + content[-12:])
+    assert read_image(path).shape == (16, 16, 3)
+    path.write_bytes(content[:-12] + 101 * text + content[-12:])
+    for read in (read_image, read_label):
+        with pytest.raises(UserError, match="x.png: a PNG of more than 100 texts"):
+            read(path)
 
 
-@pytest.mark.parametrize("is_interlaced", [False, True])
-def test_png_with_more_pixels_than_its_size_is_refused(tmp_path, is_interlaced):
-    """OpenCV unpacks them too: 4 MB took 7 s, and each MB more 1.7 s."""
-    path = tmp_path / "x.png"
+def zeros(num_bytes: int, compressor: Any) -> bytes:
+    parts = [compressor.compress(bytes(1 << 20)) for _ in range(num_bytes >> 20)]
+    return b"".join([*parts, compressor.flush()])
+
+
+@pytest.mark.parametrize("is_interlaced", [0, 1])
+@pytest.mark.parametrize("num_parts", [1, 3])
+def test_png_that_inflates_to_more_than_its_pixels_is_refused(is_interlaced, num_parts):
+    form = struct.pack(">IIBBBBB", 40, 30, 16, 6, 0, 0, is_interlaced)
+    data = zeros(200 << 20, zlib.compressobj(9))
+    cuts = [len(data) * i // num_parts for i in range(num_parts + 1)]
+    parts = b"".join(chunk(b"IDAT", data[i:j]) for i, j in pairwise(cuts))
+    content = PNG_START + chunk(b"IHDR", form) + parts + chunk(b"IEND", b"")
+    with pytest.raises(UserError, match="x: .* the PNG inflates to more than its pixels"):
+        check_inflated(Path("x"), content, 40 * 30)
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 65535, (500, 400, 3), np.uint16, endpoint=True)
-    rows = image.astype(">u2").tobytes()
-    lines = b"".join(b"\0" + rows[start : start + 2400] for start in range(0, len(rows), 2400))
-    if is_interlaced:
-        passes = [
-            (0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2),
-            (1, 2, 0, 1),
-        ]  # fmt: skip
-        lines = b"".join(
-            b"\0" + line.astype(">u2").tobytes()
-            for top, down, left, right in passes
-            for line in image[top::down, left::right]
-        )
-    header = struct.pack(">IIBBBBB", 400, 500, 16, 2, 0, 0, int(is_interlaced))
-
-    def save(pixels: bytes) -> None:
-        parts = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
-
-    save(lines)
-    assert path.stat().st_size > 1 << 20
-    np.testing.assert_array_equal(read_image(path), image >> 8)
-    save(lines + bytes(1 << 24))
-    with pytest.raises(UserError, match="holds more pixels than the 500x400"):
-        read_image(path)
+    for shape, dtype in (((300, 200, 4), np.uint16), ((70_000, 1), np.uint16), ((300, 300), "u1")):
+        image = rng.integers(0, 1 << 16, shape).astype(dtype)
+        sound = cv2.imencode(".png", image)[1].tobytes()
+        check_inflated(Path("x"), sound, shape[0] * shape[1])
+    check_inflated(Path("x"), content[:-5000], 1 << 30)  # cut off: decoding says it
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("channels", [4, 3])
-def test_tiff_of_many_pages_is_refused(tmp_path, channels):
-    pages = [Image.fromarray(np.zeros((2, 2), np.float32)) for _ in range(1100)]
+def test_tiff_of_many_pages_is_refused(tmp_path, channels, dtype):
+    pages = [Image.fromarray(np.zeros((2, 2), dtype)) for _ in range(1100)]
     pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    if channels == 3 and dtype == np.uint8:  # the first page alone is looked at
+        assert read_image(tmp_path / "x.tif", channels).shape == (2, 2, 3)
+        return
     with pytest.raises(UserError, match="more than 1000 pages"):
         read_image(tmp_path / "x.tif", channels)
+
+
+def one_segment(data: bytes, compression: int, bits: int, kind: int, samples: int = 1) -> bytes:
+    """Return a TIFF of 8x8 pixels in one segment, whatever it holds."""
+    tags = [(256, 8), (257, 8), (258, bits), (259, compression), (262, 1), (273, 0), (277, samples)]
+    tags += [(278, 8), (279, len(data)), (339, kind)]
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = (struct.pack("<HHII", tag, 4, 1, start if tag == 273 else x) for tag, x in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    return head + b"".join(entries) + bytes(4) + data
+
+
+@pytest.mark.parametrize("kind", ["deflate", "lzma"])
+@pytest.mark.parametrize("is_bare", [False, True], ids=["imagecodecs", "tifffile alone"])
+def test_tiff_that_inflates_to_more_than_its_pixels_costs_little(tmp_path, kind, is_bare):
+    """tifffile's own decoders would inflate it all: 20 MB hold 20 GB."""
+    whole, compressor, tag = {
+        "deflate": (zlib.compress, zlib.compressobj(9), 8),
+        "lzma": (lzma.compress, lzma.LZMACompressor(preset=0), 34925),
+    }[kind]
+    script = tmp_path / "read.py"
+    script.write_text(BARE if is_bare else MEASURED)
+    sound, bomb = whole(np.arange(64, dtype="<f4").tobytes()), zeros(300 << 20, compressor)
+    for name, data in (("sound", sound), ("bomb", bomb)):
+        (tmp_path / f"{name}.tif").write_bytes(one_segment(data, tag, 32, 3))
+    for read in ("image", "label"):
+        command = [sys.executable, script, read, tmp_path / "sound.tif", tmp_path / "bomb.tif"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        largest, said, memory_mib = done.stdout.splitlines()
+        assert largest == "63.0" and float(memory_mib) < 150
+        assert "cannot be decoded as an image" in said or said == "0.0"
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from paddleseg_segformer.data.io import read_image, read_label
+from paddleseg_segformer.errors import UserError
+read = read_label if sys.argv[1] == "label" else lambda path: read_image(path, 1)
+print(float(read(sys.argv[2]).max()))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    print(float(read(sys.argv[3]).max()))
+except UserError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+BARE = f"import sys\nsys.modules['imagecodecs'] = None\n{MEASURED}"
+
+
+def test_images_in_a_tiff_are_bounded_as_others(tmp_path):
+    """Their own headers may claim more than the TIFF: 216 bytes of LERC became 1 GiB."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    path, rng = tmp_path / "x.tif", np.random.default_rng(0)
+    rgba = rng.integers(0, 256, (8, 8, 4)).astype(np.uint8)
+
+    def read(content: bytes, compression: int, bits: int = 8, kind: int = 1) -> np.ndarray:
+        path.write_bytes(one_segment(content, compression, bits, kind, 4 if bits == 8 else 1))
+        return read_image(path, 4 if bits == 8 else 1)
+
+    webp = imagecodecs.webp_encode(rgba, lossless=True)
+    np.testing.assert_array_equal(read(webp, 50001), rgba)
+    np.testing.assert_array_equal(read(imagecodecs.jpeg2k_encode(rgba, level=0), 34712), rgba)
+    large = np.zeros((900, 800, 4), np.uint8)
+    for content, kind in (
+        (imagecodecs.webp_encode(large, lossless=True), 50001),
+        (imagecodecs.jpeg2k_encode(large), 34712),
+        (imagecodecs.png_encode(large), 34933),
+    ):
+        with pytest.raises(UserError, match="a part of the TIFF becomes more than its pixels"):
+            read(content, kind)
+    jpeg = io.BytesIO()
+    Image.fromarray(large[..., 0]).save(jpeg, "JPEG", progressive=True)
+    content = jpeg.getvalue()
+    last = content.rindex(b"\xff\xda")
+    with pytest.raises(UserError, match="a JPEG of .* scans"):
+        read(content[:last] + 200 * content[last:-2] + content[-2:], 7)
+    lerc = imagecodecs.lerc_encode(np.zeros((4000, 4000), np.float32))
+    with pytest.raises(UserError, match="a TIFF compressed as LERC, .* such as DEFLATE"):
+        read(lerc, 34887, 32, 3)
+
+
+def test_segments_that_share_their_bytes_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_io, "_REPEATED_BYTES", 10_000)
+    for num_strips, is_sound in ((2, True), (300, False)):
+        data = zlib.compress(np.random.default_rng(0).bytes(64))
+        entries = [(256, 16), (257, num_strips), (258, 32), (259, 8), (262, 1), (273, 0), (277, 1)]
+        entries += [(278, 1), (279, len(data)), (339, 3)]
+        end = 8 + 2 + 12 * len(entries) + 4
+        where = {273: end, 279: end + 4 * num_strips}
+        ifd = b"".join(
+            struct.pack("<HHII", tag, 4, num_strips if tag in where else 1, where.get(tag, value))
+            for tag, value in entries
+        )
+        at = end + 8 * num_strips
+        lists = struct.pack(f"<{num_strips}I", *[at] * num_strips)
+        lists += struct.pack(f"<{num_strips}I", *[len(data)] * num_strips)
+        head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+        (tmp_path / "x.tif").write_bytes(head + ifd + bytes(4) + lists + data)
+        if is_sound:
+            assert read_image(tmp_path / "x.tif", 1).shape == (2, 16, 1)
+        else:
+            with pytest.raises(UserError, match="the TIFF names the same bytes again and"):
+                read_image(tmp_path / "x.tif", 1)
+
+
+def test_tiff_of_other_bands_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    """1 MB may hold 60 bands of 2048x2048 px, 1 GB."""
+    path = tmp_path / "x.tif"
+    form = {"photometric": "minisblack", "planarconfig": "contig", "compression": "zlib"}
+    tifffile.imwrite(path, np.zeros((16, 16, 60), np.float32), **form)
+    assert read_image(path, 60).shape == (16, 16, 60)
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", None)
+    with pytest.raises(UserError, match=r"shape \(16, 16, 60\), expected \(height, width, 3\)"):
+        read_image(path)
+
+
+def test_pages_of_floats_are_counted_together(tmp_path, monkeypatch):
+    pages = np.zeros((12, 64, 64), np.float32)
+    tifffile.imwrite(tmp_path / "x.tif", pages, photometric="minisblack", compression="zlib")
+    monkeypatch.setenv(MAX_PIXELS, str(64 * 64 * 2))  # of 16 bytes each
+    with pytest.raises(UserError, match="64x64 px .* and 3 pages"):
+        read_label(tmp_path / "x.tif")
+
+
+def test_tiff_of_tiles_without_end_is_refused(tmp_path):
+    """184 bytes that claim 4 million tiles of 1x1 px took 8 s and 711 MiB."""
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, np.zeros((2048, 2048, 4), np.float32), tile=(1024, 1024))
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name in ("TileWidth", "TileLength"):
+            file.pages.first.tags[name].overwrite(1)
+    with pytest.raises(UserError, match="a TIFF of 4194304 tiles or strips, expected at most"):
+        read_image(path, 4)

@@ -91,12 +91,18 @@ def test_weight_files_of_this_package_keep_their_epsilons(tmp_path: Path) -> Non
     model = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "model.pdparams")
     assert equal(model.model, own) and epsilons(model) == {1e-5, 1e-6}
     assert model.config.hidden_sizes == [8, 16, 20, 32] and model.config.num_labels == 3
+    again = SegformerForSemanticSegmentation.from_pretrained(
+        tmp_path / "model.pdparams", local_files_only=True, revision="main"
+    )
+    assert equal(again, model)
 
 
 def test_encoder_of_any_size_is_loaded(tmp_path: Path) -> None:
     encoder = SegformerModel(SegformerConfig(**HUB_SIZES))
     encoder.save_pretrained(tmp_path)
     assert equal(SegformerModel.from_pretrained(tmp_path), encoder)
+    (tmp_path / "config.json").unlink()  # the weights alone show it
+    assert equal(SegformerModel.from_pretrained(tmp_path / "model.safetensors"), encoder)
 
 
 def test_arguments_of_transformers(folder: Path, tmp_path: Path) -> None:

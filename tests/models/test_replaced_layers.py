@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -40,17 +41,28 @@ class Subclass(nn.Linear):
         return 1.5 * super().forward(x)
 
 
+def subclassed(layer: nn.Layer) -> nn.Layer:
+    """Return a copy of a layer that is of a class of its own, as those of loralib are."""
+    kind, other = type(layer), copy.deepcopy(layer)
+    other.__class__ = type(
+        "Scaled", (kind,), {"forward": lambda self, x: 1.5 * kind.forward(self, x)}
+    )
+    return other
+
+
 def replaceable(model: nn.Layer) -> list[str]:
     kinds = (nn.Linear, nn.Conv2D)
     return [name for name, layer in model.named_sublayers() if type(layer) in kinds]
 
 
-def replace(model: nn.Layer, name: str) -> Callable[[], None]:
-    """Put a `LowRank` in place of a layer; return what undoes it."""
+def replace(
+    model: nn.Layer, name: str, made_of: Callable[[nn.Layer], nn.Layer] = LowRank
+) -> Callable[[], None]:
+    """Put another in place of a layer; return what undoes it."""
     parent, _, key = name.rpartition(".")
     owner = dict(model.named_sublayers(include_self=True))[parent]
     before = owner._sub_layers[key]
-    owner._sub_layers[key] = LowRank(before)
+    owner._sub_layers[key] = made_of(before)
     return lambda: owner._sub_layers.update({key: before})
 
 
@@ -61,8 +73,9 @@ def scale(model: nn.Layer, name: str, factor: float) -> None:
             tensor.set_value(tensor * factor)
 
 
+@pytest.mark.parametrize("made_of", [LowRank, subclassed])
 @pytest.mark.parametrize("kind", [SegFormer, SegFormerMM])
-def test_each_replaced_layer_runs_in_dygraph_training_and_exports(kind) -> None:
+def test_each_replaced_layer_runs_in_dygraph_training_and_exports(kind, made_of) -> None:
     model = spread(small_segformer(5, kind, drop_path_rate=0.0))
     model.dropout.p = 0.0
     x = paddle.randn([1, 3, 64, 64])
@@ -75,10 +88,10 @@ def test_each_replaced_layer_runs_in_dygraph_training_and_exports(kind) -> None:
             scale(model, name, 1.5)
             expected = model(x).numpy()  # the same by other weights
             scale(model, name, 1 / 1.5)
-            undo = replace(model, name)
+            undo = replace(model, name, made_of)
             found = {"dygraph": model(x), "folded": fold(model)(x)}
             undo()
-        undo = replace(model, name)
+        undo = replace(model, name, made_of)
         found["with gradients"] = model(x).detach()
         undo()
         for way, value in found.items():

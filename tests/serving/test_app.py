@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import socket
+import struct
 import threading
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -140,8 +141,23 @@ BAD_BODIES = {
     "bomb": (None, 413, "the header claims very many px"),
     "array bomb": (None, 422, "the header claims"),
     "too many pixels": (None, 413, "expected at most 20000 px"),
-    "too many bytes": (b"\xff\xd8" + bytes(200_000), 413, "more than 100000 bytes"),
+    "too many bytes": (b"\xff\xd8" + bytes(200_000), 413, "more than 150000 bytes"),
+    "too many bytes within": (None, 422, "the PNG inflates to more than its pixels"),
+    "too many pages": (None, 422, "more than 1000 pages"),
 }
+
+
+def png_header(side: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return header + struct.pack(">I", zlib.crc32(header))
+
+
+def one_page(index: int) -> bytes:
+    """Return a page of one pixel of a TIFF, which names the next one."""
+    tags = [(256, 1), (257, 1), (258, 8), (262, 1), (273, 8), (277, 1), (278, 1), (279, 1)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    size = 6 + len(entries)
+    return struct.pack("<H", len(tags)) + entries + struct.pack("<I", 8 + (index + 1) * size)
 
 
 def bad_bodies(scene: np.ndarray, encode: Callable[..., bytes]) -> dict[str, bytes]:
@@ -161,6 +177,10 @@ def bad_bodies(scene: np.ndarray, encode: Callable[..., bytes]) -> dict[str, byt
         "bomb": png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:],
         "array bomb": claims.getvalue(),
         "too many pixels": encode(np.zeros((200, 101, 3), np.uint8)),
+        "too many bytes within": encode(np.zeros((9000, 9000), np.uint8), compress_level=9).replace(
+            png_header(9000), png_header(30)
+        ),
+        "too many pages": b"II*\0" + struct.pack("<I", 8) + b"".join(map(one_page, range(1001))),
     }
 
 
@@ -168,7 +188,7 @@ def bad_bodies(scene: np.ndarray, encode: Callable[..., bytes]) -> dict[str, byt
 def test_a_bad_image_is_refused_with_one_line(
     kind: str, bench: Start, scene: np.ndarray, encode: Callable[..., bytes]
 ) -> None:
-    served = bench(max_pixels=20_000, max_bytes=100_000)
+    served = bench(max_pixels=20_000, max_bytes=150_000)
     content, status, message = BAD_BODIES[kind]  # a body of None is made below
     response = served.post(bad_bodies(scene, encode).get(kind, content))
     assert response.status_code == status

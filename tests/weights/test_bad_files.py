@@ -430,15 +430,15 @@ def doubled(depth: int) -> bytes:
 
 
 def hexed(times: int) -> bytes:
-    """Return a pickle that encodes text as hexadecimal digits again and again."""
-    start = b"X" + struct.pack("<I", 1000) + b"x" * 1000
+    """Return a pickle that encodes bytes as hexadecimal digits again and again."""
+    start = b"B" + struct.pack("<I", 1000) + b"x" * 1000
     call = b"c_codecs\nencode\n"
-    return b"\x80\x02" + call * times + start + (b"X\x03\0\0\0hex\x86R" * times) + b"."
+    return b"\x80\x03" + call * times + start + (b"X\x03\0\0\0hex\x86R" * times) + b"."
 
 
 HOSTILE = {
     "lists doubled through the memo": doubled(40),
-    "text encoded again and again": hexed(2),
+    "bytes encoded again and again": hexed(19),
     "a memo of 2^28 entries": b"\x80\x02]r" + struct.pack("<I", 1 << 28) + b".",
     "an array of nothing": b"\x80\x02cnumpy\nndarray\nJ"
     + struct.pack("<i", 3 << 27)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import multiprocessing
 import re
+import tarfile
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -162,6 +165,54 @@ def test_files_of_one_name_do_not_collide(server, name):
     second = fetch(url_of(server, f"segformer_b1/{name}"))
     assert first.name == second.name == name
     assert first.read_bytes() == CONTENT and second.read_bytes() == b"of another model"
+
+
+def archive(**members: bytes) -> bytes:
+    """Return a gzipped tar archive of files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(f"{name}.pdparams")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_archives_of_one_name_but_its_end_do_not_collide(server):
+    found = []
+    for version in ("1", "2"):
+        server.content = archive(model=version.encode())
+        found.append(fetch(url_of(server, f"v.{version}.tar.gz")))
+    assert [path.read_bytes() for path in found] == [b"1", b"2"]
+
+
+def endless(kind: bytes, size: int) -> bytes:
+    """Return an archive of a part that claims and holds `size` zeros."""
+    member = tarfile.TarInfo("a.pdparams")
+    member.type, member.size = kind, size
+    parts = [member.tobuf(tarfile.GNU_FORMAT), *[bytes(1 << 20)] * (size >> 20)]
+    return gzip.compress(b"".join(parts))
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_archive_that_unpacks_without_end_is_refused(server, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(download, "MAX_BYTES", 8 << 20)
+    server.content = endless(kind, 16 << 20)
+    with pytest.raises(UserError, match="not a readable archive .*a part of 16777216 bytes"):
+        fetch(url_of(server, "x.tar.gz"))
+    assert left_in(tmp_path) == ["x.tar.gz"]
+
+
+def test_damaged_archive_is_one_line(server):
+    whole = archive(model=CONTENT)
+    for name, content in (
+        ("a", whole[: len(whole) // 2]),
+        ("b", whole[:10] + b"\xff" * 1000),
+        ("c", b"x" * 1000),
+    ):
+        server.content = content
+        with pytest.raises(UserError, match="not a readable archive .* fetched again"):  # a line
+            fetch(url_of(server, f"{name}.tar.gz"))
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])

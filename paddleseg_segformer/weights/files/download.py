@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.client
+import lzma
 import math
 import os
 import re
@@ -12,13 +14,14 @@ import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from tqdm import tqdm
 
-from paddleseg_segformer.errors import UserError
+from paddleseg_segformer.errors import UserError, one_line
 from paddleseg_segformer.files import atomic_path, locked, make_folder, sha256
 from paddleseg_segformer.zoo import HOME, PublishedModel, cache_folder, find_model, local_copy
 
@@ -27,6 +30,7 @@ ATTEMPTS = 3  # per call; each resumes the one before
 CHUNK_BYTES = 1 << 20
 NO_HUB = "Models on the hub are downloaded first: hf download {0} --local-dir FOLDER"
 MAX_BYTES = 16 << 30  # of a file; the largest model here has 1.3 GB
+MAX_HEADER_BYTES = 1 << 20  # of a name and the like in an archive
 
 
 def is_url(source: str) -> bool:
@@ -228,13 +232,24 @@ def _verify(path: Path, remote: Remote) -> None:
         )
 
 
+class _Member(tarfile.TarInfo):
+    """A file in an archive, which a few bytes could make endless; headers are read into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size > (MAX_BYTES if member.isreg() else MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"a part of {member.size} bytes")
+        return member
+
+
 def _extracted(archive: Path) -> Path:
     """Return the first `.pdparams` of an archive, extracted beside it."""
     target = archive.with_name(archive.name.split(".")[0] + ".pdparams")
     if target.is_file():
         return target
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, tarinfo=_Member) as tar:
             member = next(
                 (item for item in tar if item.isfile() and item.name.endswith(".pdparams")), None
             )
@@ -243,8 +258,9 @@ def _extracted(archive: Path) -> Path:
                 raise UserError(f"{archive}: holds no .pdparams file, expected one.")
             with atomic_path(target) as temporary, open(temporary, "wb") as file:
                 shutil.copyfileobj(content, file)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise UserError(
-            f"{archive}: not a readable archive ({error}). Delete it to have it fetched again."
+            f"{archive}: not a readable archive ({one_line(error)}). Delete it to have it "
+            "fetched again."
         ) from None
     return target
