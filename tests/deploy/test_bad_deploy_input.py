@@ -20,6 +20,7 @@ from small_models import small_segformer
 from paddleseg_segformer.data.headers import MAX_PIXELS
 from paddleseg_segformer.data.io import read_label
 from paddleseg_segformer.export import export_model
+from paddleseg_segformer.files import sha256
 from paddleseg_segformer.street_scenes.dataset import render_scene
 
 INFER = Path(__file__).resolve().parents[2] / "deploy" / "python" / "infer.py"
@@ -116,6 +117,21 @@ def test_model_files(run, folder, tmp_path, name, spoil, message) -> None:
     assert status == 1
     assert len(lines) == 1
     assert f"error: {folder / name}: {message}" in lines[0]
+
+
+def test_weights_that_are_not_finite(run, folder, tmp_path) -> None:
+    """Paddle drops NaN on the way: a map would come that looks right."""
+    path, deploy = folder / "model.pdiparams", folder / "deploy.yaml"
+    was, content = sha256(path), bytearray(path.read_bytes())
+    place = len(content) // 2
+    content[place : place + 8] = b"\xff" * 8  # a whole number of 4 bytes at least
+    path.write_bytes(content)
+    deploy.write_text(deploy.read_text().replace(was, sha256(path)))
+    image = write(tmp_path / "image.png", IMAGE)
+    status, lines = run(folder, "--image_path", image, backend="paddle")
+    assert (status, len(lines)) == (1, 1)
+    assert f"error: {path}: its weights '" in lines[0]
+    assert "are not finite (NaN or infinite)" in lines[0]
 
 
 def drop(line: str) -> Callable[[str], str]:

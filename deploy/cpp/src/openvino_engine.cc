@@ -102,6 +102,8 @@ std::unique_ptr<Engine> make_engine(const std::vector<std::filesystem::path>& fi
     fail("--device: found '", options.device, "', but OpenVINO runs on the CPU here. Use cpu.");
   try {
     return std::make_unique<OpenVinoEngine>(files, options);
+  } catch (const Error&) {
+    throw;
   } catch (const std::exception& error) {
     fail(files.at(0).string(), ": OpenVINO cannot load it (", error.what(), ").");
   }

@@ -1,7 +1,12 @@
 // Paddle Inference, from its official package or from the wheel of `paddlepaddle`.
+#include <array>
 #include <climits>
+#include <cmath>
+#include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
+#include <filesystem>
 #include <sstream>
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -9,6 +14,7 @@
 
 #include "engine.h"
 #include "error.h"
+#include "files.h"
 
 #ifdef SEGMENT_PADDLE_INFERENCE
 #include "paddle_inference_api.h"
@@ -62,6 +68,54 @@ void keep_freed_memory() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, INT_MAX);
 #endif
+}
+
+/// Returns a number of a message in protobuf's form, seven bits a byte; `at` moves behind it.
+std::uint64_t read_varint(const Bytes& content, std::size_t& at, std::size_t end) {
+  std::uint64_t value = 0;
+  for (int shift = 0; at < end && shift < 64; shift += 7) {
+    const std::uint8_t byte = content[at++];
+    value |= std::uint64_t{byte & 0x7fU} << shift;
+    if (byte < 0x80) break;
+  }
+  return value;
+}
+
+/// Refuses weights that are not finite, which Paddle passes over; what is damaged is left to
+/// Paddle.
+///
+/// Arrays lie one after the other. Each begins with 16 bytes of versions and levels and the length
+/// of a description (type and sides in protobuf's form).
+void check_weights(const std::filesystem::path& path) {
+  constexpr std::uint64_t kFloat32 = 5;
+  // bytes of a number by its type: bool, 16, 32 and 64 bits, float16, float32, float64
+  constexpr std::array<std::size_t, 7> kBytes = {1, 2, 4, 8, 2, 4, 8};
+  if (std::error_code ignored; std::filesystem::file_size(path, ignored) == 0) return;
+  const Bytes content = read_bytes(path);
+  std::size_t at = 0;
+  for (int index = 0; at + 20 <= content.size(); ++index) {
+    std::uint32_t length = 0;
+    std::memcpy(&length, &content[at + 16], sizeof length);
+    at += 20;
+    if (length > content.size() - at) return;
+    const std::size_t end = at + length;
+    std::uint64_t type = kBytes.size(), count = 1;
+    while (at < end) {
+      const std::uint64_t tag = read_varint(content, at, end);
+      if (tag == 0x08) type = read_varint(content, at, end);
+      if (tag == 0x10) count *= read_varint(content, at, end);
+      if (tag != 0x08 && tag != 0x10) return;
+    }
+    if (type >= kBytes.size() || count > (content.size() - at) / kBytes[type]) return;
+    for (std::size_t item = 0; type == kFloat32 && item < count; ++item) {
+      float value = 0;
+      std::memcpy(&value, &content[at + item * sizeof value], sizeof value);
+      if (!std::isfinite(value))
+        fail(path.string(), ": its weights '", index,
+             "' are not finite (NaN or infinite). Export a model whose weights are.");
+    }
+    at += count * kBytes[type];
+  }
 }
 
 /// Returns the number in gpu or gpu:1, or -1 for another name.
@@ -155,6 +209,7 @@ class PaddleEngine : public Engine {
 std::unique_ptr<Engine> make_engine(const std::vector<std::filesystem::path>& files,
                                     const EngineOptions& options) {
   try {
+    if (files.size() > 1) check_weights(files.at(1));
     return std::make_unique<PaddleEngine>(files, options);
   } catch (const Error&) {
     throw;
