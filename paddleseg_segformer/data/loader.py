@@ -289,16 +289,21 @@ def _start_processes(dataset: SegmentationDataset, num_workers: int) -> ProcessP
     worker_dataset = copy.copy(dataset)
     if not any(getattr(item, "mixes_samples", False) for item in dataset.transforms):
         worker_dataset.samples = ()
-    executor = ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_start_worker, initargs=(worker_dataset,)
-    )
     try:
+        executor = ProcessPoolExecutor(
+            num_workers, mp_context=context, initializer=_start_worker, initargs=(worker_dataset,)
+        )
         with _without_sigterm():
             executor.submit(os.getpid)  # starts the fork server
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise UserError(
             f"the data set or its transforms cannot be sent to worker processes ({error}). Define "
             "them in a module, or set num_workers to 0."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"no worker processes can be started ({error}): they need /dev/shm to be writable, and "
+            "free processes, files and memory. Provide these, or set num_workers to 0."
         ) from error
     return executor
 

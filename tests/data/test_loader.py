@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import subprocess
@@ -300,3 +301,14 @@ def _is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def test_system_that_starts_no_workers_is_one_line(dataset, monkeypatch) -> None:
+    """As where /dev/shm cannot be written to."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", fail)
+    with pytest.raises(UserError, match=r"Read-only file system.*: they need /dev/shm"):
+        next(train_loader(dataset, 2, 2, seed=0))
