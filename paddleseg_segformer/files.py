@@ -146,14 +146,16 @@ def cut_name(name: str) -> str:
 
 
 def refuse_name(path: str | os.PathLike[str]) -> None:
-    """Refuse a name that Windows would write elsewhere: to a device, or into another file.
+    """Refuse a name that is too long, or that Windows would write elsewhere: to a device, say.
 
     Raises:
-        UserError: the system is Windows, and the path holds such a name.
+        UserError: the path holds such a name.
     """
+    path = Path(path)
+    if len(os.fsencode(path.name)) > NAME_BYTES:
+        raise _too_long(path)
     if not IS_WINDOWS:
         return
-    path = Path(path)
     for part in path.relative_to(path.anchor).parts:
         if part not in (".", "..") and (DEVICES.match(part) or NOT_ON_WINDOWS.search(part)):
             raise UserError(
@@ -424,9 +426,7 @@ def _explained(destination: Path) -> Iterator[None]:
         code = error.errno if isinstance(error, OSError) else None
         is_long = IS_WINDOWS and len(str(destination.absolute())) > WINDOWS_PATH
         if code == errno.ENAMETOOLONG or (is_long and isinstance(error, FileNotFoundError)):
-            raise _CannotWrite(
-                f"{destination}: the name is too long for this system. Choose a shorter one."
-            ) from error
+            raise _too_long(destination) from error
         if code not in CANNOT_WRITE:
             code = errno.ENOSPC
             has_space = shutil.disk_usage(destination.parent).free >= NO_SPACE_BYTES
@@ -440,6 +440,10 @@ def _explained(destination: Path) -> Iterator[None]:
 
 class _CannotWrite(UserError):
     pass
+
+
+def _too_long(path: Path) -> UserError:
+    return _CannotWrite(f"{path}: the name is too long for this system. Choose a shorter one.")
 
 
 def write_text(destination: str | os.PathLike[str], text: str) -> None:

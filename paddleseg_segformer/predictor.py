@@ -65,6 +65,11 @@ class Prediction:
         self.label_set = label_set
         self._logits = logits
 
+    @property
+    def is_computed(self) -> bool:
+        """Return whether the network has done its part: the maps can be made in any thread."""
+        return self._logits.is_computed
+
     @cached_property
     def label(self) -> np.ndarray:
         """Return the class ids (H, W): uint8, or int32 for more than 256 classes."""

@@ -17,6 +17,7 @@ from benchmarks.speed.cases import MEAN, MERGED, STD, Case
 from benchmarks.speed.files import Files, build_model, normalized
 from benchmarks.speed.subject import Pictures, Subject, labels_of_logits, to_array
 from paddleseg_segformer.cli import infer, predict
+from paddleseg_segformer.cli.prediction_worker import Worker
 from paddleseg_segformer.cpu import prepare_cpu, return_largest_blocks
 from paddleseg_segformer.data.normalize import Normalize
 from paddleseg_segformer.inference.image_sources import find_images
@@ -94,7 +95,7 @@ def _files_pass(case: Case, files: Files, pictures: Pictures) -> Subject:
         model, job = ["--config", files.path(case.file), *backend, *threads], infer
     parser = ArgumentParser()
     job.add_arguments(parser)
-    worker = predict.Worker(parser.parse_args([str(part) for part in (*model, *common)]))
+    worker = Worker(parser.parse_args([str(part) for part in (*model, *common)]))
     images = find_images(str(pictures.folder))
 
     def run() -> None:

@@ -24,7 +24,7 @@ JOBS = {
     "curves": "write a page on the curves and settings of training runs, beside each other",
     "import_log": "make a run of a training log by PaddleSeg or mmsegmentation, to compare curves",
     "compare": "compare two models or exports on the same labelled images",
-    "predict": "write label maps and overlays for images, folders, lists or videos",
+    "predict": "write label maps, overlays and more for images, folders, lists or videos",
     "infer": "predict images with an exported model, on any engine and without Paddle",
     "visualize": "draw the attention of a patch and a mask transformer's class maps over images",
     "erf": "draw effective receptive fields of stages and head, several models side by side",

@@ -16,7 +16,7 @@ from paddleseg_segformer.data.io import write_label
 from paddleseg_segformer.data.rasters import Raster, open_raster
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError, did_you_mean
-from paddleseg_segformer.files import atomic_files, atomic_path, write_text
+from paddleseg_segformer.files import atomic_files, atomic_path, refuse_name, write_text
 from paddleseg_segformer.inference.geodata import (
     Strips,
     georeference_for_vectors,
@@ -113,6 +113,15 @@ class ResultFiles:
         if args.save_probabilities:
             names["probabilities"] = f"{PROBABILITIES}/{name}.npy"
         return names
+
+    def check_names(self, image: ImageFile) -> None:
+        """Refuse an image whose results cannot have their names.
+
+        Raises:
+            UserError: one is too long, or a device's on Windows.
+        """
+        for name in self.names_of(image).values():
+            refuse_name(name)
 
     def save(self, prediction: Prediction, image: ImageFile) -> None:
         """Write one image's results, in sub-folders as the images are."""

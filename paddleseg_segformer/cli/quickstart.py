@@ -78,7 +78,7 @@ def _parts(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     }
     for name, flags in EVALUATIONS.items():
         parts[f"val {name}"] = f"{weights} --json {FOLDER}/{name}.json {flags}"
-    parts["predict"] = f"{weights} {images} --save_dir {FOLDER}/predict"
+    parts["predict"] = f"{weights} {images} --save_dir {FOLDER}/predict --outputs label,overlay"
     parts["export"] = f"{weights} --save_dir {FOLDER}/export"
     jobs = {name: partial(run_job, name.split()[0], flags) for name, flags in parts.items()}
     flags = f"--config {FOLDER}/export/deploy.yaml {images} --save_dir {FOLDER}/infer"

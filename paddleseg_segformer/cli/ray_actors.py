@@ -26,7 +26,7 @@ OBJECT_STORE_BYTES = 100 << 20  # of a Ray of our own: names and outcomes go thr
 
 
 class Worker(Protocol):
-    """Predicts images and writes their results; see `predict.Worker`."""
+    """Predicts images and writes their results; see `prediction_worker.Worker`."""
 
     def __call__(self, images: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, str]]:
         """Yield each image, and why it failed or ""."""

@@ -1,4 +1,4 @@
-"""Headers of image files, checked before anything is decoded.
+"""Headers of image files, checked before anything is decoded, and the time that decoding may take.
 
 A file of a few bytes can claim billions of pixels, so untrusted files are bounded by their headers;
 formats whose header is not understood are not decoded at all.
@@ -6,14 +6,17 @@ formats whose header is not understood are not decoded at all.
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import io
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -23,18 +26,25 @@ from paddleseg_segformer.errors import UserError
 
 MAX_PIXELS = "PADDLESEG_SEGFORMER_MAX_PIXELS"  # environment variable
 DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
+MAX_DECODE_S = "PADDLESEG_SEGFORMER_MAX_DECODE_S"  # environment variable
+DEFAULT_MAX_DECODE_S = 120  # the largest image takes about 20 s
+QUICK_PIXELS = 1 << 24  # times scans: decoded in a second
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 MAX_CHUNKS = 100_000  # of a PNG; the usual ones hold 8 KiB or more
 MAX_TEXTS = 100  # compressed ones of a PNG; encoders write one or two
 MAX_PAGES = 1000  # of a TIFF file
 _ORIENTATION = 274  # tag of EXIF and TIFF
 _GDAL_NODATA = 42113  # tag of GeoTIFF
+ARRAY_START = b"\x93NUMPY"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"  # the second is not in compressed data
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript: Pillow runs a program to read it
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 _pillow_limit = threading.Lock()
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class TooManyPixels(UserError):
@@ -61,10 +71,74 @@ def max_pixels() -> int:
     Raises:
         UserError: the environment variable is not a number above 0.
     """
-    found = os.environ.get(MAX_PIXELS, str(DEFAULT_MAX_PIXELS))
+    return _bound(MAX_PIXELS, DEFAULT_MAX_PIXELS, "pixels")
+
+
+def max_decode_s() -> int:
+    """Return the bound on the time that decoding an image takes, in seconds.
+
+    Raises:
+        UserError: the environment variable is not a number above 0.
+    """
+    return _bound(MAX_DECODE_S, DEFAULT_MAX_DECODE_S, "seconds")
+
+
+def _bound(name: str, default: int, unit: str) -> int:
+    found = os.environ.get(name, str(default))
     if not found.isdecimal() or not int(found):
-        raise UserError(f"{MAX_PIXELS}: found {found!r}, expected a number of pixels above 0.")
+        raise UserError(f"{name}: found {found!r}, expected a number of {unit} above 0.")
     return int(found)
+
+
+def in_time(
+    decode: Callable[Concatenate[Path, bytes, P], R],
+) -> Callable[Concatenate[Path, bytes, P], R]:
+    """Make a function that decodes a file's content stop after `max_decode_s`.
+
+    Decoders cannot be told to stop: what claims much runs in a thread of its own, and one that is
+    late is left to its end, which the bounds on pixels, scans, pages and chunks set.
+    """
+
+    @functools.wraps(decode)
+    def decode_in_time(path: Path, content: bytes, *args: P.args, **kwargs: P.kwargs) -> R:
+        if _is_quick(content):
+            return decode(path, content, *args, **kwargs)
+        made: Future[R] = Future()
+
+        def run() -> None:
+            try:
+                made.set_result(decode(path, content, *args, **kwargs))
+            except BaseException as error:
+                made.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        for _ in range(max_decode_s()):  # by seconds, so that a stopped process loses one
+            if concurrent.futures.wait([made], timeout=1).done:
+                return made.result()
+        raise slow(path)
+
+    return decode_in_time
+
+
+def slow(path: str | os.PathLike[str]) -> UserError:
+    """Return the error of a file that takes longer than `max_decode_s`."""
+    return UserError(
+        f"{path}: decoding it takes more than {max_decode_s()} s. Save it again, or raise "
+        f"{MAX_DECODE_S}."
+    )
+
+
+def _is_quick(content: bytes) -> bool:
+    """Tell whether a file is decoded in about a second, by what its header claims."""
+    if content.startswith((ARRAY_START, *_TIFF_STARTS)):  # whose blocks may say anything
+        return content.startswith(ARRAY_START)
+    height, width = _pillow_size(content) or (0, 0)
+    return height * width * _num_scans(content) <= QUICK_PIXELS
+
+
+def _num_scans(content: bytes) -> int:
+    """Return the scans of a JPEG, 1 of other files; each may cost as much as a whole image."""
+    return content.count(JPEG_SCAN) if content.startswith(JPEG_START) else 1
 
 
 def check_pixels(path: str | os.PathLike[str], height: int, width: int, num_pages: int = 1) -> None:
@@ -102,10 +176,10 @@ def check_image(path: Path, content: bytes, formats: Sequence[str] = FORMATS) ->
             f"{', '.join(formats)}, and NumPy arrays as .npy."
         )
     check_pixels(path, *size_hw)
-    if content.startswith(JPEG_START) and content.count(JPEG_SCAN) > MAX_SCANS:
+    if (num_scans := _num_scans(content)) > MAX_SCANS:
         raise UserError(
-            f"{path}: a JPEG of {content.count(JPEG_SCAN)} scans, expected at most {MAX_SCANS}, "
-            "since each may cost as much as a whole image. Save it again."
+            f"{path}: a JPEG of {num_scans} scans, expected at most {MAX_SCANS}, since each may "
+            "cost as much as a whole image. Save it again."
         )
     if content.startswith(PNG_START):
         _check_chunks(path, content)

@@ -31,6 +31,7 @@ from paddleseg_segformer.data.headers import (
     check_array,
     check_image,
     check_pixels,
+    in_time,
     num_frames,
     open_image,
     orientation,
@@ -81,12 +82,14 @@ def read_image(
         `ValueRange.apply`.
 
     Raises:
-        UserError: the file is missing, cannot be decoded, is cut off, or has other channels.
+        UserError: the file is missing, cannot be decoded, is cut off, has other channels, or takes
+            longer than `headers.max_decode_s`.
     """
     path = Path(path)
     return decode_image(path, read_file(path), img_channels, value_range)
 
 
+@in_time
 def decode_image(
     path: Path, content: bytes, img_channels: int = 3, value_range: ValueRange | None = None
 ) -> np.ndarray:
@@ -98,7 +101,7 @@ def decode_image(
         img_channels, value_range: As of `read_image`.
 
     Raises:
-        UserError: it cannot be decoded, is cut off, or has other channels.
+        UserError: it cannot be decoded, is cut off, has other channels, or takes too long.
     """
     layout = tiff_layout(content)
     if path.suffix.lower() == ".npy":
@@ -172,6 +175,7 @@ def read_label(
     return decode_label(path, read_file(path), num_classes, colors)
 
 
+@in_time
 def decode_label(
     path: Path, content: bytes, num_classes: int | None = None, colors: np.ndarray | None = None
 ) -> np.ndarray:
@@ -221,6 +225,7 @@ def label_of_values(path: Path, label: np.ndarray, is_array: bool = False) -> np
     return label.astype(np.uint8 if low >= 0 and high <= 255 else np.int32)
 
 
+@in_time
 def decode_rgb(path: Path, content: bytes) -> np.ndarray:
     """Decode a label image as it is seen, RGB uint8 (H, W, 3).
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -20,7 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paddleseg_segformer.data.findings import Fault
-from paddleseg_segformer.data.headers import max_pixels, open_image, orientation, tiff_layout
+from paddleseg_segformer.data.headers import (
+    max_decode_s,
+    max_pixels,
+    open_image,
+    orientation,
+    slow,
+    tiff_layout,
+)
 from paddleseg_segformer.data.io import check_segment, decode_image, read_file
 from paddleseg_segformer.data.values import ValueRange, check_finite, is_nodata
 from paddleseg_segformer.dependencies import REMEDIES, MissingDependency, explained
@@ -70,19 +78,23 @@ class Raster(ABC):
         """Return rows top .. bottom - 1 and columns left .. right - 1, (h, w, C).
 
         Raises:
-            UserError: a tile there is damaged or cut off.
+            UserError: a tile there is damaged or cut off, or took too long.
         """
         height, width, _ = self.shape
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
             raise ValueError(f"rows {top}..{bottom}, columns {left}..{right} of {self.shape}")
+        start_s = time.thread_time()
         try:
-            return self._read(top, bottom, left, right)
+            pixels = self._read(top, bottom, left, right)
         except Exception as error:  # of any type: decoders are not made for damaged files
             reason = one_line(error.__cause__ or error)[:200]
             raise UserError(
                 f"{self.path}: rows {top} to {bottom - 1}, columns {left} to {right - 1} cannot be "
                 f"decoded ({reason}). Replace the file, or remove it."
             ) from error
+        if time.thread_time() - start_s > max_decode_s():
+            raise slow(f"{self.path}: rows {top} to {bottom - 1}")
+        return pixels
 
     def is_valid(self, top: int, bottom: int, left: int, right: int) -> np.ndarray | None:
         """Return which pixels of a window have a value in any band, (h, w); None: all."""

@@ -235,6 +235,11 @@ class ImageLogits:
             self._pipeline.compute([(self, key) for key in self.first_missing()])
         return self._num_classes
 
+    @property
+    def is_computed(self) -> bool:
+        """Return whether the maps can be made without the network, in any thread."""
+        return self._arrays is NumpyArrays and all(key in self._pieces for key in self._keys())
+
     def labels(self, rows: tuple[int, int] | None = None) -> np.ndarray:
         """Return the class ids (H, W): uint8, or int32 for more than 256 classes.
 

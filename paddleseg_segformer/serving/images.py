@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from paddleseg_segformer.data.headers import (
+    ARRAY_START,
     TooManyPixels,
     check_array,
     check_image,
@@ -21,7 +22,6 @@ from paddleseg_segformer.inference.pipeline import Pipeline
 from paddleseg_segformer.serving.batcher import Job
 from paddleseg_segformer.serving.settings import Refusal
 
-ARRAY_START = b"\x93NUMPY"
 TIFF_STARTS = (b"II", b"MM")
 ANIMATIONS = ("PNG", "WEBP")  # formats whose frames are moments; a TIFF's pages may be bands
 

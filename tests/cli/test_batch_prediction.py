@@ -19,7 +19,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from paddleseg_segformer.cli import main
+from paddleseg_segformer.cli import main, prediction_worker
 from paddleseg_segformer.cli import predict as predict_job
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_model
@@ -117,6 +117,7 @@ def test_streams_write_the_same_files(exported, tmp_path, backend, capfd):
     for streams in (1, 2):
         out[streams] = tmp_path / f"{streams}"
         flags = ["--backend", backend, "--streams", str(streams), "--benchmark"]
+        flags += ["--outputs", "label,overlay"]
         assert infer(exported, images, out[streams], *flags) == 1
         captured = capfd.readouterr()
         assert captured.err.index("00004.png") < captured.err.index("00005.png")
@@ -132,9 +133,9 @@ def test_streams_write_the_same_files(exported, tmp_path, backend, capfd):
 def test_large_pictures_after_streams_have_all_threads(exported, tmp_path, monkeypatch):
     write_images(tmp_path / "images", 9)
     found = []
-    monkeypatch.setattr(predict_job, "is_large", lambda path: path.stem == "00003")
+    monkeypatch.setattr(prediction_worker, "is_large", lambda path: path.stem == "00003")
     monkeypatch.setattr(
-        predict_job, "predict_large", lambda predictor, image, files: found.append(predictor)
+        prediction_worker, "predict_large", lambda predictor, image, files: found.append(predictor)
     )
     assert infer(exported, tmp_path / "images", tmp_path / "out", "--backend", "onnxruntime") == 0
     assert [predictor.pipeline.network.options.streams for predictor in found] == [1]

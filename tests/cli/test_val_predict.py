@@ -20,6 +20,7 @@ from tqdm import tqdm
 from paddleseg_segformer.cli import main, predict
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_model
+from paddleseg_segformer.data import headers
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.inference.memory_plan import plan_memory
 from paddleseg_segformer.inference.overlay import write_image
@@ -200,7 +201,7 @@ def test_value_range_gives_the_results_of_8_bits(run_dir, wide_dir, tmp_path) ->
         assert job("val", run_dir, *flags, "--json", str(tmp_path / f"{name}.json")) == 0
         images = str((wide_dir if flags else run_dir) / "images")
         out = ["--save_dir", str(tmp_path / name), "--image_path", images]
-        assert job("predict", run_dir, *flags, *out) == 0
+        assert job("predict", run_dir, *flags, *out, "--outputs", "label,overlay") == 0
     plain, wide = (
         json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("plain", "wide")
@@ -221,6 +222,8 @@ def test_value_range_gives_the_results_of_8_bits(run_dir, wide_dir, tmp_path) ->
 def test_predict_folder(run_dir, tmp_path) -> None:
     flags = ["--image_path", str(run_dir / "images"), "--save_dir", str(tmp_path / "ü")]
     assert job("predict", run_dir, *flags, "--save_probabilities") == 0
+    assert not (tmp_path / "ü" / "added_prediction").exists()
+    assert job("predict", run_dir, *flags, "--overlay_alpha", "0.4") == 0
     predictor = Predictor.from_config(run_dir / "config.yml", run_dir / "model.pdparams")
     assert predictor.settings.is_slide
     for index in range(3):
@@ -274,17 +277,29 @@ def test_confidence_flags_are_not_for_videos(run_dir, tmp_path, capsys) -> None:
     assert "--smooth has an effect on videos alone" in capsys.readouterr().err
 
 
-def test_predict_goes_on_after_a_bad_image(run_dir, tmp_path, capsys) -> None:
+def test_predict_goes_on_after_a_bad_image(run_dir, tmp_path, capsys, monkeypatch) -> None:
     for name in ("a.png", "c.png"):
         write_image(tmp_path / "in" / "sub" / name, np.full((40, 40, 3), 99, np.uint8))
     (tmp_path / "in" / "b.png").write_bytes(b"no image")
+    write_image(tmp_path / "in" / "wide.tif", np.zeros((40, 40, 3), np.uint8))
+    long = "x" * 248  # .png fits, .geojson does not
+    write_image(tmp_path / "in" / f"{long}.png", np.zeros((40, 40, 3), np.uint8))
+    monkeypatch.setattr(headers, "max_decode_s", lambda: 0)  # for TIFF, which may say anything
     flags = ["--image_path", str(tmp_path / "in"), "--save_dir", str(tmp_path / "out")]
+    flags += ["--outputs", "label,overlay,polygons"]
     assert job("predict", run_dir, *flags) == 1
-    err = capsys.readouterr().err
-    assert "b.png" in err
-    assert "1 of 3 images could not be predicted" in err
-    written = sorted(path.name for path in (tmp_path / "out").rglob("sub/*"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    for name, message in (
+        ("b.png", "cannot be decoded"),
+        (f"{long}.png", "the name is too long"),
+        ("wide.tif", "decoding it takes more than 0 s"),
+    ):
+        [line] = [line for line in lines if f"{name}: " in line]
+        assert message in line
+    assert len(lines) == 3
+    written = sorted(path.name for path in (tmp_path / "out").rglob("sub/*.png"))
     assert written == ["a.png", "a.png", "c.png", "c.png"]
+    assert not list((tmp_path / "out").rglob("x*"))
 
 
 def test_predict_custom_colors(run_dir, tmp_path, capsys) -> None:
@@ -304,6 +319,10 @@ def test_predict_custom_colors(run_dir, tmp_path, capsys) -> None:
         (["--image_path", "none.jpg"], "none.jpg: no such file"),
         (["--image_path", "none.mp4"], "none.mp4: no such file (--image_path)"),
         (["--image_path", ".", "--overlay_alpha", "7"], "--overlay_alpha: found 7.0"),
+        (
+            ["--image_path", ".", "--overlay_alpha", "0.5", "--outputs", "label"],
+            "--overlay_alpha has no effect without --outputs overlay",
+        ),
     ],
 )
 def test_predict_mistakes_are_one_line(run_dir, capsys, tmp_path, flags, message) -> None:

@@ -16,11 +16,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from paddleseg_segformer.data import io as data_io
-from paddleseg_segformer.data.headers import MAX_PIXELS, PNG_START, check_image
+from paddleseg_segformer.data import rasters
+from paddleseg_segformer.data.headers import MAX_DECODE_S, MAX_PIXELS, PNG_START, check_image
 from paddleseg_segformer.data.io import check_inflated, read_image, read_label
+from paddleseg_segformer.data.rasters import open_raster
 from paddleseg_segformer.errors import UserError
 
 SIDE = 60_000
@@ -180,6 +183,34 @@ def test_jpeg_of_many_scans_is_refused(tmp_path):
     for read in (read_image, read_label):
         with pytest.raises(UserError, match=r"x.jpg: a JPEG of \d+ scans, expected at most 100"):
             read(path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_label])
+def test_decoding_that_takes_too_long_is_left(tmp_path, monkeypatch, read):
+    """Few bytes, and no more pixels and scans than are allowed: some seconds."""
+    path = tmp_path / "slow.jpg"
+    Image.new("L", (8192, 8192), 120).save(path, progressive=True)
+    content = path.read_bytes()
+    last = content.rindex(b"\xff\xda")
+    path.write_bytes(content[:last] + 90 * content[last:-2] + content[-2:])
+    assert path.stat().st_size < 1 << 19
+    monkeypatch.setenv(MAX_DECODE_S, "1")
+    with pytest.raises(UserError, match=r"slow.jpg: decoding it takes more than 1 s. Save"):
+        read(path)
+    cv2.imwrite(str(tmp_path / "x.png"), np.ones((10, 20), np.uint8))
+    assert read(tmp_path / "x.png").max() == 1
+    monkeypatch.setenv(MAX_DECODE_S, "0")
+    with pytest.raises(UserError, match=f"{MAX_DECODE_S}: found '0', expected a number of seconds"):
+        read(path)
+
+
+def test_window_of_a_picture_that_takes_too_long_is_named(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "x.tif", np.ones((64, 64, 3), np.uint8), tile=(16, 16))
+    with open_raster(tmp_path / "x.tif") as raster:
+        assert raster.read(0, 64, 0, 64).all()
+        monkeypatch.setattr(rasters, "max_decode_s", lambda: -1)
+        with pytest.raises(UserError, match="x.tif: rows 0 to 15: decoding it takes more than"):
+            raster.read(0, 16, 0, 64)
 
 
 def test_png_that_claims_more_than_it_holds_is_refused(tmp_path):

@@ -258,7 +258,7 @@ def test_files_equal_those_of_infer(exported, images, segment, tmp_path) -> None
     listed = tmp_path / "list.txt"
     shutil.copytree(images, tmp_path / "data")
     listed.write_text("data/Straße 森.png\n\ndata/sub/b.jpg label.png\n", encoding="utf-8")
-    done = segment("paddle", folder, listed, "--warmup", 1)
+    done = segment("paddle", folder, listed, "--warmup", 1, "--outputs", "label,overlay")
     assert done.returncode == 0, done.stderr
     for step in ("2 images written", "decode", "preprocess", "network", "upsample+argmax", "write"):
         assert step in done.stdout
@@ -444,6 +444,8 @@ def test_no_deploy_yaml_at_all(text, exported, images, segment) -> None:
         (["--is_slide", "--crop_size", 40, 40, "--stride", 50, 40], "is larger than crop_size"),
         (["--is_slide", "--crop_size", 40], "--crop_size: expected W H"),
         (["--is_slide", "--crop_size", 40, "x"], "--crop_size: found 'x', expected a whole number"),
+        (["--outputs", "label,maps"], "--outputs: found 'maps', expected label, overlay or conf"),
+        (["--outputs", ""], "--outputs: found nothing"),
         (["--flip_horizontal"], "--flip_horizontal: unknown flag"),
         (["--device", "gpu"], "--device: found 'gpu', but this build offers cpu alone"),
         (["--image_path", "nowhere"], "nowhere: no such file or folder"),

@@ -151,6 +151,7 @@ def test_infer_writes_label_maps_and_overlays(exported, tmp_path) -> None:
         write_image(images / name, render_scene(seed, (64 + 8 * seed, 96))[0])
     flags = ["--config", exported.folder / "deploy.yaml", "--image_path", images]
     flags += ["--save_dir", tmp_path / "out", "--cpu_threads", 1, "--batch_size", 2, "--benchmark"]
+    flags += ["--outputs", "label,overlay"]
     done = infer(
         *flags, "--is_slide", "--crop_size", 64, 64, "--stride", 48, 48, "--flip_horizontal"
     )

@@ -328,6 +328,22 @@ def test_images_of_a_batch_share_network_calls(network) -> None:
         np.testing.assert_array_equal(label, pipeline(image).labels())
 
 
+def test_computed_images_need_the_network_no_more(network) -> None:
+    """So that their maps can be made in another thread than it runs in."""
+    preprocess = Preprocess.from_transforms([NORMALIZE])
+    [whole] = Pipeline(OfArrays(network), preprocess).batch([smooth_image(300, 60)])
+    [slide] = Pipeline(OfArrays(network), preprocess, InferenceSettings(**SLIDE)).batch(
+        [smooth_image(300, 60)]
+    )
+    assert whole.is_computed and not slide.is_computed
+    label = slide.labels()
+    assert slide.is_computed
+    network.batches.clear()
+    np.testing.assert_array_equal(slide.labels(), label)
+    assert whole.labels().shape == (300, 60)
+    assert not network.batches
+
+
 def test_dropped_windows_are_computed_again(network, monkeypatch) -> None:
     monkeypatch.setattr(pipeline_module, "CACHE_MIB", 0)
     preprocess = Preprocess.from_transforms([NORMALIZE])

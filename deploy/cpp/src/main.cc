@@ -1,4 +1,4 @@
-// Predict images with an exported model: label maps and overlays.
+// Predict images with an exported model: label maps, overlays and confidence.
 //
 //   segment_paddle --config output/export/deploy.yaml --image_path photos
 #include <exception>
@@ -55,7 +55,8 @@ void predict(const ImageFile& file, const DeployConfig& deploy, Pipeline& pipeli
     const Timings::Scope scope(timings, Step::kDecode);
     return read_image(file.path, deploy.input.shape[1]);
   }();
-  const bool has_confidence = options.save_confidence || options.min_confidence > 0;
+  const auto wants = [&](const char* name) { return options.outputs.count(name) > 0; };
+  const bool has_confidence = wants("confidence") || options.min_confidence > 0;
   cv::Mat confidence;
   cv::Mat label = pipeline.labels(image, timings, has_confidence ? &confidence : nullptr);
   if (options.min_confidence > 0)
@@ -64,9 +65,9 @@ void predict(const ImageFile& file, const DeployConfig& deploy, Pipeline& pipeli
     const Timings::Scope scope(timings, Step::kWrite);
     const std::filesystem::path save_dir = options.save_dir;
     const std::string name = file.name + ".png";
-    if (options.save_confidence) write_confidence(save_dir / kConfidence / name, confidence);
-    write_label(save_dir / kLabels / name, label, deploy.palette);
-    write_overlay(save_dir / kOverlays / name, image, label, deploy.palette);
+    if (wants("confidence")) write_confidence(save_dir / kConfidence / name, confidence);
+    if (wants("label")) write_label(save_dir / kLabels / name, label, deploy.palette);
+    if (wants("overlay")) write_overlay(save_dir / kOverlays / name, image, label, deploy.palette);
   }
   timings.end_image();
 }

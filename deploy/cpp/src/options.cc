@@ -42,6 +42,18 @@ float share(const std::string& value) {
   fail("found '", value, "', expected a number of 0 to 1.");
 }
 
+std::set<std::string> outputs(const std::string& names) {
+  static const std::set<std::string> kKnown = {"label", "overlay", "confidence"};
+  std::set<std::string> found;
+  std::istringstream stream(names);
+  for (std::string name; std::getline(stream, name, ',');) {
+    if (!kKnown.count(name)) fail("found '", name, "', expected label, overlay or confidence.");
+    found.insert(name);
+  }
+  if (found.empty()) fail("found nothing, expected label, overlay or confidence.");
+  return found;
+}
+
 cv::Size size(const Values& values) { return {number(values[0]), number(values[1])}; }
 
 const std::vector<Flag>& flags() {
@@ -56,8 +68,12 @@ const std::vector<Flag>& flags() {
        [](Options& o, const Values&) { o.self_check = true; }},
       {"--save_dir", "PATH", 1, "folder of the results (default: output/infer)",
        [](Options& o, const Values& v) { o.save_dir = v[0]; }},
-      {"--save_confidence", "", 0,
-       "also write the calibrated confidence as grey PNG files, 255 for certain",
+      {"--outputs", "NAME,...", 1,
+       "what to write: label, overlay, confidence (grey PNG files of the calibrated confidence, "
+       "255 "
+       "for certain); default: label",
+       [](Options& o, const Values& v) { o.outputs = outputs(v[0]); }},
+      {"--save_confidence", "", 0, "write the confidence too",
        [](Options& o, const Values&) { o.save_confidence = true; }},
       {"--min_confidence", "P", 1,
        "give pixels of a lower confidence (0 to 1) the export's ignore_index: unknown",
@@ -107,6 +123,7 @@ Options parse_options(int argc, const char* const* argv) {
     }
   }
   if (options.wants_help) return options;
+  if (options.save_confidence) options.outputs.insert("confidence");
   if (options.config.empty() || (options.image_path.empty() && !options.self_check))
     fail("--config and --image_path are needed; --help lists all flags.");
   if (options.threads < 1) fail("--threads: found 0, expected 1 or more.");
@@ -115,7 +132,7 @@ Options parse_options(int argc, const char* const* argv) {
 
 std::string help_text() {
   std::ostringstream lines;
-  lines << "Predict images with an exported model: label maps and overlays.\n\n";
+  lines << "Predict images with an exported model: label maps, overlays and confidence.\n\n";
   for (const Flag& flag : flags())
     lines << "  " << std::left << std::setw(22) << flag.name + " " + flag.values << flag.help
           << "\n";

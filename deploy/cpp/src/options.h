@@ -3,6 +3,7 @@
 
 #include <opencv2/core.hpp>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "deploy_config.h"
@@ -20,6 +21,7 @@ struct Options {
   bool is_slide = false;
   bool self_check = false;
   bool save_confidence = false;
+  std::set<std::string> outputs = {"label"};
   float min_confidence = 0;
   bool wants_help = false;
   std::optional<cv::Size> crop_size;
