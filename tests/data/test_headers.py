@@ -204,6 +204,17 @@ def test_decoding_that_takes_too_long_is_left(tmp_path, monkeypatch, read):
         read(path)
 
 
+def test_small_png_that_inflates_for_long_is_given_up(tmp_path, monkeypatch):
+    compressor = zlib.compressobj(9, wbits=-15)
+    piece = compressor.compress(bytes(1 << 20)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    form = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    data = chunk(b"IDAT", b"\x78\x01" + 6000 * piece)
+    (tmp_path / "x.png").write_bytes(PNG_START + chunk(b"IHDR", form) + data + chunk(b"IEND", b""))
+    monkeypatch.setenv(MAX_DECODE_S, "1")
+    with pytest.raises(UserError, match="x.png: decoding it takes more than 1 s"):
+        read_image(tmp_path / "x.png")
+
+
 def test_window_of_a_picture_that_takes_too_long_is_named(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "x.tif", np.ones((64, 64, 3), np.uint8), tile=(16, 16))
     with open_raster(tmp_path / "x.tif") as raster:
