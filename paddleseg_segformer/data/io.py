@@ -61,6 +61,7 @@ _QUICK_BYTES = 1 << 16  # of a PNG that inflates to 64 MiB at most
 _BOUNDED = (1, 5, 8, 32773, 32946, 34925, 34926, 50000)
 _IMAGES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933, 50001)
 _IMAGE_FORMATS = (*FORMATS, "JPEG2000")
+_PIXEL_BYTES = 16  # of a TIFF; those with more, or with pages, count as several images
 _REPEATED_BYTES = 1 << 30  # of segments that share their bytes
 _INFLATERS = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
 
@@ -470,8 +471,7 @@ def _decode_wide_tiff(
 
 def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
     """Return the samples of a TIFF, (H, W) or (H, W, C), turned as it says."""
-    height, width = check_image(path, content)
-    check_pixels(path, height, width, -(-layout.samples * layout.bits // 128))
+    check_image(path, content)
     image, axes = tiff_samples(path, content)
     if image.ndim == 3:
         order = (axes.index("Y"), axes.index("X"))
@@ -494,6 +494,10 @@ def tiff_samples(path: Path, content: bytes) -> tuple[np.ndarray, str]:
                 if len(file.pages) > MAX_PAGES:
                     raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
                 series = file.series[0]
+                size_hw = series.keyframe.imagelength, series.keyframe.imagewidth
+                check_pixels(
+                    path, *size_hw, -(-series.nbytes // (_PIXEL_BYTES * math.prod(size_hw)))
+                )
                 _check_segments(path, content, series.pages)
                 return series.asarray(), series.axes
     except UserError:

@@ -19,8 +19,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from paddleseg_segformer.data import headers, rasters
 from paddleseg_segformer.data import io as data_io
-from paddleseg_segformer.data import rasters
 from paddleseg_segformer.data.headers import MAX_DECODE_S, MAX_PIXELS, PNG_START, check_image
 from paddleseg_segformer.data.io import check_inflated, read_image, read_label
 from paddleseg_segformer.data.rasters import open_raster
@@ -132,6 +132,15 @@ def test_pages_are_counted_together(tmp_path, monkeypatch):
         read_image(tmp_path / "x.tif", 5)
 
 
+@pytest.mark.parametrize("read", [read_label, lambda path: read_image(path, 1)])
+def test_pages_of_numbers_are_counted_together(tmp_path, monkeypatch, read):
+    pages = np.zeros((40, 30, 20), np.float32)
+    tifffile.imwrite(tmp_path / "x.tif", pages, compression="zlib", photometric="minisblack")
+    monkeypatch.setenv(MAX_PIXELS, "5999")  # of 16 bytes
+    with pytest.raises(UserError, match="the header claims 30x20 px .* and 10 pages"):
+        read(tmp_path / "x.tif")
+
+
 def test_size_of_a_tiff_without_a_pillow_mode_is_known(tmp_path):
     check_image(Path("x.tif"), tiff(100, bits=64))
     with pytest.raises(UserError, match="0x0 px"):
@@ -202,6 +211,15 @@ def test_decoding_that_takes_too_long_is_left(tmp_path, monkeypatch, read):
     monkeypatch.setenv(MAX_DECODE_S, "0")
     with pytest.raises(UserError, match=f"{MAX_DECODE_S}: found '0', expected a number of seconds"):
         read(path)
+
+
+def test_scans_of_a_small_jpeg_count_as_images(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("L", (1000, 1000), 120).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    assert headers._is_quick(content)
+    assert not headers._is_quick(content[:last] + 20 * content[last:-2] + content[-2:])
 
 
 def test_small_png_that_inflates_for_long_is_given_up(tmp_path, monkeypatch):
