@@ -146,13 +146,15 @@ def test_names_of_files_cannot_steer_the_terminal(tmp_path, capsys):
     assert error.rstrip("\n").isprintable()
 
 
+SHOWN, STEERED = r"a\x1b]0;title\x07", "a\x1b]0;title\x07"
+
+
 def test_names_in_data_cannot_steer_the_terminal_or_the_log(tmp_path, capsys):
-    """Names of damaged files, of classes and of runs, as far as a stranger chooses them."""
-    shown, steered = r"a\x1b]0;title\x07", "a\x1b]0;title\x07"
-    (tmp_path / f"{steered}.png").write_bytes(b"x")
+    """Names of damaged files and of classes, as far as a stranger chooses them."""
+    (tmp_path / f"{STEERED}.png").write_bytes(b"x")
     Image.new("L", (8, 8)).save(tmp_path / "b.png")
-    (tmp_path / "list.txt").write_text(f"{steered}.png {steered}.png\nb.png b.png\n")
-    (tmp_path / "classes.txt").write_text(f"{steered}\nsky\n")
+    (tmp_path / "list.txt").write_text(f"{STEERED}.png {STEERED}.png\nb.png b.png\n")
+    (tmp_path / "classes.txt").write_text(f"{STEERED}\nsky\n")
     sections = {"model": {"type": "SegFormer"}}
     sections["val_dataset"] = {
         "type": "Dataset",
@@ -165,24 +167,28 @@ def test_names_in_data_cannot_steer_the_terminal_or_the_log(tmp_path, capsys):
     (tmp_path / "x.yml").write_text(dump_yaml(sections))
     assert main(["check_dataset", "--config", str(tmp_path / "x.yml")]) == 1
     printed = capsys.readouterr()
-    assert printed.out.count(shown) > 1 and "\x1b" not in printed.out + printed.err
+    assert printed.out.count(SHOWN) > 1 and "\x1b" not in printed.out + printed.err
 
     set_up_logging()
     log = TextLog(tmp_path)
     package = logging.getLogger("paddleseg_segformer")
     package.addHandler(log)
-    package.warning("%s is damaged", steered)
+    package.warning("%s is damaged", STEERED)
     log.close()
     package.removeHandler(log)
     written = capsys.readouterr().out, (tmp_path / "log.txt").read_text()
     for text in written:
-        assert f"{shown} is damaged" in text and "\x1b" not in text
+        assert f"{SHOWN} is damaged" in text and "\x1b" not in text
 
-    _follow([(ImageFile(tmp_path / steered, steered), f"{steered}: damaged")], 1)
-    assert f"failed: {shown}: damaged" in capsys.readouterr().err
+    _follow([(ImageFile(tmp_path / STEERED, STEERED), f"{STEERED}: damaged")], 1)
+    assert f"failed: {SHOWN}: damaged" in capsys.readouterr().err
 
-    (tmp_path / steered).mkdir()
-    (tmp_path / steered / "log.jsonl").write_text('{"iteration": 5, "Train/loss": 1.5}\n')
-    assert main(["curves", str(tmp_path / steered), "--save_dir", str(tmp_path / "page")]) == 0
+
+def test_names_of_runs_cannot_steer_the_terminal(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    run = tmp_path / STEERED
+    run.mkdir()
+    (run / "log.jsonl").write_text('{"iteration": 5, "Train/loss": 1.5}\n')
+    assert main(["curves", str(run), "--save_dir", str(tmp_path / "page")]) == 0
     printed = capsys.readouterr().out
-    assert f"{shown}: 5 iterations" in printed and "\x1b" not in printed
+    assert f"{SHOWN}: 5 iterations" in printed and "\x1b" not in printed
