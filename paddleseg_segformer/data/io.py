@@ -12,7 +12,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,11 @@ _IMAGES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933, 50001)
 _IMAGE_FORMATS = (*FORMATS, "JPEG2000")
 _PIXEL_BYTES = 16  # of a TIFF; those with more, or with pages, count as several images
 _REPEATED_BYTES = 1 << 30  # of segments that share their bytes
-_INFLATERS = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
+_INFLATERS: dict[int, Callable[[], Any]] = {
+    8: zlib.decompressobj,
+    32946: zlib.decompressobj,
+    34925: lzma.LZMADecompressor,
+}
 
 
 def read_image(
@@ -330,8 +334,8 @@ def check_inflated(path: Path, content: bytes, num_pixels: int) -> None:
         while data:
             try:
                 num_bytes += len(inflater.decompress(data, _INFLATED_BYTES))
-            except deflate.error:
-                return  # decoding says more
+            except Exception:  # of either library; decoding says more
+                return
             data = inflater.unconsumed_tail
             if num_bytes > 16 * num_pixels + _INFLATED_BYTES:  # 8 bytes at most, and filters
                 raise UserError(

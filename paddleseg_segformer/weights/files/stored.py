@@ -140,6 +140,7 @@ def _refuse_growth(file: Path, is_zip: bool) -> None:
         UnpicklingError: the file would make room for bytes that it does not hold (`bytearray`),
             encodes bytes, which nests, or has compressed its pickle.
     """
+    pickled: list[Any]
     if is_zip:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if name.endswith("data.pkl")]
@@ -154,9 +155,9 @@ def _refuse_growth(file: Path, is_zip: bool) -> None:
             raise pickle.UnpicklingError("it would make room for bytes that it does not hold")
         if content.find(b"_codecs") < 0:
             continue
-        stream = io.BytesIO(content) if is_zip else content
+        reader = io.BytesIO(content) if is_zip else content
         for _ in range(1 if is_zip else LEGACY_PICKLES):
-            for _, text, _ in pickletools.genops(stream):
+            for _, text, _ in pickletools.genops(reader):
                 if isinstance(text, str) and _BYTE_CODECS.fullmatch(normalize_encoding(text)):
                     raise pickle.UnpicklingError(f"it would encode bytes as {text}")
 
