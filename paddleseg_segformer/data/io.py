@@ -331,7 +331,7 @@ def check_inflated(path: Path, content: bytes, num_pixels: int) -> None:
     while name := content[position + 4 : position + 8]:
         end = position + 8 + int.from_bytes(content[position : position + 4], "big")
         data = content[position + 8 : end] if name == b"IDAT" else b""
-        while data:
+        while data and not inflater.eof:
             try:
                 num_bytes += len(inflater.decompress(data, _INFLATED_BYTES))
             except Exception:  # of either library; decoding says more

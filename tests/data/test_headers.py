@@ -303,6 +303,16 @@ def test_png_that_inflates_to_more_than_its_pixels_is_refused(is_interlaced, num
     check_inflated(Path("x"), content[:-5000], 1 << 30)  # cut off: decoding says it
 
 
+def test_bytes_after_the_pixels_of_a_png_are_passed_over_at_once():
+    """zlib keeps them all, and copies them for each chunk."""
+    form = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    more = chunk(b"IDAT", zlib.compress(bytes(200))) + chunk(b"IDAT", bytes(200)) * 60_000
+    content = PNG_START + chunk(b"IHDR", form) + more + chunk(b"IEND", b"")
+    start = time.process_time()
+    check_inflated(Path("x"), content, 64)
+    assert time.process_time() - start < 4
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("channels", [4, 3])
 def test_tiff_of_many_pages_is_refused(tmp_path, channels, dtype):
