@@ -544,6 +544,9 @@ def test_small_pickles_of_torch_cost_little(tmp_path, container):
         content = b"\x80\x02X" + struct.pack("<I", 300 << 20) + bytes(300 << 20) + b"."
         paths.append(torch_file(tmp_path / "zip" / "bomb.pth", content, zipfile.ZIP_DEFLATED))
         assert paths[-1].stat().st_size < 1 << 20
+        paths.append(torch_file(tmp_path / "zip" / "several.pth", pickle.dumps({}, 2)))
+        with pytest.warns(UserWarning), zipfile.ZipFile(paths[-1], "a") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
     for path, answer in zip(paths, said_of(*paths), strict=True):
         expected = SOUND.get(path.stem, "not a readable PyTorch weight file")
         assert expected in answer, path

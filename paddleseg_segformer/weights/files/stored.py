@@ -138,14 +138,14 @@ def _refuse_growth(file: Path, is_zip: bool) -> None:
 
     Raises:
         UnpicklingError: the file would make room for bytes that it does not hold (`bytearray`),
-            encodes bytes, which nests, or has compressed its pickle.
+            encodes bytes, which nests, or has several pickles or a compressed one.
     """
     pickled: list[Any]
     if is_zip:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            if any(archive.getinfo(name).compress_type for name in names):
-                raise pickle.UnpicklingError("it is compressed, which PyTorch's files are not")
+            if len(names) > 1 or any(archive.getinfo(name).compress_type for name in names):
+                raise pickle.UnpicklingError("other than PyTorch's, its pickle is not one, stored")
             pickled = [archive.read(name) for name in names]
     else:
         with open(file, "rb") as stream:
