@@ -12,7 +12,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,13 @@ _QUICK_BYTES = 1 << 16  # of a PNG that inflates to 64 MiB at most
 _BOUNDED = (1, 5, 8, 32773, 32946, 34925, 34926, 50000)
 _IMAGES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933, 50001)
 _IMAGE_FORMATS = (*FORMATS, "JPEG2000")
+_PIXEL_BYTES = 16  # of a TIFF; those with more, or with pages, count as several images
 _REPEATED_BYTES = 1 << 30  # of segments that share their bytes
-_INFLATERS = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
+_INFLATERS: dict[int, Callable[[], Any]] = {
+    8: zlib.decompressobj,
+    32946: zlib.decompressobj,
+    34925: lzma.LZMADecompressor,
+}
 
 
 def read_image(
@@ -326,11 +331,11 @@ def check_inflated(path: Path, content: bytes, num_pixels: int) -> None:
     while name := content[position + 4 : position + 8]:
         end = position + 8 + int.from_bytes(content[position : position + 4], "big")
         data = content[position + 8 : end] if name == b"IDAT" else b""
-        while data:
+        while data and not inflater.eof:
             try:
                 num_bytes += len(inflater.decompress(data, _INFLATED_BYTES))
-            except deflate.error:
-                return  # decoding says more
+            except Exception:  # of either library; decoding says more
+                return
             data = inflater.unconsumed_tail
             if num_bytes > 16 * num_pixels + _INFLATED_BYTES:  # 8 bytes at most, and filters
                 raise UserError(
@@ -470,8 +475,7 @@ def _decode_wide_tiff(
 
 def _decode_tiff(path: Path, content: bytes, layout: TiffLayout) -> np.ndarray:
     """Return the samples of a TIFF, (H, W) or (H, W, C), turned as it says."""
-    height, width = check_image(path, content)
-    check_pixels(path, height, width, -(-layout.samples * layout.bits // 128))
+    check_image(path, content)
     image, axes = tiff_samples(path, content)
     if image.ndim == 3:
         order = (axes.index("Y"), axes.index("X"))
@@ -494,6 +498,10 @@ def tiff_samples(path: Path, content: bytes) -> tuple[np.ndarray, str]:
                 if len(file.pages) > MAX_PAGES:
                     raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
                 series = file.series[0]
+                size_hw = series.keyframe.imagelength, series.keyframe.imagewidth
+                check_pixels(
+                    path, *size_hw, -(-series.nbytes // (_PIXEL_BYTES * math.prod(size_hw)))
+                )
                 _check_segments(path, content, series.pages)
                 return series.asarray(), series.axes
     except UserError:

@@ -114,6 +114,14 @@ def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
     assert best == BestModel(0.1, 5) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("windows")
+def test_a_second_best_model_replaces_the_first_on_windows(tmp_path):
+    for miou in (0.5, 0.6):
+        save_best(tmp_path, BestModel(miou, 3), nn.Linear(2, 2), "")
+    assert read_best(tmp_path) == BestModel(0.6, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["best_model"]
+
+
 def test_a_skipped_step_changes_nothing_but_the_iteration():
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1D(2))
     optimizer = paddle.optimizer.AdamW(0.1, parameters=net.parameters())
