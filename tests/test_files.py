@@ -324,14 +324,22 @@ def test_folder_that_another_process_writes_is_left_alone_on_windows(tmp_path):
 
 
 @pytest.mark.usefixtures("windows")
-def test_file_that_somebody_holds_open_for_a_moment_is_replaced_on_windows(tmp_path):
+def test_file_that_somebody_holds_open_for_a_moment_is_replaced_on_windows(tmp_path, monkeypatch):
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            file.close()
+
+    monkeypatch.setattr(files.time, "sleep", wait)
     (tmp_path / "a").write_text("1")
     with open(tmp_path / "a") as file:  # as a virus scanner
-        threading.Timer(0.005, file.close).start()  # it is tried 20 times, 1 ms between
         files.write_text(tmp_path / "a", "2")
-    assert (tmp_path / "a").read_text() == "2"
+    assert (tmp_path / "a").read_text() == "2" and len(waits) == 3
     with open(tmp_path / "a"), pytest.raises(PermissionError):
         files.write_text(tmp_path / "a", "3")
+    assert len(waits) == 3 + files.REPLACE_TRIES - 1
     assert os.listdir(tmp_path) == ["a"]
 
 

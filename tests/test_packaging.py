@@ -230,5 +230,5 @@ def test_wheel_trains_evaluates_exports_and_infers_by_config_name(
         sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
         for folder in (tmp_path / "output/result", tmp_path / "labels")
     )
-    assert len(predicted) == 4
+    assert len(predicted) == 2
     assert inferred == predicted

@@ -17,6 +17,7 @@ from paddleseg_segformer.data.headers import (
     check_array,
     check_image,
     check_pixels,
+    in_time,
     open_image,
     orientation,
     tiff_layout,
@@ -113,15 +114,19 @@ def _num_alpha(content: bytes) -> int:
 
 def stored_values(path: Path) -> np.ndarray:
     """Return the values of an image as they are stored, (H, W) or (H, W, C)."""
+    return _stored_values(path, read_file(path))
+
+
+@in_time
+def _stored_values(path: Path, content: bytes) -> np.ndarray:
     suffix = path.suffix.lower()
-    content = read_file(path)
     if suffix == ".npy":
         check_array(path, content)
         return np.load(io.BytesIO(content), allow_pickle=False)
     check_image(path, content)
     if suffix in (".tif", ".tiff"):
-        image, axes = tiff_samples(path, content)
-        return np.moveaxis(image, (axes.index("Y"), axes.index("X")), (0, 1))
+        samples, axes = tiff_samples(path, content)
+        return np.moveaxis(samples, (axes.index("Y"), axes.index("X")), (0, 1))
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UserError(f"{path}: cannot be decoded as an image. Replace it or remove it.")

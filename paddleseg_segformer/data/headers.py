@@ -29,6 +29,7 @@ DEFAULT_MAX_PIXELS = 1 << 28  # 16,384 x 16,384: 0.8 GB as RGB
 MAX_DECODE_S = "PADDLESEG_SEGFORMER_MAX_DECODE_S"  # environment variable
 DEFAULT_MAX_DECODE_S = 120  # the largest image takes about 20 s
 QUICK_PIXELS = 1 << 24  # times scans: decoded in a second
+QUICK_PNG_BYTES = 1 << 20  # inflated in a second, whatever they become
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 MAX_CHUNKS = 100_000  # of a PNG; the usual ones hold 8 KiB or more
 MAX_TEXTS = 100  # compressed ones of a PNG; encoders write one or two
@@ -134,6 +135,8 @@ def _is_quick(content: bytes) -> bool:
     """Tell whether a file is decoded in about a second, by what its header claims."""
     if content.startswith((ARRAY_START, *_TIFF_STARTS)):  # whose blocks may say anything
         return content.startswith(ARRAY_START)
+    if content.startswith(PNG_START) and len(content) > QUICK_PNG_BYTES:
+        return False
     height, width = _pillow_size(content) or (0, 0)
     return height * width * _num_scans(content) <= QUICK_PIXELS
 

@@ -13,7 +13,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,13 @@ _IMAGE_FORMATS = (*FORMATS, "JPEG2000")
 SMALL_MIB = 64  # for files above, the free memory is looked at
 FREE_SHARE = 0.5  # of it, that a file may take
 _MAX_SEGMENTS = 1 << 20  # of a TIFF: tiles of 16x16 px of the largest image
+_PIXEL_BYTES = 16  # of a TIFF; those with more, or with pages, count as several images
 _REPEATED_BYTES = 1 << 30  # of segments that share their bytes
-_INFLATERS = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
+_INFLATERS: dict[int, Callable[[], Any]] = {
+    8: zlib.decompressobj,
+    32946: zlib.decompressobj,
+    34925: lzma.LZMADecompressor,
+}
 
 
 def read_image(
@@ -347,11 +352,11 @@ def check_inflated(path: Path, content: bytes, num_pixels: int) -> None:
     while name := content[position + 4 : position + 8]:
         end = position + 8 + int.from_bytes(content[position : position + 4], "big")
         data = content[position + 8 : end] if name == b"IDAT" else b""
-        while data:
+        while data and not inflater.eof:
             try:
                 num_bytes += len(inflater.decompress(data, _INFLATED_BYTES))
-            except deflate.error:
-                return  # decoding says more
+            except Exception:  # of either library; decoding says more
+                return
             data = inflater.unconsumed_tail
             if num_bytes > 16 * num_pixels + _INFLATED_BYTES:  # 8 bytes at most, and filters
                 raise UserError(
@@ -493,6 +498,7 @@ def _decode_tiff(
     path: Path, content: bytes, layout: TiffLayout, img_channels: int | None = None
 ) -> np.ndarray:
     """Return the samples of a TIFF, (H, W) or (H, W, C), turned as it says."""
+    check_image(path, content)
     image, axes = tiff_samples(path, content, img_channels)
     if image.ndim == 3:
         order = (axes.index("Y"), axes.index("X"))
@@ -504,7 +510,7 @@ def _decode_tiff(
 def tiff_samples(
     path: Path, content: bytes, img_channels: int | None = None
 ) -> tuple[np.ndarray, str]:
-    """Return what a TIFF stores, and what tifffile calls its axes.
+    """Return what a TIFF, whose header is checked, stores, and what tifffile calls its axes.
 
     Args:
         img_channels: Refuse other numbers of bands before they are decoded, but four, of which one
@@ -513,7 +519,6 @@ def tiff_samples(
     Raises:
         UserError: it cannot be decoded, or would become more than its header says.
     """
-    height, width = check_image(path, content)
     try:
         with explained():
             import tifffile
@@ -522,10 +527,13 @@ def tiff_samples(
                 if len(file.pages) > MAX_PAGES:
                     raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
                 series = file.series[0]
-                bands = math.prod(series.shape) // (height * width)
+                size_hw = series.keyframe.imagelength, series.keyframe.imagewidth
+                check_pixels(
+                    path, *size_hw, -(-series.nbytes // (_PIXEL_BYTES * math.prod(size_hw)))
+                )
+                bands = math.prod(series.shape) // math.prod(size_hw)
                 if img_channels not in (None, bands) and (bands, img_channels) != (4, 3):
-                    raise _wrong_bands(path, (height, width, bands), img_channels)
-                check_pixels(path, height, width, -(-bands * series.dtype.itemsize // 16))
+                    raise _wrong_bands(path, (*size_hw, bands), img_channels)
                 num_segments = math.prod(series.keyframe.chunked) * len(series.pages)
                 if num_segments > _MAX_SEGMENTS:
                     raise UserError(

@@ -164,12 +164,13 @@ class SegformerImageProcessor(HubProcessor):
                 "first: PIL.Image.open(path)."
             )
         pixels = np.asarray(image)
-        if pixels.ndim == 2:
+        is_image = pixels.size > 0 and pixels.dtype.kind in "iuf"
+        if pixels.ndim == 2 and is_image:
             return np.repeat(pixels[:, :, None], 3, axis=2)
         if layout is None and pixels.ndim == 3:
             is_known = [pixels.shape[axis] in channels for axis in (0, 2)]
             layout = LAYOUTS[is_known.index(True)] if any(is_known) else None
-        if pixels.ndim != 3 or pixels.dtype.kind not in "iuf" or layout is None:
+        if pixels.ndim != 3 or not is_image or layout is None:
             raise UserError(
                 f"images: found {pixels.dtype} of shape {pixels.shape}, expected (height, width, "
                 "3) or (3, height, width). For other channels give input_data_format, and a mean "

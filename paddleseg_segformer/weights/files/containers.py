@@ -21,7 +21,7 @@ from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 from paddleseg_segformer.weights.files.download import known_names
-from paddleseg_segformer.weights.files.pickles import read_pickle, write_pickle
+from paddleseg_segformer.weights.files.pickles import StoredArray, read_pickle, write_pickle
 from paddleseg_segformer.weights.files.stored import StoredTensor, read_safetensors, read_torch
 
 # Weight files of a folder, the first to be found is read: this package's names, Hugging Face's,
@@ -170,6 +170,7 @@ def _of_array(value: Any) -> StoredTensor | None:
 
 def _plain(value: Any) -> Any:
     """Return metadata as dictionaries, lists, text and numbers; None for anything else."""
+    value = getattr(value, "array", None) if isinstance(value, StoredArray) else value
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

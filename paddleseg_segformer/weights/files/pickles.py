@@ -17,12 +17,12 @@ from paddleseg_segformer.files import atomic_path
 
 MAX_DEPTH = 50  # of lists and dictionaries
 MAX_ITEMS = 1_000_000  # in all of them
-_CODE = re.compile("[<>|=]?(b1|[iu][1248]|f[248]|c8|c16)")
+_CODE = re.compile("[<>|=]?(b1|[iu][1248]|f[248]|c8|c16|U[0-9]{1,4})")
 _NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own record beside the tensors
 
 
 class _Number:
-    """Stands for `numpy.dtype`: of numbers alone. NumPy's own can be made to crash."""
+    """Stands for `numpy.dtype`: of numbers and text. NumPy's own can be made to crash."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         if not isinstance(code, str) or not _CODE.fullmatch(code):
@@ -34,12 +34,12 @@ class _Number:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _Array:
+class StoredArray:
     """Stands for `numpy.ndarray`, which a file may name but not call: it allocates at will."""
 
     array: np.ndarray
 
-    def __new__(cls, *arguments: Any) -> _Array:
+    def __new__(cls, *arguments: Any) -> StoredArray:
         raise pickle.UnpicklingError("it would make an array of no data")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -51,9 +51,9 @@ class _Array:
         self.array = flat.reshape(shape, order="F" if is_fortran else "C").copy("K")
 
 
-def _reconstruct(*_: Any) -> _Array:
+def _reconstruct(*_: Any) -> StoredArray:
     """Return the array that is filled next."""
-    return object.__new__(_Array)
+    return object.__new__(StoredArray)
 
 
 def _scalar(kind: _Number, data: bytes) -> np.generic:
@@ -62,7 +62,9 @@ def _scalar(kind: _Number, data: bytes) -> np.generic:
     return number
 
 
-def _from_buffer(data: bytes, kind: _Number, shape: tuple[int, ...], order: str = "C") -> _Array:
+def _from_buffer(
+    data: bytes, kind: _Number, shape: tuple[int, ...], order: str = "C"
+) -> StoredArray:
     """Return an array of the fifth version of pickles."""
     found = _reconstruct()
     found.__setstate__((shape, kind, order == "F", data))
@@ -76,15 +78,15 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {
+ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "tuple"): tuple,
     ("numpy", "dtype"): _Number,
-    ("numpy", "ndarray"): _Array,
+    ("numpy", "ndarray"): StoredArray,
     ("_codecs", "encode"): _encode,
 }
 for _core in ("core", "_core"):
-    _ALLOWED |= {
+    ALLOWED |= {
         (f"numpy.{_core}.multiarray", "_reconstruct"): _reconstruct,
         (f"numpy.{_core}.multiarray", "scalar"): _scalar,
         (f"numpy.{_core}.numeric", "_frombuffer"): _from_buffer,
@@ -100,13 +102,13 @@ class _RestrictedUnpickler(pickle._Unpickler):
     stack: list[Any]
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it would run {module}.{name}")
-        return _ALLOWED[module, name]
+        return ALLOWED[module, name]
 
     def load_build(self) -> None:
         """Fill arrays and their types; drop the attributes of what else there is."""
-        if isinstance(self.stack[-2], (_Array, _Number)):
+        if isinstance(self.stack[-2], (StoredArray, _Number)):
             super().load_build()  # type: ignore[misc]
         else:
             self.stack.pop()
@@ -168,9 +170,9 @@ def _plain(value: Any) -> Any:
     """Turn Paddle's (name, array) pairs into arrays, at any depth."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key != _NAME_TABLE}
-    if isinstance(value, _Array):
+    if isinstance(value, StoredArray):
         return value.array
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Array):
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], StoredArray):
         return value[1].array
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item) for item in value)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import mmap
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from encodings import normalize_encoding
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ import numpy as np
 
 from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
-from paddleseg_segformer.weights.files.pickles import check_extent
+from paddleseg_segformer.weights.files.pickles import ALLOWED, StoredArray, check_extent
 
 _SAFETENSORS_TYPES = {
     "F64": "float64",
@@ -32,6 +36,10 @@ _SAFETENSORS_TYPES = {
 }
 
 MAX_TENSORS = 100_000
+LEGACY_PICKLES = 4  # before 2020: of a magic number, a version, the system, and the content
+_BYTE_CODECS = re.compile(
+    "(base_?64|bz2|hex|quopri|quoted_?printable|rot_?13|uu|zip|zlib)(_codec)?", re.IGNORECASE
+)
 # Classes that training programs pickle beside the weights; their content is dropped.
 STAND_INS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
@@ -111,51 +119,57 @@ def read_torch(file: Path, is_zip: bool) -> Any:
     with explained():
         import torch
 
-    if is_zip:
-        _check_entries(file)
     try:
+        _refuse_growth(file, is_zip)
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript and of old pickles
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
         check_extent(content)
+        return _stored(content, torch)
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{file}: {_explanation(error)}") from None
-    return _stored(content, torch)
-
-
-def _check_entries(file: Path) -> None:
-    """Refuse an archive whose entries are packed, as they are mapped into memory, or named twice.
-
-    Raises:
-        UserError: they are.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = [entry for entry in archive.infolist() if "/data" in entry.filename]
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return  # PyTorch says what is wrong
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise UserError(
-            f"{file}: an archive that was packed anew, whose entries are compressed. Take the file "
-            "as PyTorch saved it, or load it there and save it again."
-        )
-    if len({entry.filename for entry in entries}) < len(entries):
-        raise UserError(f"{file}: an archive that holds entries of one name. Save it again.")
 
 
 def _allowed() -> list[Any]:
-    """Return what a file may name besides PyTorch's own list: NumPy's arrays and the stand-ins."""
-    from numpy.core import multiarray
-
-    array_parts = [
-        (getattr(multiarray, part), f"numpy.{core}.multiarray.{part}")
-        for core in ("core", "_core")
-        for part in ("_reconstruct", "scalar")
-    ]
-    dtypes = {type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u1", "?", "U1")}
+    """Return what a file may name besides PyTorch's own list: stand-ins, also of NumPy's types."""
+    arrays = [(kind, ".".join(name)) for name, kind in ALLOWED.items() if "numpy" in name[0]]
     stand_ins = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in STAND_INS]
     methods = (_Attribute, "builtins.getattr")  # in the state of a HistoryBuffer
-    return [*array_parts, np.ndarray, np.dtype, *dtypes, *stand_ins, methods]
+    return [*arrays, *stand_ins, methods]
+
+
+def _refuse_growth(file: Path, is_zip: bool) -> None:
+    """Refuse what PyTorch allows, although a few bytes of it become gigabytes.
+
+    Raises:
+        UnpicklingError: the file would make room for bytes that it does not hold (`bytearray`),
+            encodes bytes, which nests, or has entries that are compressed, which would be mapped
+            as they are, or several of one name.
+    """
+    pickled: list[Any]
+    if is_zip:
+        with zipfile.ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            entries = [entry for entry in archive.infolist() if "/data" in entry.filename]
+            is_twice = len({entry.filename for entry in entries}) < len(entries)
+            if len(names) > 1 or is_twice or any(entry.compress_type for entry in entries):
+                raise pickle.UnpicklingError(
+                    "other than PyTorch's, its entries are compressed or named twice"
+                )
+            pickled = [archive.read(name) for name in names]
+    else:
+        with open(file, "rb") as stream:
+            pickled = [mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)]
+    for content in pickled:
+        if content.find(b"bytearray") >= 0:
+            raise pickle.UnpicklingError("it would make room for bytes that it does not hold")
+        if content.find(b"_codecs") < 0:
+            continue
+        reader = io.BytesIO(content) if is_zip else content
+        for _ in range(1 if is_zip else LEGACY_PICKLES):
+            for _, text, _ in pickletools.genops(reader):
+                if isinstance(text, str) and _BYTE_CODECS.fullmatch(normalize_encoding(text)):
+                    raise pickle.UnpicklingError(f"it would encode bytes as {text}")
 
 
 class _Inert:
@@ -193,7 +207,7 @@ def _stored(content: Any, torch: Any, depth: int = 2) -> Any:
     if isinstance(content, dict) and depth:
         return {key: _stored(value, torch, depth - 1) for key, value in content.items()}
     if not isinstance(content, torch.Tensor):
-        return content
+        return content.array if isinstance(content, StoredArray) else content
     dtype = str(content.dtype).removeprefix("torch.")
     is_strided = content.layout is torch.strided and not content.is_nested
     if not is_strided or content.is_meta or content.is_quantized:

@@ -187,7 +187,10 @@ class HubConfig(JsonFile):
         if name == "id2label":
             if not isinstance(value, Mapping):
                 raise UserError(f"id2label: found {value!r}, expected a name for each class id.")
-            value = {int(index): str(label) for index, label in value.items()}
+            try:
+                value = {int(index): str(label) for index, label in value.items()}
+            except (TypeError, ValueError):
+                raise UserError(f"id2label: found {value!r:.80}, expected class ids.") from None
         if isinstance(value, tuple) and name in self.__dataclass_fields__:
             value = list(value)  # as files give it
         super().__setattr__(name, value)

@@ -110,7 +110,11 @@ class HubProcessor(JsonFile):
             ("resample", _is_filter(self.resample), "one of Pillow's numbers"),
             ("rescale_factor", _are_numbers(self.rescale_factor, (0,)), "a number"),
             ("image_mean", _are_numbers(self.image_mean, (0, 1)), "one number per channel"),
-            ("image_std", _are_numbers(self.image_std, (0, 1)), "one number per channel"),
+            (
+                "image_std",
+                _are_numbers(self.image_std, (0, 1)) and np.all(self.image_std),
+                "one number per channel, not 0",
+            ),
         ):
             if not is_right:
                 raise UserError(f"{name}: found {getattr(self, name)!r}, expected {expected}.")
