@@ -161,7 +161,12 @@ def test_writers_go_on_when_one_fails(caplog):
 
 
 def on_a_terminal(folder: Path, *flags: str, keys: str) -> tuple[int, str]:
-    """Train on a pseudo terminal, press `keys` once the bar moves; return status and screen."""
+    """Train on a pseudo terminal; return status and screen.
+
+    Args:
+        keys: The first is pressed once the bar moves, the second once the first was heard.
+    """
+    marks = [rb"train:.* [1-9]\d+/100000", b"once more to stop at once"]
     out = ["--save_dir", str(folder / "out"), "--iters", "100000", "--seed", "1"]
     command = [sys.executable, "-m", "paddleseg_segformer", "train", *out, *flags]
     main_end, other_end = pty.openpty()
@@ -182,11 +187,10 @@ def on_a_terminal(folder: Path, *flags: str, keys: str) -> tuple[int, str]:
         except OSError:  # the terminal is closed
             break
         screen += piece
-        if keys and re.search(rb"train:.* [1-9]\d+/100000", screen):
-            for key in keys:
-                time.sleep(1)  # until a step that takes long has begun, and the next key counts
-                os.write(main_end, key.encode())
-            keys = ""
+        if keys and re.search(marks[0], screen):
+            time.sleep(1)  # until a step that takes long has begun
+            os.write(main_end, keys[0].encode())
+            keys, marks = keys[1:], marks[1:]
     if process.poll() is None and keys:
         process.kill()
     status = process.wait(timeout=60)
