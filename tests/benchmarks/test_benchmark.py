@@ -256,7 +256,7 @@ def test_all_installed_engines_agree_in_all_tasks(tmp_path):
     for case in cases:
         assert case["error"] is None, case
         if "merged" in case["engine"]:  # which is not exact, with random weights least of all
-            assert 0.5 < case["label_agreement"], case
+            assert case["label_agreement"] > 0.5, case
             continue
         assert case["label_agreement"] >= 0.999, case
         difference = case["max_logit_difference"]
