@@ -22,7 +22,8 @@ from paddleseg_segformer.data.headers import (
     orientation,
     tiff_layout,
 )
-from paddleseg_segformer.data.io import read_file, tiff_samples
+from paddleseg_segformer.data.io import read_file
+from paddleseg_segformer.data.tiffs import tiff_samples
 from paddleseg_segformer.data.values import DeclaredRange, ValueRange
 from paddleseg_segformer.errors import UserError
 

@@ -5,17 +5,12 @@ Images are RGB uint8 arrays (H, W, 3), labels are arrays of class ids (H, W).
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import lzma
-import math
 import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,10 +19,8 @@ from PIL import Image
 from paddleseg_segformer.cpu import free_memory_mib
 from paddleseg_segformer.data.findings import Fault
 from paddleseg_segformer.data.headers import (
-    FORMATS,
     JPEG_SCAN,
     JPEG_START,
-    MAX_PAGES,
     PNG_START,
     TiffLayout,
     check_array,
@@ -39,8 +32,8 @@ from paddleseg_segformer.data.headers import (
     orientation,
     tiff_layout,
 )
+from paddleseg_segformer.data.tiffs import tiff_samples, wrong_bands
 from paddleseg_segformer.data.values import ValueRange, check_finite, is_nodata
-from paddleseg_segformer.dependencies import explained
 from paddleseg_segformer.errors import UserError
 from paddleseg_segformer.files import atomic_path
 
@@ -57,22 +50,8 @@ _PNG_GREY, _PNG_PALETTE = 0, 3  # colour types
 _PNG_UP = 2  # the filter of a row: its difference from the one above
 _INFLATED_BYTES = 1 << 20  # at a time
 _QUICK_BYTES = 1 << 16  # of a PNG that inflates to 64 MiB at most
-# Compression of TIFF segments, by tag: those whose decoders make no more than there is room for;
-# images in the image, whose own headers say how large they are; what tifffile inflates without end
-# where imagecodecs is not installed.
-_BOUNDED = (1, 5, 8, 32773, 32946, 34925, 34926, 50000)
-_IMAGES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933, 50001)
-_IMAGE_FORMATS = (*FORMATS, "JPEG2000")
 SMALL_MIB = 64  # for files above, the free memory is looked at
 FREE_SHARE = 0.5  # of it, that a file may take
-_MAX_SEGMENTS = 1 << 20  # of a TIFF: tiles of 16x16 px of the largest image
-_PIXEL_BYTES = 16  # of a TIFF; those with more, or with pages, count as several images
-_REPEATED_BYTES = 1 << 30  # of segments that share their bytes
-_INFLATERS: dict[int, Callable[[], Any]] = {
-    8: zlib.decompressobj,
-    32946: zlib.decompressobj,
-    34925: lzma.LZMADecompressor,
-}
 
 
 def read_image(
@@ -126,7 +105,7 @@ def decode_image(
         image = _decode_channels(path, content, layout, img_channels, value_range)
     image = image[:, :, None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[2] != img_channels:
-        raise _wrong_bands(path, image.shape, img_channels)
+        raise wrong_bands(path, image.shape, img_channels)
     if image.dtype.kind not in "buif":
         raise UserError(
             f"{path}: found {image.dtype} values, expected real numbers. Save them as bands."
@@ -145,14 +124,6 @@ def decode_image(
     image = image.astype(np.float32)
     check_finite(image, path)
     return image
-
-
-def _wrong_bands(path: Path, shape: tuple[int, ...], img_channels: int | None) -> Fault:
-    return Fault(
-        f"{path}: found an image of shape {shape}, expected (height, width, {img_channels}). Check "
-        "the file, or set img_channels of the data set.",
-        "image-bands",
-    )
 
 
 def as_stored(image: np.ndarray, content: bytes) -> np.ndarray:
@@ -505,97 +476,6 @@ def _decode_tiff(
         [other] = {0, 1, 2} - set(order)
         image = image.transpose(*order, other)
     return _turned(image, layout.orientation)
-
-
-def tiff_samples(
-    path: Path, content: bytes, img_channels: int | None = None
-) -> tuple[np.ndarray, str]:
-    """Return what a TIFF, whose header is checked, stores, and what tifffile calls its axes.
-
-    Args:
-        img_channels: Refuse other numbers of bands before they are decoded, but four, of which one
-            may be alpha, for three.
-
-    Raises:
-        UserError: it cannot be decoded, or would become more than its header says.
-    """
-    try:
-        with explained():
-            import tifffile
-
-            with tifffile.TiffFile(io.BytesIO(content)) as file:
-                if len(file.pages) > MAX_PAGES:
-                    raise UserError(f"{path}: found more than {MAX_PAGES} pages. Split the file.")
-                series = file.series[0]
-                size_hw = series.keyframe.imagelength, series.keyframe.imagewidth
-                check_pixels(
-                    path, *size_hw, -(-series.nbytes // (_PIXEL_BYTES * math.prod(size_hw)))
-                )
-                bands = math.prod(series.shape) // math.prod(size_hw)
-                if img_channels not in (None, bands) and (bands, img_channels) != (4, 3):
-                    raise _wrong_bands(path, (*size_hw, bands), img_channels)
-                num_segments = math.prod(series.keyframe.chunked) * len(series.pages)
-                if num_segments > _MAX_SEGMENTS:
-                    raise UserError(
-                        f"{path}: a TIFF of {num_segments} tiles or strips, expected at most "
-                        f"{_MAX_SEGMENTS}. Save it with larger ones."
-                    )
-                _check_segments(path, content, series.pages)
-                return series.asarray(), series.axes
-    except UserError:
-        raise
-    except Exception as error:  # of any type: it is not made for damaged files
-        reason = " ".join(str(error).split())[:100]
-        is_missing = "imagecodecs" in reason
-        remedy = "Run: pip install imagecodecs" if is_missing else "Replace it or remove it."
-        raise UserError(f"{path}: cannot be decoded as an image ({reason}). {remedy}") from None
-
-
-def _check_segments(path: Path, content: bytes, pages: Iterable[Any]) -> None:
-    """Refuse a TIFF whose segments would become more than its header says.
-
-    Args:
-        pages: Of tifffile; None where a page was never written.
-    """
-    num_bytes = 0
-    for page in pages:
-        if page is None:
-            continue
-        for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
-            num_bytes += size
-            if num_bytes > len(content) + _REPEATED_BYTES:
-                raise UserError(
-                    f"{path}: cannot be decoded as an image: the TIFF names the same bytes again "
-                    "and again. Replace it or remove it."
-                )
-            if page.keyframe.compression != 1:
-                check_segment(path, page.keyframe, content[start : start + size])
-
-
-def check_segment(path: Path, form: Any, segment: bytes) -> None:
-    """Refuse a compressed tile or strip that would become more than the pixels that it holds.
-
-    Args:
-        form: The page of tifffile that says how it is stored.
-    """
-    kind, num_values = int(form.compression), math.prod(form.chunks)
-    is_large = False
-    if kind in _IMAGES:
-        height, width = check_image(path, segment, _IMAGE_FORMATS)
-        is_large = height * width > num_values
-    elif kind not in _BOUNDED:
-        raise UserError(
-            f"{path}: a TIFF compressed as {form.compression.name}, which is not read. Save it "
-            "with another compression, such as DEFLATE."
-        )
-    elif kind in _INFLATERS and importlib.util.find_spec("imagecodecs") is None:
-        room = num_values * form.dtype.itemsize
-        is_large = len(_INFLATERS[kind]().decompress(segment, room + 1)) > room
-    if is_large:
-        raise UserError(
-            f"{path}: cannot be decoded as an image: a part of the TIFF becomes more than its "
-            "pixels. Replace it or remove it."
-        )
 
 
 def _decode_bands(

@@ -29,7 +29,8 @@ from paddleseg_segformer.data.headers import (
     slow,
     tiff_layout,
 )
-from paddleseg_segformer.data.io import check_segment, decode_image, read_file
+from paddleseg_segformer.data.io import decode_image, read_file
+from paddleseg_segformer.data.tiffs import check_segment
 from paddleseg_segformer.data.values import ValueRange, check_finite, is_nodata
 from paddleseg_segformer.dependencies import REMEDIES, MissingDependency, explained
 from paddleseg_segformer.errors import UserError, one_line

@@ -19,8 +19,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from paddleseg_segformer.data import headers, rasters
-from paddleseg_segformer.data import io as data_io
+from paddleseg_segformer.data import headers, rasters, tiffs
 from paddleseg_segformer.data.headers import MAX_DECODE_S, MAX_PIXELS, PNG_START, check_image
 from paddleseg_segformer.data.io import check_inflated, read_image, read_label
 from paddleseg_segformer.data.rasters import open_raster
@@ -416,7 +415,7 @@ def test_images_in_a_tiff_are_bounded_as_others(tmp_path):
 
 
 def test_segments_that_share_their_bytes_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_io, "_REPEATED_BYTES", 10_000)
+    monkeypatch.setattr(tiffs, "REPEATED_BYTES", 10_000)
     for num_strips, is_sound in ((2, True), (300, False)):
         data = zlib.compress(np.random.default_rng(0).bytes(64))
         entries = [(256, 16), (257, num_strips), (258, 32), (259, 8), (262, 1), (273, 0), (277, 1)]
