@@ -297,6 +297,16 @@ def test_archives_that_were_packed_anew(tmp_path, model, good, compression):
     assert "compressed or named twice" in refused(path, model)
 
 
+def test_record_that_was_cut_in_an_archive(tmp_path, model, good):
+    """Without its last byte, in whose place PyTorch maps the first of what follows."""
+    save_torch(tmp_path / "good.pth", good)
+    path = tmp_path / "cut.pth"
+    with zipfile.ZipFile(tmp_path / "good.pth") as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name)[: -1 if name.endswith("/data/3") else None])
+    assert "a tensor is longer than its record" in refused(path, model)
+
+
 def test_torch_tensors_that_are_no_weights(tmp_path, model, good):
     path = tmp_path / "weights.pth"
     name = "backbone.norm1.bias"

@@ -10,7 +10,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from encodings import normalize_encoding
 from pathlib import Path
@@ -125,6 +125,8 @@ def read_torch(file: Path, is_zip: bool) -> Any:
             warnings.simplefilter("ignore")  # of TorchScript and of old pickles
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
         check_extent(content)
+        if is_zip:
+            _check_records(file, content, torch)
         return _stored(content, torch)
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{file}: {_explanation(error)}") from None
@@ -170,6 +172,29 @@ def _refuse_growth(file: Path, is_zip: bool) -> None:
             for _, text, _ in pickletools.genops(reader):
                 if isinstance(text, str) and _BYTE_CODECS.fullmatch(normalize_encoding(text)):
                     raise pickle.UnpicklingError(f"it would encode bytes as {text}")
+
+
+def _check_records(file: Path, content: Any, torch: Any) -> None:
+    """Refuse storages longer than their records, beyond which PyTorch would map what follows."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    held = sorted(
+        (entry.file_size for entry in entries if "/data/" in entry.filename), reverse=True
+    )
+    storages = {item.data_ptr(): item.nbytes() for item in _storages(content, torch)}
+    claimed = sorted(storages.values(), reverse=True)
+    if len(claimed) > len(held) or any(a > b for a, b in zip(claimed, held, strict=False)):
+        raise pickle.UnpicklingError("a tensor is longer than its record")
+
+
+def _storages(content: Any, torch: Any) -> Iterator[Any]:
+    """Yield the storage of each dense tensor."""
+    if isinstance(content, (dict, list, tuple)):
+        for item in content.values() if isinstance(content, dict) else content:
+            yield from _storages(item, torch)
+    elif isinstance(content, torch.Tensor):
+        is_dense = content.layout is torch.strided and not (content.is_meta or content.is_nested)
+        yield from [content.untyped_storage()] if is_dense else []
 
 
 class _Inert:
