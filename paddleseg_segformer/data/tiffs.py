@@ -68,7 +68,10 @@ def tiff_samples(
                         f"{MAX_SEGMENTS}. Save it with larger ones."
                     )
                 _check_segments(path, content, series.pages)
-                return series.asarray(), series.axes
+                samples = series.asarray()
+                if samples.shape != series.shape:  # of which tifffile leaves a remark alone
+                    raise ValueError(f"samples of {samples.shape}, expected {series.shape}")
+                return samples, series.axes
     except UserError:
         raise
     except Exception as error:  # of any type: it is not made for damaged files
