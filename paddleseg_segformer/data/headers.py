@@ -106,19 +106,23 @@ def in_time(
     def decode_in_time(path: Path, content: bytes, *args: P.args, **kwargs: P.kwargs) -> R:
         if _is_quick(content):
             return decode(path, content, *args, **kwargs)
-        made: Future[R] = Future()
 
-        def run() -> None:
+        def run(made: Future[R]) -> None:
             try:
                 made.set_result(decode(path, content, *args, **kwargs))
             except BaseException as error:
                 made.set_exception(error)
+                del made  # else the error holds itself, and with it the image
 
-        threading.Thread(target=run, daemon=True).start()
-        for _ in range(max_decode_s()):  # by seconds, so that a stopped process loses one
-            if concurrent.futures.wait([made], timeout=1).done:
-                return made.result()
-        raise slow(path)
+        made: Future[R] = Future()
+        threading.Thread(target=run, args=(made,), daemon=True).start()
+        try:
+            for _ in range(max_decode_s()):  # by seconds, so that a stopped process loses one
+                if concurrent.futures.wait([made], timeout=1).done:
+                    return made.result()
+            raise slow(path)
+        finally:
+            del made
 
     return decode_in_time
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import io
 import lzma
 import os
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 import zlib
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -240,6 +242,27 @@ def test_small_png_that_inflates_for_long_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv(MAX_DECODE_S, "1")
     with pytest.raises(UserError, match="x.png: decoding it takes more than 1 s"):
         read_image(tmp_path / "x.png")
+
+
+def test_a_file_that_was_refused_is_not_kept():
+    """An error that holds itself would hold the file and what was decoded of it."""
+
+    @headers.in_time
+    def refuse(path: Path, content: bytes) -> None:
+        raise UserError(f"{path}: {len(content)}")
+
+    content = tiff(0)
+    held = sys.getrefcount(content)
+    gc.disable()
+    try:
+        with suppress(UserError):
+            refuse(Path("x.tif"), content)
+        end = time.monotonic() + 10  # of the thread
+        while sys.getrefcount(content) != held and time.monotonic() < end:
+            time.sleep(0.01)
+        assert sys.getrefcount(content) == held
+    finally:
+        gc.enable()
 
 
 def test_window_of_a_picture_that_takes_too_long_is_named(tmp_path, monkeypatch):
