@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from argparse import Namespace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ class ResultFiles:
         self.folder = str(args.save_dir).rstrip("/") or "/"
         self.outputs = set(args.outputs) | ({"confidence"} if args.save_confidence else set())
         self.has_legend = False
+        self.is_large = cache(is_large)  # decided once: it depends on the free memory
         self.coco: CocoFile | None = None
         if self.outputs & {"polygons", "geotiff", "vectors"}:
             with explained():
@@ -106,7 +108,7 @@ class ResultFiles:
             "geotiff": f"{GEODATA}/{name}.tif",
             "vectors": f"{GEODATA}/{name}.gpkg",
         }
-        if is_large(image.path):
+        if self.is_large(image.path):
             names |= {"label": f"{LABELS}/{name}.tif", "confidence": f"{CONFIDENCE}/{name}.tif"}
             del names["overlay"], names["side_by_side"]
         names = {kind: file for kind, file in names.items() if kind in self.outputs}

@@ -30,7 +30,6 @@ from paddleseg_segformer.inference.image_sources import (
     ImageFile,
     in_order,
     in_streams,
-    is_large,
     read_ahead,
 )
 from paddleseg_segformer.inference.plan import memory_line
@@ -119,7 +118,7 @@ class Worker:
             except UserError as error:
                 yield image, _named(image, error)
             else:
-                (large if is_large(image.path) else others).append(image)
+                (large if self.files.is_large(image.path) else others).append(image)
         predictions = self._predictions(others)
         if self.files.needs_network:  # in this thread, and one after the other
             yield from map(self._written, predictions)

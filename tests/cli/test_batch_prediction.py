@@ -19,7 +19,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from paddleseg_segformer.cli import main, prediction_worker
+from paddleseg_segformer.cli import main, prediction_files, prediction_worker
 from paddleseg_segformer.cli import predict as predict_job
 from paddleseg_segformer.config import load_config
 from paddleseg_segformer.config.building import build_model
@@ -133,7 +133,7 @@ def test_streams_write_the_same_files(exported, tmp_path, backend, capfd):
 def test_large_pictures_after_streams_have_all_threads(exported, tmp_path, monkeypatch):
     write_images(tmp_path / "images", 9)
     found = []
-    monkeypatch.setattr(prediction_worker, "is_large", lambda path: path.stem == "00003")
+    monkeypatch.setattr(prediction_files, "is_large", lambda path: path.stem == "00003")
     monkeypatch.setattr(
         prediction_worker, "predict_large", lambda predictor, image, files: found.append(predictor)
     )

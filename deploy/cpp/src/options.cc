@@ -69,9 +69,8 @@ const std::vector<Flag>& flags() {
       {"--save_dir", "PATH", 1, "folder of the results (default: output/infer)",
        [](Options& o, const Values& v) { o.save_dir = v[0]; }},
       {"--outputs", "NAME,...", 1,
-       "what to write: label, overlay, confidence (grey PNG files of the calibrated confidence, "
-       "255 "
-       "for certain); default: label",
+       "what to write: label (the default), overlay, confidence (calibrated, grey PNG files, 255 "
+       "for certain)",
        [](Options& o, const Values& v) { o.outputs = outputs(v[0]); }},
       {"--save_confidence", "", 0, "write the confidence too",
        [](Options& o, const Values&) { o.save_confidence = true; }},
